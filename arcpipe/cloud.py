@@ -1,0 +1,183 @@
+"""The nouns that every room shares: one cloud, many clouds end to end, and the arrays of a decoder. NumPy only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """All anchors of one image (thesis eq. 9) and what is needed to decode them.
+
+    `positions` (k, 2): row and column in pixels, pixel (0, 0) is centred on 0. `latents` (k, z).
+    `size`: height and width of the image, pixels. `relative`: mean and std that standardise `anchor - pixel`.
+    `neighbours` (height * width, n): rows of this cloud, raster order, nearest first; None where not loaded.
+    `psnr` in dB on [0, 1], NaN where unknown.
+    """
+
+    positions: NDArray[Any]
+    latents: NDArray[Any]
+    size: tuple[int, int]
+    relative: tuple[float, float] = (0.0, 1.0)
+    neighbours: NDArray[Any] | None = None
+    label: int = -1
+    psnr: float = float("nan")
+    repeat: int = 0
+    sample_id: int = -1
+    path: str = ""
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+@dataclass(frozen=True, slots=True)
+class CloudBatch:
+    """Many clouds lying end to end in flat arrays; cloud i owns points `offsets[i]:offsets[i + 1]`.
+
+    Shapes, with s clouds and m points in all: `offsets` (s + 1,) int64, `positions` (m, 2), `latents` (m, z),
+    `sizes` (s, 2), `relative` (s, 2), `labels`, `psnr`, `repeats`, `sample_ids` (s,), `paths` s strings.
+    `neighbours` (pixels of all images, n) holds rows local to each cloud, image i owning
+    `pixel_offsets[i]:pixel_offsets[i + 1]`; both are None where the cache is not loaded.
+    """
+
+    offsets: NDArray[np.int64]
+    positions: NDArray[Any]
+    latents: NDArray[Any]
+    sizes: NDArray[Any]
+    relative: NDArray[Any]
+    labels: NDArray[np.int64]
+    psnr: NDArray[np.float32]
+    repeats: NDArray[np.int64]
+    sample_ids: NDArray[np.int64]
+    paths: tuple[str, ...]
+    neighbours: NDArray[Any] | None = None
+    pixel_offsets: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> Cloud:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        neighbours = None
+        if self.neighbours is not None and self.pixel_offsets is not None:
+            neighbours = self.neighbours[int(self.pixel_offsets[index]) : int(self.pixel_offsets[index + 1])]
+        return Cloud(
+            positions=self.positions[rows],
+            latents=self.latents[rows],
+            size=(int(self.sizes[index, 0]), int(self.sizes[index, 1])),
+            relative=(float(self.relative[index, 0]), float(self.relative[index, 1])),
+            neighbours=neighbours,
+            label=int(self.labels[index]),
+            psnr=float(self.psnr[index]),
+            repeat=int(self.repeats[index]),
+            sample_id=int(self.sample_ids[index]),
+            path=self.paths[index],
+        )
+
+    def __iter__(self) -> Iterator[Cloud]:
+        return (self[index] for index in range(len(self)))
+
+    def without_neighbours(self) -> CloudBatch:
+        return replace(self, neighbours=None, pixel_offsets=None)
+
+    @classmethod
+    def join(cls, clouds: Sequence[Cloud], *, latent_dim: int = 0, n_neighbours: int = 4) -> CloudBatch:
+        """Lay clouds end to end. `latent_dim` and `n_neighbours` give the widths of an empty batch."""
+        with_neighbours = all(cloud.neighbours is not None for cloud in clouds)
+        return cls(
+            offsets=ends_from([len(cloud) for cloud in clouds]),
+            positions=_stack([c.positions for c in clouds], (0, 2), np.uint16),
+            latents=_stack([c.latents for c in clouds], (0, latent_dim), np.float32),
+            sizes=np.array([c.size for c in clouds], np.int64).reshape(-1, 2),
+            relative=np.array([c.relative for c in clouds], np.float32).reshape(-1, 2),
+            labels=np.array([c.label for c in clouds], np.int64),
+            psnr=np.array([c.psnr for c in clouds], np.float32),
+            repeats=np.array([c.repeat for c in clouds], np.int64),
+            sample_ids=np.array([c.sample_id for c in clouds], np.int64),
+            paths=tuple(c.path for c in clouds),
+            neighbours=(
+                _stack([c.neighbours for c in clouds if c.neighbours is not None], (0, n_neighbours), np.uint16)
+                if with_neighbours
+                else None
+            ),
+            pixel_offsets=ends_from([c.size[0] * c.size[1] for c in clouds]) if with_neighbours else None,
+        )
+
+
+def ends_from(counts: Sequence[int]) -> NDArray[np.int64]:
+    """Offsets (len(counts) + 1,) that start at 0 and rise by `counts`."""
+    return np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))]).astype(np.int64)
+
+
+def _stack(arrays: Sequence[NDArray[Any]], empty: tuple[int, int], dtype: Any) -> NDArray[Any]:
+    return np.concatenate(list(arrays)) if arrays else np.zeros(empty, dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderRecord:
+    """The arrays of a decoder (thesis eq. 5): what a store keeps so that it can decode itself.
+
+    Layer i computes `x @ weights[i].T + biases[i]`, `weights[i]` (out, in) float32; ReLU between layers, the last is
+    linear. The input is the `n_neighbours` latents, nearest first, then their standardised relative positions
+    (row, column), `n_neighbours * (latent_dim + 2)` values in all.
+    """
+
+    weights: tuple[NDArray[np.float32], ...]
+    biases: tuple[NDArray[np.float32], ...]
+    n_neighbours: int
+    latent_dim: int
+
+    @property
+    def channels(self) -> int:
+        return int(self.biases[-1].shape[0])
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        return tuple(int(bias.shape[0]) for bias in self.biases[:-1])
+
+    @property
+    def sha256(self) -> str:
+        """Hash of shapes and little-endian bytes; the decoder's name in stores and messages (first 8 digits)."""
+        digest = hashlib.sha256(f"arc-decoder/{self.n_neighbours}/{self.latent_dim}".encode())
+        for name, array in self.arrays().items():
+            digest.update(f"/{name}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array, "<f4").tobytes())
+        return digest.hexdigest()
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """`weight_0`, `bias_0`, `weight_1`, ... as they are named on disk."""
+        named: dict[str, NDArray[np.float32]] = {}
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            named[f"weight_{i}"] = weight
+            named[f"bias_{i}"] = bias
+        return named
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], n_neighbours: int, latent_dim: int) -> DecoderRecord:
+        n_layers = len(arrays) // 2
+        return cls(
+            weights=tuple(np.asarray(arrays[f"weight_{i}"], np.float32) for i in range(n_layers)),
+            biases=tuple(np.asarray(arrays[f"bias_{i}"], np.float32) for i in range(n_layers)),
+            n_neighbours=n_neighbours,
+            latent_dim=latent_dim,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSample:
+    """A sample that could not become a cloud, as its part records it."""
+
+    sample_id: int
+    path: str
+    reason: str
+    """Stable code, see `ImageError`."""
+    message: str = field(default="")

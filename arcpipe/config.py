@@ -1,0 +1,289 @@
+"""Every setting of arcpipe: one pydantic model per room. Flags, TOML keys and stored configs share these names."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from arcpipe.errors import ConfigError
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceSection(Section):
+    """Which images, and what shape they take before they are fitted."""
+
+    source: str
+    """A named dataset (`digits`, `mnist`, ...), a folder, a tar or a zip."""
+    data: Path | None = None
+    """Where named datasets are looked for and downloaded to; `ARCPIPE_DATA` if not given."""
+    size: Count | None = None
+    """Resize to exactly S x S pixels."""
+    shorter: Count | None = None
+    """Resize so that the shorter side has S pixels."""
+    center_crop: Count | None = None
+    """Cut the middle S x S pixels (after resizing)."""
+    pad: Count | None = None
+    """Pad with zeros to S x S pixels, the picture in the middle (after cropping)."""
+    displace: bool = False
+    """With `pad`: put the picture at a random place, seeded per sample."""
+    grey: bool = False
+    """One channel (ITU-R 601 luma)."""
+    limit: Count | None = None
+    """At most so many samples of each split, evenly over the classes, the same ones every time."""
+    max_pixels: Count = 2**25
+    """Larger pictures (after shaping) are recorded as failed instead of fitted. 33.5 megapixels."""
+
+    @model_validator(mode="after")
+    def one_shape(self) -> Self:
+        if self.size and self.shorter:
+            raise ConfigError("--size and --shorter cannot be combined.", fix=["give only one of them"])
+        if self.displace and not self.pad:
+            raise ConfigError("--displace needs --pad.", fix=["add --pad S, for example --pad 100"])
+        return self
+
+
+class FitSection(Section):
+    """How one image becomes one cloud (METHOD of the thesis, section 3.2 and appendix A)."""
+
+    recipe: Literal["thesis"] = "thesis"
+    latents: Annotated[float, Field(gt=0)] = 0.05
+    """Below 1: share of the pixels that receive an anchor. 1 and above: their number."""
+    latent_dim: Count = 32
+    neighbours: Annotated[int, Field(ge=1, le=64)] = 4
+    hidden: tuple[Count, ...] | None = None
+    """Hidden widths of the decoder; the thesis has one layer of `neighbours * (latent_dim + 2)`."""
+    steps: Count = 500
+    lr: Annotated[float, Field(gt=0)] = 0.005
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    pixel_share: Fraction = 0.25
+    """Share of the pixels supervised in one step."""
+    init: Annotated[float, Field(ge=0)] = 1e-4
+    """Latents start uniform in [-init, init]."""
+    pretrain_images: Count = 100
+    pretrain_steps: Count = 500
+    repeats: Count = 1
+    """Fit every image so many times, each with its own seed, all in the same split."""
+    decoder: str | None = None
+    """A store or a safetensors file whose decoder is used instead of pretraining one."""
+
+    @model_validator(mode="after")
+    def enough_anchors(self) -> Self:
+        if self.latents >= 1 and self.latents < self.neighbours:
+            raise ConfigError(
+                "--latents is too small.",
+                details=[f"expected at least --neighbours = {self.neighbours}", f"found {self.latents:g}"],
+                fix=[f"--latents {self.neighbours}", "or a share of the pixels, below 1, for example --latents 0.05"],
+            )
+        return self
+
+    @property
+    def hidden_widths(self) -> tuple[int, ...]:
+        return self.hidden or (self.neighbours * (self.latent_dim + 2),)
+
+
+class StoreSection(Section):
+    """How clouds lie on disk."""
+
+    dtype: Literal["float16", "float32", "int8"] = "float16"
+    neighbours_cache: Literal["pixels", "none"] = "pixels"
+    part_samples: Count | None = None
+    """Samples in a part; by default as many as make 30 to 120 seconds of work."""
+
+
+class RunSection(Section):
+    """Who does the work; nothing here changes a byte of the result."""
+
+    workers: Count | None = None
+    gpus: Count | None = None
+    scheduler: str | None = None
+    max_failed: Annotated[float, Field(ge=0)] = 0.05
+    """Below 1: share of the samples that may fail. 1 and above: their number."""
+
+    @model_validator(mode="after")
+    def one_cluster(self) -> Self:
+        chosen = [f"--{name}" for name in ("workers", "gpus", "scheduler") if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ConfigError(f"{' and '.join(chosen)} cannot be combined.", fix=["give only one of them"])
+        return self
+
+
+class ConvertConfig(Section):
+    """Everything `arcpipe convert` is told."""
+
+    source: SourceSection
+    out: Path
+    seed: int = 0
+    fit: FitSection = FitSection()
+    store: StoreSection = StoreSection()
+    run: RunSection = RunSection()
+
+
+Augmentation = Literal["noise", "mask", "push", "rotate", "flip", "arcmix"]
+
+
+class AugmentSection(Section):
+    """Augmentations on the cloud, on the fly, in this order (thesis fig. 3)."""
+
+    apply: tuple[Augmentation, ...] = ()
+    noise: Annotated[float, Field(ge=0)] = 0.001
+    """Standard deviation of the Gaussian added to latents (before normalisation)."""
+    mask: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Share of the points that is dropped."""
+    push: Annotated[float, Field(ge=0)] = 2.0
+    """Every point moves uniformly by at most so many pixels on each axis."""
+    shift: Annotated[float, Field(ge=0)] = 0.0
+    """With `push`: the whole cloud also moves uniformly by at most so many pixels on each axis."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 180.0
+    """Rotate about the middle of the image, uniformly within so many degrees either way."""
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Chance of a flip, for each axis by itself."""
+    arcmix_alpha: Annotated[float, Field(gt=0)] = 1.0
+    """The mixing share is drawn from Beta(alpha, alpha)."""
+    arcmix: Literal["points", "box"] = "points"
+    """`points`: random subsets of both clouds; `box`: a rectangle of one cloud replaces that of the other (CutMix)."""
+
+
+class ModelSection(Section):
+    """The classifier; `preset` fills what is not given."""
+
+    model: Literal["ptv3"] = "ptv3"
+    preset: Literal["small", "large"] = "small"
+    """`small`: the published 1 M parameter network for clouds of 10 to 100 points. `large`: for thousands."""
+    channels: tuple[Count, ...] | None = None
+    depths: tuple[Count, ...] | None = None
+    heads: tuple[Count, ...] | None = None
+    patch: Count | None = None
+    grid_px: Annotated[float, Field(gt=0)] | None = None
+    """Voxel edge before the first stage, pixels."""
+    mlp_ratio: Annotated[float, Field(gt=0)] | None = None
+    drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+
+class OptimSection(Section):
+    epochs: Count = 30
+    batch_size: Count = 128
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of all steps in which the rate rises from 0."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Gradient norm above which gradients are scaled down; 0 is off."""
+
+
+class StreamSection(Section):
+    """How clouds come from the store."""
+
+    train_split: str = "train"
+    test_split: str | None = None
+    """The split that is evaluated; by default `test`, else `val`."""
+    normalise: Literal["per-dim", "whole", "none"] = "per-dim"
+    block: Count = 32
+    """Neighbouring samples of a part that are read together."""
+    window: Count = 8
+    """Parts whose blocks are mixed."""
+    pool: Count = 4096
+    """Samples shuffled together in memory."""
+    readers: Count = 2
+    prefetch: Count = 4
+    """Batches kept ready."""
+    allow_unfinished: bool = False
+
+
+class TrainConfig(Section):
+    """Everything `arcpipe train` is told."""
+
+    store: Path
+    out: Path
+    seed: int = 0
+    device: str = "auto"
+    threads: Count | None = None
+    stream: StreamSection = StreamSection()
+    model: ModelSection = ModelSection()
+    augment: AugmentSection = AugmentSection()
+    optim: OptimSection = OptimSection()
+
+
+class EvaluateConfig(Section):
+    """Everything `arcpipe evaluate` is told."""
+
+    run: Path
+    store: Path
+    split: str | None = None
+    push: Annotated[float, Field(ge=0)] = 0.0
+    shift: Annotated[float, Field(ge=0)] = 0.0
+    batch_size: Count = 256
+    seed: int = 0
+    device: str = "auto"
+
+
+def build[S: Section](kind: type[S], values: Mapping[str, Any], where: str = "the command line") -> S:
+    """Validate `values` into a section; every complaint becomes one `ConfigError` that names key and nearest key."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _config_error(kind, error, where) from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file, or say which line cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}.", fix=["arcpipe run pipelines/digits.toml"]) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML.", details=[str(error)]) from None
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Name every setting that differs: `fit.steps: was 500, now 200`."""
+    lines: list[str] = []
+    for key in sorted({*before, *after}):
+        old, new, name = before.get(key), after.get(key), f"{prefix}{key}"
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{name}.")
+        elif old != new:
+            lines.append(f"{name}: was {old}, now {new}")
+    return lines
+
+
+def _config_error(kind: type[Section], error: ValidationError, where: str) -> ConfigError:
+    details, fix = [], []
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        key = ".".join(location)
+        if problem["type"] == "extra_forbidden":
+            known = _keys(kind, location[:-1])
+            near = difflib.get_close_matches(location[-1], known, n=1)
+            details.append(f"{key}: unknown key")
+            fix.append(f"{'.'.join([*location[:-1], near[0]])}" if near else f"known keys: {', '.join(known)}")
+        elif problem["type"] == "missing":
+            details.append(f"{key}: missing")
+        else:
+            details.append(f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}")
+    return ConfigError(f"{where} has a setting that cannot be used.", details=details, fix=fix)
+
+
+def _keys(kind: type[Section], path: list[str]) -> list[str]:
+    """The keys known at `path` inside a section."""
+    for name in path:
+        annotation = kind.model_fields[name].annotation if name in kind.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, Section)):
+            return []
+        kind = annotation
+    return sorted(kind.model_fields)

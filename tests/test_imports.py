@@ -1,0 +1,100 @@
+"""Arrows between rooms point down only, and heavy packages stay in the rooms that need them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "arcpipe"
+
+# Lower number = lower floor. A module may import lower floors, and its own room.
+FLOOR = {
+    "cli": 4,
+    "__main__": 4,
+    "bench": 3,
+    "convert": 3,
+    "train": 3,
+    "inspect": 3,
+    "sources": 2,
+    "store": 2,
+    "models": 2,
+    "cluster": 2,
+    "baselines": 2,
+    "arc": 1,
+    "cloud": 0,
+    "config": 0,
+    "errors": 0,
+    "seeds": 0,
+    "__init__": 0,
+}
+GROUND_FLOOR_ORDER = ["__init__", "errors", "seeds", "cloud", "config"]  # the ground floor imports leftwards only
+
+ONLY_IN = {
+    "dask": {"cluster"},
+    "distributed": {"cluster"},
+    "zarr": {"store"},
+    "typer": {"cli"},
+    "pickle": set(),
+    "PIL": {"sources", "inspect"},
+}
+NEVER_IN = {"store": {"torch"}, "arc": {"zarr", "dask", "typer"}, "models": {"zarr", "dask", "typer", "numba"}}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} uses a relative import"
+            if node.module == "arcpipe":
+                names |= {f"arcpipe.{alias.name}" for alias in node.names}
+            else:
+                names.add(node.module or "")
+    return names
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_arrows_point_down(path: Path) -> None:
+    here = room(path)
+    assert here in FLOOR, f"{here} is a new room: give it a floor"
+    for name in imported(path):
+        if not name.startswith("arcpipe."):
+            continue
+        there = name.split(".")[1]
+        if there not in FLOOR or there == here:  # `from arcpipe import __version__`
+            continue
+        if FLOOR[here] == 0 and FLOOR[there] == 0:
+            assert GROUND_FLOOR_ORDER.index(there) < GROUND_FLOOR_ORDER.index(here), f"{here} imports {there}"
+        else:
+            assert FLOOR[there] < FLOOR[here], f"{here} imports {there}, which is not below it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_packages_stay_in_their_rooms(path: Path) -> None:
+    here = room(path)
+    for name in {name.split(".")[0] for name in imported(path)}:
+        assert here in ONLY_IN.get(name, {here}), f"{name} belongs to {ONLY_IN[name]}, not to {here}"
+        assert name not in NEVER_IN.get(here, set()), f"{here} must not import {name}"
+
+
+def test_help_imports_neither_torch_nor_dask() -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom arcpipe.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "print(sorted({'torch', 'dask', 'distributed', 'zarr', 'numpy', 'numba'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
