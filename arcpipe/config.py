@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,6 +14,9 @@ from arcpipe.errors import ConfigError
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+S = TypeVar("S", bound="Section")
 
 
 class Section(BaseModel):
@@ -232,7 +235,7 @@ class EvaluateConfig(Section):
     device: str = "auto"
 
 
-def build[S: Section](kind: type[S], values: Mapping[str, Any], where: str = "the command line") -> S:
+def build(kind: type[S], values: Mapping[str, Any], where: str = "the command line") -> S:
     """Validate `values` into a section; every complaint becomes one `ConfigError` that names key and nearest key."""
     try:
         return kind.model_validate(values)
