@@ -187,6 +187,8 @@ class OptimSection(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Gradient norm above which gradients are scaled down; 0 is off."""
+    evaluate_every: Count = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
 
 
 class StreamSection(Section):
@@ -205,6 +207,10 @@ class StreamSection(Section):
     readers: Count = 2
     prefetch: Count = 4
     """Batches kept ready."""
+    batch_points: Count | None = 65536
+    """A batch ends before the cloud that would take it over so many points: bounds memory for large clouds."""
+    cache_mb: Annotated[int, Field(ge=0)] = 1024
+    """A split of at most so many megabytes is kept in memory; the order is the same either way."""
     allow_unfinished: bool = False
 
 
@@ -233,6 +239,24 @@ class EvaluateConfig(Section):
     batch_size: Count = 256
     seed: int = 0
     device: str = "auto"
+
+
+class EvaluateSection(Section):
+    """The part of `EvaluateConfig` that a pipeline file may set."""
+
+    split: str | None = None
+    push: Annotated[float, Field(ge=0)] = 0.0
+    shift: Annotated[float, Field(ge=0)] = 0.0
+
+
+class PipelineConfig(Section):
+    """A file for `arcpipe run`: convert, then train, then evaluate."""
+
+    about: str = ""
+    """One sentence for people, printed first."""
+    convert: ConvertConfig
+    train: TrainConfig | None = None
+    evaluate: EvaluateSection | None = None
 
 
 def build(kind: type[S], values: Mapping[str, Any], where: str = "the command line") -> S:

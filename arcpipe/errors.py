@@ -151,3 +151,7 @@ class NoSpaceError(ArcpipeError):
 
 class CheckpointError(ArcpipeError):
     """A run folder or checkpoint is missing, or its shapes are not those of the model."""
+
+
+class DivergedError(ArcpipeError):
+    """The training loss is no longer a number."""

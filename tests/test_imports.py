@@ -29,9 +29,10 @@ FLOOR = {
     "config": 0,
     "errors": 0,
     "seeds": 0,
+    "progress": 0,
     "__init__": 0,
 }
-GROUND_FLOOR_ORDER = ["__init__", "errors", "seeds", "cloud", "config"]  # the ground floor imports leftwards only
+GROUND_FLOOR_ORDER = ["__init__", "errors", "seeds", "progress", "cloud", "config"]  # imports point leftwards only
 
 ONLY_IN = {
     "dask": {"cluster"},

@@ -1,0 +1,5 @@
+"""`python -m arcpipe`."""
+
+from arcpipe.cli import main
+
+main()

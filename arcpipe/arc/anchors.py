@@ -1,0 +1,111 @@
+"""Where the latents of an image sit: pixels drawn in proportion to the image-gradient norm (thesis 3.2.1, appendix A)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from arcpipe.config import FitSection
+
+
+def gradient_norm(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Measure how strongly an image changes at every pixel.
+
+    Args:
+        image: (height, width, channels) float.
+
+    Returns:
+        (height, width) float32: Sobel responses along both axes, squared, summed over channels and axes, square root.
+        The border is replicated, so a flat image gives exactly 0 everywhere.
+    """
+    total = np.zeros(image.shape[:2], np.float64)
+    for channel in np.moveaxis(image, 2, 0):
+        for axis in (0, 1):
+            total += np.square(ndimage.sobel(channel.astype(np.float64), axis=axis, mode="nearest"))
+    return np.sqrt(total).astype(np.float32)
+
+
+def count_anchors(n_pixels: int, fit: FitSection) -> int:
+    """How many anchors are asked for: a share of the pixels below 1, a count from 1 on; never fewer than neighbours."""
+    # 0.29 * 100 is 28.999999999999996 in binary: the nudge keeps floor() at what the decimal share says.
+    wanted = math.floor(fit.latents * n_pixels + 1e-9) if fit.latents < 1 else math.floor(fit.latents)
+    return max(fit.neighbours, min(wanted, n_pixels))
+
+
+def draw_anchors(image: NDArray[Any], fit: FitSection, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw the anchors of one image.
+
+    Pixels are drawn without replacement with probability proportional to their gradient norm. Where fewer pixels than
+    asked for have a gradient, their number is what is drawn; where they are fewer than `fit.neighbours`, the
+    rest comes uniformly from the other pixels. An image with fewer pixels than `fit.neighbours` gives every pixel once,
+    in raster order, and then again from the first, until there are `fit.neighbours`.
+
+    Args:
+        image: (height, width, channels) float.
+        fit: `latents` and `neighbours` are read.
+        rng: Consumed by the same amount for all images of one size.
+
+    Returns:
+        (k, 2) int64, row and column in pixels, in Morton order.
+    """
+    height, width = image.shape[:2]
+    n_pixels = height * width
+    weights = gradient_norm(image).ravel().astype(np.float64)
+    race = rng.exponential(size=n_pixels)
+    if n_pixels <= fit.neighbours:
+        chosen = np.resize(np.arange(n_pixels), fit.neighbours)
+    else:
+        chosen = _winners(weights, race, count_anchors(n_pixels, fit), fit.neighbours)
+    positions = np.stack(np.divmod(chosen, width), axis=1).astype(np.int64)
+    return positions[morton_order(positions)]
+
+
+def _winners(weights: NDArray[np.float64], race: NDArray[np.float64], wanted: int, least: int) -> NDArray[np.int64]:
+    """Draw `wanted` pixels one after the other in proportion to `weights`, shrunk to those that have a weight.
+
+    The smallest of independent exponential times divided by their weights are distributed exactly like
+    draws without replacement (Efraimidis and Spirakis 2006), without a loop. The same times serve the uniform rest.
+    """
+    weighted = np.flatnonzero(weights > 0)
+    if len(weighted) >= least:
+        times = race[weighted] / weights[weighted]
+        return weighted[_smallest(times, min(wanted, len(weighted)))]
+    rest = np.flatnonzero(weights <= 0)
+    return np.concatenate([weighted, rest[_smallest(race[rest], least - len(weighted))]])
+
+
+def _smallest(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    if count == len(times):
+        return np.arange(count)
+    return np.argpartition(times, count)[:count]
+
+
+def morton_order(positions: NDArray[Any]) -> NDArray[np.int64]:
+    """Sort places along a Z-shaped curve, so that neighbours in the array are mostly neighbours in the image.
+
+    Args:
+        positions: (k, 2) integers from 0 to 2**32 - 1, row and column.
+
+    Returns:
+        (k,) int64 permutation: by the bits of row and column interleaved, the row's above; equal places keep their order.
+    """
+    code = (_spread(positions[:, 0]) << np.uint64(1)) | _spread(positions[:, 1])
+    return np.argsort(code, kind="stable")
+
+
+def _spread(values: NDArray[Any]) -> NDArray[np.uint64]:
+    """Put a 0 between the bits of 32-bit numbers."""
+    bits = values.astype(np.uint64)
+    for shift, mask in (
+        (16, 0x0000FFFF0000FFFF),
+        (8, 0x00FF00FF00FF00FF),
+        (4, 0x0F0F0F0F0F0F0F0F),
+        (2, 0x3333333333333333),
+        (1, 0x5555555555555555),
+    ):
+        bits = (bits | (bits << np.uint64(shift))) & np.uint64(mask)
+    return bits

@@ -1,0 +1,31 @@
+"""How good a reconstruction is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PSNR_CAP_DB = 100.0
+"""An exact match would be infinite, which JSON cannot hold. 8-bit images that differ in one value are below it."""
+
+
+def psnr(image: NDArray[Any], reconstruction: NDArray[Any]) -> float:
+    """Peak signal-to-noise ratio, `10 log10(1 / MSE)`, over all pixels and channels.
+
+    Args:
+        image: (height, width, channels) float in [0, 1].
+        reconstruction: the same shape; clamped to [0, 1] here.
+
+    Returns:
+        dB, at most `PSNR_CAP_DB`.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if image.shape != reconstruction.shape:
+        raise ValueError(f"image is {image.shape}, reconstruction is {reconstruction.shape}")
+    error = np.clip(reconstruction.astype(np.float64), 0, 1) - image
+    mse = float(np.square(error).mean())
+    return min(PSNR_CAP_DB, -10 * float(np.log10(mse))) if mse > 0 else PSNR_CAP_DB

@@ -1,0 +1,175 @@
+"""What a kernel is given: images turned into flat tensors, cut into mini-batches and those into tiles.
+
+A *mini-batch* holds the pixels supervised in one step: one of the equal parts of one seeded permutation of an image's
+pixels, cycled in the same order. A *tile* is what is worked on together: the mini-batches of several small images end
+to end, or a compact piece of the mini-batch of a large one. Tiles depend on the image and the settings alone, never on the
+memory that is allowed, so that no number does either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from arcpipe.arc.anchors import draw_anchors, morton_order
+from arcpipe.arc.neighbours import nearest_anchors, relative_statistics
+from arcpipe.arc.tiles import Pixels, Tile, build_tile
+from arcpipe.cloud import ends_from
+from arcpipe.config import FitSection
+from arcpipe.seeds import generator
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """One image with everything that is fixed before the first step.
+
+    `target` (pixels, channels) float32; `positions` (k, 2) int64; `neighbours` (pixels, n) int32; `relative`: mean and
+    std of `anchor - pixel`; `latents` (k, z) float32 before the first step; `batches`: pixel numbers of each mini-batch.
+    """
+
+    size: tuple[int, int]
+    target: NDArray[np.float32]
+    positions: NDArray[np.int64]
+    neighbours: NDArray[np.int32]
+    relative: tuple[float, float]
+    latents: NDArray[np.float32]
+    batches: tuple[NDArray[np.int32], ...]
+
+
+def count_batches(n_pixels: int, pixel_share: float) -> int:
+    """Into how many mini-batches an image is cut: as many shares as make a whole, never more than pixels."""
+    return min(max(1, round(1 / pixel_share)), n_pixels)
+
+
+def mini_batches(n_pixels: int, pixel_share: float, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
+    """Cut one permutation of the pixels into equal mini-batches; the remainder joins the last."""
+    count = count_batches(n_pixels, pixel_share)
+    return tuple(np.split(rng.permutation(n_pixels), (n_pixels // count) * np.arange(1, count)))
+
+
+def initial_latents(n_anchors: int, fit: FitSection, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw (n_anchors, latent_dim) latents from U(-init, init)."""
+    return rng.uniform(-fit.init, fit.init, (n_anchors, fit.latent_dim)).astype(np.float32)
+
+
+def prepare_image(image: NDArray[Any], fit: FitSection, seed: int) -> PreparedImage:
+    """Draw anchors, first latents and mini-batches, each from its own seed, and find all neighbours.
+
+    The pixels of a mini-batch are put into Morton order: their sum is the same but for rounding, and pixels near
+    each other read the same latents.
+    """
+    height, width, channels = image.shape
+    positions = draw_anchors(image, fit, generator(seed, "anchors"))
+    neighbours = nearest_anchors(positions, (height, width), fit.neighbours)
+    batches = []
+    for pixels in mini_batches(height * width, fit.pixel_share, generator(seed, "pixels")):
+        batches.append(pixels[morton_order(places(pixels, width))].astype(np.int32))
+    return PreparedImage(
+        size=(height, width),
+        target=np.ascontiguousarray(image, np.float32).reshape(-1, channels),
+        positions=positions,
+        neighbours=neighbours,
+        relative=relative_statistics(positions, neighbours, (height, width)),
+        latents=initial_latents(len(positions), fit, generator(seed, "latents")),
+        batches=tuple(batches),
+    )
+
+
+def places(pixels: NDArray[Any], width: int) -> NDArray[np.int64]:
+    """(p, 2) row and column of pixel numbers (p,) of an image `width` pixels wide."""
+    return np.stack(np.divmod(pixels, width), axis=1).astype(np.int64)
+
+
+def standardised_gaps(
+    positions: NDArray[Any], neighbours: NDArray[Any], points: NDArray[Any], relative: tuple[float, float]
+) -> NDArray[np.float32]:
+    """Relative positions `anchor - point` as the decoder is given them.
+
+    Args:
+        positions: (k, 2) anchors, pixels.
+        neighbours: (p, n) rows of `positions`.
+        points: (p, 2) places, pixels.
+        relative: mean and std.
+
+    Returns:
+        (p, 2 n) float32: row and column of the nearest, row and column of the next, and so on.
+    """
+    gaps = (positions[neighbours] - points[:, None]).astype(np.float32)
+    gaps -= np.float32(relative[0])
+    gaps /= np.float32(relative[1])
+    return gaps.reshape(len(points), -1)
+
+
+class Problem:
+    """Several small images, or one large one, as tiles.
+
+    Args:
+        images: All cut into the same number of mini-batches.
+        tile_pixels: The mini-batch of a single image is cut into tiles of at most so many pixels.
+        device: Where the tensors live.
+        keep: Keep the tiles, `bytes_per_pixel` for every pixel of the images; otherwise build them again in each step.
+    """
+
+    def __init__(
+        self, images: Sequence[PreparedImage], *, tile_pixels: int, device: str | torch.device = "cpu", keep: bool = True
+    ) -> None:
+        self.images = tuple(images)
+        self.device = torch.device(device)
+        self.latent_offsets = ends_from([len(image.latents) for image in images])
+        self.n_batches = len(images[0].batches)
+        self._tile_pixels = tile_pixels
+        self._keep = keep
+        self._kept: dict[int, tuple[Tile, ...]] = {}
+
+    def latents(self) -> Tensor:
+        """The first latents of all images end to end, on the device."""
+        return torch.from_numpy(np.concatenate([image.latents for image in self.images])).to(self.device)
+
+    def tiles(self, step: int) -> tuple[Tile, ...]:
+        """The mini-batch of a step, counted from 0."""
+        batch = step % self.n_batches
+        tiles = self._kept.get(batch) or self._build(batch)
+        if self._keep:
+            self._kept[batch] = tiles
+        return tiles
+
+    def _build(self, batch: int) -> tuple[Tile, ...]:
+        n_pixels = len(self.images[0].batches[batch])
+        if len(self.images) > 1 or n_pixels <= self._tile_pixels:
+            return (build_tile(self._pixels(batch, slice(None)), int(self.latent_offsets[-1]), self.device),)
+        n_tiles = -(-n_pixels // self._tile_pixels)
+        cuts = [n_pixels * i // n_tiles for i in range(n_tiles + 1)]
+        pieces = [slice(*ends) for ends in zip(cuts, cuts[1:], strict=False)]
+        return tuple(build_tile(self._pixels(batch, piece), None, self.device) for piece in pieces)
+
+    def _pixels(self, batch: int, piece: slice) -> Pixels:
+        """Lay a piece of every image's mini-batch end to end."""
+        near, relative, target, weight = [], [], [], []
+        for image, first_row in zip(self.images, self.latent_offsets, strict=False):
+            pixels = image.batches[batch][piece]
+            local = image.neighbours[pixels]
+            near.append(local + np.int32(first_row))
+            relative.append(
+                standardised_gaps(image.positions, local, places(pixels, image.size[1]), image.relative)
+            )
+            target.append(image.target[pixels])
+            share = 1 / (len(image.batches[batch]) * image.target.shape[1])
+            weight.append(np.full((len(pixels), 1), share, np.float32))
+        return Pixels(
+            near=np.concatenate(near),
+            relative=np.concatenate(relative),
+            target=np.concatenate(target),
+            weight=np.concatenate(weight),
+            counts=tuple(len(part) for part in near),
+        )
+
+
+def bytes_per_pixel(n: int, channels: int) -> int:
+    """Memory of the kept tiles for one pixel: index and transpose, relative positions, targets, weight."""
+    return 4 * (n + n + 2 * n + channels + 2)

@@ -1,0 +1,439 @@
+"""The commands: parse, call one function, print, exit code. Heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, ParamSpec
+
+import typer
+
+from arcpipe import __version__
+from arcpipe.errors import ArcpipeError, ConfigError
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="arcpipe",
+    help="Image datasets as stores of latent point clouds (ARC), and point transformers trained on them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Dtype(StrEnum):
+    float16 = "float16"
+    float32 = "float32"
+    int8 = "int8"
+
+
+class Cache(StrEnum):
+    pixels = "pixels"
+    none = "none"
+
+
+class Recipe(StrEnum):
+    thesis = "thesis"
+
+
+class Normalise(StrEnum):
+    per_dim = "per-dim"
+    whole = "whole"
+    none = "none"
+
+
+class Schedule(StrEnum):
+    constant = "constant"
+    cosine = "cosine"
+
+
+class Model(StrEnum):
+    ptv3 = "ptv3"
+
+
+class Preset(StrEnum):
+    small = "small"
+    large = "large"
+
+
+class Edit(StrEnum):
+    push = "push"
+    rotate = "rotate"
+    flip = "flip"
+    mask = "mask"
+    mix = "mix"
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived: unwind like Ctrl-C does."""
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Seed = Annotated[int, typer.Option(help="Everything random derives from it.")]
+Expert = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its TOML name, for example fit.lr=0.01."),
+]
+
+
+def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn errors that a user can fix into one message and an exit code; a second Ctrl-C ends at once."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        previous = signal.signal(signal.SIGTERM, _terminate)
+        try:
+            command(*args, **kwargs)
+        except ArcpipeError as error:
+            typer.echo(f"{type(error).__name__}: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted: nothing is lost, the same command continues.", err=True)
+            raise typer.Exit(130) from None
+        except Terminated:
+            typer.echo("terminated: nothing is lost, the same command continues.", err=True)
+            raise typer.Exit(143) from None
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    return run
+
+
+def _terminate(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise Terminated
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+@reports_errors
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="digits, mnist, fashion-mnist, cifar10, imagenette, imagenette320; or a folder, tar or zip of "
+            "split/class/file or class/file."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="The store; by default store/NAME.zarr.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(envvar="ARCPIPE_DATA", help="Where named datasets are, and where downloads go.", show_envvar=True),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one per core.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="One worker process per GPU, so many of them.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
+    recipe: Annotated[Recipe, typer.Option(help="How an image is fitted.")] = Recipe.thesis,
+    latents: Annotated[float, typer.Option(help="Anchors: below 1 a share of the pixels, else a number.")] = 0.05,
+    latent_dim: Annotated[int, typer.Option(min=1, help="Numbers in a latent.")] = 32,
+    neighbours: Annotated[int, typer.Option(min=1, help="Nearest anchors that decode a pixel.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Fit every image so many times.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Adam steps per image.")] = 500,
+    dtype: Annotated[Dtype, typer.Option(help="How latents are stored.")] = Dtype.float16,
+    neighbours_cache: Annotated[Cache, typer.Option(help="Store each pixel's nearest anchors, or not.")] = Cache.pixels,
+    decoder: Annotated[
+        str | None, typer.Option(help="Use the decoder of this store or safetensors file instead of pretraining one.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Resize to S x S pixels.")] = None,
+    shorter: Annotated[int | None, typer.Option(min=1, help="Resize the shorter side to S pixels.")] = None,
+    center_crop: Annotated[int | None, typer.Option(min=1, help="Then cut the middle S x S pixels.")] = None,
+    pad: Annotated[int | None, typer.Option(min=1, help="Then pad with zeros to S x S pixels.")] = None,
+    displace: Annotated[bool, typer.Option(help="With --pad: put the picture at a random place.")] = False,
+    grey: Annotated[bool, typer.Option(help="One channel.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most N samples of each split.")] = None,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Larger images are recorded as failed.")] = 2**25,
+    max_failed: Annotated[
+        float, typer.Option(min=0, help="Exit 5 if more samples fail: below 1 a share, else a number.")
+    ] = 0.05,
+    seed: Seed = 0,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and touch nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a store made by other settings.")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="Make the parts with failed samples again.")] = False,
+    expert: Expert = None,
+    as_json: Json = False,
+) -> None:
+    """Turn an image dataset into a store of ARC clouds. Safe to run again: it continues."""
+    from arcpipe.config import ConvertConfig, build
+    from arcpipe.convert import run_convert
+
+    values = {
+        "source": {
+            "source": source,
+            "data": data,
+            "size": size,
+            "shorter": shorter,
+            "center_crop": center_crop,
+            "pad": pad,
+            "displace": displace,
+            "grey": grey,
+            "limit": limit,
+            "max_pixels": max_pixels,
+        },
+        "out": out or default_store(source),
+        "seed": seed,
+        "fit": {
+            "recipe": recipe.value,
+            "latents": latents,
+            "latent_dim": latent_dim,
+            "neighbours": neighbours,
+            "repeats": repeats,
+            "steps": steps,
+            "decoder": decoder,
+        },
+        "store": {"dtype": dtype.value, "neighbours_cache": neighbours_cache.value},
+        "run": {"workers": workers, "gpus": gpus, "scheduler": scheduler, "max_failed": max_failed},
+    }
+    config = build(ConvertConfig, with_expert(values, expert))
+    report = run_convert(config, dry_run=dry_run, overwrite=overwrite, retry_failed=retry_failed)
+    show(report, as_json)
+    report.check()
+
+
+@app.command()
+@reports_errors
+def train(
+    store: Annotated[Path, typer.Option(help="A store made by arcpipe convert.")],
+    out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME.")] = None,
+    model: Annotated[Model, typer.Option(help="The classifier.")] = Model.ptv3,
+    preset: Annotated[Preset, typer.Option(help="For clouds of tens of points, or of thousands.")] = Preset.small,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clouds in a step.")] = 128,
+    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-3,
+    weight_decay: Annotated[float, typer.Option(min=0)] = 1e-3,
+    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate.")] = Schedule.constant,
+    augment: Annotated[str, typer.Option(help="Of push,rotate,flip,noise,mask,arcmix: any, comma-separated.")] = "",
+    normalise: Annotated[Normalise, typer.Option(help="Of latents, by training statistics.")] = Normalise.per_dim,
+    train_split: Annotated[str, typer.Option()] = "train",
+    test_split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
+    allow_unfinished: Annotated[bool, typer.Option(help="Train on what an unfinished store has.")] = False,
+    resume: Annotated[bool, typer.Option(help="Insist on continuing: an error where no run is.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Start again in a run folder of other settings.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="By default one per core.")] = None,
+    seed: Seed = 0,
+    expert: Expert = None,
+    as_json: Json = False,
+) -> None:
+    """Train a point transformer on a store. Safe to run again: it continues."""
+    from arcpipe.config import TrainConfig, build
+    from arcpipe.train import run_train
+
+    values = {
+        "store": store,
+        "out": out or default_run(store),
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+        "stream": {
+            "train_split": train_split,
+            "test_split": test_split,
+            "normalise": normalise.value,
+            "allow_unfinished": allow_unfinished,
+        },
+        "model": {"model": model.value, "preset": preset.value},
+        "augment": {"apply": [name.strip() for name in augment.split(",") if name.strip()]},
+        "optim": {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "schedule": schedule.value,
+        },
+    }
+    config = build(TrainConfig, with_expert(values, expert))
+    show(run_train(config, resume=resume, overwrite=overwrite), as_json)
+
+
+@app.command()
+@reports_errors
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    store: Annotated[Path, typer.Option(help="A store with the same decoder.")],
+    split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
+    push: Annotated[float, typer.Option(min=0, help="Push every anchor by up to P pixels (experiment 4).")] = 0.0,
+    shift: Annotated[float, typer.Option(min=0, help="Shift every cloud by up to S pixels (experiment 5).")] = 0.0,
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Accuracy, per class and confusion, of a trained run on a store."""
+    from arcpipe.config import EvaluateConfig, build
+    from arcpipe.train import run_evaluate
+
+    values = {
+        "run": run,
+        "store": store,
+        "split": split,
+        "push": push,
+        "shift": shift,
+        "batch_size": batch_size,
+        "device": device,
+        "seed": seed,
+    }
+    show(run_evaluate(build(EvaluateConfig, values)), as_json)
+
+
+@app.command()
+@reports_errors
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Convert new images with the store's own decoder and classify them."""
+    from arcpipe.train import run_predict
+
+    show(run_predict(run, images, device=device), as_json)
+
+
+@app.command()
+@reports_errors
+def inspect(
+    store: Annotated[Path, typer.Argument(help="A store.")],
+    samples: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SAMPLE]...", help="train/17 or train/cats/1.jpg; none: best, median and worst."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the pictures; by default inspect/NAME.")] = None,
+    scale: Annotated[int, typer.Option(min=1, max=16, help="Render between the pixels.")] = 1,
+    edit: Annotated[Edit | None, typer.Option(help="Edit the cloud and render it (thesis figures 5 and 6).")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw original, reconstruction, anchors and error."""
+    from arcpipe.inspect import run_inspect
+
+    folder = out or Path("inspect") / store.name.removesuffix(".zarr")
+    show(run_inspect(store, samples or [], folder, scale=scale, edit=edit.value if edit else None, seed=seed), as_json)
+
+
+@app.command()
+@reports_errors
+def verify(
+    store: Annotated[Path, typer.Argument(help="A store.")],
+    decode: Annotated[int, typer.Option(min=0, help="Also decode N samples and compare with their PSNR.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Read every byte of a store, check it, and name what is damaged."""
+    from arcpipe.convert import run_verify
+
+    report = run_verify(store, decode=decode)
+    show(report, as_json)
+    if report.problems:
+        raise typer.Exit(6)
+
+
+@app.command()
+@reports_errors
+def run(
+    pipeline: Annotated[Path, typer.Argument(help="A TOML file, for example pipelines/digits.toml.")],
+    as_json: Json = False,
+) -> None:
+    """Convert, train and evaluate as a file says. Safe to run again: it continues."""
+    from arcpipe.config import PipelineConfig, build, read_toml
+
+    config = build(PipelineConfig, with_defaults(read_toml(pipeline), pipeline), str(pipeline))
+    if config.about:
+        typer.echo(config.about, err=True)
+    reports = run_pipeline(config)
+    if as_json:
+        typer.echo(json.dumps({name: report.as_dict() for name, report in reports.items()}))
+    else:
+        for report in reports.values():
+            show(report, as_json=False)
+
+
+def run_pipeline(config: Any) -> dict[str, Any]:
+    """The three stages of a `PipelineConfig`, one after another; each continues what is there."""
+    from arcpipe.config import EvaluateConfig, build
+    from arcpipe.convert import run_convert
+
+    reports: dict[str, Any] = {"convert": run_convert(config.convert)}
+    if config.train is not None:
+        from arcpipe.train import run_evaluate, run_train
+
+        reports["train"] = run_train(config.train)
+        if config.evaluate is not None:
+            values = {**config.evaluate.model_dump(), "run": config.train.out, "store": config.train.store}
+            values |= {"seed": config.train.seed, "device": config.train.device}
+            reports["evaluate"] = run_evaluate(build(EvaluateConfig, values))
+    return reports
+
+
+def with_defaults(values: dict[str, Any], pipeline: Path) -> dict[str, Any]:
+    """Fill what a pipeline file may leave out: the store's path, the run's folder, `convert.source` as a name."""
+    converting = values.get("convert")
+    if isinstance(converting, dict):
+        if isinstance(converting.get("source"), str):
+            converting["source"] = {"source": converting["source"]}
+        converting.setdefault("out", Path("store") / f"{pipeline.stem}.zarr")
+        if isinstance(values.get("train"), dict):
+            values["train"].setdefault("store", converting["out"])
+            values["train"].setdefault("out", Path("runs") / pipeline.stem)
+    return values
+
+
+def with_expert(values: dict[str, Any], expert: list[str] | None) -> dict[str, Any]:
+    """Lay `--set section.key=value` over the options; values are TOML, bare words are text."""
+    import tomllib
+
+    for entry in expert or []:
+        key, sign, text = entry.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"--set {entry} is not KEY=VALUE.", fix=["--set fit.lr=0.01"])
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        target = values
+        *sections, name = key.strip().split(".")
+        for section in sections:
+            inner = target.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set {entry}: {section} has no settings inside.", fix=["--set fit.lr=0.01"])
+            target = inner
+        target[name] = value
+    return values
+
+
+def default_store(source: str) -> Path:
+    """`store/NAME.zarr` for a source's name, folder or archive."""
+    name = Path(source.rstrip("/")).name
+    for ending in (".tar.gz", ".tgz", ".tar", ".zip"):
+        name = name.removesuffix(ending)
+    return Path("store") / f"{name or 'images'}.zarr"
+
+
+def default_run(store: Path) -> Path:
+    """`runs/NAME` for a store's path."""
+    return Path("runs") / store.name.removesuffix(".zarr")
+
+
+def show(report: Any, as_json: bool) -> None:
+    """Print a report on stdout: its lines for people, or one JSON object."""
+    if as_json:
+        content: Mapping[str, Any] = report.as_dict()
+        typer.echo(json.dumps(content, default=str))
+    else:
+        for line in report.lines():
+            typer.echo(line)
+
+
+def main() -> None:
+    """Entry point of the `arcpipe` command."""
+    app(prog_name="arcpipe")

@@ -1,0 +1,44 @@
+"""The decoder that `--decoder` names: that of another store, or a safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from arcpipe.cloud import DecoderRecord
+from arcpipe.config import FitSection
+from arcpipe.errors import ConfigError
+
+
+def load_decoder(name: str) -> DecoderRecord:
+    """Read the decoder of a store (finished or not), or one saved as safetensors.
+
+    A file holds `weight_0`, `bias_0`, ... and the metadata `n_neighbours` and `latent_dim`; a run folder of
+    `arcpipe train` keeps one as `decoder.safetensors`.
+    """
+    from arcpipe.store import load_decoder_file, open_store
+
+    path = Path(name)
+    if path.is_file():
+        return load_decoder_file(path)
+    return open_store(path, allow_unfinished=True).decoder
+
+
+def check_decoder(decoder: DecoderRecord, fit: FitSection, channels: int, name: str) -> None:
+    """Raise `ConfigError` unless the decoder has the shapes that the settings ask for."""
+    wanted = {
+        "--neighbours": (fit.neighbours, decoder.n_neighbours),
+        "--latent-dim": (fit.latent_dim, decoder.latent_dim),
+        "channels": (channels, decoder.channels),
+        "fit.hidden": (fit.hidden_widths, decoder.hidden),
+    }
+    wrong = {key: pair for key, pair in wanted.items() if pair[0] != pair[1]}
+    if not wrong:
+        return
+    fix = [f"{key} {found}" for key, (_, found) in wrong.items() if key.startswith("--")]
+    if "channels" in wrong:
+        fix.append("--grey (one channel)" if decoder.channels == 1 else "a decoder made from colour images")
+    raise ConfigError(
+        f"the decoder {decoder.sha256[:8]} of {name} does not fit these settings.",
+        details=[f"{key}: expected {expected}, found {found}" for key, (expected, found) in wrong.items()],
+        fix=[*fix, "leave --decoder out: a new one is pretrained"],
+    )

@@ -1,0 +1,126 @@
+"""The plan of a conversion: which samples make which part, what it will cost, and the fingerprint of its content."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from arcpipe import seeds
+from arcpipe.config import ConvertConfig, FitSection
+from arcpipe.errors import NoSpaceError
+from arcpipe.progress import byte_size
+from arcpipe.sources import Inventory, Sample
+from arcpipe.store import PlannedPart
+
+# A part is 30 to 120 s of one core: small enough that a killed worker loses little, large enough that Dask's 2 ms a
+# task and a part's 20 files cost nothing. One core fits about 5e6 pixel-steps a second (32 x 32 pixels, 500 steps:
+# 0.1 s), so this is a minute.
+PIXEL_STEPS_PER_PART = 3e8
+PIXEL_STEPS_PER_CORE_S = 5e6
+# A small dataset still makes work for several workers.
+LEAST_PARTS = 8
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """One task: the samples of one part, all of one split, with every repeat of each."""
+
+    split: str
+    part_id: str
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the plan will cost, from header sizes and measured constants."""
+
+    clouds: int
+    pixels: int
+    core_s: float
+    n_bytes: int
+
+
+def count_parts(inventory: Inventory, config: ConvertConfig) -> dict[str, dict[str, int]]:
+    """Samples and parts of every split, `{"train": {"samples": 8000, "parts": 26}}`; never depends on workers."""
+    counts = {}
+    for split, samples in inventory.samples.items():
+        if config.store.part_samples is not None:
+            n_parts = -(-len(samples) // config.store.part_samples)
+        else:
+            work = sum(map(_pixels, samples)) * config.fit.steps * config.fit.repeats
+            n_parts = max(LEAST_PARTS, round(work / PIXEL_STEPS_PER_PART))
+        counts[split] = {"samples": len(samples), "parts": min(n_parts, len(samples))}
+    return counts
+
+
+def deal(inventory: Inventory, planned: Sequence[PlannedPart], seed: int) -> tuple[PartPlan, ...]:
+    """Deal the samples of every split to its planned parts by a seeded permutation.
+
+    So a part is already shuffled, and parts of equal counts are of about equal work.
+    """
+    dealt: list[PartPlan] = []
+    for split, samples in inventory.samples.items():
+        order = iter(seeds.generator(seed, "parts", split).permutation(len(samples)))
+        for part in (part for part in planned if part.split == split):
+            dealt.append(PartPlan(split, part.id, tuple(samples[i] for i in islice(order, part.n_samples))))
+    return tuple(dealt)
+
+
+def _pixels(sample: Sample) -> int:
+    """Pixels to fit; 1 for a sample that will only be recorded as failed."""
+    return sample.size[0] * sample.size[1] if sample.size and sample.reason is None else 1
+
+
+def content_settings(config: ConvertConfig, inventory: Inventory, decoder_sha256: str | None) -> dict[str, object]:
+    """Everything that changes a byte of the store's arrays; the store's fingerprint is its hash.
+
+    The path of the source is left out (its inventory's digest is in), so that a dataset may move.
+    """
+    source = config.source.model_dump(mode="json", exclude={"source", "data"})
+    return {
+        "inventory": inventory.digest,
+        "channels": inventory.channels,
+        "source": source,
+        "fit": config.fit.model_dump(mode="json", exclude={"decoder"}),
+        "decoder": decoder_sha256 or "pretrained",
+        "store": config.store.model_dump(mode="json"),
+        "seed": config.seed,
+    }
+
+
+def estimate(inventory: Inventory, config: ConvertConfig) -> Estimate:
+    """Cost of the whole conversion. Bytes are an upper estimate (an uncompressed cache would be 8 bytes a pixel)."""
+    fit, width = config.fit, {"float16": 2, "float32": 4, "int8": 1}[config.store.dtype]
+    clouds = pixels = n_bytes = 0
+    for samples in inventory.samples.values():
+        for sample in samples:
+            if sample.size is None or sample.reason is not None:
+                continue
+            area = sample.size[0] * sample.size[1]
+            clouds += fit.repeats
+            pixels += area * fit.repeats
+            cache = 3 * area if config.store.neighbours_cache == "pixels" else 0
+            n_bytes += fit.repeats * (n_anchors(area, fit) * (fit.latent_dim * width + 4) + cache + 100)
+    return Estimate(clouds, pixels, pixels * fit.steps / PIXEL_STEPS_PER_CORE_S, n_bytes)
+
+
+def n_anchors(area: int, fit: FitSection) -> int:
+    """Anchors of an image with `area` pixels (METHOD: max(n, floor(0.05 H W)))."""
+    return max(fit.neighbours, int(fit.latents * area) if fit.latents < 1 else int(fit.latents))
+
+
+def check_space(out: Path, expected: Estimate) -> None:
+    """Raise `NoSpaceError` before any work if the store will not fit."""
+    folder = out.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if expected.n_bytes > free:
+        raise NoSpaceError(
+            f"there is not enough space for {out}.",
+            details=[f"expected about {byte_size(expected.n_bytes)}, found {byte_size(free)} free in {folder}"],
+            fix=["--out on another disk", "--neighbours-cache none, or --dtype int8 (smaller stores)"],
+        )

@@ -1,0 +1,167 @@
+"""What a conversion says when it ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arcpipe.cloud import FailedSample
+from arcpipe.errors import TooManyFailuresError
+from arcpipe.progress import byte_size, duration
+from arcpipe.store import open_store
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """Counts of one split: `samples` committed + `failed` = `planned`."""
+
+    planned: int
+    samples: int
+    failed: int
+    clouds: int
+    points: int
+    pixels: int
+    parts: int
+    mean_psnr: float
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """The closing summary of `arcpipe convert`."""
+
+    store: Path
+    splits: Mapping[str, SplitSummary]
+    failures: tuple[FailedSample, ...]
+    seconds: float
+    clouds_made: int
+    parts_before: int
+    bytes_by_array: Mapping[str, int]
+    decoder_sha256: str
+    workers: int
+    max_failed: float
+    """Failed samples that are accepted: below 1 a share, else a number."""
+
+    @property
+    def failed(self) -> int:
+        return sum(split.failed for split in self.splits.values())
+
+    @property
+    def planned(self) -> int:
+        return sum(split.planned for split in self.splits.values())
+
+    def check(self) -> None:
+        """Raise `TooManyFailuresError` if more samples failed than are accepted."""
+        allowed = self.max_failed * self.planned if self.max_failed < 1 else self.max_failed
+        if self.failed > allowed:
+            raise TooManyFailuresError(
+                f"{self.store} is done, but {self.failed} of {self.planned} samples failed.",
+                details=[f"expected at most {allowed:g} (--max-failed {self.max_failed:g}), found {self.failed}"],
+                fix=[f"--max-failed {self.failed} accepts them", "mend the images, then the same with --retry-failed"],
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        values = asdict(self)
+        return {**values, "store": str(self.store), "failed": self.failed, "planned": self.planned}
+
+    def lines(self) -> list[str]:
+        pixels = sum(split.pixels for split in self.splits.values())
+        total_bytes = sum(self.bytes_by_array.values())
+        made = f"{self.clouds_made} clouds in {duration(self.seconds)}"
+        speed = f"{self.clouds_made / self.seconds:.1f} images/s on {self.workers} workers"
+        lines = [f"{self.store}: {made} ({speed})" if self.clouds_made else f"{self.store}: nothing left to do"]
+        if self.parts_before:
+            lines[0] += f"; {self.parts_before} parts were there before"
+        for name, split in self.splits.items():
+            counts = f"{split.samples} samples + {split.failed} failed = {split.planned}"
+            lines.append(
+                f"  {name}: {counts}; {split.clouds} clouds, {split.points} anchors in {split.parts} parts, "
+                f"mean PSNR {split.mean_psnr:.2f} dB"
+            )
+        per_pixel = [f"{name} {size / max(pixels, 1):.3f}" for name, size in self.bytes_by_array.items()]
+        lines.append(f"  {byte_size(total_bytes)}, bytes a pixel: {', '.join(per_pixel)}")
+        lines.append(f"  decoder {self.decoder_sha256[:8]}")
+        lines += self._failure_lines()
+        lines += [f"next: arcpipe inspect {self.store}", f"      arcpipe train --store {self.store}"]
+        return lines
+
+    def _failure_lines(self) -> list[str]:
+        reasons = Counter(failure.reason for failure in self.failures)
+        lines = [f"  failed, {reason}: {count}" for reason, count in reasons.most_common()]
+        shown = [f"    {failure.path}: {failure.message}" for failure in self.failures[:5]]
+        more = len(self.failures) - len(shown)
+        return [*lines, *shown, *([f"    and {more} more"] if more > 0 else [])]
+
+
+def summarise(
+    path: Path, *, seconds: float, clouds_made: int, parts_before: int, workers: int, max_failed: float
+) -> ConvertReport:
+    """Read a finished store's own numbers into the closing summary."""
+    store = open_store(path)
+    splits: dict[str, SplitSummary] = {}
+    failures: list[FailedSample] = []
+    for split in store.splits:
+        parts = store.parts(split)
+        quality = store.psnr(split)
+        lost = store.failures(split)
+        failures += lost
+        splits[split] = SplitSummary(
+            planned=sum(part.n_samples for part in parts),
+            samples=sum(part.n_samples - part.n_failures for part in parts),
+            failed=len(lost),
+            clouds=sum(part.n_clouds for part in parts),
+            points=sum(part.n_points for part in parts),
+            pixels=sum(part.n_pixels for part in parts),
+            parts=len(parts),
+            mean_psnr=float(np.mean(quality)) if len(quality) else float("nan"),
+        )
+    return ConvertReport(
+        store=path,
+        splits=splits,
+        failures=tuple(failures),
+        seconds=seconds,
+        clouds_made=clouds_made,
+        parts_before=parts_before,
+        bytes_by_array=store.totals["bytes"],
+        decoder_sha256=store.decoder.sha256,
+        workers=workers,
+        max_failed=max_failed,
+    )
+
+
+@dataclass(frozen=True)
+class DryRunReport:
+    """The plan, printed by `--dry-run`."""
+
+    store: Path
+    splits: Mapping[str, tuple[int, int]]
+    """Samples and parts of each split."""
+    classes: tuple[str, ...]
+    channels: int
+    clouds: int
+    pixels: int
+    expected_bytes: int
+    expected_core_s: float
+    failing: tuple[tuple[str, str], ...]
+    """Samples that their headers already show to fail, with the reason."""
+
+    def check(self) -> None:
+        """A plan has nothing to complain about."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "store": str(self.store)}
+
+    def lines(self) -> list[str]:
+        classes = ", ".join(self.classes[:8]) + (", ..." if len(self.classes) > 8 else "")
+        return [
+            f"{self.store}: {self.clouds} clouds of {self.pixels} pixels, {self.channels} channels",
+            *(f"  {split}: {samples} samples in {parts} parts" for split, (samples, parts) in self.splits.items()),
+            f"  {len(self.classes)} classes: {classes}",
+            f"  about {byte_size(self.expected_bytes)} and {duration(self.expected_core_s)} of one core",
+            *(f"  will fail: {name}: {reason}" for name, reason in self.failing[:10]),
+            "nothing was written: this was a dry run",
+        ]

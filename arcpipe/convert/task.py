@@ -1,0 +1,199 @@
+"""What a worker does: pretrain the decoder, or turn the samples of one part into clouds and commit them.
+
+Tasks return small records, never arrays, and may run twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe import seeds
+from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
+from arcpipe.config import FitSection, SourceSection, StoreSection
+from arcpipe.convert.plan import PartPlan
+from arcpipe.errors import ImageError
+from arcpipe.sources import Sample, Source, open_source
+from arcpipe.store import PartRecord, StoreWriter, dequantise, position_dtype, quantise_latents
+
+# Images are read, fitted and let go in groups of so many pixels, so that a worker's memory does not grow with its part.
+GROUP_PIXELS = 2**22
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all tasks of a conversion share; small, so that every task carries it."""
+
+    source: SourceSection
+    channels: int
+    fit: FitSection
+    store: StoreSection
+    seed: int
+    threads: int
+    """Compute threads of a worker; 0 leaves them as the worker was started."""
+    device: str
+    """`cpu`, `cuda`, or `auto` (CUDA where the worker has it)."""
+
+
+def pretrain(work: Work, samples: Sequence[Sample]) -> DecoderRecord:
+    """Fit the first `pretrain_images` readable samples jointly with a decoder (METHOD §1, thesis 3.2.2)."""
+    from arcpipe.arc.pretrain import pretrain_decoder
+
+    device = _prepare(work)
+    source = open_source(work.source, seed=work.seed, download=False)
+    chosen: list[Sample] = []
+    images: list[NDArray[np.float32]] = []
+    for sample, image, _ in _read(source, samples, work.channels):
+        if image is not None:
+            chosen.append(sample)
+            images.append(image)
+        if len(images) == work.fit.pretrain_images:
+            break
+    if not images:
+        raise ImageError(
+            "no image of the training split can be read, so no decoder can be pretrained.",
+            details=[f"tried {len(samples)} samples, for example {samples[0].key}" if samples else "it is empty"],
+        )
+    image_seeds = [seeds.derive_seed(work.seed, "pretrain", sample.key) for sample in chosen]
+    decoder, _ = pretrain_decoder(
+        images,
+        work.fit,
+        image_seeds,
+        seed=seeds.derive_seed(work.seed, "decoder"),
+        channels=work.channels,
+        device=device,
+    )
+    return decoder.to_record()
+
+
+def convert_part(work: Work, part: PartPlan, writer: StoreWriter) -> PartRecord:
+    """Decode, place anchors, find neighbours, fit, quantise, check, write and commit one part."""
+    from arcpipe.arc.decoder import Decoder
+
+    started = time.perf_counter()
+    device = _prepare(work)
+    record = writer.decoder()
+    decoder = Decoder.from_record(record, device)
+    source = open_source(work.source, seed=work.seed, download=False)
+    clouds: list[Cloud] = []
+    failures: list[FailedSample] = []
+    stages = {"read": 0.0, "fit": 0.0, "finish": 0.0}
+    for group, failed in _groups(source, part.samples, work, stages):
+        failures += failed
+        made, lost = _fit_group(group, decoder, work, device, stages)
+        clouds += made
+        failures += lost
+    batch = CloudBatch.join(clouds, latent_dim=work.fit.latent_dim, n_neighbours=work.fit.neighbours)
+    if work.store.neighbours_cache == "none":
+        batch = batch.without_neighbours()
+    seconds = {**stages, "total": time.perf_counter() - started}
+    return writer.commit_part(part.split, part.part_id, batch, failures, {"seconds": seconds})
+
+
+def _fit_group(
+    group: Sequence[tuple[Sample, NDArray[np.float32]]],
+    decoder: Any,
+    work: Work,
+    device: str,
+    stages: dict[str, float],
+) -> tuple[list[Cloud], list[FailedSample]]:
+    """Clouds of a group of images, every repeat of each; those that come out wrong are failures."""
+    from arcpipe.arc.engine import fit_clouds
+
+    items = [(sample, image, repeat) for sample, image in group for repeat in range(work.fit.repeats)]
+    fit_seeds = [seeds.derive_seed(work.seed, sample.key, repeat) for sample, _, repeat in items]
+    started = time.perf_counter()
+    fitted = fit_clouds([image for _, image, _ in items], decoder, work.fit, fit_seeds, device=device)
+    stages["fit"] += time.perf_counter() - started
+    started = time.perf_counter()
+    clouds: list[Cloud] = []
+    lost: dict[int, FailedSample] = {}
+    for (sample, image, repeat), fit in zip(items, fitted, strict=True):
+        cloud = finish_cloud(fit, image, decoder, work.store.dtype)
+        if not np.isfinite(cloud.psnr):
+            message = "the fit did not end in finite numbers"
+            lost[sample.sample_id] = FailedSample(sample.sample_id, sample.path, "not-finite", message)
+            continue
+        clouds.append(_named(cloud, sample, repeat))
+    stages["finish"] += time.perf_counter() - started
+    return [cloud for cloud in clouds if cloud.sample_id not in lost], list(lost.values())
+
+
+def finish_cloud(fitted: Any, image: NDArray[np.float32], decoder: Any, dtype: str) -> Cloud:
+    """Round first, then use: quantise a fitted cloud, and measure its PSNR as a reader of the store will see it."""
+    from arcpipe.arc.engine import decode
+    from arcpipe.arc.metrics import psnr
+
+    height, width = image.shape[:2]
+    finite = bool(np.isfinite(fitted.latents).all())
+    stored, scale = quantise_latents(fitted.latents if finite else np.zeros_like(fitted.latents), dtype)
+    latents = dequantise(stored, scale)
+    reconstruction = decode(
+        latents, fitted.positions, (height, width), decoder, fitted.relative, neighbours=fitted.neighbours
+    )
+    quality = psnr(image, reconstruction) if finite else float("nan")
+    return Cloud(
+        positions=fitted.positions.astype(position_dtype((height, width))),
+        latents=fitted.latents,
+        size=(height, width),
+        relative=fitted.relative,
+        neighbours=fitted.neighbours,
+        psnr=quality,
+    )
+
+
+def _named(cloud: Cloud, sample: Sample, repeat: int) -> Cloud:
+    from dataclasses import replace
+
+    return replace(cloud, label=sample.label, repeat=repeat, sample_id=sample.sample_id, path=sample.path)
+
+
+def _groups(
+    source: Source, samples: Sequence[Sample], work: Work, stages: dict[str, float]
+) -> Iterator[tuple[list[tuple[Sample, NDArray[np.float32]]], list[FailedSample]]]:
+    """Read images in groups of at most `GROUP_PIXELS` pixels (or one image), with what failed on the way."""
+    group: list[tuple[Sample, NDArray[np.float32]]] = []
+    failed: list[FailedSample] = []
+    n_pixels = 0
+    started = time.perf_counter()
+    for sample, image, failure in _read(source, samples, work.channels):
+        if failure is not None:
+            failed.append(failure)
+        if image is None:
+            continue
+        area = image.shape[0] * image.shape[1] * work.fit.repeats
+        if group and n_pixels + area > GROUP_PIXELS:
+            stages["read"] += time.perf_counter() - started
+            yield group, failed
+            group, failed, n_pixels, started = [], [], 0, time.perf_counter()
+        group.append((sample, image))
+        n_pixels += area
+    stages["read"] += time.perf_counter() - started
+    if group or failed:
+        yield group, failed
+
+
+def _read(
+    source: Source, samples: Sequence[Sample], channels: int
+) -> Iterator[tuple[Sample, NDArray[np.float32] | None, FailedSample | None]]:
+    for sample in samples:
+        try:
+            yield sample, source.read(sample, channels), None
+        except ImageError as error:
+            yield sample, None, FailedSample(sample.sample_id, sample.path, error.reason, str(error))
+
+
+def _prepare(work: Work) -> str:
+    """Set this process's threads and choose its device."""
+    import torch
+
+    if work.threads:
+        torch.set_num_threads(work.threads)
+    if work.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return work.device

@@ -1,0 +1,1 @@
+"""Looking at a store: sheets of originals, reconstructions, anchors and errors as PNG files."""

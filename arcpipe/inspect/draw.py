@@ -1,0 +1,195 @@
+"""`arcpipe inspect`: choose samples, draw their sheets and write them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.errors import ConfigError, UnfinishedStoreError
+from arcpipe.inspect.edits import draw_edit
+from arcpipe.inspect.figures import draw_psnr
+from arcpipe.inspect.panels import Panels, finish, plain_panels, scaled_panels
+from arcpipe.inspect.pixels import to_picture
+from arcpipe.inspect.render import Originals, open_originals, render_cloud
+from arcpipe.inspect.report import InspectReport, SampleReport, decibel, known
+from arcpipe.inspect.samples import Place, View, best_median_worst, file_stems, place_of, read_cloud, view_sample
+from arcpipe.inspect.sheet import Sheet, draw_sheet
+from arcpipe.store import Store, open_store
+
+OVERVIEW_BOX, SAMPLE_BOX = 288, 512  # pixels of a sheet that one picture gets: among nine samples, and alone
+EDIT_BOX = 288
+PLAIN = ("original", "reconstruction", "anchors", "absolute error")
+RENDER_PIXELS = 2**26  # a render of 67 megapixels takes about 1 GB
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """A store laid out for drawing: its PSNR (one value per cloud of each split) and its originals."""
+
+    store: Store
+    psnr: dict[str, NDArray[Any]]
+    originals: Originals
+    out: Path
+    scale: int
+    use_cache: bool
+
+    def view(self, place: Place) -> View:
+        return view_sample(self.store, self.originals, place, use_cache=self.use_cache)
+
+    def chosen(self, each: int) -> list[Place]:
+        """The best, the median and the worst `each` clouds over all splits."""
+        return [place_of(self.store, split, i, tag) for tag, split, i in best_median_worst(self.psnr, each)]
+
+    def ending(self) -> str:
+        return ".png" if self.scale == 1 else f"-x{self.scale}.png"
+
+
+def run_inspect(
+    path: Path,
+    samples: Sequence[str],
+    out: Path,
+    *,
+    scale: int = 1,
+    edit: str | None = None,
+    seed: int = 0,
+    use_cache: bool = True,
+) -> InspectReport:
+    """Draw sheets of a store, finished or not, into the folder `out`.
+
+    Without `samples`: `best-median-worst.png` over all splits, and `psnr.png`. With them: `sample-NAME.png` and the
+    full-size `reconstruction-NAME.png` of each. `scale` renders between the pixels and adds `-x4` to the file names.
+    `edit` (push, rotate, flip, mask, mix) draws `edit-EDIT.png` instead, of the given samples or of three median ones;
+    what is random about it derives from `seed`. `use_cache` False finds neighbours anew: the pictures are the same.
+
+    Raises:
+        ConfigError: `scale` and `edit` together, or a render that is too large.
+        UnfinishedStoreError: the store holds no cloud yet.
+        NotAStoreError, SampleNotFoundError: as `open_store` and `Store.find` say.
+    """
+    if edit and scale != 1:
+        raise ConfigError("--scale and --edit cannot be combined.", fix=["give only one of them"])
+    store = open_store(path, allow_unfinished=True)
+    psnr = {split: np.asarray(store.psnr(split)) for split in store.splits}
+    if not any(len(values) for values in psnr.values()):
+        raise UnfinishedStoreError(f"{path} holds no cloud yet.", fix=["arcpipe convert ...: the command that began it"])
+    places = list(dict.fromkeys(Place(*store.find(name)) for name in samples))
+    desk = Desk(store, psnr, open_originals(store.config, store.channels), out, scale, use_cache)
+    out.mkdir(parents=True, exist_ok=True)
+    if edit:
+        files, views = _draw_edits(desk, places, edit, seed)
+    elif places:
+        files, views = _draw_named(desk, places)
+    else:
+        files, views = _draw_overview(desk)
+    means = {split: known(_mean(values)) for split, values in psnr.items()}
+    return InspectReport(path, tuple(files), tuple(views), means, desk.originals.note)
+
+
+def _draw_overview(desk: Desk) -> tuple[list[Path], list[SampleReport]]:
+    panels, reports = [], []
+    for place in desk.chosen(each=3):
+        view = desk.view(place)
+        panels.append(_panels(desk, view, OVERVIEW_BOX))
+        reports.append(SampleReport.of(view))
+    clouds = sum(len(values) for values in desk.psnr.values())
+    title = f"{desk.store.path.name}: best, median and worst of {clouds:,} clouds"
+    sheet, histogram = desk.out / f"best-median-worst{desk.ending()}", desk.out / "psnr.png"
+    draw_sheet(_sheet(desk, title, panels)).save(sheet)
+    draw_psnr(desk.psnr, f"{desk.store.path.name}: PSNR of {clouds:,} clouds", histogram)
+    return [sheet, histogram], reports
+
+
+def _draw_named(desk: Desk, places: Sequence[Place]) -> tuple[list[Path], list[SampleReport]]:
+    files, reports = [], []
+    stems = file_stems([f"{place.split}/{read_cloud(desk.store, place).path}" for place in places])
+    for place in places:
+        view = desk.view(place)
+        stem = stems[view.name]
+        sheet, full = (desk.out / f"{kind}-{stem}{desk.ending()}" for kind in ("sample", "reconstruction"))
+        rendered = _rendered(desk, view)
+        panels = _panels(desk, view, SAMPLE_BOX, rendered)
+        draw_sheet(_sheet(desk, f"{desk.store.path.name}: {view.name}", [panels])).save(sheet)
+        to_picture(rendered).save(full)
+        files += [sheet, full]
+        reports.append(SampleReport.of(view))
+    return files, reports
+
+
+def _draw_edits(desk: Desk, places: Sequence[Place], edit: str, seed: int) -> tuple[list[Path], list[SampleReport]]:
+    views = [desk.view(place) for place in places or _medians(desk, 3)]
+    if edit == "mix" and len(views) == 1:
+        views += [desk.view(place) for place in _medians(desk, 2) if place != views[0].place][:1]
+    file = desk.out / f"edit-{edit}.png"
+    sheet = draw_edit(desk.store.decoder, views, edit, seed, EDIT_BOX)
+    title = f"{desk.store.path.name}: {sheet.title}"
+    draw_sheet(replace(sheet, title=title, subtitle=(_facts(desk), *sheet.subtitle))).save(file)
+    return [file], [SampleReport.of(view) for view in views]
+
+
+def _medians(desk: Desk, count: int) -> list[Place]:
+    """Clouds of middling PSNR, of different classes if some of the nearest thirty are."""
+    near = [place for place in desk.chosen(each=10 * count) if place.tag == "median"] or desk.chosen(each=count)
+    by_class: dict[int, Place] = {}
+    for place in near:
+        by_class.setdefault(read_cloud(desk.store, place).label, place)
+    return list(dict.fromkeys([*by_class.values(), *near]))[:count]
+
+
+def _rendered(desk: Desk, view: View) -> NDArray[np.float32]:
+    """The reconstruction at the scale asked for, whole."""
+    if desk.scale == 1:
+        return view.image
+    pixels = view.image.shape[0] * view.image.shape[1]
+    if pixels * desk.scale**2 > RENDER_PIXELS:
+        largest = max(1, int((RENDER_PIXELS / pixels) ** 0.5))
+        raise ConfigError(
+            f"--scale {desk.scale} is too large for {view.name}.",
+            details=[f"expected at most {RENDER_PIXELS:,} pixels", f"found {pixels * desk.scale**2:,}"],
+            fix=[f"--scale {largest}"],
+        )
+    return render_cloud(view.cloud, desk.store.decoder, scale=desk.scale)
+
+
+def _panels(desk: Desk, view: View, box: int, rendered: NDArray[np.float32] | None = None) -> Panels:
+    with_originals = not desk.originals.note
+    if desk.scale == 1:
+        return plain_panels(view, box, with_originals=with_originals)
+    rendered = _rendered(desk, view) if rendered is None else rendered
+    return scaled_panels(view, rendered, desk.scale, box, with_originals=with_originals)
+
+
+def _sheet(desk: Desk, title: str, panels: list[Panels]) -> Sheet:
+    with_originals = not desk.originals.note
+    if desk.scale == 1:
+        rows, limit = finish(panels, with_originals=with_originals)
+        columns = PLAIN if with_originals else PLAIN[1:3]
+    else:
+        rows, limit = finish(panels, with_originals=False)
+        columns = (
+            "original" if with_originals else "reconstruction",
+            f"bicubic × {desk.scale}",
+            f"decoded between the pixels × {desk.scale}",
+        )
+    notes = (desk.originals.note,) if desk.originals.note else ()
+    return Sheet(title, columns, rows, (_facts(desk),), notes, limit)
+
+
+def _facts(desk: Desk) -> str:
+    """Decoder, recipe, mean PSNR of every split, and whether the store is finished."""
+    store = desk.store
+    counts = [f"{split} {decibel(known(_mean(values)))} ({len(values):,})" for split, values in desk.psnr.items()]
+    facts = [f"decoder {store.decoder.sha256[:8]}", f"recipe {store.config['fit']['recipe']}"]
+    facts += [f"mean PSNR (clouds): {', '.join(counts)}"]
+    facts += [] if store.complete else ["not finished: only what is committed"]
+    return " · ".join(facts)
+
+
+def _mean(values: NDArray[Any]) -> float:
+    """Mean of the finite ones, NaN if there are none."""
+    finite = np.asarray(values, np.float64)[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")

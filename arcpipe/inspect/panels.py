@@ -1,0 +1,93 @@
+"""The pictures of one sample, as columns of a sheet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from arcpipe.inspect.pixels import draw_dots, error_picture, faded, fit, fit_error, nice_limit, to_picture
+from arcpipe.inspect.samples import View
+from arcpipe.inspect.sheet import QUIET, Row, font
+
+ERROR_QUANTILE = 0.995  # of all error pixels on a sheet: a few outliers do not darken the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """Small pictures of one sample; whole images are not kept. `error` is coloured when all rows of a sheet are known."""
+
+    pictures: tuple[Image.Image, ...]
+    caption: tuple[str, ...]
+    tag: str
+    warning: str
+    error: NDArray[np.float32] | None = field(default=None)
+
+
+def plain_panels(view: View, box: int, *, with_originals: bool) -> Panels:
+    """Original, reconstruction, anchors; the error follows in `finish`. Only the middle two without originals."""
+    reconstruction = fit(to_picture(view.image), box)
+    original = None if view.original is None else fit(to_picture(view.original), box)
+    anchors = draw_dots(faded(original or reconstruction), view.cloud.positions, view.cloud.size)
+    error = None if view.original is None else fit_error(view.original, view.image, box)
+    pictures = (reconstruction, anchors)
+    if with_originals:
+        pictures = (original or absent(reconstruction.size), *pictures)
+    return Panels(pictures, view.caption, view.place.tag, view.warning, error)
+
+
+def finish(panels: list[Panels], *, with_originals: bool) -> tuple[tuple[Row, ...], float | None]:
+    """Rows for a sheet, and the error that has the brightest colour: one scale for all of them."""
+    errors = [panel.error.ravel() for panel in panels if panel.error is not None]
+    limit = nice_limit(float(np.quantile(np.concatenate(errors), ERROR_QUANTILE))) if errors else None
+    rows = []
+    for panel in panels:
+        pictures = panel.pictures
+        if with_originals and panel.error is not None and limit is not None:
+            pictures = (*pictures, error_picture(panel.error, limit))
+        elif with_originals:
+            pictures = (*pictures, absent(pictures[0].size))
+        rows.append(Row(pictures, panel.caption, panel.tag, panel.warning))
+    return tuple(rows), limit
+
+
+def scaled_panels(view: View, rendered: NDArray[np.float32], scale: int, box: int, *, with_originals: bool) -> Panels:
+    """Pixels as they are, enlarged by bicubic interpolation, and rendered between the pixels; the same detail of each.
+
+    `rendered` (H * scale, W * scale, C). The first two show the original, or the reconstruction where there is none.
+    """
+    top, left, tall, wide = detail_window(view, max(1, box // scale))
+    within = (left * scale, top * scale, (left + wide) * scale, (top + tall) * scale)
+    source = to_picture(view.image if view.original is None else view.original)
+    large = (source.width * scale, source.height * scale)
+    pictures = [source.resize(large, way).crop(within) for way in (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)]
+    pictures.append(to_picture(rendered).crop(within))
+    caption = view.caption
+    if (tall, wide) != view.cloud.size:
+        caption += (f"detail: rows {top} to {top + tall - 1}, columns {left} to {left + wide - 1}",)
+    if with_originals and view.original is None:
+        caption += ("pixels: of the reconstruction",)
+    return Panels(tuple(fit(picture, box) for picture in pictures), caption, view.place.tag, view.warning)
+
+
+def detail_window(view: View, side: int) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the part of an image, at most `side` pixels wide, that has the most anchors."""
+    height, width = view.cloud.size
+    tall, wide = min(side, height), min(side, width)
+    rows, columns = np.asarray(view.cloud.positions, np.int64).T
+    sums = np.zeros((height + 1, width + 1), np.int64)
+    np.add.at(sums, (rows + 1, columns + 1), 1)
+    sums = sums.cumsum(axis=0).cumsum(axis=1)
+    inside = sums[tall:, wide:] - sums[:-tall, wide:] - sums[tall:, :-wide] + sums[:-tall, :-wide]
+    top, left = np.unravel_index(int(inside.argmax()), inside.shape)
+    return int(top), int(left), tall, wide
+
+
+def absent(size: tuple[int, int]) -> Image.Image:
+    """A pale field in place of a picture that cannot be shown."""
+    field_ = Image.new("RGB", size, (244, 244, 244))
+    middle = (size[0] / 2, size[1] / 2)
+    ImageDraw.Draw(field_).text(middle, "not available", font=font(14), fill=QUIET, anchor="mm")
+    return field_

@@ -1,0 +1,74 @@
+"""Clouds back to images, and images beside the samples they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.cloud import Cloud, DecoderRecord
+from arcpipe.config import SourceSection, build
+from arcpipe.errors import ArcpipeError
+from arcpipe.sources import Sample, Source, open_source
+
+
+def render_cloud(
+    cloud: Cloud, decoder: DecoderRecord, *, scale: int = 1, use_cache: bool = True
+) -> NDArray[np.float32]:
+    """Decode a cloud (thesis eq. 3-8, 5) into an image (height * scale, width * scale, C) within [0, 1].
+
+    Args:
+        scale: sample points on each pixel's side; they lie between the pixels, evenly.
+        use_cache: take the neighbours that the cloud brings along, if any; the picture is the same without.
+    """
+    from arcpipe.arc.decoder import Decoder  # imports torch
+    from arcpipe.arc.engine import decode
+
+    neighbours = cloud.neighbours if use_cache and scale == 1 else None
+    image = decode(
+        np.asarray(cloud.latents, np.float32),
+        cloud.positions,
+        cloud.size,
+        Decoder.from_record(decoder, "cpu"),
+        cloud.relative,
+        neighbours,
+        scale=scale,
+    )
+    return np.clip(np.asarray(image, np.float32), 0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Originals:
+    """The images a store was made from, where they can still be read; `note` says why not."""
+
+    source: Source | None
+    samples: dict[tuple[str, str], Sample]
+    channels: int
+    note: str = ""
+
+    def read(self, split: str, path: str) -> NDArray[np.float32] | None:
+        """The image (H, W, C) as it was fitted, or None if it is gone or cannot be decoded."""
+        sample = self.samples.get((split, path))
+        if self.source is None or sample is None:
+            return None
+        try:
+            return self.source.read(sample, self.channels)
+        except (ArcpipeError, OSError):  # a picture that has gone bad since: the sheet says so
+            return None
+
+
+def open_originals(config: dict[str, Any], channels: int) -> Originals:
+    """Find the source of a store's resolved config. Nothing is downloaded; nothing is raised if it is gone."""
+    try:
+        section = build(SourceSection, config["source"], "the store's config")
+        source = open_source(section, seed=int(config.get("seed", 0)), download=False)
+        found = source.inventory().samples
+    except KeyError:
+        return Originals(None, {}, channels, "The store does not say where its images are: reconstructions only.")
+    except (ArcpipeError, OSError):
+        where = config["source"].get("source", "?")
+        return Originals(None, {}, channels, f"Source images not found at {where}: reconstructions only.")
+    samples = {(split, sample.path): sample for split, rows in found.items() for sample in rows}
+    return Originals(source, samples, channels)

@@ -1,0 +1,136 @@
+"""One sample of a store, looked at: its cloud, its reconstruction and, where it can be read, its original."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.cloud import Cloud
+from arcpipe.inspect.render import Originals, render_cloud
+from arcpipe.store import Store
+
+AGREEMENT_DB = 0.01  # the record is float32 and the picture is decoded again: rounding, nothing else
+BYTES = {"float16": 2, "float32": 4, "int8": 1}
+NAME_BYTES = 120  # of a file name made from a sample's; file systems stop at 255 with prefix and suffix
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a cloud is in its store. `tag` says why it was chosen, if nobody asked for it."""
+
+    split: str
+    part: str
+    row: int
+    tag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A cloud and its pictures, float32 (H, W, C) in [0, 1]. `measured_db` is NaN without an original."""
+
+    place: Place
+    name: str
+    class_name: str
+    cloud: Cloud
+    image: NDArray[np.float32]
+    original: NDArray[np.float32] | None
+    measured_db: float
+    warning: str
+    cloud_bytes: int
+
+    @property
+    def caption(self) -> tuple[str, ...]:
+        height, width = self.cloud.size
+        return (
+            self.name,
+            f"class {self.class_name}" + (f", repeat {self.cloud.repeat}" if self.cloud.repeat else ""),
+            f"{height} × {width} pixels",
+            f"{len(self.cloud):,} anchors",
+            f"PSNR {self.cloud.psnr:.2f} dB",
+            f"{self.cloud_bytes / (height * width):.2f} bytes a pixel",
+        )
+
+
+def view_sample(store: Store, originals: Originals, place: Place, *, use_cache: bool = True) -> View:
+    """Read and decode one cloud, and compare it with its original: the record must be reproduced."""
+    from arcpipe.arc.metrics import psnr
+
+    cloud = read_cloud(store, place, neighbours=use_cache)
+    image = render_cloud(cloud, store.decoder, use_cache=use_cache)
+    original = originals.read(place.split, cloud.path)
+    warning = ""
+    if original is not None and original.shape != image.shape:
+        warning = f"the source image has changed: it is {original.shape[0]} × {original.shape[1]} pixels now"
+        original = None
+    measured = float("nan") if original is None else psnr(original, image)
+    if not warning and abs(measured - cloud.psnr) > AGREEMENT_DB:
+        warning = f"measured {measured:.2f} dB: the source image has changed, or the cloud"
+    if not warning and original is None and not originals.note:
+        warning = "the source image is gone or cannot be read"
+    itemsize = BYTES[str(store.config["store"]["dtype"])]
+    return View(
+        place=place,
+        name=f"{place.split}/{cloud.path}",
+        class_name=store.classes[cloud.label] if 0 <= cloud.label < len(store.classes) else str(cloud.label),
+        cloud=cloud,
+        image=image,
+        original=original,
+        measured_db=measured,
+        warning=warning,
+        cloud_bytes=cloud.latents.size * itemsize + cloud.positions.nbytes,
+    )
+
+
+def read_cloud(store: Store, place: Place, *, neighbours: bool = False) -> Cloud:
+    """One cloud of a part; the rest of the part is not read."""
+    fields = ["positions", "latents", "labels", "sizes", "relative", "psnr", "repeats", "sample_ids", "paths"]
+    fields += ["neighbours"] if neighbours else []
+    return store.read_block(place.split, place.part, place.row, place.row + 1, fields=tuple(fields))[0]
+
+
+def best_median_worst(psnr: Mapping[str, NDArray[Any]], each: int = 3) -> list[tuple[str, str, int]]:
+    """Choose clouds by PSNR over all splits: (tag, split, index in the split), nobody twice, best first.
+
+    `psnr` holds one value per cloud of each split; NaN values are passed over. Ties by split and index.
+    """
+    index = [(split, i) for split, values in psnr.items() for i in range(len(values)) if np.isfinite(values[i])]
+    ranked = sorted(index, key=lambda at: -float(psnr[at[0]][at[1]]))
+    count = len(ranked)
+    middle = max(0, (count - each) // 2)
+    groups = {"best": range(each), "worst": range(count - each, count), "median": range(middle, middle + each)}
+    taken: dict[int, str] = {}
+    for tag, ranks in groups.items():
+        for rank in ranks:
+            if 0 <= rank < count:
+                taken.setdefault(rank, tag)
+    return [(taken[rank], *ranked[rank]) for rank in sorted(taken)]
+
+
+def place_of(store: Store, split: str, index: int, tag: str = "") -> Place:
+    """The part and row of the `index`-th cloud of a split, in the order of its parts."""
+    for part in store.parts(split):
+        if index < part.n_clouds:
+            return Place(split, part.id, index, tag)
+        index -= part.n_clouds
+    raise IndexError(index)
+
+
+def file_stems(names: Iterable[str]) -> dict[str, str]:
+    """A safe file name for every sample's name: letters, digits, `.`, `_` and `-`, of any script, no two the same."""
+    stems: dict[str, str] = {}
+    for name in names:
+        bare = unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
+        stem = re.sub(r"[^\w.-]+", "-", bare).strip("-.") or "sample"
+        short = stem.encode()[:NAME_BYTES].decode(errors="ignore")
+        if short != stem or short.casefold() in {other.casefold() for other in stems.values()}:
+            short += "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
+        stems[name] = short
+    return stems

@@ -1,0 +1,77 @@
+"""Classifiers of latent clouds: latents (m, z), positions (m, 2), offsets (s + 1) -> logits (s, classes)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from arcpipe.config import ModelSection
+from arcpipe.errors import ConfigError
+from arcpipe.models.ptv3 import PTv3
+
+__all__ = ["PRESETS", "PTv3", "build_model", "describe", "n_parameters", "resolve"]
+
+PRESETS = {
+    # The published Fashion-MNIST configuration of the ARC thesis, for clouds of 10 to 100 points.
+    "small": ModelSection(
+        preset="small",
+        channels=(64, 64, 64, 64),
+        depths=(1, 1, 2, 1),
+        heads=(8, 16, 32, 32),
+        patch=25,
+        grid_px=2.0,
+        mlp_ratio=2.0,
+        drop_path=0.3,
+    ),
+    # For thousands of points: wider with depth, 16 channels a head, patches that span about 50 x 50 pixels.
+    "large": ModelSection(
+        preset="large",
+        channels=(32, 64, 128, 256),
+        depths=(2, 2, 4, 2),
+        heads=(2, 4, 8, 16),
+        patch=128,
+        grid_px=2.0,
+        mlp_ratio=2.0,
+        drop_path=0.3,
+    ),
+}
+
+
+def resolve(section: ModelSection) -> ModelSection:
+    """Fill what `section` leaves open from its preset.
+
+    Raises:
+        ConfigError: stages disagree in number, or a stage's channels are not a multiple of its heads.
+    """
+    given = section.model_dump(exclude_none=True)
+    full = PRESETS[section.preset].model_copy(update=given)
+    lengths = {name: len(getattr(full, name)) for name in ("channels", "depths", "heads")}
+    if len(set(lengths.values())) > 1:
+        raise ConfigError(
+            "the model's stages disagree in number.",
+            details=[f"model.{name} has {n}" for name, n in lengths.items()],
+            fix=["give channels, depths and heads one number per stage"],
+        )
+    for channels, heads in zip(full.channels or (), full.heads or (), strict=True):
+        if channels % heads:
+            raise ConfigError(
+                "a stage's channels must be a multiple of its heads.",
+                details=[f"found model.channels {full.channels}, model.heads {full.heads}"],
+                fix=[f"{channels // heads * heads or heads} channels for {heads} heads"],
+            )
+    return full
+
+
+def build_model(section: ModelSection, latent_dim: int, n_classes: int) -> nn.Module:
+    """Make the classifier that `section` describes, with weights drawn from torch's current random state."""
+    settings = resolve(section).model_dump(exclude={"model", "preset"})
+    return PTv3(latent_dim, n_classes, **settings)
+
+
+def n_parameters(model: nn.Module) -> int:
+    """Number of trained values."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def describe(model: nn.Module) -> str:
+    """One line for logs: `PTv3, 0.45 M parameters`."""
+    return f"{type(model).__name__}, {n_parameters(model) / 1e6:.2f} M parameters"

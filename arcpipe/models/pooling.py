@@ -1,0 +1,58 @@
+"""Reductions over segments: the maximum inside a voxel between stages, the mean over a cloud at the end."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def segment_mean(values: Tensor, segment: Tensor, n: int) -> Tensor:
+    """Mean of the rows of `values` (t, c) in each of n segments -> (n, c); an empty segment gives zeros.
+
+    `segment` (t,) int64 in [0, n), any order.
+    """
+    counts = torch.bincount(segment, minlength=n).clamp(min=1)
+    total = values.new_zeros(n, values.shape[1]).index_add(0, segment, values)
+    return total / counts[:, None].to(values.dtype)
+
+
+def segment_max(values: Tensor, segment: Tensor, n: int) -> Tensor:
+    """Maximum of the rows of `values` (t, c) in each of n non-empty segments -> (n, c).
+
+    The gradient goes to the lowest row that attains the maximum. The winners are found outside of autograd and then
+    gathered: `scatter_reduce`'s own backward took over 10 times longer, and every gradient has one place to go, so the
+    result does not depend on the order of additions.
+    """
+    index = segment[:, None].expand_as(values)
+    with torch.no_grad():
+        top = values.new_full((n, values.shape[1]), -torch.inf).scatter_reduce(0, index, values, "amax")
+        rows = torch.arange(len(values), device=values.device)[:, None]
+        rows = torch.where(values == top[segment], rows, len(values) - 1)
+        winner = rows.new_full((n, values.shape[1]), len(values) - 1).scatter_reduce(0, index, rows, "amin")
+    return values.gather(0, winner)
+
+
+def batch_norm(norm: nn.BatchNorm1d, values: Tensor) -> Tensor:
+    """Apply `norm` to (t, c); in training, a batch of one row is normalised by the running statistics.
+
+    One row has no variance, and torch refuses it; a batch that holds one tiny cloud is no reason to stop a run.
+    """
+    if norm.training and len(values) < 2:
+        return nn.functional.batch_norm(
+            values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
+        )
+    normalised: Tensor = norm(values)
+    return normalised
+
+
+class GridPool(nn.Module):
+    """Between stages: linear, maximum over each block of 2 x 2 voxels, batch norm, GELU. (t, in) -> (blocks, out)."""
+
+    def __init__(self, inputs: int, outputs: int, norm: nn.BatchNorm1d) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.norm = norm
+
+    def forward(self, features: Tensor, block: Tensor, n_blocks: int) -> Tensor:
+        pooled = segment_max(self.linear(features), block, n_blocks)
+        return nn.functional.gelu(batch_norm(self.norm, pooled))

@@ -1,0 +1,113 @@
+"""From names of files to splits and classes: `split/class/file` or `class/file`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from arcpipe.errors import SourceError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+"""A file is a sample by its extension (any case); what is inside is then decoded by content."""
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+EXPECTED = ("expected SPLIT/CLASS/FILE, for example train/cats/1.jpg", "or CLASS/FILE, for example cats/1.jpg")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one file belongs."""
+
+    split: str
+    label: str
+    path: str
+
+
+def is_image(name: str) -> bool:
+    """Whether a file becomes a sample: a known extension and no hidden part (`.DS_Store`, `._x.jpg`, `.cache/x.jpg`)."""
+    parts = name.split("/")
+    dot = parts[-1].rfind(".")
+    return dot > 0 and parts[-1][dot:].lower() in SUFFIXES and not any(part.startswith(".") for part in parts)
+
+
+def place(names: list[str], source: str) -> tuple[list[Place | None], list[str]]:
+    """Give every image its split and class.
+
+    A leading folder that all images share is skipped (`imagenette2/train/...`). If an image then lies three deep under
+    a known split name (`SPLITS`, any case), the layout is `split/class/file`; otherwise it is `class/file` and all is
+    split `train`. Only the first level can be a split: in `train/valid/x.jpg`, `valid` is a class.
+
+    Args:
+        names: image files, `/` between folders.
+        source: how messages call the dataset.
+
+    Returns:
+        One place for each name, None for images that belong to no class, and a line for each kind passed over.
+
+    Raises:
+        SourceError: no image has a class folder, or two folders mean the same split.
+    """
+    parts = [tuple(name.split("/")) for name in names]
+    skip = _shared_folders(parts)
+    parts = [p[skip:] for p in parts]
+    with_splits = any(len(p) >= 3 and p[0].lower() in SPLITS for p in parts)
+    places = [_in_split(p) if with_splits else _in_train(p) for p in parts]
+    if with_splits:
+        _check_split_names(parts, source)
+    if not any(places):
+        raise SourceError(
+            f"{source} has {len(names)} images, but none lies in a class folder.",
+            details=[f"found {', '.join(names[:3])}", *EXPECTED],
+            fix=["put the images into one folder for each class"],
+        )
+    lost = Counter("/".join(p[:-1][:1]) or "." for p, where in zip(parts, places, strict=True) if where is None)
+    layout = "a split and a class" if with_splits else "a class"
+    notes = [f"{n} images directly in {folder}/ have not {layout}: passed over" for folder, n in sorted(lost.items())]
+    return places, notes
+
+
+def _shared_folders(parts: list[tuple[str, ...]]) -> int:
+    """How many leading folders all images share, leaving each a class folder and stopping at a split name."""
+    if not parts:
+        return 0
+    shortest = min(parts, key=len)
+    skip = 0
+    while len(shortest) - skip >= 3 and all(p[skip] == shortest[skip] for p in parts):
+        if shortest[skip].lower() in SPLITS:
+            break
+        skip += 1
+    return skip
+
+
+def _in_split(parts: tuple[str, ...]) -> Place | None:
+    split = SPLITS.get(parts[0].lower())
+    if split is None or len(parts) < 3:
+        return None
+    return Place(split, parts[1], "/".join(parts[1:]))
+
+
+def _in_train(parts: tuple[str, ...]) -> Place | None:
+    return Place("train", parts[0], "/".join(parts)) if len(parts) >= 2 else None
+
+
+def _check_split_names(parts: list[tuple[str, ...]], source: str) -> None:
+    """Refuse `val/` beside `valid/`: merged, two files could have one name."""
+    found: dict[str, set[str]] = {}
+    for p in parts:
+        if len(p) >= 3 and p[0].lower() in SPLITS:
+            found.setdefault(SPLITS[p[0].lower()], set()).add(p[0])
+    for split, names in found.items():
+        if len(names) > 1:
+            raise SourceError(
+                f"{source} has several folders for the split {split}.",
+                details=[f"found {', '.join(sorted(names))}"],
+                fix=[f"rename or merge them, so that only {split}/ is left"],
+            )

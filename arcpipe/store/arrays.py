@@ -1,0 +1,157 @@
+"""Zarr v3 arrays as the store uses them: how they are cut, compressed and checked, and how they are opened with care."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
+from zarr.storage import LocalStore
+
+from arcpipe.errors import DamagedStoreError
+
+CHUNK_BYTES = 2**20  # what is read to get one row; smaller chunks compress worse and cost more calls
+MAX_CHUNK_BYTES = 2**26  # of an array somebody else wrote: more is refused before it is allocated
+MAX_METADATA_BYTES = 2**28
+MIN_STORED_CHUNK_BYTES = 16  # a chunk's entry in the shard index: a file of b bytes cannot hold more than b / 16 chunks
+
+READABLE_CODECS = {"sharding_indexed", "bytes", "transpose", "blosc", "zstd", "gzip", "crc32c"}
+
+
+def write_array(folder: Path, name: str, values: NDArray[Any], *, columns_first: bool = False) -> None:
+    """Write one array below `folder`.
+
+    Chunks of about 1 MiB along the rows, all of them in one shard (an array that fits in one chunk has no shard);
+    Blosc (bitshuffle, zstd) and a crc32c over each chunk. `columns_first` lays each chunk out column after column.
+    """
+    rows, row_bytes = len(values), max(1, values.dtype.itemsize * int(np.prod(values.shape[1:])))
+    chunk_rows = min(max(rows, 1), max(1, CHUNK_BYTES // row_bytes))
+    n_chunks = -(-rows // chunk_rows)
+    array = zarr.create_array(
+        LocalStore(folder),
+        name=name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(chunk_rows, *values.shape[1:]),
+        shards=(n_chunks * chunk_rows, *values.shape[1:]) if n_chunks > 1 else None,
+        filters=[TransposeCodec(order=(1, 0))] if columns_first else None,
+        compressors=[
+            BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=values.dtype.itemsize),
+            Crc32cCodec(),
+        ],
+        fill_value=0,
+        config={"write_empty_chunks": True},
+    )
+    if rows:
+        array[...] = values
+
+
+def open_array(folder: Path, name: str) -> zarr.Array:
+    """Open an array after checking what its metadata claims, so that a hostile file allocates nothing.
+
+    Raises:
+        DamagedStoreError: no such array, metadata that cannot be read, a codec or data type outside the format, or
+            more data declared than the array's file can hold.
+    """
+    place = folder / name
+    document = read_json(place / "zarr.json")
+    try:
+        problem = _implausible(place, document)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        problem = f"metadata that cannot be understood ({type(error).__name__}: {error})"
+    if problem:
+        raise damaged(place, problem)
+    try:
+        return zarr.open_array(LocalStore(place, read_only=True), mode="r", zarr_format=3)
+    except Exception as error:
+        raise damaged(place, f"Zarr cannot open it: {error}") from error
+
+
+def read_rows(array: zarr.Array, start: int, stop: int, where: Path) -> NDArray[Any]:
+    """Decode rows `start:stop`. Raises DamagedStoreError where a checksum, a codec or the file does not agree."""
+    try:
+        return np.asarray(array[start:stop])
+    except MemoryError:
+        raise
+    except Exception as error:  # the codecs raise ValueError, RuntimeError, OSError and more for the same thing
+        raise damaged(where, f"{type(error).__name__}: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a metadata document, or raise DamagedStoreError."""
+    try:
+        if path.stat().st_size > MAX_METADATA_BYTES:
+            raise damaged(path, f"{path.stat().st_size} bytes of metadata")
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise damaged(path, "missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(path, f"not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise damaged(path, "not a JSON object")
+    return document
+
+
+def damaged(where: Path, what: str) -> DamagedStoreError:
+    store = next((str(p) for p in where.parents if p.name.endswith(".zarr")), "STORE")
+    return DamagedStoreError(
+        f"{where} is damaged.",
+        details=[what],
+        fix=[f"arcpipe verify {store}", "remove the part's folder and run the conversion again: it remakes that part"],
+    )
+
+
+def data_file(folder: Path, name: str, n_dimensions: int) -> Path:
+    """The one file that holds an array's data: a shard, or a single chunk."""
+    return folder / name / "/".join(["c", *["0"] * n_dimensions])
+
+
+def _implausible(place: Path, document: dict[str, Any]) -> str | None:
+    """Say what is wrong with an array's metadata, or None."""
+    if document["zarr_format"] != 3 or document["node_type"] != "array":
+        return "not a Zarr v3 array"
+    unknown = sorted(_codec_names(document["codecs"]) - READABLE_CODECS)
+    if unknown:
+        return f"codec {', '.join(unknown)} is not part of the format"
+    kind = np.dtype(document["data_type"])
+    if kind.kind not in "iuf":
+        return f"data type {kind}"
+    shape = [int(n) for n in document["shape"]]
+    outer = [int(n) for n in document["chunk_grid"]["configuration"]["chunk_shape"]]
+    inner = outer
+    if document["codecs"][0]["name"] == "sharding_indexed":
+        inner = [int(n) for n in document["codecs"][0]["configuration"]["chunk_shape"]]
+    if not len(shape) == len(outer) == len(inner) or min([*shape, 0]) < 0 or min(outer) < 1 or min(inner) < 1:
+        return f"shape {shape} in chunks of {outer} and {inner}"
+    if _product(inner) * kind.itemsize > MAX_CHUNK_BYTES:
+        return f"chunks of {_product(inner) * kind.itemsize} bytes"
+    if _product(shape) == 0:
+        return None
+    if any(n > size for n, size in zip(shape, outer, strict=True)):
+        return f"shape {shape} does not fit in one shard of {outer}"
+    file = data_file(place.parent, place.name, len(shape))
+    n_bytes = file.stat().st_size if file.is_file() else 0
+    if _product(outer) // _product(inner) * MIN_STORED_CHUNK_BYTES > n_bytes:
+        return f"shape {shape} declared, but {file.relative_to(place)} has {n_bytes} bytes"
+    return None
+
+
+def _codec_names(codecs: list[dict[str, Any]]) -> set[str]:
+    names = set()
+    for codec in codecs:
+        names.add(codec["name"])
+        inside = codec.get("configuration", {})
+        names |= _codec_names(inside.get("codecs", [])) | _codec_names(inside.get("index_codecs", []))
+    return names
+
+
+def _product(numbers: list[int]) -> int:
+    """Exact where NumPy's would overflow."""
+    result = 1
+    for number in numbers:
+        result *= number
+    return result

@@ -1,0 +1,179 @@
+"""Every file operation of the store: sync, atomic replace, create-if-absent, locks. The seam for other storage.
+
+A local folder is all that is supported: an object store needs another `publish` (arrays first, `zarr.json` last, with a
+create-if-absent put) and another lock, and nothing else in this room would change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from arcpipe.errors import NoSpaceError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a new file and sync it."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a file atomically: a reader, or a run after a power cut, sees the old bytes or the new ones."""
+    temporary = path.with_name(f".{path.name}.{attempt_tag()}")
+    try:
+        with no_space_as_error(path):
+            write_file(temporary, data)
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Sync every file and folder below `folder`, and itself."""
+    for root, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            descriptor = os.open(Path(root, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_folder(Path(root))
+
+
+def publish(attempt: Path, final: Path) -> bool:
+    """Rename a synced folder to its final name. False where that name is taken: `attempt` is then untouched."""
+    try:
+        os.rename(attempt, final)  # POSIX: fails on a folder that is not empty
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            return False
+        raise
+    sync_folder(final.parent)
+    return True
+
+
+def file_hashes(folder: Path) -> dict[str, dict[str, int | str]]:
+    """Size and sha256 of every file below `folder`, by relative name, sorted."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in paths
+    }
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def attempt_tag() -> str:
+    """A name no other attempt has: host, process and a random number, for whoever finds it lying about."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+@contextlib.contextmanager
+def attempt_folder(place: Path, name: str) -> Iterator[Path]:
+    """Make a folder that is locked while this process lives, and removed at the end unless it was published.
+
+    The lock (flock on the folder itself) ends with the process, however it dies: that is how `remove_stale` tells the
+    litter of a killed attempt from one that is at work, with no clock and no process table.
+    """
+    folder, descriptor = _locked_folder(place, name)
+    try:
+        with no_space_as_error(place):
+            yield folder
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)  # published: no longer under this name
+
+
+def _locked_folder(place: Path, name: str) -> tuple[Path, int]:
+    while True:
+        with no_space_as_error(place):
+            place.mkdir(exist_ok=True)
+            folder = place / f"{name}.{attempt_tag()}"
+            try:
+                folder.mkdir()
+            except FileNotFoundError:  # a sweep removed the empty `place` in between
+                continue
+        descriptor = try_lock(folder)
+        if descriptor is not None:
+            return folder, descriptor
+
+
+def try_lock(path: Path) -> int | None:
+    """Lock a file or folder until the descriptor is closed; None where another process has it or it is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(path).st_ino == os.fstat(descriptor).st_ino:  # not removed or replaced between open and lock
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def remove_stale(place: Path, pattern: str = "*") -> int:
+    """Remove the attempts in `place` whose process is dead, and `place` itself once it is empty. Returns how many."""
+    removed = 0
+    for folder in place.glob(pattern) if place.is_dir() else ():
+        descriptor = try_lock(folder)
+        if descriptor is not None:
+            try:
+                _remove(folder)
+                removed += 1
+            finally:
+                os.close(descriptor)
+    return removed
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@contextlib.contextmanager
+def no_space_as_error(path: Path) -> Iterator[None]:
+    """Turn "disk full" and "over quota" into `NoSpaceError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise NoSpaceError(
+            f"no space left to write {path}.",
+            details=[f"{os.strerror(error.errno or 0)}; parts that were committed are safe"],
+            fix=["free some space, then run the same command again: it continues"],
+        ) from error

@@ -1,0 +1,128 @@
+"""What a store says about itself: header, plan, records, and the seal that makes its metadata tell when it was changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from arcpipe.cloud import FailedSample
+
+FORMAT = "arcpipe-store"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPart:
+    """One unit of work: `n_samples` clouds or failures, to be written as the group `split/id`."""
+
+    split: str
+    id: str
+    n_samples: int
+
+
+@dataclass(frozen=True)
+class StoreHeader:
+    """What is known before the first part is written.
+
+    `splits`: `{"train": {"samples": 8000, "parts": 40}}`. Every part of a split has `samples // parts` samples and the
+    first `samples % parts` have one more. An image that is fitted several times counts as several samples.
+    `config` is the resolved configuration, `fingerprint` the hash of what changes content (see `fingerprint`),
+    `versions` the tools that made it (no part of the fingerprint).
+    """
+
+    config: Mapping[str, Any]
+    fingerprint: str
+    classes: Sequence[str]
+    channels: int
+    splits: Mapping[str, Mapping[str, int]]
+    seed: int = 0
+    dtype: str = "float16"
+    neighbours_cache: str = "pixels"
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def planned(self) -> tuple[PlannedPart, ...]:
+        """Every part of the plan, split after split."""
+        return plan_parts(self.splits)
+
+
+def plan_parts(splits: Mapping[str, Mapping[str, int]]) -> tuple[PlannedPart, ...]:
+    """List the parts of a plan `{split: {"samples": n, "parts": p}}`; ids are `0000`, `0001`, ..., as wide as needed."""
+    planned = []
+    for split, numbers in splits.items():
+        samples, parts = numbers["samples"], numbers["parts"]
+        width = max(4, len(str(parts - 1)))
+        for i in range(parts):
+            planned.append(PlannedPart(split, f"{i:0{width}d}", samples // parts + (i < samples % parts)))
+    return tuple(planned)
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """What a task returns about its part: small, no arrays. `bytes`: on disk, per array. `psnr_sum`: over the clouds
+    whose PSNR is known (`psnr_count`), dB."""
+
+    split: str
+    part_id: str
+    samples: int
+    clouds: int
+    points: int
+    failed: int
+    psnr_sum: float
+    psnr_count: int
+    seconds: float
+    bytes: dict[str, int]
+
+    @property
+    def psnr_mean(self) -> float:
+        return self.psnr_sum / self.psnr_count if self.psnr_count else float("nan")
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """What a part says about itself, without reading its arrays."""
+
+    split: str
+    id: str
+    n_samples: int
+    n_clouds: int
+    n_points: int
+    n_pixels: int
+    n_failures: int
+
+
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """Hash what changes the content of a store: sha256 of its canonical JSON. Order of keys does not matter."""
+    return hashlib.sha256(canonical(values)).hexdigest()
+
+
+def canonical(values: Any) -> bytes:
+    """JSON with sorted keys and no spaces; NaN and infinity are refused."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def group_document(attributes: Mapping[str, Any]) -> bytes:
+    """The bytes of a sealed group's `zarr.json`.
+
+    The attribute `seal` is the sha256 of the canonical JSON of the whole document without it, and the document has one
+    spelling only (keys sorted, indented by 1, a newline at the end): a change of any byte can be told.
+    """
+    document = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+    document["attributes"] = {**attributes, "seal": hashlib.sha256(canonical(document)).hexdigest()}
+    return (json.dumps(document, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
+
+
+def seal_is_whole(data: bytes, attributes: Mapping[str, Any]) -> bool:
+    """Whether `data` is, byte for byte, the sealed document of these attributes."""
+    unsealed = {key: value for key, value in attributes.items() if key != "seal"}
+    return data == group_document(unsealed)
+
+
+def failures_to_json(failures: Sequence[FailedSample]) -> list[dict[str, Any]]:
+    return [asdict(failure) for failure in failures]
+
+
+def failures_from_json(records: Sequence[Mapping[str, Any]]) -> list[FailedSample]:
+    return [FailedSample(r["sample_id"], r["path"], r["reason"], r.get("message", "")) for r in records]

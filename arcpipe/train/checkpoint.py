@@ -1,0 +1,165 @@
+"""Checkpoints: tensors as safetensors, everything else as JSON. Nothing in them can run code.
+
+`checkpoint/state.json` is written last and names the tensor file that belongs to it, with its size, so that a kill at
+any moment leaves the former checkpoint or the new one. The state of training is a handful of integers: orders and
+random numbers derive from seed, epoch and step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from arcpipe.errors import CheckpointError
+
+STATE = "state.json"
+START_AGAIN = "start again: the same command with --overwrite"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: `epoch` epochs and `batch` batches of the next one are done, `step` batches in all.
+
+    `partial`: sums over the batches done of the epoch under way. `best`: what the validation split chose so far.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    partial: Mapping[str, float] = field(default_factory=dict)
+    best: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+    """Replace the checkpoint of `folder` in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= _optimiser_tensors(model, optimiser)
+    target = folder / f"step-{progress.step:09d}.safetensors"
+    save_tensors(target, tensors)
+    state = {**asdict(progress), "tensors": target.name, "bytes": target.stat().st_size}
+    write_atomically(folder / STATE, json.dumps(state, indent=1).encode())
+    for old in folder.glob("step-*.safetensors*"):
+        if old.name != target.name:
+            old.unlink()
+
+
+def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> Progress:
+    """Put a checkpoint's tensors into `model` and `optimiser`.
+
+    Raises:
+        CheckpointError: It is missing or damaged, or a tensor is missing, unknown or of another shape (all are named).
+    """
+    state = _read_state(folder)
+    tensors = load_tensors(folder / state["tensors"], state["bytes"])
+    load_model(model, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, folder)
+    if optimiser is not None:
+        _load_optimiser(model, optimiser, tensors, folder)
+    return Progress(**{name: state[name] for name in Progress.__dataclass_fields__})
+
+
+def has_checkpoint(folder: Path) -> bool:
+    return (folder / STATE).is_file()
+
+
+def load_model(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Copy `tensors` into the model, or say which do not fit."""
+    expected = model.state_dict()
+    problems = [f"{name}: missing" for name in expected if name not in tensors]
+    problems += [f"{name}: the model has no such tensor" for name in tensors if name not in expected]
+    problems += [
+        f"{name}: expected shape {tuple(expected[name].shape)}, found {tuple(tensor.shape)}"
+        for name, tensor in tensors.items()
+        if name in expected and expected[name].shape != tensor.shape
+    ]
+    if problems:
+        raise CheckpointError(f"the checkpoint {where} is of another model.", details=problems[:10], fix=[START_AGAIN])
+    model.load_state_dict(dict(tensors))
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file: whole and on disk, or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial)
+    _sync(partial)
+    os.replace(partial, path)
+    _sync(path.parent)
+
+
+def load_tensors(path: Path, n_bytes: int | None = None) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU; `n_bytes` is the size it should have."""
+    try:
+        found = path.stat().st_size
+        if n_bytes is not None and found != n_bytes:
+            raise CheckpointError(
+                f"{path} is damaged.", details=[f"expected {n_bytes} bytes", f"found {found}"], fix=[START_AGAIN]
+            )
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read.", details=[str(error)], fix=[START_AGAIN]) from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file: readers see the former content or the new one."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    _sync(partial)
+    os.replace(partial, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    path = folder / STATE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        known = {*Progress.__dataclass_fields__, "tensors", "bytes"}
+        if not isinstance(state, dict) or set(state) != known or Path(state["tensors"]).name != state["tensors"]:
+            raise ValueError("its keys are not those of a checkpoint")
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint in {folder}.", fix=["arcpipe train --store STORE"]) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read.", details=[str(error)], fix=[START_AGAIN]) from None
+    return state
+
+
+def _optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors by parameter: `optimiser.head.weight.exp_avg`."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"optimiser.{names[parameter]}.{key}": value
+        for parameter, entries in optimiser.state.items()
+        for key, value in entries.items()
+    }
+
+
+def _load_optimiser(
+    model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], where: Path
+) -> None:
+    parameters = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        if not name.startswith("optimiser."):
+            continue
+        owner, _, key = name.removeprefix("optimiser.").rpartition(".")
+        if owner not in parameters or tensor.shape not in (parameters[owner].shape, torch.Size([])):
+            found = f"{name}: found shape {tuple(tensor.shape)}"
+            raise CheckpointError(f"the checkpoint {where} is of another model.", details=[found], fix=[START_AGAIN])
+        device = torch.device("cpu") if tensor.ndim == 0 else parameters[owner].device  # Adam counts steps on the CPU
+        optimiser.state[parameters[owner]][key] = tensor.to(device)

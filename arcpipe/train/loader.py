@@ -1,0 +1,187 @@
+"""Streams batches of clouds: reader threads, bounded memory, the same batches whatever the number of threads.
+
+Blocks are read by a few threads into pools (see `order`), one pool ahead; one thread makes batches from them, a few
+batches ahead. No processes, no shared state: everything under way is a future that the consumer holds, so an error in a
+thread is raised where the batch is asked for, and leaving the loop ends the threads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from arcpipe.cloud import Cloud, CloudBatch, ends_from
+from arcpipe.config import AugmentSection, StreamSection
+from arcpipe.train.augment import augment_cloud, cloud_generator, mix_neighbours
+from arcpipe.train.order import cut_batches, epoch_order, natural_order, rank_share
+from arcpipe.train.split import Normalisation, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the model is given, clouds end to end.
+
+    `latents` (m, z) float32, normalised; `positions` (m, 2) float32, row and column in pixels; `offsets` (s + 1,) int64;
+    `labels` (s, classes) float32, rows sum to 1; `sample_ids` (s,) and `index`, the batch's number in its epoch.
+    """
+
+    latents: Tensor
+    positions: Tensor
+    offsets: Tensor
+    labels: Tensor
+    sample_ids: NDArray[np.int64]
+    index: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Batch:
+        tensors = (tensor.to(device, non_blocking=True) for tensor in (self.latents, self.positions, self.offsets))
+        return Batch(*tensors, self.labels.to(device, non_blocking=True), self.sample_ids, self.index)
+
+
+class StreamLoader:
+    """The batches of one epoch, from batch `start_batch` on; iterating again starts there again.
+
+    Args:
+        split: Where clouds come from.
+        n_classes: Width of the soft labels.
+        normalisation: Applied to the latents after augmentation.
+        batch_size: Clouds in a batch, of all ranks together.
+        section: Block, window, pool, readers, prefetch and the bound on points.
+        seed: Seed of the run.
+        epoch: Epoch, from 0; chooses the order and the augmentation.
+        start_batch: Batches of the epoch that are done.
+        augment: Random changes of the clouds; None leaves them as they are.
+        shuffle: False visits the store in its own order.
+        rank, world: This process takes its share of each batch; the batches are those of a single process.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        n_classes: int,
+        normalisation: Normalisation,
+        batch_size: int,
+        *,
+        section: StreamSection,
+        seed: int = 0,
+        epoch: int = 0,
+        start_batch: int = 0,
+        augment: AugmentSection | None = None,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.split, self.n_classes, self.normalisation, self.section = split, n_classes, normalisation, section
+        self.seed, self.epoch, self.start_batch = seed, epoch, start_batch
+        self.augment = augment if augment is not None and augment.apply else None
+        self.rank, self.world = rank, world
+        manifest, block, pool = split.manifest, section.block, section.pool
+        if shuffle:
+            self.order = epoch_order(manifest, seed, epoch, block=block, window=section.window, pool=pool)
+        else:
+            self.order = natural_order(manifest, block=block, pool=pool)
+        self.ends = cut_batches(self.order, manifest, batch_size, section.batch_points)
+
+    @property
+    def n_batches(self) -> int:
+        """Batches in the whole epoch."""
+        return len(self.ends) - 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        reading = ThreadPoolExecutor(self.section.readers, "arcpipe-read")
+        making = ThreadPoolExecutor(1, "arcpipe-batch")
+        try:
+            yield from self._batches(reading, making)
+        finally:
+            # Readers first: the batch under way may be waiting for a block that nobody will read any more.
+            reading.shutdown(wait=False, cancel_futures=True)
+            making.shutdown(wait=True, cancel_futures=True)
+            reading.shutdown(wait=True)
+
+    def _batches(self, reading: ThreadPoolExecutor, making: ThreadPoolExecutor) -> Iterator[Batch]:
+        pools: dict[int, Pool] = {}
+        ready: deque[Future[Batch]] = deque()
+        for index in range(self.start_batch, self.n_batches):
+            first, last = self._pools_of(index)
+            for number in range(first, min(last + 2, len(self.order.pools) - 1)):
+                if number not in pools:
+                    pools[number] = Pool.request(
+                        self.split, self.order.pool_blocks(number), self.section.block, reading
+                    )
+            for number in [number for number in pools if number < first]:
+                del pools[number]
+            ready.append(making.submit(self._make, index, [pools[number] for number in range(first, last + 1)]))
+            if len(ready) > self.section.prefetch:
+                yield ready.popleft().result()
+        while ready:
+            yield ready.popleft().result()
+
+    def _pools_of(self, index: int) -> tuple[int, int]:
+        """First and last pool that a batch takes clouds from."""
+        first, last = np.searchsorted(self.order.pools, [self.ends[index], self.ends[index + 1] - 1], side="right") - 1
+        return int(first), int(last)
+
+    def _make(self, index: int, pools: list[Pool]) -> Batch:
+        start, stop = int(self.ends[index]), int(self.ends[index + 1])
+        low, high = rank_share(start, stop, self.rank, self.world)
+        places = list(range(low, high))
+        if self.augment is not None and "arcmix" in self.augment.apply and places:
+            # A cloud is mixed with the next one of the batch, the last with the first: a rank needs one cloud more.
+            places.append(high if high < stop else start)
+        clouds = [self._cloud(place, pools) for place in places]
+        labels = one_hot([cloud.label for cloud in clouds], self.n_classes)
+        if self.augment is not None:
+            generators = [cloud_generator(self.seed, self.epoch, cloud) for cloud in clouds]
+            clouds = [augment_cloud(*pair, self.augment) for pair in zip(clouds, generators, strict=True)]
+            if "arcmix" in self.augment.apply:
+                clouds, labels = mix_neighbours(clouds, labels, generators, self.augment)
+        return collate(clouds, labels, self.normalisation, index)
+
+    def _cloud(self, place: int, pools: list[Pool]) -> Cloud:
+        part, row = int(self.order.part[place]), int(self.order.row[place])
+        return next(pool.cloud(part, row) for pool in pools if (part, row // self.section.block) in pool.blocks)
+
+
+class Pool:
+    """Blocks that are read together; `blocks` maps (part, number of the block in it) to its clouds."""
+
+    def __init__(self, blocks: dict[tuple[int, int], Future[CloudBatch]], block: int) -> None:
+        self.blocks, self._block = blocks, block
+
+    @classmethod
+    def request(cls, split: Split, blocks: NDArray[np.int64], block: int, readers: ThreadPoolExecutor) -> Pool:
+        """Ask the reader threads for `blocks` (b, 3): part, start, stop; part by part, as they lie on disk."""
+        rows = blocks[np.lexsort((blocks[:, 1], blocks[:, 0]))].tolist()
+        return cls({(part, start // block): readers.submit(split.read, part, start, stop) for part, start, stop in rows}, block)
+
+    def cloud(self, part: int, row: int) -> Cloud:
+        """The cloud at a row of a part; waits until its block is there."""
+        return self.blocks[part, row // self._block].result()[row % self._block]
+
+
+def collate(clouds: Sequence[Cloud], labels: NDArray[np.float32], normalisation: Normalisation, index: int) -> Batch:
+    """Lay clouds end to end as tensors. `labels` (s, classes)."""
+    latents = [cloud.latents for cloud in clouds] or [np.zeros((0, len(normalisation.mean)), np.float32)]
+    positions = [cloud.positions for cloud in clouds] or [np.zeros((0, 2), np.float32)]
+    return Batch(
+        latents=torch.from_numpy(normalisation(np.concatenate(latents))),
+        positions=torch.from_numpy(np.concatenate(positions).astype(np.float32)),
+        offsets=torch.from_numpy(ends_from([len(cloud) for cloud in clouds])),
+        labels=torch.from_numpy(labels),
+        sample_ids=np.array([cloud.sample_id for cloud in clouds], np.int64),
+        index=index,
+    )
+
+
+def one_hot(labels: Sequence[int], n_classes: int) -> NDArray[np.float32]:
+    """Labels (s,) as rows (s, n_classes) of one 1."""
+    return np.eye(n_classes, dtype=np.float32)[np.asarray(labels, np.int64)]

@@ -1,0 +1,68 @@
+"""What is measured on a labelled split: accuracy, loss, calibration, confusion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CALIBRATION_BINS = 15  # the usual number, Guo et al. 2017
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """Of `n` images. `loss`: mean of -log p of the true class. `calibration_error`: see `calibration_error`.
+
+    `per_class`: share of each class that was recognised (None for a class without images); `confusion[i][j]`: images of
+    class i that were taken for class j.
+    """
+
+    n: int
+    accuracy: float
+    loss: float
+    calibration_error: float
+    per_class: Mapping[str, float | None]
+    confusion: Sequence[Sequence[int]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(probabilities: NDArray[np.float64], labels: NDArray[np.int64], classes: Sequence[str]) -> Measures:
+    """Measure predictions. `probabilities` (n, classes), rows sum to 1; `labels` (n,)."""
+    predicted = probabilities.argmax(1)
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    truth = probabilities[np.arange(len(labels)), labels]
+    totals = confusion.sum(1)
+    return Measures(
+        n=len(labels),
+        accuracy=float((predicted == labels).mean()),
+        loss=float(-np.log(np.maximum(truth, 1e-12)).mean()),
+        calibration_error=calibration_error(probabilities, labels),
+        per_class={
+            name: float(confusion[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(classes)
+        },
+        confusion=confusion.tolist(),
+    )
+
+
+def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Expected calibration error: |share that is right - mean confidence|, averaged over 15 equal bins of confidence."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def average_repeats(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], sample_ids: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """One row per image: the mean over the clouds of the same sample id. Images in the order of their ids."""
+    _, first, image, count = np.unique(sample_ids, return_index=True, return_inverse=True, return_counts=True)
+    total = np.zeros((len(count), probabilities.shape[1]))
+    np.add.at(total, image, probabilities)
+    return total / count[:, None], labels[first]

@@ -1,0 +1,142 @@
+"""One split of a store as the trainer sees it: its manifest, its blocks, and how its latents are normalised."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.cloud import CloudBatch
+from arcpipe.store import Store
+from arcpipe.train.order import Manifest
+
+FIELDS = ("positions", "latents", "labels", "sizes", "repeats", "sample_ids")
+"""What a classifier needs of a cloud; neighbours, paths and PSNR stay on disk."""
+
+LABEL_FIELDS = ("labels",)
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """Latents become `(latents - mean) / std`. `mean`, `std` (z,) float32."""
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+
+    def __call__(self, latents: NDArray[Any]) -> NDArray[np.float32]:
+        """Normalise (m, z) latents of any float type into a new float32 array."""
+        normalised = latents.astype(np.float32)
+        normalised -= self.mean
+        normalised *= np.float32(1) / self.std
+        return normalised
+
+    def to_dict(self) -> dict[str, list[float]]:
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, list[float]]) -> Normalisation:
+        return cls(np.array(values["mean"], np.float32), np.array(values["std"], np.float32))
+
+
+class Split:
+    """Reads blocks of one split, from the store or from memory.
+
+    Args:
+        store: An opened store.
+        name: The split; `MissingSplitError` if the store has none of that name.
+        cache_mb: A split of at most so many megabytes is read once and kept. Content and order are the same.
+        readers: Threads that fill the memory.
+    """
+
+    def __init__(self, store: Store, name: str, *, cache_mb: int = 0, readers: int = 2) -> None:
+        self.store, self.name = store, name
+        parts = store.parts(name)
+        with ThreadPoolExecutor(readers, "arcpipe-read") as pool:
+            ends = list(pool.map(lambda part: store.read_block(name, part.id, 0, part.n_clouds, fields=LABEL_FIELDS), parts))
+        self.manifest = Manifest(
+            parts=tuple(part.id for part in parts),
+            points=tuple(np.diff(batch.offsets) for batch in ends),
+            labels=tuple(batch.labels for batch in ends),
+        )
+        self._memory: tuple[CloudBatch, ...] | None = None
+        if self.n_bytes <= cache_mb * 2**20:
+            with ThreadPoolExecutor(readers, "arcpipe-read") as pool:
+                self._memory = tuple(pool.map(self._read_part, range(len(parts))))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the split in memory: latents as stored (4 bytes a value at most), positions and a row per cloud."""
+        return self.manifest.n_points * (4 * self.store.latent_dim + 8) + 48 * len(self.manifest)
+
+    def read(self, part: int, start: int, stop: int) -> CloudBatch:
+        """Clouds `start:stop` of part number `part` of the manifest, without neighbours and paths. Thread-safe."""
+        if self._memory is not None:
+            return cut(self._memory[part], start, stop)
+        return self.store.read_block(self.name, self.manifest.parts[part], start, stop, fields=FIELDS)
+
+    def _read_part(self, part: int) -> CloudBatch:
+        n_clouds = len(self.manifest.points[part])
+        return self.store.read_block(self.name, self.manifest.parts[part], 0, n_clouds, fields=FIELDS)
+
+
+def cut(clouds: CloudBatch, start: int, stop: int) -> CloudBatch:
+    """Clouds `start:stop` as views of the flat arrays."""
+    rows = slice(int(clouds.offsets[start]), int(clouds.offsets[stop]))
+    return replace(
+        clouds,
+        offsets=clouds.offsets[start : stop + 1] - clouds.offsets[start],
+        positions=clouds.positions[rows],
+        latents=clouds.latents[rows],
+        sizes=clouds.sizes[start:stop],
+        relative=clouds.relative[start:stop],
+        labels=clouds.labels[start:stop],
+        psnr=clouds.psnr[start:stop],
+        repeats=clouds.repeats[start:stop],
+        sample_ids=clouds.sample_ids[start:stop],
+        paths=clouds.paths[start:stop],
+        neighbours=None,
+        pixel_offsets=None,
+    )
+
+
+def normalisation(
+    split: Split, kind: Literal["per-dim", "whole", "none"], statistics: dict[str, Any] | None
+) -> Normalisation:
+    """Choose mean and std of the training latents (thesis experiment 6).
+
+    Args:
+        split: The training split.
+        kind: `per-dim`: one mean and std per latent dimension; `whole`: one of each; `none`: latents stay as they are.
+        statistics: The store's own statistics of the training split, if it has them; else they are computed here.
+    """
+    if kind == "none":
+        return Normalisation(np.zeros(split.store.latent_dim, np.float32), np.ones(split.store.latent_dim, np.float32))
+    if statistics is None:
+        statistics = _statistics(split)
+    if kind == "whole":
+        mean = np.full(split.store.latent_dim, statistics["whole_mean"], np.float32)
+        std = np.full(split.store.latent_dim, statistics["whole_std"], np.float32)
+    else:
+        mean, std = np.array(statistics["mean"], np.float32), np.array(statistics["std"], np.float32)
+    return Normalisation(mean, np.where(std > 0, std, np.float32(1)))  # a constant dimension becomes 0, not NaN
+
+
+def _statistics(split: Split) -> dict[str, Any]:
+    """Mean and std of the latents, per dimension and over all, in float64, block by block."""
+    count, total, square = 0, np.zeros(split.store.latent_dim), np.zeros(split.store.latent_dim)
+    for part, points in enumerate(split.manifest.points):
+        for start in range(0, len(points), 256):
+            latents = split.read(part, start, min(start + 256, len(points))).latents.astype(np.float64)
+            count += len(latents)
+            total += latents.sum(0)
+            square += np.square(latents).sum(0)
+    mean, power = total / max(count, 1), square / max(count, 1)
+    return {
+        "mean": mean,
+        "std": np.sqrt(np.maximum(power - mean**2, 0)),
+        "whole_mean": mean.mean(),
+        "whole_std": np.sqrt(max(power.mean() - mean.mean() ** 2, 0)),
+    }
