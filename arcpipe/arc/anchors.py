@@ -1,4 +1,4 @@
-"""Where the latents of an image sit: pixels drawn in proportion to the image-gradient norm (thesis 3.2.1, appendix A)."""
+"""Where the latents of an image sit: drawn in proportion to the image-gradient norm (thesis 3.2.1, appendix A)."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def morton_order(positions: NDArray[Any]) -> NDArray[np.int64]:
         positions: (k, 2) integers from 0 to 2**32 - 1, row and column.
 
     Returns:
-        (k,) int64 permutation: by the bits of row and column interleaved, the row's above; equal places keep their order.
+        (k,) int64 permutation: by the bits of row and column interleaved, the row's above; equal places keep their
+        order.
     """
     code = (_spread(positions[:, 0]) << np.uint64(1)) | _spread(positions[:, 1])
     return np.argsort(code, kind="stable")

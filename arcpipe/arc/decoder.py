@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class Decoder:
         rng = generator(seed, "decoder")
         widths = [fit.neighbours * (fit.latent_dim + 2), *fit.hidden_widths, channels]
         weights, biases = [], []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             bound = 1 / math.sqrt(before)
             weights.append(torch.from_numpy(rng.uniform(-bound, bound, (after, before)).astype(np.float32)))
             biases.append(torch.from_numpy(rng.uniform(-bound, bound, after).astype(np.float32)))

@@ -1,8 +1,8 @@
 """The decoder with its first layer factorised, forward and backward by hand: any device, no autograd, no atomics.
 
 Layer 1 is linear, so `W1 concat(w_1..w_n, dp) + b1 = sum over slots of A[slot]^T w_slot + V^T dp + b1`. A latent is
-multiplied once per slot instead of once for every pixel that it is near to; a pixel then only adds n rows of the products.
-The way back mirrors it: each (latent, slot) sums the gradients of its pixels, then one product per latent.
+multiplied once per slot instead of once for every pixel that it is near to; a pixel then only adds n rows of the
+products. The way back mirrors it: each (latent, slot) sums the gradients of its pixels, then one product per latent.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Factorised:
             relative: (t, 2 n) standardised relative positions.
 
         Returns:
-            Every layer after its ReLU, (t, width) each, the last one linear: (t, channels). Overwritten by the next call.
+            Every layer after its ReLU, (t, width) each, the last one linear: (t, channels). Overwritten by the next
+            call.
         """
         decoder, t = self.decoder, len(relative)
         projected = torch.addmm(

@@ -1,6 +1,7 @@
 """The indexing function U_n (thesis eq. 7): the nearest anchors of every pixel, exact to the last tie. NumPy and SciPy.
 
-Distances are compared as squared distances, equal ones by the lower row: what a brute-force comparison in integers gives.
+Distances are compared as squared distances, equal ones by the lower row: what a brute-force comparison in integers
+gives.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def nearest_anchors(positions: NDArray[Any], size: tuple[int, int], n: int) -> N
     Raises:
         TooFewAnchorsError: k < n.
     """
-    find = _Finder(positions, n)
+    find = Finder(positions, n)
     height, width = size
     found = np.empty((height * width, n), np.int32)
     for start, stop in _bands(height * width):
@@ -57,7 +58,7 @@ def nearest_at(positions: NDArray[Any], points: NDArray[Any], n: int) -> NDArray
     Raises:
         TooFewAnchorsError: k < n.
     """
-    find = _Finder(positions, n)
+    find = Finder(positions, n)
     found = np.empty((len(points), n), np.int32)
     for start, stop in _bands(len(points)):
         found[start:stop] = find(points[start:stop])
@@ -90,8 +91,12 @@ def relative_statistics(
     return float(np.float32(mean)), std or 1.0
 
 
-class _Finder:
-    """Looks up points among fixed anchors."""
+class Finder:
+    """Looks up points among fixed anchors; the work memory grows with the points of one call.
+
+    Raises:
+        TooFewAnchorsError: fewer anchors than `n`.
+    """
 
     def __init__(self, positions: NDArray[Any], n: int) -> None:
         if len(positions) < n:
@@ -102,14 +107,16 @@ class _Finder:
             )
         self.n = n
         self.whole = np.issubdtype(positions.dtype, np.integer)
-        self.anchors = positions.astype(np.int64 if self.whole else np.float64)
-        self.tree = None if self.whole and len(positions) <= DENSE_ANCHORS else cKDTree(self.anchors)
+        self.anchors: NDArray[Any] = positions.astype(np.int64 if self.whole else np.float64)
+        self.tree: cKDTree | None = None
 
     def __call__(self, points: NDArray[Any]) -> NDArray[np.int64]:
-        if self.tree is None and np.issubdtype(points.dtype, np.integer):
+        """(p, n) rows of the anchors nearest to points (p, 2), nearest first, equal distances by lower row."""
+        if self.whole and len(self.anchors) <= DENSE_ANCHORS and np.issubdtype(points.dtype, np.integer):
             return _by_all_distances(self.anchors, points.astype(np.int64), self.n)
-        tree = self.tree if self.tree is not None else cKDTree(self.anchors)
-        return _by_tree(tree, self.anchors, points, self.n)
+        if self.tree is None:
+            self.tree = cKDTree(self.anchors)
+        return _by_tree(self.tree, self.anchors, points, self.n)
 
 
 def _by_all_distances(anchors: NDArray[np.int64], points: NDArray[np.int64], n: int) -> NDArray[np.int64]:

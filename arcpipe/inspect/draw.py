@@ -17,7 +17,7 @@ from arcpipe.inspect.panels import Panels, finish, plain_panels, scaled_panels
 from arcpipe.inspect.pixels import to_picture
 from arcpipe.inspect.render import Originals, open_originals, render_cloud
 from arcpipe.inspect.report import InspectReport, SampleReport, decibel, known
-from arcpipe.inspect.samples import Place, View, best_median_worst, file_stems, place_of, read_cloud, view_sample
+from arcpipe.inspect.samples import Place, View, best_median_worst, file_stems, place_of, view_sample
 from arcpipe.inspect.sheet import Sheet, draw_sheet
 from arcpipe.store import Store, open_store
 
@@ -76,7 +76,7 @@ def run_inspect(
     store = open_store(path, allow_unfinished=True)
     psnr = {split: np.asarray(store.psnr(split)) for split in store.splits}
     if not any(len(values) for values in psnr.values()):
-        raise UnfinishedStoreError(f"{path} holds no cloud yet.", fix=["arcpipe convert ...: the command that began it"])
+        raise UnfinishedStoreError(f"{path} holds no cloud yet.", fix=["run its arcpipe convert command again"])
     places = list(dict.fromkeys(Place(*store.find(name)) for name in samples))
     desk = Desk(store, psnr, open_originals(store.config, store.channels), out, scale, use_cache)
     out.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _draw_overview(desk: Desk) -> tuple[list[Path], list[SampleReport]]:
 
 def _draw_named(desk: Desk, places: Sequence[Place]) -> tuple[list[Path], list[SampleReport]]:
     files, reports = [], []
-    stems = file_stems([f"{place.split}/{read_cloud(desk.store, place).path}" for place in places])
+    stems = file_stems([f"{place.split}/{desk.store.read_cloud(*place.key).path}" for place in places])
     for place in places:
         view = desk.view(place)
         stem = stems[view.name]
@@ -121,9 +121,10 @@ def _draw_named(desk: Desk, places: Sequence[Place]) -> tuple[list[Path], list[S
 
 
 def _draw_edits(desk: Desk, places: Sequence[Place], edit: str, seed: int) -> tuple[list[Path], list[SampleReport]]:
-    views = [desk.view(place) for place in places or _medians(desk, 3)]
-    if edit == "mix" and len(views) == 1:
-        views += [desk.view(place) for place in _medians(desk, 2) if place != views[0].place][:1]
+    places = list(places) or _medians(desk, 4 if edit == "mix" else 3)
+    if edit == "mix" and len(places) == 1:
+        places += [place for place in _medians(desk, 2) if place.key != places[0].key][:1]
+    views = [desk.view(place) for place in places]
     file = desk.out / f"edit-{edit}.png"
     sheet = draw_edit(desk.store.decoder, views, edit, seed, EDIT_BOX)
     title = f"{desk.store.path.name}: {sheet.title}"
@@ -136,7 +137,7 @@ def _medians(desk: Desk, count: int) -> list[Place]:
     near = [place for place in desk.chosen(each=10 * count) if place.tag == "median"] or desk.chosen(each=count)
     by_class: dict[int, Place] = {}
     for place in near:
-        by_class.setdefault(read_cloud(desk.store, place).label, place)
+        by_class.setdefault(desk.store.read_cloud(*place.key).label, place)
     return list(dict.fromkeys([*by_class.values(), *near]))[:count]
 
 

@@ -114,7 +114,7 @@ def _headings(store: Store, views: Sequence[View]) -> list[tuple[str, str]]:
     counts = [len(view.cloud) for view in views]
     count = f"{counts[0]:,}" if len(set(counts)) == 1 else f"{min(counts):,} to {max(counts):,}"
     mean = float(np.mean([view.cloud.psnr for view in views]))
-    dtype = store.config["store"]["dtype"]
+    dtype = store.dtype
     return [
         ("images", size),
         ("anchors", f"{count} an image, where it changes"),

@@ -17,7 +17,7 @@ ERROR_QUANTILE = 0.995  # of all error pixels on a sheet: a few outliers do not 
 
 @dataclass(frozen=True, slots=True)
 class Panels:
-    """Small pictures of one sample; whole images are not kept. `error` is coloured when all rows of a sheet are known."""
+    """Small pictures of one sample; whole images are not kept. `error` is coloured when all rows are known."""
 
     pictures: tuple[Image.Image, ...]
     caption: tuple[str, ...]

@@ -31,6 +31,10 @@ class Place:
     row: int
     tag: str = ""
 
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.split, self.part, self.row
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -63,7 +67,7 @@ def view_sample(store: Store, originals: Originals, place: Place, *, use_cache: 
     """Read and decode one cloud, and compare it with its original: the record must be reproduced."""
     from arcpipe.arc.metrics import psnr
 
-    cloud = read_cloud(store, place, neighbours=use_cache)
+    cloud = store.read_cloud(*place.key, neighbours=use_cache and store.has_neighbours)
     image = render_cloud(cloud, store.decoder, use_cache=use_cache)
     original = originals.read(place.split, cloud.path)
     warning = ""
@@ -75,7 +79,6 @@ def view_sample(store: Store, originals: Originals, place: Place, *, use_cache: 
         warning = f"measured {measured:.2f} dB: the source image has changed, or the cloud"
     if not warning and original is None and not originals.note:
         warning = "the source image is gone or cannot be read"
-    itemsize = BYTES[str(store.config["store"]["dtype"])]
     return View(
         place=place,
         name=f"{place.split}/{cloud.path}",
@@ -85,15 +88,8 @@ def view_sample(store: Store, originals: Originals, place: Place, *, use_cache: 
         original=original,
         measured_db=measured,
         warning=warning,
-        cloud_bytes=cloud.latents.size * itemsize + cloud.positions.nbytes,
+        cloud_bytes=cloud.latents.size * BYTES[store.dtype] + cloud.positions.nbytes,
     )
-
-
-def read_cloud(store: Store, place: Place, *, neighbours: bool = False) -> Cloud:
-    """One cloud of a part; the rest of the part is not read."""
-    fields = ["positions", "latents", "labels", "sizes", "relative", "psnr", "repeats", "sample_ids", "paths"]
-    fields += ["neighbours"] if neighbours else []
-    return store.read_block(place.split, place.part, place.row, place.row + 1, fields=tuple(fields))[0]
 
 
 def best_median_worst(psnr: Mapping[str, NDArray[Any]], each: int = 3) -> list[tuple[str, str, int]]:

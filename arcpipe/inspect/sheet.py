@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -45,16 +46,22 @@ class Sheet:
 
 @cache
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans as matplotlib ships it (Latin, Greek, Cyrillic, Arabic), else Pillow's own."""
+    """DejaVu Sans as matplotlib ships it (Latin, Greek, Cyrillic), else Pillow's own. Laid out alike on any machine."""
     import matplotlib
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{'-Bold' if bold else ''}.ttf"
-    return ImageFont.truetype(str(path), size) if path.is_file() else ImageFont.load_default(size)
+    if not path.is_file():
+        return ImageFont.load_default(size)
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def wrap(text: str, width: int, size: int = BODY, bold: bool = False, most: int = 3) -> list[str]:
-    """Break text into at most `most` lines of `width` pixels, at spaces or slashes if it can; the last may end in …"""
-    face, lines, rest = font(size, bold), [], text.strip()
+    """Break text into at most `most` lines of `width` pixels, at spaces or slashes if it can; the last may end in …
+
+    Letters that cannot be drawn (control characters, bytes of a name that are no text) become question marks.
+    """
+    shown = "".join("?" if unicodedata.category(letter)[0] == "C" else letter for letter in " ".join(text.split()))
+    face, lines, rest = font(size, bold), [], shown
     while rest:
         stop = len(rest)
         while stop > 1 and face.getlength(rest[:stop]) > width:

@@ -8,11 +8,13 @@ of 17) instead of full patches and a remainder of 1 filled with borrowed tokens:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from arcpipe.models.cpu_attention import ShortPatchAttention
 from arcpipe.models.serialization import CODE_BITS, CURVES, Curve, encode
 from arcpipe.models.voxels import Tokens
 
@@ -21,8 +23,9 @@ from arcpipe.models.voxels import Tokens
 class Patches:
     """Where tokens sit in a padded table of patches along one curve.
 
-    With p patches of at most `length` tokens: `slots` (p, length) int64 token in each slot (0 in an empty one), `filled`
-    (p, length) bool or None where no slot is empty, `place` (t,) int64 slot of every token in the flattened table.
+    With p patches of at most `length` tokens: `slots` (p, length) int64 token in each slot (0 in an empty one),
+    `filled` (p, length) bool, None where no slot is empty, `place` (t,) int64 slot of every token, counted patch by
+    patch.
     """
 
     slots: Tensor
@@ -30,7 +33,7 @@ class Patches:
     place: Tensor
 
 
-def cut_patches(tokens: Tokens, size: int, curves: tuple[Curve, ...] = CURVES) -> dict[Curve, Patches]:
+def cut_patches(tokens: Tokens, size: int, curves: Sequence[Curve] = CURVES) -> dict[Curve, Patches]:
     """Cut every cloud into ceil(k / size) patches along each curve, whose lengths differ by at most one.
 
     A cloud with at most `size` tokens is one patch; if all are, the curves make no difference and share one table.
@@ -47,7 +50,7 @@ def cut_patches(tokens: Tokens, size: int, curves: tuple[Curve, ...] = CURVES) -
     if int(pieces.max()) == 1:
         one = _fill(torch.arange(len(tokens), device=k.device), position, n_patches, length)
         return dict.fromkeys(curves, one)
-    return {curve: _fill(_order(tokens, curve), position, n_patches, length) for curve in curves}
+    return {curve: _fill(_order(tokens, curve), position, n_patches, length) for curve in set(curves)}
 
 
 def _order(tokens: Tokens, curve: Curve) -> Tensor:
@@ -81,20 +84,24 @@ class RelativePosition(nn.Module):
         self.table = nn.Parameter(torch.empty(2, 2 * self.reach + 1, heads))
         nn.init.trunc_normal_(self.table, std=0.02)
 
-    def forward(self, coords: Tensor, patches: Patches) -> Tensor:
-        """Bias (p, heads, length, length) of tokens with voxel coordinates (t, 2); -inf at keys of empty slots."""
+    def forward(self, coords: Tensor, patches: Patches) -> tuple[Tensor, Tensor]:
+        """The bias of tokens with voxel coordinates (t, 2), as values and where they go.
+
+        Returns:
+            (heads, r): for each head, the bias of every pair of distances, and -inf in the last column.
+            (p, length, length) int64 columns of it, keys before queries; the last one where a key's slot is empty.
+        """
         width, heads = self.table.shape[1:]
-        row, column = coords[patches.slots].to(torch.int32).unbind(-1)
+        row, column = coords[patches.slots].unbind(-1)  # int64: a gather by int32 has a slow backward
         index = self._steps(row) * width + self._steps(column)
-        # One row per pair of distances, and a last one for empty keys: a single gather does everything.
-        both = (self.table[0, :, None] + self.table[1, None]).flatten(0, 1)
+        values = (self.table[0, :, None] + self.table[1, None]).flatten(0, 1).T
+        values = torch.cat([values, values.new_full((heads, 1), -torch.inf)], 1)
         if patches.filled is not None:
-            both = torch.cat([both, both.new_full((1, heads), -torch.inf)])
-            index = index.masked_fill(~patches.filled[:, None, :], width * width)
-        return both.index_select(0, index.flatten()).view(*index.shape, heads).permute(0, 3, 1, 2)
+            index.masked_fill_(~patches.filled[:, :, None], width * width)
+        return values, index
 
     def _steps(self, axis: Tensor) -> Tensor:
-        return (axis[:, :, None] - axis[:, None, :]).clamp_(-self.reach, self.reach) + self.reach
+        return (axis[:, None, :] - axis[:, :, None]).clamp_(-self.reach, self.reach).add_(self.reach)
 
 
 class PatchAttention(nn.Module):
@@ -109,9 +116,30 @@ class PatchAttention(nn.Module):
 
     def forward(self, features: Tensor, coords: Tensor, patches: Patches) -> Tensor:
         n, length = patches.slots.shape
-        padded = self.qkv(features).index_select(0, patches.slots.flatten())
-        q, k, v = padded.view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        bias = self.relative(coords, patches)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        mixed = mixed.transpose(1, 2).reshape(n * length, -1)
-        return self.out(mixed.index_select(0, patches.place))
+        padded = self.qkv(features).index_select(0, patches.slots.flatten()).view(n, length, 3, self.heads, -1)
+        values, index = self.relative(coords, patches)
+        attention = attend_on_cpu if features.device.type == "cpu" else attend
+        mixed = attention(padded, values, index).reshape(n * length, -1)
+        out: Tensor = self.out(mixed.index_select(0, patches.place))
+        return out
+
+
+def attend(qkv: Tensor, values: Tensor, index: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v in every patch and head.
+
+    Args:
+        qkv: (p, length, 3, heads, d).
+        values, index: the bias, see `RelativePosition`.
+
+    Returns:
+        (p, length, heads, d).
+    """
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    bias = values.T.index_select(0, index.flatten()).view(*index.shape, -1).permute(0, 3, 2, 1)
+    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
+
+
+def attend_on_cpu(qkv: Tensor, values: Tensor, index: Tensor) -> Tensor:
+    """The same as `attend`, in the layout that is fastest for short patches on a CPU."""
+    mixed: Tensor = ShortPatchAttention.apply(qkv.permute(2, 3, 0, 4, 1).contiguous(), values.contiguous(), index)
+    return mixed.permute(1, 3, 0, 2)

@@ -28,20 +28,19 @@ class Pairs:
     kernel: int
     source: Tensor
     target: Tensor
-    counts: tuple[int, ...]
+    counts: list[int]
 
     def inner(self) -> Pairs:
         """The pairs of the window that is one voxel smaller on every side."""
-        places = [place for place in range(self.kernel**2) if place != self.kernel**2 // 2]
-        keep = [
-            i for i, place in enumerate(places) if {place // self.kernel, place % self.kernel}.isdisjoint({0, self.kernel - 1})
-        ]
-        sources, targets = self.source.split(self.counts), self.target.split(self.counts)
+        rim = {0, self.kernel - 1}
+        places = [divmod(place, self.kernel) for place in range(self.kernel**2) if place != self.kernel**2 // 2]
+        keep = [i for i, place in enumerate(places) if rim.isdisjoint(place)]
+        sources, targets = torch.split(self.source, self.counts), torch.split(self.target, self.counts)
         return Pairs(
             self.kernel - 2,
             torch.cat([sources[i] for i in keep]),
             torch.cat([targets[i] for i in keep]),
-            tuple(self.counts[i] for i in keep),
+            [self.counts[i] for i in keep],
         )
 
 
@@ -67,9 +66,9 @@ def neighbour_pairs(keys: Tensor, coords: Tensor, kernel: int) -> Pairs:
     target, source = hit.nonzero()[:, 1], found[hit]
     return Pairs(
         kernel,
-        torch.cat([source, *reversed(target.split(counts))]),
-        torch.cat([target, *reversed(source.split(counts))]),
-        (*counts, *reversed(counts)),
+        torch.cat([source, *reversed(torch.split(target, counts))]),
+        torch.cat([target, *reversed(torch.split(source, counts))]),
+        [*counts, *reversed(counts)],
     )
 
 
@@ -93,10 +92,15 @@ class PlanarConv(nn.Module):
         weights = self.weight.flatten(0, 1)
         middle = len(weights) // 2
         out = torch.nn.functional.linear(features, weights[middle].T, self.bias)
-        voxels = features if tokens.voxel is None else segment_mean(features, tokens.voxel, len(tokens.voxel_keys))
         around = torch.cat([weights[:middle], weights[middle + 1 :]])
-        gathered = voxels.index_select(0, pairs.source).split(pairs.counts)
-        products = torch.cat([rows @ weight for rows, weight in zip(gathered, around.unbind(0), strict=True)])
         if tokens.voxel is None:
-            return out.index_add(0, pairs.target, products)
-        return out + torch.zeros_like(voxels[:, :1]).expand(-1, out.shape[1]).index_add(0, pairs.target, products)[tokens.voxel]
+            return out.index_add(0, pairs.target, _products(features, around, pairs))
+        voxels = segment_mean(features, tokens.voxel, len(tokens.voxel_keys))
+        products = _products(voxels, around, pairs)
+        return out + out.new_zeros(len(voxels), out.shape[1]).index_add(0, pairs.target, products)[tokens.voxel]
+
+
+def _products(voxels: Tensor, weights: Tensor, pairs: Pairs) -> Tensor:
+    """Every pair's source row times its place's weight: (n, out). Dense windows take 10 times longer at 5 % anchors."""
+    rows = torch.split(voxels.index_select(0, pairs.source), pairs.counts)
+    return torch.cat([row @ weight for row, weight in zip(rows, weights.unbind(0), strict=True)])

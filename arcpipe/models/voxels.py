@@ -15,18 +15,17 @@ from arcpipe.errors import ConfigError
 from arcpipe.models.serialization import CODE_BITS, COORD_BITS, morton
 
 FINE_BITS = 6
-"""Points are put in order at 1/64 of a voxel, so that points of one voxel have an order of their own, not the input's."""
+"""Points are put in order at 1/64 of a voxel: points of one voxel have an order of their own, whatever the input's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """The tokens of one stage, clouds end to end, each cloud in Morton order.
 
-    With t tokens, v voxels and s clouds: `cloud` (t,) int64; `counts` (s,) int64 tokens of each cloud; `coords` (t, 2)
-    int64 voxel coordinates from the cloud's own minimum; `fine` (t, 2) int64 coordinates that put tokens in order (those
-    of the voxels, or 64 times finer before the first pooling).
-    `voxel_keys` (v,) int64, rising: cloud and Morton code of every occupied voxel; `voxel_coords` (v, 2).
-    `voxel` (t,) int64: every token's voxel; None where each token is a voxel of its own.
+    With t tokens, v voxels and s clouds, all int64: `cloud` (t,); `counts` (s,) tokens of each cloud; `coords` (t, 2)
+    voxel coordinates from the cloud's own minimum; `fine` (t, 2) coordinates that put tokens in order (the same, or
+    64 times finer before the first pooling); `voxel_keys` (v,), rising, cloud and Morton code of every occupied voxel;
+    `voxel_coords` (v, 2); `voxel` (t,) every token's voxel, None where each token is a voxel of its own.
     """
 
     cloud: Tensor
@@ -60,7 +59,8 @@ def voxelise(positions: Tensor, offsets: Tensor, grid_px: float) -> tuple[Tokens
     positions = positions.float()
     index = cloud[:, None].expand(-1, 2)
     origin = positions.new_full((len(counts), 2), torch.inf).scatter_reduce(0, index, positions, "amin")
-    fine = ((positions - origin[cloud]) * (2**FINE_BITS / grid_px)).floor().long()
+    # Rounded, not floored: whole pixels lie on voxel edges, where an error of 1e-7 after a shift would change voxels.
+    fine = ((positions - origin[cloud]) * (2**FINE_BITS / grid_px)).round().long()
     if len(fine) and not 0 <= int(fine.min()) <= int(fine.max()) < 2**COORD_BITS:
         raise ConfigError(
             f"a cloud is too wide for voxels of {grid_px:g} pixels.",
@@ -97,6 +97,6 @@ def _tokens(cloud: Tensor, counts: Tensor, fine: Tensor, codes: Tensor, bits: in
 
 
 def _first(values: Tensor, segment: Tensor, n: int) -> Tensor:
-    """The first row of `values` in each of n runs (all rows of a run are equal here, or it does not matter)."""
+    """The first row of `values` in each of n runs of rising `segment`; the rows of a run are equal here."""
     starts = torch.searchsorted(segment, torch.arange(n, device=segment.device))
     return values[starts]

@@ -35,6 +35,8 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = frozenset(TURNS[orientation] for orientation in (5, 6, 7, 8))
+"""The turns that swap height and width."""
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
@@ -59,12 +61,9 @@ def read_header(stream: BinaryIO, name: str) -> Header:
     with _pillow(name):
         image = _open(stream, name)
         width, height = image.size
-        if _turn(image) in (Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE, *_QUARTER_TURNS):
+        if _turn(image) in SIDEWAYS:
             width, height = height, width
         return Header((height, width), image.mode in GREY_MODES)
-
-
-_QUARTER_TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
 
 
 def decode(data: bytes, name: str) -> Image.Image:

@@ -32,7 +32,7 @@ class Place:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file becomes a sample: a known extension and no hidden part (`.DS_Store`, `._x.jpg`, `.cache/x.jpg`)."""
+    """Whether a file becomes a sample: a known extension, nothing hidden in its path (`._x.jpg`, `.git/x.jpg`)."""
     parts = name.split("/")
     dot = parts[-1].rfind(".")
     return dot > 0 and parts[-1][dot:].lower() in SUFFIXES and not any(part.startswith(".") for part in parts)
@@ -68,10 +68,8 @@ def place(names: list[str], source: str) -> tuple[list[Place | None], list[str]]
             details=[f"found {', '.join(names[:3])}", *EXPECTED],
             fix=["put the images into one folder for each class"],
         )
-    lost = Counter("/".join(p[:-1][:1]) or "." for p, where in zip(parts, places, strict=True) if where is None)
-    layout = "a split and a class" if with_splits else "a class"
-    notes = [f"{n} images directly in {folder}/ have not {layout}: passed over" for folder, n in sorted(lost.items())]
-    return places, notes
+    lost = Counter(_why_lost(p) for p, where in zip(parts, places, strict=True) if where is None)
+    return places, [f"images passed over: {n} {why}" for why, n in sorted(lost.items())]
 
 
 def _shared_folders(parts: list[tuple[str, ...]]) -> int:
@@ -96,6 +94,14 @@ def _in_split(parts: tuple[str, ...]) -> Place | None:
 
 def _in_train(parts: tuple[str, ...]) -> Place | None:
     return Place("train", parts[0], "/".join(parts)) if len(parts) >= 2 else None
+
+
+def _why_lost(parts: tuple[str, ...]) -> str:
+    if len(parts) == 1:
+        return "beside the folders"
+    if parts[0].lower() in SPLITS:
+        return f"in {parts[0]}/ without a class folder"
+    return f"in {parts[0]}/, which is no split (known: {', '.join(SPLITS)})"
 
 
 def _check_split_names(parts: list[tuple[str, ...]], source: str) -> None:

@@ -56,11 +56,8 @@ class RandomFile:
                     self._handle = os.open(self.path, os.O_RDONLY)
         return self._handle
 
-    def __getstate__(self) -> Path:
-        return self.path
-
-    def __setstate__(self, path: Path) -> None:
-        self.__init__(path)  # type: ignore[misc]  # the handle and the lock belong to this process
+    def __reduce__(self) -> tuple[type[RandomFile], tuple[Path]]:
+        return RandomFile, (self.path,)  # the handle and the lock belong to this process
 
     def __del__(self) -> None:
         if self._handle is not None:
@@ -90,7 +87,7 @@ class Window(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def, override]  # a writable buffer of any kind
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]  # a writable buffer of any kind
         wanted = max(0, min(len(buffer), self._nbytes - self._at))
         data = self._file.read(self._offset + self._at, wanted, self._name)
         buffer[: len(data)] = data

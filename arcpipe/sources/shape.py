@@ -97,9 +97,9 @@ def _cropped(size: tuple[int, int], section: SourceSection, name: str) -> tuple[
 
 
 def _to_floats(image: Image.Image, channels: int) -> NDArray[np.float32]:
-    pixels = np.asarray(image, dtype=np.float32)
+    values = np.asarray(image)
     # bicubic overshoots at edges: Pillow clips 8-bit images itself, floats it does not
-    pixels = np.clip(pixels, 0, 1) if image.mode == "F" else pixels / np.float32(255)
+    pixels = np.clip(values, 0, 1) if image.mode == "F" else np.divide(values, np.float32(255), dtype=np.float32)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], channels, axis=2)
     return np.ascontiguousarray(pixels)

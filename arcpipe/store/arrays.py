@@ -1,4 +1,4 @@
-"""Zarr v3 arrays as the store uses them: how they are cut, compressed and checked, and how they are opened with care."""
+"""Zarr v3 arrays as the store uses them: cut, compressed and checked on writing, opened with care on reading."""
 
 from __future__ import annotations
 
@@ -26,21 +26,26 @@ def write_array(folder: Path, name: str, values: NDArray[Any], *, columns_first:
     """Write one array below `folder`.
 
     Chunks of about 1 MiB along the rows, all of them in one shard (an array that fits in one chunk has no shard);
-    Blosc (bitshuffle, zstd) and a crc32c over each chunk. `columns_first` lays each chunk out column after column.
+    Blosc (zstd after a shuffle of bits) and a crc32c over each chunk. `columns_first` lays each chunk out column after
+    column and shuffles whole bytes, which suits long runs of equal numbers.
     """
     rows, row_bytes = len(values), max(1, values.dtype.itemsize * int(np.prod(values.shape[1:])))
     chunk_rows = min(max(rows, 1), max(1, CHUNK_BYTES // row_bytes))
     n_chunks = -(-rows // chunk_rows)
     array = zarr.create_array(
-        LocalStore(folder),
-        name=name,
+        LocalStore(folder / name),  # the array's own folder: given a name, Zarr writes the group's zarr.json as well
         shape=values.shape,
         dtype=values.dtype,
         chunks=(chunk_rows, *values.shape[1:]),
         shards=(n_chunks * chunk_rows, *values.shape[1:]) if n_chunks > 1 else None,
         filters=[TransposeCodec(order=(1, 0))] if columns_first else None,
         compressors=[
-            BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=values.dtype.itemsize),
+            BloscCodec(
+                cname="zstd",
+                clevel=5,
+                shuffle="shuffle" if columns_first else "bitshuffle",
+                typesize=values.dtype.itemsize,
+            ),
             Crc32cCodec(),
         ],
         fill_value=0,

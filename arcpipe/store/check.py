@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.cloud import CloudBatch
+from arcpipe.cloud import CloudBatch, FailedSample
 
 Problems = list[tuple[str, str]]  # array, what is wrong with it
 
@@ -24,7 +25,7 @@ def batch_problems(batch: CloudBatch, *, n_classes: int, latent_dim: int, n_neig
     finite = np.isfinite(batch.latents).all(axis=1)
     if not finite.all():
         problems.append(("latents", f"not finite in cloud {owner[np.argmin(finite)]}"))
-    if len(batch) and not (0 <= batch.labels.min() and batch.labels.max() < n_classes):
+    if len(batch) and not (batch.labels.min() >= 0 and batch.labels.max() < n_classes):
         problems.append(("labels", f"{batch.labels.min()} to {batch.labels.max()}, expected 0 to {n_classes - 1}"))
     if not (np.isfinite(batch.relative).all() and (batch.relative[:, 1] > 0).all()):
         problems.append(("relative", "not finite, or a standard deviation that is not positive"))
@@ -32,6 +33,19 @@ def batch_problems(batch: CloudBatch, *, n_classes: int, latent_dim: int, n_neig
         problems.append(("psnr", "infinite"))
     if batch.neighbours is not None:
         problems += _neighbour_problems(batch, n_neighbours)
+    return problems
+
+
+def sample_problems(batch: CloudBatch, failures: Sequence[FailedSample], n_samples: int) -> list[str]:
+    """Samples = converted + failed: each of `n_samples` has clouds, with different repeats, or one failure."""
+    problems = []
+    converted, failed = set(batch.sample_ids.tolist()), [failure.sample_id for failure in failures]
+    if len(converted) + len(failed) != n_samples:
+        problems.append(f"{len(converted)} samples with clouds and {len(failed)} failures, planned are {n_samples}")
+    if len(set(failed)) != len(failed) or converted & set(failed):
+        problems.append("a failed sample is there twice")
+    if len(set(zip(batch.sample_ids.tolist(), batch.repeats.tolist(), strict=True))) != len(batch):
+        problems.append("a sample is there twice with the same repeat")
     return problems
 
 

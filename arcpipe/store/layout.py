@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,7 +101,7 @@ def array_names(dtype: str, cache: str) -> set[str]:
 
 
 def encode_paths(paths: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Texts end to end as UTF-8 bytes, and where each begins (s + 1). Bytes that are no UTF-8 in a file name survive."""
+    """Texts end to end as UTF-8 bytes, and where each begins (s + 1). File names that are no UTF-8 survive."""
     texts = [path.encode("utf-8", "surrogateescape") for path in paths]
     offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts], dtype=np.int64)]).astype(np.int64)
     return np.frombuffer(b"".join(texts), np.uint8), offsets
@@ -110,7 +111,7 @@ def decode_paths(text: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[s
     """Undo `encode_paths` for the texts at `offsets` (which may begin anywhere in `text`)."""
     data = text.tobytes()
     return tuple(
-        data[start:stop].decode("utf-8", "surrogateescape") for start, stop in zip(offsets[:-1], offsets[1:], strict=True)
+        data[start:stop].decode("utf-8", "surrogateescape") for start, stop in itertools.pairwise(offsets.tolist())
     )
 
 

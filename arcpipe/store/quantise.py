@@ -28,8 +28,8 @@ def quantise_latents(
     Returns:
         The stored latents (m, z), and for `int8` the scales (s, z) float32, else None. A scale belongs to one cloud
         and one dimension: its largest magnitude over 127, rounded up to 16 significant bits, so that `127 * scale`
-        is exact and rounding again gives the same bytes. It is per cloud because a cloud must not depend on which others
-        share its part.
+        is exact and rounding again gives the same bytes. It is per cloud because a cloud must not depend on what
+        else is in its part.
 
     Raises:
         ImageError: reason `not-finite`: a latent is NaN or infinite, or becomes so in float16 (beyond 65,504).
@@ -41,7 +41,8 @@ def quantise_latents(
         _require_finite(values, dtype)
         bounds = np.array([0, len(values)], np.int64) if offsets is None else offsets
         scale = _scales(values, bounds)
-        _require_finite(scale * np.float32(127), dtype)
+        with np.errstate(over="ignore"):
+            _require_finite(scale * np.float32(127), dtype)
         steps = np.repeat(scale, np.diff(bounds), axis=0)
         quotient = np.divide(values, steps, out=np.zeros_like(values), where=steps > 0)
         return np.clip(np.rint(quotient), -127, 127).astype(np.int8), scale

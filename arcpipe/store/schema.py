@@ -1,4 +1,4 @@
-"""What a store says about itself: header, plan, records, and the seal that makes its metadata tell when it was changed."""
+"""What a store says about itself: header, plan, records, and the seal that tells when its metadata was changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class PlannedPart:
-    """One unit of work: `n_samples` clouds or failures, to be written as the group `split/id`."""
+    """One unit of work: `n_samples` images, each to end as its clouds or as one failure, in the group `split/id`."""
 
     split: str
     id: str
@@ -28,7 +28,7 @@ class StoreHeader:
     """What is known before the first part is written.
 
     `splits`: `{"train": {"samples": 8000, "parts": 40}}`. Every part of a split has `samples // parts` samples and the
-    first `samples % parts` have one more. An image that is fitted several times counts as several samples.
+    first `samples % parts` have one more. An image that is fitted several times is one sample with several clouds.
     `config` is the resolved configuration, `fingerprint` the hash of what changes content (see `fingerprint`),
     `versions` the tools that made it (no part of the fingerprint).
     """
@@ -49,7 +49,7 @@ class StoreHeader:
 
 
 def plan_parts(splits: Mapping[str, Mapping[str, int]]) -> tuple[PlannedPart, ...]:
-    """List the parts of a plan `{split: {"samples": n, "parts": p}}`; ids are `0000`, `0001`, ..., as wide as needed."""
+    """List the parts of a plan `{split: {"samples": n, "parts": p}}`; ids are `0000`, `0001`, ..."""
     planned = []
     for split, numbers in splits.items():
         samples, parts = numbers["samples"], numbers["parts"]

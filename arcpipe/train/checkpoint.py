@@ -35,7 +35,6 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    seconds: float = 0.0
     partial: Mapping[str, float] = field(default_factory=dict)
     best: Mapping[str, Any] = field(default_factory=dict)
 
@@ -142,7 +141,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 def _optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's tensors by parameter: `optimiser.head.weight.exp_avg`."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"optimiser.{names[parameter]}.{key}": value
         for parameter, entries in optimiser.state.items()

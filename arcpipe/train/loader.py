@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,8 +28,8 @@ from arcpipe.train.split import Normalisation, Split
 class Batch:
     """What the model is given, clouds end to end.
 
-    `latents` (m, z) float32, normalised; `positions` (m, 2) float32, row and column in pixels; `offsets` (s + 1,) int64;
-    `labels` (s, classes) float32, rows sum to 1; `sample_ids` (s,) and `index`, the batch's number in its epoch.
+    `latents` (m, z) float32, normalised; `positions` (m, 2) float32, row and column in pixels; `offsets` (s + 1,)
+    int64; `labels` (s, classes) float32, rows sum to 1; `sample_ids` (s,) and `index`, the batch's number in its epoch.
     """
 
     latents: Tensor
@@ -43,8 +43,14 @@ class Batch:
         return len(self.labels)
 
     def to(self, device: torch.device) -> Batch:
-        tensors = (tensor.to(device, non_blocking=True) for tensor in (self.latents, self.positions, self.offsets))
-        return Batch(*tensors, self.labels.to(device, non_blocking=True), self.sample_ids, self.index)
+        """The same batch with its tensors on `device`."""
+        return replace(
+            self,
+            latents=self.latents.to(device, non_blocking=True),
+            positions=self.positions.to(device, non_blocking=True),
+            offsets=self.offsets.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+        )
 
 
 class StreamLoader:
@@ -161,7 +167,9 @@ class Pool:
     def request(cls, split: Split, blocks: NDArray[np.int64], block: int, readers: ThreadPoolExecutor) -> Pool:
         """Ask the reader threads for `blocks` (b, 3): part, start, stop; part by part, as they lie on disk."""
         rows = blocks[np.lexsort((blocks[:, 1], blocks[:, 0]))].tolist()
-        return cls({(part, start // block): readers.submit(split.read, part, start, stop) for part, start, stop in rows}, block)
+        return cls(
+            {(part, start // block): readers.submit(split.read, part, start, stop) for part, start, stop in rows}, block
+        )
 
     def cloud(self, part: int, row: int) -> Cloud:
         """The cloud at a row of a part; waits until its block is there."""

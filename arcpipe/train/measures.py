@@ -43,15 +43,13 @@ def measure(probabilities: NDArray[np.float64], labels: NDArray[np.int64], class
         accuracy=float((predicted == labels).mean()),
         loss=float(-np.log(np.maximum(truth, 1e-12)).mean()),
         calibration_error=calibration_error(probabilities, labels),
-        per_class={
-            name: float(confusion[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(classes)
-        },
+        per_class={name: float(confusion[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(classes)},
         confusion=confusion.tolist(),
     )
 
 
 def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Expected calibration error: |share that is right - mean confidence|, averaged over 15 equal bins of confidence."""
+    """Expected calibration error: |share right - mean confidence|, averaged over 15 equal bins of confidence."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,7 +179,7 @@ def _lay_out(
     row = (np.arange(firsts[-1]) + np.repeat(blocks[:, 1] - firsts[:-1], sizes)).astype(np.int32)
     pools = firsts[block_ends].astype(np.int64)
     if generator is not None:
-        for start, stop in zip(pools[:-1], pools[1:], strict=True):
+        for start, stop in pairwise(pools.tolist()):
             mixed = start + generator.permutation(stop - start)
             part[start:stop], row[start:stop] = part[mixed], row[mixed]
     return EpochOrder(part, row, pools, blocks, block_ends)

@@ -1,11 +1,11 @@
 """A run folder: everything that a trained classifier needs, in one place that can be moved.
 
-    config.json          settings, and what the run knows of its store: classes, decoder, normalisation, how it was made
-    decoder.safetensors  the store's decoder, so that new images can be fitted without the store
-    checkpoint/          weights, optimiser, progress
-    best.safetensors     weights that the validation split chose (only where it is not the split that is reported)
-    metrics.jsonl        one line per epoch and every 50 steps
-    curves.png  confusion.png  summary.json
+config.json          settings, and what the run knows of its store: classes, decoder, normalisation, how it was made
+decoder.safetensors  the store's decoder, so that new images can be fitted without the store
+checkpoint/          weights, optimiser, progress
+best.safetensors     weights that the validation split chose (only where it is not the split that is reported)
+metrics.jsonl        one line per epoch and every 50 steps
+curves.png  confusion.png  summary.json
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import nn
 from arcpipe import __version__
 from arcpipe.cloud import DecoderRecord
 from arcpipe.config import TrainConfig, differences
-from arcpipe.errors import CheckpointError, StoreBusyError, StoreMismatchError
+from arcpipe.errors import CheckpointError, ConfigError, StoreBusyError, StoreMismatchError
 from arcpipe.models import build_model
 from arcpipe.train import checkpoint
 from arcpipe.train.split import Normalisation
@@ -35,8 +35,15 @@ from arcpipe.train.split import Normalisation
 FORMAT = "arcpipe-run"
 FORMAT_VERSION = 1
 
-NO_MATTER = (("out",), ("store",), ("device",), ("threads",)) + tuple(
-    ("stream", name) for name in ("readers", "prefetch", "cache_mb")
+NO_MATTER = (
+    ("out",),
+    ("store",),
+    ("device",),
+    ("threads",),
+    ("stream", "readers"),
+    ("stream", "prefetch"),
+    ("stream", "cache_mb"),
+    ("stream", "allow_unfinished"),
 )
 """Settings that change no number of a run. The store may move: it is recognised by what is in it."""
 
@@ -109,10 +116,13 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(values) + "\n")
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Drop what was logged after the checkpoint: those steps will be done again."""
-        kept = [json.dumps(line) + "\n" for line in _readable(self.path / "metrics.jsonl") if line["step"] <= step]
-        checkpoint.write_atomically(self.path / "metrics.jsonl", "".join(kept).encode())
+    def forget_metrics_after(self, epoch: int, step: int) -> None:
+        """Drop what was logged after the checkpoint: those steps and evaluations will be done again."""
+        lines = _readable(self.path / "metrics.jsonl")
+        kept = [e for e in lines if e["step"] <= step and (e["kind"] == "step" or e["epoch"] <= epoch)]
+        checkpoint.write_atomically(
+            self.path / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept).encode()
+        )
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -155,6 +165,8 @@ def create_or_continue(
         CheckpointError: `path` holds something else, or `resume` and there is nothing.
         StoreMismatchError: it holds a run of other settings or of another store.
     """
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite cannot be combined.", fix=["give only one of them"])
     path = config.out
     run = RunFolder(path, config, facts)
     if (path / "config.json").is_file():
@@ -168,7 +180,8 @@ def create_or_continue(
                 details=changed,
                 fix=[f"another folder: --out {path}-2", "or start again in this one: --overwrite"],
             )
-        shutil.rmtree(path)
+        with run.held():
+            shutil.rmtree(path)
     elif path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise CheckpointError(f"{path} is not a run folder; nothing was touched.", fix=[f"--out {path}-2"])
     if resume:
@@ -193,18 +206,21 @@ def _to_json(config: TrainConfig, facts: StoreFacts) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "store": vars(facts),
     }
-    return json.loads(json.dumps(values, default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return plain
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        saved = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        saved: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
         if saved["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT}, found {saved['format']}")
         if saved["version"] != FORMAT_VERSION:
             raise ValueError(f"expected version {FORMAT_VERSION}, found {saved['version']}")
     except FileNotFoundError:
-        raise CheckpointError(f"there is no run in {path}.", fix=[f"arcpipe train --out {path} --store STORE"]) from None
+        raise CheckpointError(
+            f"there is no run in {path}.", fix=[f"arcpipe train --out {path} --store STORE"]
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is not a run folder of this version.", details=[str(error)]) from None
     return saved

@@ -13,11 +13,6 @@ from arcpipe.cloud import CloudBatch
 from arcpipe.store import Store
 from arcpipe.train.order import Manifest
 
-FIELDS = ("positions", "latents", "labels", "sizes", "repeats", "sample_ids")
-"""What a classifier needs of a cloud; neighbours, paths and PSNR stay on disk."""
-
-LABEL_FIELDS = ("labels",)
-
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
@@ -54,17 +49,20 @@ class Split:
     def __init__(self, store: Store, name: str, *, cache_mb: int = 0, readers: int = 2) -> None:
         self.store, self.name = store, name
         parts = store.parts(name)
-        with ThreadPoolExecutor(readers, "arcpipe-read") as pool:
-            ends = list(pool.map(lambda part: store.read_block(name, part.id, 0, part.n_clouds, fields=LABEL_FIELDS), parts))
+        cuts = np.cumsum([part.n_clouds for part in parts])[:-1]
         self.manifest = Manifest(
             parts=tuple(part.id for part in parts),
-            points=tuple(np.diff(batch.offsets) for batch in ends),
-            labels=tuple(batch.labels for batch in ends),
+            points=tuple(np.split(store.column(name, "counts"), cuts)) if parts else (),
+            labels=tuple(np.split(store.labels(name), cuts)) if parts else (),
         )
         self._memory: tuple[CloudBatch, ...] | None = None
         if self.n_bytes <= cache_mb * 2**20:
             with ThreadPoolExecutor(readers, "arcpipe-read") as pool:
                 self._memory = tuple(pool.map(self._read_part, range(len(parts))))
+
+    @property
+    def in_memory(self) -> bool:
+        return self._memory is not None
 
     @property
     def n_bytes(self) -> int:
@@ -75,11 +73,11 @@ class Split:
         """Clouds `start:stop` of part number `part` of the manifest, without neighbours and paths. Thread-safe."""
         if self._memory is not None:
             return cut(self._memory[part], start, stop)
-        return self.store.read_block(self.name, self.manifest.parts[part], start, stop, fields=FIELDS)
+        return self.store.read_block(self.name, self.manifest.parts[part], start, stop)
 
     def _read_part(self, part: int) -> CloudBatch:
         n_clouds = len(self.manifest.points[part])
-        return self.store.read_block(self.name, self.manifest.parts[part], 0, n_clouds, fields=FIELDS)
+        return self.store.read_block(self.name, self.manifest.parts[part], 0, n_clouds)
 
 
 def cut(clouds: CloudBatch, start: int, stop: int) -> CloudBatch:
@@ -102,23 +100,22 @@ def cut(clouds: CloudBatch, start: int, stop: int) -> CloudBatch:
     )
 
 
-def normalisation(
-    split: Split, kind: Literal["per-dim", "whole", "none"], statistics: dict[str, Any] | None
-) -> Normalisation:
+def normalisation(split: Split, kind: Literal["per-dim", "whole", "none"]) -> Normalisation:
     """Choose mean and std of the training latents (thesis experiment 6).
 
     Args:
         split: The training split.
         kind: `per-dim`: one mean and std per latent dimension; `whole`: one of each; `none`: latents stay as they are.
-        statistics: The store's own statistics of the training split, if it has them; else they are computed here.
     """
+    latent_dim = split.store.latent_dim
     if kind == "none":
-        return Normalisation(np.zeros(split.store.latent_dim, np.float32), np.ones(split.store.latent_dim, np.float32))
-    if statistics is None:
+        return Normalisation(np.zeros(latent_dim, np.float32), np.ones(latent_dim, np.float32))
+    statistics = split.store.latent_statistics
+    if statistics.get("split") != split.name:  # the store keeps those of its own training split only
         statistics = _statistics(split)
     if kind == "whole":
-        mean = np.full(split.store.latent_dim, statistics["whole_mean"], np.float32)
-        std = np.full(split.store.latent_dim, statistics["whole_std"], np.float32)
+        mean = np.full(latent_dim, statistics["whole_mean"], np.float32)
+        std = np.full(latent_dim, statistics["whole_std"], np.float32)
     else:
         mean, std = np.array(statistics["mean"], np.float32), np.array(statistics["std"], np.float32)
     return Normalisation(mean, np.where(std > 0, std, np.float32(1)))  # a constant dimension becomes 0, not NaN

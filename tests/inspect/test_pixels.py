@@ -69,9 +69,7 @@ def test_colour_maps_grow_lighter_so_that_they_read_without_hue() -> None:
         assert (np.diff(light) > 0).all()
 
 
-@pytest.mark.parametrize(
-    ("largest", "limit"), [(0, 0.01), (0.011, 0.02), (0.2, 0.2), (0.21, 0.5), (0.7, 1), (1.0, 1)]
-)
+@pytest.mark.parametrize(("largest", "limit"), [(0, 0.01), (0.011, 0.02), (0.2, 0.2), (0.21, 0.5), (0.7, 1), (1.0, 1)])
 def test_scales_end_at_readable_numbers(largest: float, limit: float) -> None:
     assert nice_limit(largest) == pytest.approx(limit)
 

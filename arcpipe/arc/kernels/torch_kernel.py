@@ -35,13 +35,14 @@ class TorchKernel:
     def accumulate(
         self, tile: Tile, latents: Tensor, gradient: Tensor, loss: Tensor, into: DecoderGradient | None = None
     ) -> None:
-        """Add a tile's share of each image's loss to `loss` (images,), its gradients to `gradient` (m, z) and `into`."""
+        """Add a tile's share of each image's loss to `loss` (images,), its gradients to `gradient` (m, z) and
+        `into`."""
         near = latents if tile.rows is None else latents.index_select(0, tile.rows)
         layers = self.network.forward(near, tile.index, tile.index_offsets, tile.relative)
         error = layers[-1].sub_(tile.target)
         weighted = error * tile.weight
         per_pixel = (error * weighted).sum(1, keepdim=True)
-        loss += sum_rows(per_pixel, torch.arange(len(error), dtype=torch.int32), tile.image_offsets).squeeze(1)
+        loss += sum_rows(per_pixel, tile.order, tile.image_offsets).squeeze(1)
         near_gradient = self.network.backward(weighted.mul_(2), layers, near, tile, into)
         if tile.rows is None:
             gradient += near_gradient

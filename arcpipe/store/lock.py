@@ -1,4 +1,4 @@
-"""One converter at a time on a store: a second one is told who is at work instead of repeating its work."""
+"""One converter at a time works on a store: a second one is told who is at work instead of repeating its work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arcpipe.store.files import no_space_as_error, try_lock
 
 
 @contextlib.contextmanager
-def hold_lease(path: Path) -> Iterator[None]:
+def store_lock(path: Path) -> Iterator[None]:
     """Hold the store at `path` (which need not exist yet) for this process.
 
     A lock on the file `.NAME.lock` beside the store, never inside it: it ends with the process, however that dies, so

@@ -1,0 +1,107 @@
+"""The equations, to be read beside the thesis: short, slow, autograd. The engine is tested against this file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from arcpipe.arc.anchors import draw_anchors
+from arcpipe.arc.decoder import Decoder
+from arcpipe.arc.neighbours import nearest_anchors, relative_statistics
+from arcpipe.arc.problem import initial_latents, mini_batches
+from arcpipe.config import FitSection
+from arcpipe.seeds import generator
+
+
+class ReferenceCloud:
+    """One image with its anchors, neighbours, first latents and mini-batches; the same draws as the engine's.
+
+    Args:
+        image: (height, width, channels) float in [0, 1].
+        fit: The recipe.
+        seed: Decides all draws.
+    """
+
+    def __init__(self, image: NDArray[Any], fit: FitSection, seed: int) -> None:
+        height, width, channels = image.shape
+        anchors = draw_anchors(image, fit, generator(seed, "anchors"))
+        neighbours = nearest_anchors(anchors, (height, width), fit.neighbours)
+        self.mean, self.std = relative_statistics(anchors, neighbours, (height, width))
+        self.positions = torch.from_numpy(anchors)
+        self.neighbours = torch.from_numpy(neighbours)
+        self.latents = torch.from_numpy(initial_latents(len(anchors), fit, generator(seed, "latents")))
+        self.batches = mini_batches(height * width, fit.pixel_share, generator(seed, "pixels"))
+        self.image = torch.from_numpy(np.asarray(image, np.float32)).reshape(-1, channels)
+        self.width = width
+
+    def loss(self, decoder: Decoder, pixels: Tensor) -> Tensor:
+        """Mean squared error over pixels (p,) int64 and channels."""
+        return F.mse_loss(decode_reference(decoder, self.encode(pixels)), self.image[pixels])
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """e(x) of eq. 3: the n nearest latents, then their n standardised relative positions; (p, n (z + 2))."""
+        nearest = self.neighbours[pixels]
+        x = torch.stack([pixels // self.width, pixels % self.width], dim=1)
+        relative = (self.positions[nearest] - x[:, None]).float()
+        standardised = (relative - self.mean) / self.std
+        return torch.cat([self.latents[nearest].flatten(1), standardised.flatten(1)], dim=1)
+
+
+def decode_reference(decoder: Decoder, v: Tensor) -> Tensor:
+    """g(v) of eq. 5: (p, n (z + 2)) to (p, channels)."""
+    for weight, bias in zip(decoder.weights[:-1], decoder.biases[:-1], strict=True):
+        v = F.relu(F.linear(v, weight, bias))
+    return F.linear(v, decoder.weights[-1], decoder.biases[-1])
+
+
+def fit_cloud_reference(
+    image: NDArray[Any], decoder: Decoder, fit: FitSection, seed: int
+) -> tuple[ReferenceCloud, NDArray[np.float32]]:
+    """Fit the latents of one image under a frozen decoder.
+
+    Returns:
+        The cloud, whose `latents` (k, z) are fitted, and the loss of the mini-batch before each step, (steps,).
+    """
+    clouds, losses = _fit([ReferenceCloud(image, fit, seed)], decoder, fit, fit.steps, [])
+    return clouds[0], losses[:, 0]
+
+
+def fit_jointly_reference(
+    images: Sequence[NDArray[Any]], decoder: Decoder, fit: FitSection, seeds: Sequence[int]
+) -> tuple[list[ReferenceCloud], Decoder, NDArray[np.float32]]:
+    """Pretrain: fit clouds and decoder together for `fit.pretrain_steps`, the loss summed over the images.
+
+    Returns:
+        The clouds, a fitted copy of `decoder`, and the losses (steps, images).
+    """
+    trained = decoder.clone()
+    weights = [*trained.weights, *trained.biases]
+    clouds = [ReferenceCloud(image, fit, seed) for image, seed in zip(images, seeds, strict=True)]
+    clouds, losses = _fit(clouds, trained, fit, fit.pretrain_steps, weights)
+    return clouds, trained, losses
+
+
+def _fit(
+    clouds: list[ReferenceCloud], decoder: Decoder, fit: FitSection, steps: int, weights: list[Tensor]
+) -> tuple[list[ReferenceCloud], NDArray[np.float32]]:
+    learned = [cloud.latents for cloud in clouds] + weights
+    for tensor in learned:
+        tensor.requires_grad_(True)
+    adam = torch.optim.Adam(learned, lr=fit.lr, betas=fit.betas, eps=fit.eps)
+    history = []
+    for step in range(steps):
+        batches = [torch.from_numpy(cloud.batches[step % len(cloud.batches)]) for cloud in clouds]
+        losses = torch.stack([cloud.loss(decoder, pixels) for cloud, pixels in zip(clouds, batches, strict=True)])
+        adam.zero_grad()
+        losses.sum().backward()
+        adam.step()
+        history.append(losses.detach().numpy())
+    for tensor in learned:
+        tensor.requires_grad_(False)
+    return clouds, np.stack(history)

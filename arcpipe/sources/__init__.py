@@ -1,0 +1,10 @@
+"""Image datasets -> samples: folders, tars, zips, idx and binary files, listed once and read at random.
+
+`open_source(section).inventory()` lists all samples from headers alone; `read(sample, channels)` decodes one.
+"""
+
+from arcpipe.sources.inventory import Inventory, Sample, Source
+from arcpipe.sources.opening import load_image, open_source
+from arcpipe.sources.registry import list_names
+
+__all__ = ["Inventory", "Sample", "Source", "list_names", "load_image", "open_source"]

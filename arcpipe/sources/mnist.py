@@ -1,0 +1,154 @@
+"""MNIST and Fashion-MNIST in their idx files: a header of big-endian integers, then bytes."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from arcpipe.config import SourceSection
+from arcpipe.errors import SourceError
+from arcpipe.sources.download import RemoteFile
+from arcpipe.sources.inventory import Locator, Progress, Source
+from arcpipe.sources.named import NamedSet
+from arcpipe.sources.randomfile import RandomFile
+from arcpipe.sources.rows import ImageRows, Rows, numbered
+
+SIDE = 28
+IMAGES_MAGIC, LABELS_MAGIC = 0x00000803, 0x00000801  # unsigned bytes of 3 and of 1 dimensions
+IMAGES_HEADER, LABELS_HEADER = 16, 8
+
+DIGITS = tuple("0123456789")
+CLOTHES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+# Both sets name their files alike and decompressed files have no pin, so the first ten labels tell them apart.
+FIRST_LABELS = {
+    "mnist": {"train": (5, 0, 4, 1, 9, 2, 1, 3, 1, 4), "test": (7, 2, 1, 0, 4, 1, 4, 9, 5, 9)},
+    "fashion-mnist": {"train": (9, 0, 0, 3, 0, 2, 7, 2, 5, 5), "test": (9, 2, 1, 1, 6, 1, 4, 6, 5, 7)},
+}
+
+
+@dataclass(frozen=True)
+class IdxRecords:
+    """Two pairs of idx files (images, labels): train, then test. A locator is (split, offset)."""
+
+    name: str
+    classes: tuple[str, ...]
+    images: dict[str, RandomFile]
+    labels: dict[str, RandomFile]
+    channels: int = 1
+    size: tuple[int, int] = (SIDE, SIDE)
+
+    def scan(self) -> dict[str, Rows]:
+        return {split: self._scan(split) for split in self.images}
+
+    def image(self, locator: Locator, key: str) -> Image.Image:
+        data = self.images[str(locator[0])].read(int(locator[1]), SIDE * SIDE, key)
+        return Image.frombytes("L", (SIDE, SIDE), data)
+
+    def _scan(self, split: str) -> Rows:
+        labels = _idx(self.labels[split].path, LABELS_MAGIC, LABELS_HEADER).astype(np.int64)
+        pixels = _idx(self.images[split].path, IMAGES_MAGIC, IMAGES_HEADER)
+        if len(pixels) != len(labels) * SIDE * SIDE or labels.max(initial=0) >= len(self.classes):
+            raise _no_idx(self.images[split].path, f"{len(labels)} labels below 10 for {len(pixels)} pixels")
+        first = FIRST_LABELS[self.name][split]
+        if tuple(labels[: len(first)].tolist()) != first:
+            raise SourceError(
+                f"{self.labels[split].path} is not {self.name}.",
+                details=[f"expected the first labels {first}", f"found {tuple(labels[: len(first)].tolist())}"],
+                fix=[f"put the files of {self.name} into a folder named {self.name}"],
+            )
+        locators: list[Locator] = [(split, IMAGES_HEADER + row * SIDE * SIDE) for row in range(len(labels))]
+        return Rows(labels, numbered(len(labels)), locators, zlib.crc32(pixels.data).to_bytes(4, "little"))
+
+
+def open_idx(name: str, classes: tuple[str, ...], paths: list[Path], section: SourceSection, seed: int) -> ImageRows:
+    """Open the four decompressed files: train images, train labels, test images, test labels."""
+    files = [RandomFile(path) for path in paths]
+    records = IdxRecords(name, classes, {"train": files[0], "test": files[2]}, {"train": files[1], "test": files[3]})
+    return ImageRows(records, section, seed=seed)
+
+
+def _idx(path: Path, magic: int, header: int) -> NDArray[np.uint8]:
+    """The bytes behind the header of an idx file, once its magic number and its length agree."""
+    data = np.fromfile(path, np.uint8)
+    sizes = np.frombuffer(data[:header].tobytes(), ">u4") if len(data) >= header else np.zeros(1, ">u4")
+    if int(sizes[0]) != magic:
+        raise _no_idx(path, f"magic number {int(sizes[0]):#010x}, expected {magic:#010x}")
+    if len(data) - header != int(np.prod(sizes[1:].astype(np.int64))):
+        raise _no_idx(path, f"{len(data) - header} bytes for the shape {tuple(sizes[1:].tolist())}")
+    return data[header:]
+
+
+def _no_idx(path: Path, why: str) -> SourceError:
+    return SourceError(
+        f"{path} is no idx file of {SIDE} x {SIDE} images, or is incomplete.",
+        details=[f"found {why}"],
+        fix=["delete it, and run the same command again to fetch it"],
+    )
+
+
+def _mnist(paths: list[Path], section: SourceSection, seed: int, progress: Progress) -> Source:
+    return open_idx("mnist", DIGITS, paths, section, seed)
+
+
+def _fashion(paths: list[Path], section: SourceSection, seed: int, progress: Progress) -> Source:
+    return open_idx("fashion-mnist", CLOTHES, paths, section, seed)
+
+
+def _file(address: str, name: str, nbytes: int, sha256: str) -> RemoteFile:
+    return RemoteFile(f"{address}{name}.gz", nbytes, f"sha256:{sha256}", same_as=(name,))
+
+
+_AT = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+MNIST = NamedSet(
+    "mnist",
+    _mnist,
+    (
+        _file(
+            _AT, "train-images-idx3-ubyte", 9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+        ),
+        _file(
+            _AT, "train-labels-idx1-ubyte", 28881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+        ),
+        _file(
+            _AT, "t10k-images-idx3-ubyte", 1648877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+        ),
+        _file(_AT, "t10k-labels-idx1-ubyte", 4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+    ),
+    folders=("MNIST/raw",),
+)
+
+# The authors' repository: their other address (s3-website) has no https.
+_AT = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
+FASHION_MNIST = NamedSet(
+    "fashion-mnist",
+    _fashion,
+    (
+        _file(
+            _AT, "train-images-idx3-ubyte", 26421880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"
+        ),
+        _file(
+            _AT, "train-labels-idx1-ubyte", 29515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"
+        ),
+        _file(
+            _AT, "t10k-images-idx3-ubyte", 4422102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"
+        ),
+        _file(_AT, "t10k-labels-idx1-ubyte", 5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+    ),
+    folders=("FashionMNIST/raw",),
+)

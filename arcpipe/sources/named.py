@@ -1,0 +1,90 @@
+"""Datasets that have a name: where their files are looked for, and what is said when they are missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from arcpipe.config import SourceSection
+from arcpipe.errors import DownloadError
+from arcpipe.sources.download import RemoteFile, fetch, verify
+from arcpipe.sources.inventory import Progress, Source
+from arcpipe.sources.uncompressed import uncompressed
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSet:
+    """One named dataset. `open` gets the path of every file, in the order of `files`.
+
+    `folders`: where else below the data folder it may lie, besides a folder of its name and the data folder itself.
+    """
+
+    name: str
+    open: Callable[[list[Path], SourceSection, int, Progress], Source]
+    files: tuple[RemoteFile, ...] = ()
+    folders: tuple[str, ...] = ()
+
+
+def data_folder(section: SourceSection) -> Path:
+    """`--data`, else `ARCPIPE_DATA`, else `data` in the working directory."""
+    return Path(section.data or os.environ.get("ARCPIPE_DATA") or "data").expanduser()
+
+
+def open_named(named: NamedSet, section: SourceSection, *, seed: int, progress: Progress, download: bool) -> Source:
+    """Find the files of a set (or fetch them), decompress what is compressed, and open it.
+
+    Raises:
+        DownloadError: a file is missing and cannot or may not be fetched, or is not the pinned one.
+    """
+    root = data_folder(section)
+    paths = []
+    for remote in named.files:
+        path = _find(named, remote, root) or _fetch(named, remote, root, progress, download)
+        if path.is_file():
+            path = uncompressed(path, check=_Check(path, remote, progress), progress=progress)
+        paths.append(path)
+    return named.open(paths, section, seed, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Compares a file with its pin: once, before its first decompression."""
+
+    path: Path
+    remote: RemoteFile
+    progress: Progress
+
+    def __call__(self) -> None:
+        self.progress(f"checking {self.path}")
+        verify(self.path, self.remote)
+
+
+def _places(named: NamedSet, root: Path) -> list[Path]:
+    return [root / named.name, *(root / folder for folder in named.folders), root]
+
+
+def _find(named: NamedSet, remote: RemoteFile, root: Path) -> Path | None:
+    candidates = (place / name for place in _places(named, root) for name in (remote.name, *remote.same_as))
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _fetch(named: NamedSet, remote: RemoteFile, root: Path, progress: Progress, download: bool) -> Path:
+    try:
+        if not download:
+            raise DownloadError(f"{remote.name} is not here.")
+        progress(f"downloading {remote.url} ({remote.nbytes / 1e6:,.1f} MB) to {root / named.name}")
+        return fetch(remote, root / named.name, progress=progress)
+    except DownloadError as error:
+        missing = [remote.describe() for remote in named.files if _find(named, remote, root) is None]
+        raise DownloadError(
+            f"the dataset {named.name} is not in {root}, and could not be downloaded.",
+            details=[error.what, *error.details[:2], "it consists of", *missing],
+            fix=[
+                f"put {'it' if len(missing) == 1 else 'them'} into {root / named.name}/",
+                f"or into another folder X, as X/{named.name}/, and give --data X or set ARCPIPE_DATA=X",
+                *error.fix,
+                "arcpipe convert digits (needs no download)",
+            ],
+        ) from None

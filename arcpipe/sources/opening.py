@@ -1,0 +1,114 @@
+"""From what the user wrote as SOURCE to a source: a name, a folder, a tar or a zip."""
+
+from __future__ import annotations
+
+import difflib
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.config import SourceSection
+from arcpipe.errors import ImageError, SourceError
+from arcpipe.sources.archive import Tar, Zip
+from arcpipe.sources.decode import check_bytes, decode
+from arcpipe.sources.files import Container, ImageFiles
+from arcpipe.sources.folder import Folder
+from arcpipe.sources.inventory import Progress, Source, silent
+from arcpipe.sources.layout import EXPECTED, is_image
+from arcpipe.sources.named import open_named
+from arcpipe.sources.randomfile import RandomFile
+from arcpipe.sources.registry import SETS, list_names
+from arcpipe.sources.shape import shape_image
+from arcpipe.sources.uncompressed import uncompressed
+
+
+def open_source(
+    section: SourceSection, *, seed: int = 0, progress: Progress | None = None, download: bool = True
+) -> Source:
+    """Open the dataset that `section.source` names. Cheap where its files are here: workers call it too.
+
+    A name (`list_names`) comes first; for a folder of that name write `./mnist`. The first time, a named set may be
+    downloaded and a compressed archive decompressed beside itself (docs/images.md).
+
+    Args:
+        seed: the run's seed; with `displace` it places the pictures.
+        progress: gets lines about downloads, decompression and what is passed over.
+        download: whether a missing named set may be fetched.
+
+    Raises:
+        SourceError: nothing is there, or it is neither folder nor archive.
+        DownloadError: a named set is missing and could not be fetched, or its files are not the pinned ones.
+        NoSpaceError: no space to decompress.
+    """
+    progress = progress or silent
+    if section.source in SETS:
+        if Path(section.source).exists():
+            progress(f"{section.source} is the dataset of that name; for the path write ./{section.source}")
+        return open_named(SETS[section.source], section, seed=seed, progress=progress, download=download)
+    path = Path(section.source).expanduser()
+    if path.is_dir():
+        return ImageFiles(Folder(path), section, seed=seed, progress=progress)
+    if not path.is_file():
+        raise _missing(path)
+    return ImageFiles(_archive(path, progress), section, seed=seed, progress=progress)
+
+
+def load_image(path: Path, section: SourceSection, channels: int, *, seed: int = 0) -> NDArray[np.float32]:
+    """Decode and shape one image file as a sample would be: (height, width, channels) float32 in [0, 1].
+
+    Raises:
+        ImageError: it is missing or cannot be used.
+    """
+    try:
+        check_bytes(path.stat().st_size, str(path))
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read.", details=[str(error)]) from None
+    return shape_image(decode(data, str(path)), section, channels, path.name, seed)
+
+
+def _archive(path: Path, progress: Progress) -> Container:
+    """By content, not by name: a tar first, since its last bytes may look like those of a zip inside it."""
+    try:
+        plain = uncompressed(path, progress=progress)
+        if plain.stat().st_size and tarfile.is_tarfile(plain):
+            return Tar(RandomFile(plain), _stem(path))
+        if plain == path and zipfile.is_zipfile(path):
+            return Zip(RandomFile(path), _stem(path))
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read.", details=[str(error)]) from None
+    is_one = is_image(path.name)
+    raise SourceError(
+        f"{path} is {'an image' if is_one else 'no archive'}: a folder, a tar or a zip of images is needed.",
+        details=["the file is empty" if not path.stat().st_size else "its content is neither tar nor zip", *EXPECTED],
+        fix=["arcpipe predict RUN IMAGE"] if is_one else ["check the file, or fetch it again"],
+    )
+
+
+def _stem(path: Path) -> str:
+    """`animals.tar.gz` is `animals`."""
+    name = path.name
+    for suffix in (".gz", ".bz2", ".xz", ".tgz", ".tbz", ".txz", ".tar", ".zip"):
+        name = name.removesuffix(suffix)
+    return name or path.name
+
+
+def _missing(path: Path) -> SourceError:
+    """Name what lies near: in the same folder, and among the named sets."""
+    try:
+        around = [entry.name for entry in path.absolute().parent.iterdir()]
+    except OSError:
+        around = []
+    near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, around, n=3)]
+    near += difflib.get_close_matches(str(path).lower(), list_names(), n=2)
+    return SourceError(
+        f"there is no dataset {path}.",
+        details=[
+            *([f"near it: {', '.join(near)}"] if near else []),
+            f"names: {', '.join(list_names())}; otherwise a folder, a tar or a zip",
+        ],
+        fix=[f"arcpipe convert {near[0] if near else 'digits'}"],
+    )

@@ -1,0 +1,100 @@
+"""A source whose images are rows of one size in a few binary files (mnist, cifar10) or in memory (digits)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from arcpipe.config import SourceSection
+from arcpipe.errors import ImageError
+from arcpipe.sources.inventory import Inventory, Locator, Progress, Sample, check_usable, choose, digest, silent
+from arcpipe.sources.shape import shape_image, shaped_size
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One split: `labels` (s,) int64, a name and a locator for each row, and evidence of all pixels."""
+
+    labels: NDArray[np.int64]
+    names: list[str]
+    locators: list[Locator]
+    evidence: bytes
+
+
+class Records(Protocol):
+    """What tells one such dataset from another. Picklable; files are opened at first use in every process."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of every image, pixels."""
+        ...
+
+    def scan(self) -> dict[str, Rows]: ...
+
+    def image(self, locator: Locator, key: str) -> Image.Image:
+        """One image, of mode `L`, `RGB` or `F` ([0, 1])."""
+        ...
+
+
+class ImageRows:
+    """The `Source` of records."""
+
+    def __init__(self, records: Records, section: SourceSection, *, seed: int = 0, progress: Progress = silent) -> None:
+        self.records, self.section, self.seed, self.progress = records, section, seed, progress
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "progress": silent}  # a terminal does not travel to a worker
+
+    def read(self, sample: Sample, channels: int) -> NDArray[np.float32]:
+        image = self.records.image(sample.locator, sample.key)
+        return shape_image(image, self.section, channels, sample.key, self.seed)
+
+    def inventory(self) -> Inventory:
+        records = self.records
+        channels = 1 if self.section.grey else records.channels
+        samples: dict[str, tuple[Sample, ...]] = {}
+        evidence: list[bytes] = []
+        for split, rows in sorted(records.scan().items()):
+            kept = choose(rows.labels, self.section.limit, split)
+            samples[split] = self._samples(split, rows, kept)
+            evidence += [
+                split.encode(),
+                kept.astype("<i8").tobytes(),
+                rows.labels.astype("<i8").tobytes(),
+                rows.evidence,
+            ]
+        check_usable(records.name, samples)
+        return Inventory(
+            records.name, records.classes, channels, samples, digest(records.classes, channels, evidence), 0
+        )
+
+    def _samples(self, split: str, rows: Rows, kept: NDArray[np.int64]) -> tuple[Sample, ...]:
+        """All images have one size, so one look at the shape answers for all."""
+        size, reason = None, None
+        try:
+            size = shaped_size(self.records.size, self.section, f"every image of {self.records.name}")
+        except ImageError as error:
+            reason = " ".join([error.what, *error.details])
+        labels = rows.labels.tolist()
+        return tuple(
+            Sample(split, labels[row], rows.names[row], row, rows.locators[row], size, reason) for row in kept.tolist()
+        )
+
+
+def numbered(count: int) -> list[str]:
+    """Names of rows: zero-padded, so that their order as strings is their order as numbers."""
+    width = max(5, len(str(max(count - 1, 0))))
+    return [f"{row:0{width}d}" for row in range(count)]

@@ -1,0 +1,53 @@
+"""The store: one Zarr v3 folder that holds the clouds of an image dataset. NumPy and Zarr only.
+
+from arcpipe.store import open_store
+store = open_store("store/digits.zarr")
+for part in store.parts("train"):
+    clouds = store.read_block("train", part.id, 0, 32)
+"""
+
+from arcpipe.store.create import create_or_open, existing_decoder
+from arcpipe.store.decoder_file import load_decoder_file, save_decoder_file
+from arcpipe.store.lock import store_lock
+from arcpipe.store.part import Part
+from arcpipe.store.quantise import dequantise, position_dtype, quantise_latents, round_latents
+from arcpipe.store.reader import Store, open_store
+from arcpipe.store.schema import (
+    FORMAT,
+    FORMAT_VERSION,
+    PartInfo,
+    PartRecord,
+    PlannedPart,
+    StoreHeader,
+    fingerprint,
+    plan_parts,
+)
+from arcpipe.store.verify import Problem, VerifyReport, verify
+from arcpipe.store.writer import StoreWriter
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "Part",
+    "PartInfo",
+    "PartRecord",
+    "PlannedPart",
+    "Problem",
+    "Store",
+    "StoreHeader",
+    "StoreWriter",
+    "VerifyReport",
+    "create_or_open",
+    "dequantise",
+    "existing_decoder",
+    "fingerprint",
+    "load_decoder_file",
+    "open_store",
+    "plan_parts",
+    "position_dtype",
+    "quantise_latents",
+    "round_latents",
+    "save_decoder_file",
+    "store_lock",
+    "verify",
+]

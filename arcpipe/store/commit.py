@@ -1,0 +1,109 @@
+"""The content of one part: written into a folder, read back and compared, and summed up in a small record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.cloud import CloudBatch, FailedSample
+from arcpipe.store.arrays import write_array
+from arcpipe.store.files import file_hashes, write_file
+from arcpipe.store.layout import COLUMNS_FIRST, part_arrays
+from arcpipe.store.part import Part
+from arcpipe.store.quantise import dequantise
+from arcpipe.store.schema import PartRecord, PlannedPart, failures_to_json, group_document
+from arcpipe.store.statistics import latent_sums
+
+
+@dataclass(frozen=True)
+class PartContent:
+    """What goes into one part."""
+
+    planned: PlannedPart
+    clouds: CloudBatch
+    failures: Sequence[FailedSample]
+    provenance: Mapping[str, Any]
+
+
+def write_part(folder: Path, content: PartContent, fingerprint: str, dtype: str, cache: str) -> None:
+    """Write the arrays, then the group's `zarr.json`, then decode everything again and compare.
+
+    Raises:
+        DamagedStoreError: what was read back is not what was written.
+    """
+    clouds = content.clouds
+    arrays, coding = part_arrays(clouds, dtype, cache)
+    for name, values in arrays.items():
+        write_array(folder, name, values, columns_first=name in COLUMNS_FIRST)
+    known = clouds.psnr[np.isfinite(clouds.psnr)].astype(np.float64)
+    attributes = {
+        "split": content.planned.split,
+        "part": content.planned.id,
+        "fingerprint": fingerprint,
+        "samples": content.planned.n_samples,
+        "clouds": len(clouds),
+        "points": len(clouds.positions),
+        "pixels": int(np.prod(np.asarray(clouds.sizes, np.int64), axis=1).sum()),
+        "failures": failures_to_json(content.failures),
+        "psnr": {"sum": float(known.sum()), "count": len(known)},
+        "latent_sums": latent_sums(dequantise(arrays["latents"], arrays.get("latent_scale"), clouds.offsets)),
+        "neighbours_coding": coding,
+        "files": file_hashes(folder),
+        "provenance": dict(content.provenance),
+    }
+    write_file(folder / "zarr.json", group_document(attributes))
+    _read_back(Part(folder), arrays, clouds.neighbours if coding else None)
+
+
+def part_record(part: Part) -> PartRecord:
+    """The small record of a committed part."""
+    own = part.attributes
+    sizes: dict[str, int] = {}
+    for name, file in own["files"].items():
+        array = name.split("/")[0]
+        sizes[array] = sizes.get(array, 0) + file["bytes"]
+    seconds = own["provenance"].get("seconds", 0.0)  # a number, or one for each stage with their total
+    return PartRecord(
+        split=own["split"],
+        part_id=own["part"],
+        samples=own["samples"],
+        clouds=own["clouds"],
+        points=own["points"],
+        failed=len(own["failures"]),
+        psnr_sum=own["psnr"]["sum"],
+        psnr_count=own["psnr"]["count"],
+        seconds=float(seconds.get("total", 0.0) if isinstance(seconds, Mapping) else seconds),
+        bytes=sizes,
+    )
+
+
+def add_up(parts: Sequence[Part]) -> dict[str, dict[str, Any]]:
+    """Per split: samples, clouds, failed, points, pixels, bytes of the arrays, and the mean PSNR (None if unknown)."""
+    totals: dict[str, dict[str, Any]] = {}
+    for split in dict.fromkeys(part.attributes["split"] for part in parts):
+        own = [part for part in parts if part.attributes["split"] == split]
+        records = [part_record(part) for part in own]
+        n_psnr = sum(record.psnr_count for record in records)
+        totals[split] = {
+            **{
+                key: sum(getattr(record, key) for record in records)
+                for key in ("samples", "clouds", "failed", "points")
+            },
+            "pixels": sum(part.attributes["pixels"] for part in own),
+            "bytes": sum(sum(record.bytes.values()) for record in records),
+            "psnr_mean": sum(record.psnr_sum for record in records) / n_psnr if n_psnr else None,
+        }
+    return totals
+
+
+def _read_back(part: Part, written: Mapping[str, NDArray[Any]], neighbours: NDArray[Any] | None) -> None:
+    for name, values in written.items():
+        if not np.array_equal(part.raw(name), values, equal_nan=values.dtype.kind == "f"):
+            raise part.damaged(name, "what was read back is not what was written")
+    if neighbours is not None and not np.array_equal(part.neighbours(0, part.n_clouds), neighbours):
+        raise part.damaged("neighbours", "the neighbours that were read back are not those that were written")

@@ -1,0 +1,161 @@
+"""Creating a store, or continuing the one that is there if it was made by the same settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from arcpipe.cloud import DecoderRecord
+from arcpipe.config import differences
+from arcpipe.errors import StoreBusyError, StoreMismatchError
+from arcpipe.store.arrays import write_array
+from arcpipe.store.files import attempt_folder, file_hashes, publish, sync_tree, write_file
+from arcpipe.store.root import read_decoder, read_root
+from arcpipe.store.schema import FORMAT, FORMAT_VERSION, StoreHeader, group_document
+from arcpipe.store.writer import StoreWriter
+
+
+def create_or_open(path: Path, header: StoreHeader, decoder: DecoderRecord, *, overwrite: bool = False) -> StoreWriter:
+    """Make an empty store at `path`, or continue the one there.
+
+    A new store (root group, decoder, one group per split) appears at once, by one rename. With `overwrite` an older
+    store is moved aside to `NAME.zarr.old-1` and deleted by `StoreWriter.finish`; an unfinished one that
+    already replaced another, with the same fingerprint, is continued.
+
+    Raises:
+        NotAStoreError: something else is at `path`; it is left as it is, also with `overwrite`.
+        StoreMismatchError: the store there has another fingerprint; names what differs.
+        NoSpaceError: the disk is full.
+    """
+    path = Path(path)
+    replaces = None
+    if _occupied(path):
+        root = read_root(path)
+        if not overwrite or (
+            root["fingerprint"] == header.fingerprint and root.get("replaces") and not root["complete"]
+        ):
+            _require_same(path, root, header, decoder)
+            writer = _writer(path, root)
+            writer.sweep()
+            return writer
+        replaces = _move_aside(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with attempt_folder(path.parent, f".{path.name}.new") as attempt:
+        _write_empty_store(attempt, header, decoder, replaces)
+        sync_tree(attempt)
+        if not publish(attempt, path) and not _occupied(path):
+            raise StoreBusyError(f"{path} appeared and disappeared.", fix=["run the same command again"])
+    root = read_root(path)
+    _require_same(path, root, header, decoder)  # another converter may have been first
+    return _writer(path, root)
+
+
+def existing_decoder(path: Path, header: StoreHeader) -> DecoderRecord | None:
+    """The decoder of the store that `create_or_open` would continue; None where there is nothing yet.
+
+    Raises:
+        NotAStoreError, StoreMismatchError: as `create_or_open`, so that it is known before a decoder is pretrained.
+    """
+    if not _occupied(path):
+        return None
+    root = read_root(path)
+    _require_same(path, root, header)
+    return read_decoder(path, root)
+
+
+def _occupied(path: Path) -> bool:
+    if path.is_dir():
+        return any(path.iterdir())
+    return path.exists() or path.is_symlink()
+
+
+def _writer(path: Path, root: Mapping[str, Any]) -> StoreWriter:
+    return StoreWriter(
+        path=path,
+        splits=root["splits"],
+        fingerprint=root["fingerprint"],
+        dtype=root["dtype"],
+        neighbours_cache=root["neighbours_cache"],
+        n_classes=len(root["classes"]),
+        latent_dim=root["decoder"]["latent_dim"],
+        n_neighbours=root["decoder"]["n_neighbours"],
+    )
+
+
+def _require_same(
+    path: Path, root: Mapping[str, Any], header: StoreHeader, decoder: DecoderRecord | None = None
+) -> None:
+    if root["fingerprint"] == header.fingerprint:
+        return
+    # The converter keeps what changes content apart: the rest (paths, workers) may differ.
+    details = differences(root["config"].get("content", root["config"]), _content(header))
+    if decoder is not None and root["decoder"]["sha256"] != decoder.sha256:
+        details.append(f"decoder: was {root['decoder']['sha256'][:8]}, now {decoder.sha256[:8]}")
+    for name in ("classes", "splits", "channels", "seed"):
+        before, now = root[name], _plain(getattr(header, name))
+        if before != now:
+            details.append(f"{name}: was {before}, now {now}")
+    if not details:
+        details = ["the images of the source are not the same as before"]
+    other = path.with_name(f"{path.stem}-2{path.suffix}")
+    raise StoreMismatchError(
+        f"cannot continue {path}: it was made by other settings.",
+        details=[*details, f"fingerprint: was {root['fingerprint'][:8]}, now {header.fingerprint[:8]}"],
+        fix=[f"write another store: --out {other}", "or repeat the settings of before", "or replace it: --overwrite"],
+    )
+
+
+def _move_aside(path: Path) -> str:
+    """Rename a store to the first free `NAME.old-<n>` and return that name."""
+    number = 1
+    while not publish(path, path.with_name(f"{path.name}.old-{number}")):
+        number += 1
+    return f"{path.name}.old-{number}"
+
+
+def _write_empty_store(folder: Path, header: StoreHeader, decoder: DecoderRecord, replaces: str | None) -> None:
+    for name, values in decoder.arrays().items():
+        write_array(folder / "decoder", name, values)
+    about = {"n_neighbours": decoder.n_neighbours, "latent_dim": decoder.latent_dim, "sha256": decoder.sha256}
+    document = group_document({**about, "files": file_hashes(folder / "decoder")})
+    write_file(folder / "decoder" / "zarr.json", document)
+    for split in header.splits:
+        (folder / split).mkdir()
+        write_file(folder / split / "zarr.json", group_document({"split": split}))
+    write_file(folder / "zarr.json", group_document(_root_attributes(header, about, replaces)))
+
+
+def _root_attributes(header: StoreHeader, decoder: Mapping[str, Any], replaces: str | None) -> dict[str, Any]:
+    attributes = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "fingerprint": header.fingerprint,
+        "config": _plain(header.config),
+        "classes": list(header.classes),
+        "channels": header.channels,
+        "splits": _plain(header.splits),
+        "seed": header.seed,
+        "dtype": header.dtype,
+        "neighbours_cache": header.neighbours_cache,
+        "decoder": dict(decoder),
+        "versions": dict(header.versions),
+        "complete": False,
+        "totals": {},
+        "latent_statistics": {},
+    }
+    return {**attributes, "replaces": replaces} if replaces else attributes
+
+
+def _content(header: StoreHeader) -> dict[str, Any]:
+    config: dict[str, Any] = _plain(header.config)
+    return config.get("content", config)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: tuples become lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inside) for key, inside in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inside) for inside in value]
+    return value

@@ -1,0 +1,86 @@
+"""Finding one sample of a store by what a person would call it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from arcpipe.cloud import FailedSample
+from arcpipe.errors import SampleNotFoundError
+
+Place = tuple[str, str, int]  # split, part, row
+
+
+class NameIndex:
+    """Every name of every sample of one store."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._numbers: dict[tuple[str, int], tuple[int, Place]] = {}
+        self._paths: dict[str, dict[str, tuple[int, Place]]] = {}  # path -> split -> (repeat, place)
+        self._failed: dict[str, dict[str, FailedSample]] = {}
+
+    def add(self, split: str, part: str, sample_ids: NDArray[Any], repeats: NDArray[Any], paths: Sequence[str]) -> None:
+        """Add the clouds of a part; of several repeats the first is what a name means."""
+        for row, (number, repeat, path) in enumerate(zip(sample_ids.tolist(), repeats.tolist(), paths, strict=True)):
+            entry = (repeat, (split, part, row))
+            key = (split, number)
+            self._numbers[key] = min(entry, self._numbers.get(key, entry))
+            splits = self._paths.setdefault(path, {})
+            splits[split] = min(entry, splits.get(split, entry))
+
+    def add_failures(self, split: str, failures: Sequence[FailedSample]) -> None:
+        for failure in failures:
+            self._failed.setdefault(failure.path, {})[split] = failure
+            self._failed.setdefault(str(failure.sample_id), {})[split] = failure
+
+    def find(self, name: str) -> Place:
+        """Look up a name, see `Store.find`."""
+        wanted = name.strip().lstrip("./")
+        pieces = wanted.split("/")
+        # Longest first: "train/cats/1.jpg" is a path of split train before it is looked for as a bare path.
+        for i in range(len(pieces)):
+            place = self._exact("/".join(pieces[i:]), name, bare=i == 0)
+            if place is not None:
+                return place
+        raise self._not_found(name, wanted)
+
+    def _exact(self, wanted: str, name: str, *, bare: bool) -> Place | None:
+        split, _, rest = wanted.partition("/")
+        found = self._paths.get(rest, {}).get(split)
+        if found is None and rest.isdecimal():
+            found = self._numbers.get((split, int(rest)))
+        if found is not None:
+            return found[1]
+        if split in self._failed.get(rest, {}):
+            raise self._failure(name, self._failed[rest][split])
+        if bare:
+            places = self._paths.get(wanted, {})
+            if len(places) > 1:
+                raise self._ambiguous(name, wanted, sorted(places))
+            if places:
+                return next(iter(places.values()))[1]
+            for failure in self._failed.get(wanted, {}).values():
+                raise self._failure(name, failure)
+        return None
+
+    def _failure(self, name: str, failure: FailedSample) -> SampleNotFoundError:
+        return SampleNotFoundError(
+            f"{name} is not in {self._store}: it could not be converted.",
+            details=[f"{failure.reason}: {failure.message}"],
+            fix=["mend the image, then run the conversion again with --retry-failed"],
+        )
+
+    def _ambiguous(self, name: str, path: str, splits: Sequence[str]) -> SampleNotFoundError:
+        return SampleNotFoundError(
+            f"{name} is the name of several samples.", fix=[f"{split}/{path}" for split in splits]
+        )
+
+    def _not_found(self, name: str, wanted: str) -> SampleNotFoundError:
+        known = [f"{split}/{path}" for path, splits in self._paths.items() for split in splits]
+        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4) if len(known) < 20_000 else []
+        return SampleNotFoundError(f"{self._store} has no sample {name}.", fix=near or known[:3])

@@ -1,0 +1,173 @@
+"""One part on disk: its arrays, opened when first needed and decoded chunk by chunk."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from arcpipe.cloud import CloudBatch, FailedSample
+from arcpipe.errors import DamagedStoreError
+from arcpipe.store.arrays import damaged, data_file, open_array, read_rows
+from arcpipe.store.group import read_group
+from arcpipe.store.layout import DTYPES, PER_CLOUD, SMALL, decode_paths
+from arcpipe.store.neighbour_codec import decode_neighbours
+from arcpipe.store.quantise import dequantise
+from arcpipe.store.schema import failures_from_json
+
+
+class ChunkCache:
+    """The most recently decoded chunks of a store, up to so many bytes. Safe to share between threads.
+
+    Blocks of a part are smaller than its chunks: without it every block would decode a whole chunk again.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._chunks: OrderedDict[tuple[Any, ...], NDArray[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[Any, ...]) -> NDArray[Any] | None:
+        with self._lock:
+            if key in self._chunks:
+                self._chunks.move_to_end(key)
+            return self._chunks.get(key)
+
+    def put(self, key: tuple[Any, ...], values: NDArray[Any]) -> None:
+        with self._lock:
+            if key in self._chunks or values.nbytes > self._max_bytes:
+                return
+            self._chunks[key] = values
+            self._bytes += values.nbytes
+            while self._bytes > self._max_bytes:
+                self._bytes -= self._chunks.popitem(last=False)[1].nbytes
+
+
+class Part:
+    """A committed part, open for reading. Safe to use from several threads.
+
+    `attributes` are those of its group. Arrays of one row per cloud are kept once they are read.
+    """
+
+    def __init__(self, folder: Path, cache: ChunkCache | None = None) -> None:
+        self.folder = folder
+        self.attributes = read_group(folder)
+        self._cache = cache
+        self._arrays: dict[str, zarr.Array] = {}
+        self._small: dict[str, NDArray[Any]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def n_clouds(self) -> int:
+        return int(self.attributes["clouds"])
+
+    def failures(self) -> list[FailedSample]:
+        return failures_from_json(self.attributes["failures"])
+
+    def has(self, name: str) -> bool:
+        return f"{name}/zarr.json" in self.attributes["files"]
+
+    def raw(self, name: str) -> NDArray[Any]:
+        """A whole array as it is stored."""
+        array = self.array(name)
+        return read_rows(array, 0, array.shape[0], self.folder / name)
+
+    def small(self, name: str) -> NDArray[Any]:
+        """A whole array of one row per cloud; kept, so treat it as read-only."""
+        values = self._small.get(name)
+        if values is None:
+            values = self.raw(name)
+            values.setflags(write=False)
+            self._small[name] = values
+        return values
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows `start:stop` as they are stored: a copy the caller may change. Decodes only the chunks they lie in."""
+        array = self.array(name)
+        n = array.chunks[0]
+        if self._cache is None or start >= stop:
+            return read_rows(array, start, stop, self.folder / name)
+        pieces = []
+        for i in range(start // n, (stop - 1) // n + 1):
+            chunk = self._chunk(array, name, i)
+            pieces.append(chunk[max(0, start - i * n) : stop - i * n])
+        return np.concatenate(pieces)
+
+    def neighbours(self, start: int, stop: int) -> NDArray[Any]:
+        """(pixels of clouds start:stop, n) rows local to each cloud, raster order, nearest first."""
+        points, pixels = self.small("offsets")[start : stop + 1], self.small("pixel_offsets")[start : stop + 1]
+        stored = self.rows("neighbours", int(pixels[0]), int(pixels[-1]))
+        positions = self.rows("positions", int(points[0]), int(points[-1]))
+        try:
+            return decode_neighbours(
+                stored,
+                self.attributes["neighbours_coding"],
+                positions,
+                points - points[0],
+                pixels - pixels[0],
+                self.small("sizes")[start:stop],
+            )
+        except (ValueError, IndexError) as error:
+            raise self.damaged("neighbours", str(error)) from error
+
+    def clouds(self, start: int, stop: int, *, neighbours: bool = False) -> CloudBatch:
+        """Clouds `start:stop` of the part."""
+        rows = self.small("offsets")[start : stop + 1]
+        scale = self.small("latent_scale")[start:stop] if self.has("latent_scale") else None
+        pixels = self.small("pixel_offsets")[start : stop + 1] if neighbours else None
+        stored = self.rows("latents", int(rows[0]), int(rows[-1]))
+        return CloudBatch(
+            offsets=rows - rows[0],
+            positions=self.rows("positions", int(rows[0]), int(rows[-1])),
+            latents=dequantise(stored, scale, rows - rows[0]),
+            paths=self.paths(start, stop),
+            neighbours=self.neighbours(start, stop) if neighbours else None,
+            pixel_offsets=None if pixels is None else pixels - pixels[0],
+            **{theirs: self.small(ours)[start:stop].copy() for ours, theirs in PER_CLOUD.items()},
+        )
+
+    def paths(self, start: int, stop: int) -> tuple[str, ...]:
+        """Source paths of clouds `start:stop`, as the sources name them inside the split."""
+        ends = self.small("path_offsets")[start : stop + 1]
+        return decode_paths(self.rows("paths", int(ends[0]), int(ends[-1])), ends - ends[0])
+
+    def damaged(self, name: str, what: str) -> DamagedStoreError:
+        return damaged(self.folder / name, what)
+
+    def array(self, name: str) -> zarr.Array:
+        """An array of this part, opened and checked against what the part says about it. Raises DamagedStoreError."""
+        with self._lock:
+            if name not in self._arrays:
+                self._arrays[name] = self._open(name)
+            return self._arrays[name]
+
+    def _open(self, name: str) -> zarr.Array:
+        array = open_array(self.folder, name)
+        allowed = DTYPES.get(name, {"float32"})  # the others are a decoder's
+        if str(array.dtype) not in allowed:
+            raise self.damaged(name, f"data type {array.dtype}, expected {' or '.join(sorted(allowed))}")
+        if array.shape[0]:
+            file = data_file(self.folder, name, len(array.shape))
+            recorded = self.attributes["files"].get(file.relative_to(self.folder).as_posix(), {}).get("bytes")
+            n_bytes = file.stat().st_size if file.is_file() else 0
+            if n_bytes != recorded:  # Zarr would read a missing file as zeros
+                raise self.damaged(name, f"{file.relative_to(self.folder)} has {n_bytes} bytes, expected {recorded}")
+        if name in SMALL and array.shape[0] != self.n_clouds + (name.endswith("offsets")):
+            raise self.damaged(name, f"{array.shape[0]} rows for {self.n_clouds} clouds")
+        return array
+
+    def _chunk(self, array: zarr.Array, name: str, i: int) -> NDArray[Any]:
+        key = (self.folder, name, i)
+        chunk = self._cache.get(key) if self._cache else None
+        if chunk is None:
+            n = array.chunks[0]
+            chunk = read_rows(array, i * n, min((i + 1) * n, array.shape[0]), self.folder / name)
+            if self._cache:
+                self._cache.put(key, chunk)
+        return chunk

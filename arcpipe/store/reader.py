@@ -1,0 +1,242 @@
+"""Reading a store: splits, parts, blocks of clouds, single samples by name."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
+from arcpipe.errors import DamagedStoreError, MissingSplitError, UnfinishedStoreError
+from arcpipe.store.arrays import damaged
+from arcpipe.store.names import NameIndex
+from arcpipe.store.part import ChunkCache, Part
+from arcpipe.store.root import read_decoder, read_root
+from arcpipe.store.schema import PartInfo, plan_parts
+from arcpipe.store.statistics import combine_statistics
+
+CACHE_BYTES = 2**28
+OPEN_PARTS = 256
+
+
+def open_store(path: Path | str, allow_unfinished: bool = False, *, cache_bytes: int = CACHE_BYTES) -> Store:
+    """Open a store for reading.
+
+    Raises:
+        NotAStoreError: nothing there, or something else.
+        UnfinishedStoreError: the conversion has not finished and `allow_unfinished` is not set.
+        DamagedStoreError: the root's metadata was changed.
+    """
+    store = Store(Path(path), cache_bytes=cache_bytes)
+    if not store.complete and not allow_unfinished:
+        missing = store.n_planned - store.n_committed
+        source = store.config.get("source", {}).get("source", "SOURCE")
+        raise UnfinishedStoreError(
+            f"{path} is not finished: {missing} of {store.n_planned} parts are missing.",
+            details=[] if missing else ["all parts are there, but they were not added up yet"],
+            fix=[
+                f"arcpipe convert {source} --out {path}   (with the options of before: it continues)",
+                "or use what is there: --allow-unfinished",
+            ],
+        )
+    return store
+
+
+class Store:
+    """A store, open for reading (see `open_store`). Safe to use from several threads; a pickled one opens again.
+
+    `classes`, `channels`, `config`, `fingerprint`, `seed`, `dtype`, `splits`, `complete`, `totals`, `versions` are as
+    the root says. Parts that are committed later are seen by a store that is opened later.
+    """
+
+    def __init__(self, path: Path, *, cache_bytes: int = CACHE_BYTES) -> None:
+        self.path = path
+        self.root = read_root(path)
+        self.config: dict[str, Any] = self.root["config"]
+        self.classes: tuple[str, ...] = tuple(self.root["classes"])
+        self.channels: int = self.root["channels"]
+        self.splits: tuple[str, ...] = tuple(self.root["splits"])
+        self.complete: bool = self.root["complete"]
+        self.fingerprint: str = self.root["fingerprint"]
+        self.seed: int = self.root["seed"]
+        self.dtype: str = self.root["dtype"]
+        self.totals: dict[str, Any] = self.root["totals"]
+        self.versions: dict[str, str] = self.root["versions"]
+        self.latent_dim: int = self.root["decoder"]["latent_dim"]
+        self.n_neighbours: int = self.root["decoder"]["n_neighbours"]
+        self.decoder_sha256: str = self.root["decoder"]["sha256"]
+        self.has_neighbours: bool = self.root["neighbours_cache"] != "none"
+        self._cache_bytes = cache_bytes
+        self._chunks = ChunkCache(cache_bytes)
+        self._open: OrderedDict[tuple[str, str], Part] = OrderedDict()
+        self._infos: dict[str, tuple[PartInfo, ...]] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_reopen, (self.path, self._cache_bytes))
+
+    @property
+    def n_planned(self) -> int:
+        return sum(numbers["parts"] for numbers in self.root["splits"].values())
+
+    @property
+    def n_committed(self) -> int:
+        return sum(len(self._ids(split)) for split in self.splits)
+
+    @cached_property
+    def decoder(self) -> DecoderRecord:
+        """The decoder of every cloud in this store. Raises DamagedStoreError where its hash is not the root's."""
+        return read_decoder(self.path, self.root)
+
+    @cached_property
+    def latent_statistics(self) -> dict[str, Any]:
+        """`mean`, `std` (z), `whole_mean`, `whole_std`, `count`, `split`: stored latents of the training split.
+
+        Population statistics. Of an unfinished store: of the parts that are there.
+        """
+        if self.complete:
+            statistics: dict[str, Any] = self.root["latent_statistics"]
+            return statistics
+        parts = [self.part(split, part_id) for split in self.splits for part_id in self._ids(split)]
+        return combine_statistics(parts, self.splits)
+
+    def parts(self, split: str) -> tuple[PartInfo, ...]:
+        """The committed parts of a split, by id. Raises MissingSplitError."""
+        self._require(split)
+        if split not in self._infos:
+            self._infos[split] = tuple(_info(self.part(split, part_id)) for part_id in self._ids(split))
+        return self._infos[split]
+
+    def part(self, split: str, part_id: str) -> Part:
+        """A committed part, open; the most recently used ones stay open."""
+        with self._lock:
+            part = self._open.get((split, part_id))
+            if part is not None:
+                self._open.move_to_end((split, part_id))
+                return part
+        self._require(split)
+        part = Part(self.path / split / part_id, self._chunks)
+        own = part.attributes
+        if (own["split"], own["part"], own["fingerprint"]) != (split, part_id, self.fingerprint):
+            raise damaged(part.folder, f"it says it is {own['split']}/{own['part']} of {own['fingerprint'][:8]}")
+        with self._lock:
+            self._open[split, part_id] = part
+            if len(self._open) > OPEN_PARTS:
+                self._open.popitem(last=False)
+        return part
+
+    def read_part(self, split: str, part_id: str, *, neighbours: bool = False) -> CloudBatch:
+        """All clouds of a part. Latents are float16 or float32 as stored (int8 becomes float32).
+
+        Raises:
+            MissingSplitError: no such split.
+            DamagedStoreError: the part, a file or a checksum is wrong.
+            ValueError: `neighbours` of a store that keeps none.
+        """
+        return self.read_block(split, part_id, 0, self.part(split, part_id).n_clouds, neighbours=neighbours)
+
+    def read_block(self, split: str, part_id: str, start: int, stop: int, *, neighbours: bool = False) -> CloudBatch:
+        """Clouds `start:stop` of a part (cut like a Python slice), decoding only the chunks they lie in.
+
+        Raises: as `read_part`.
+        """
+        if neighbours and not self.has_neighbours:
+            raise ValueError(f"{self.path} keeps no neighbours: compute them from the positions")
+        part = self.part(split, part_id)
+        start, stop, _ = slice(start, stop).indices(part.n_clouds)
+        return part.clouds(start, max(start, stop), neighbours=neighbours)
+
+    def read_cloud(self, split: str, part_id: str, row: int, *, neighbours: bool = False) -> Cloud:
+        """One cloud, e.g. `store.read_cloud(*store.find("train/17"))`."""
+        return self.read_block(split, part_id, row, row + 1, neighbours=neighbours)[0]
+
+    def column(self, split: str, name: str) -> NDArray[Any]:
+        """`labels`, `psnr`, `sample_ids`, `repeats`, `sizes`, `relative` or `counts` (points), part after part."""
+        return self._joined(split, [_column(self.part(split, info.id), name) for info in self.parts(split)], name)
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        return self.column(split, "labels")
+
+    def psnr(self, split: str) -> NDArray[np.float32]:
+        """PSNR of every cloud of a split in dB, NaN where unknown; row i belongs to `sample_names(split)[i]`."""
+        return self.column(split, "psnr")
+
+    def sample_names(self, split: str) -> list[str]:
+        """`split/path` of every cloud of a split, part after part."""
+        names: list[str] = []
+        for info in self.parts(split):
+            names += [f"{split}/{path}" for path in self.part(split, info.id).paths(0, info.n_clouds)]
+        return names
+
+    def failures(self, split: str) -> list[FailedSample]:
+        """The samples of a split that could not be converted."""
+        return [failure for info in self.parts(split) for failure in self.part(split, info.id).failures()]
+
+    def find(self, name: str) -> tuple[str, str, int]:
+        """Where a sample is: (split, part id, row). Of several repeats the first.
+
+        `name` is `split/number` (its sample id), `split/path`, a path that only one split has, or a longer path that
+        ends in `split/path`.
+
+        Raises:
+            SampleNotFoundError: no such sample (names near ones), more than one, or it failed (says why).
+        """
+        return self._names.find(name)
+
+    @cached_property
+    def _names(self) -> NameIndex:
+        index = NameIndex(self.path)
+        for split in self.splits:
+            for info in self.parts(split):
+                part = self.part(split, info.id)
+                index.add(split, info.id, part.small("sample_ids"), part.small("repeat"), part.paths(0, part.n_clouds))
+            index.add_failures(split, self.failures(split))
+        return index
+
+    def _joined(self, split: str, pieces: list[NDArray[Any]], name: str) -> NDArray[Any]:
+        if pieces:
+            return np.concatenate(pieces)
+        return np.zeros((0, 2) if name in ("sizes", "relative") else 0, np.float32 if name == "psnr" else np.int64)
+
+    def _ids(self, split: str) -> list[str]:
+        planned = [part.id for part in plan_parts({split: self.root["splits"][split]})]
+        present = [part_id for part_id in planned if (self.path / split / part_id / "zarr.json").is_file()]
+        if self.complete and len(present) < len(planned):
+            absent = next(part_id for part_id in planned if part_id not in set(present))
+            raise damaged(self.path / split / absent / "zarr.json", "missing from a finished store")
+        return present
+
+    def _require(self, split: str) -> None:
+        if split not in self.splits:
+            raise MissingSplitError(
+                f"{self.path} has no split {split!r}.",
+                details=[f"its splits: {', '.join(self.splits)}"],
+                fix=[f"choose another one: --split {name}" for name in self.splits[:1]],
+            )
+
+
+def _reopen(path: Path, cache_bytes: int) -> Store:
+    return Store(path, cache_bytes=cache_bytes)
+
+
+def _column(part: Part, name: str) -> NDArray[Any]:
+    if name == "counts":
+        return np.diff(part.small("offsets"))
+    return part.small("repeat" if name == "repeats" else name)
+
+
+def _info(part: Part) -> PartInfo:
+    own = part.attributes
+    try:
+        return PartInfo(
+            own["split"], own["part"], own["samples"], own["clouds"], own["points"], own["pixels"], len(own["failures"])
+        )
+    except (KeyError, TypeError) as error:
+        raise DamagedStoreError(
+            f"{part.folder} does not say {error}.", fix=[f"arcpipe verify {part.folder}"]
+        ) from error

@@ -1,0 +1,50 @@
+"""Mean and standard deviation of latents, from sums that every part keeps: no array is read again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.store.part import Part
+
+TRAINING_SPLIT = "train"
+
+
+def latent_sums(latents: NDArray[Any]) -> dict[str, Any]:
+    """Count, sum and sum of squares (float64) of each dimension of latents (m, z), as JSON."""
+    total, squares = np.zeros(latents.shape[1]), np.zeros(latents.shape[1])
+    for start in range(0, len(latents), 2**16):  # float64 copies of a block, not of the part
+        block = latents[start : start + 2**16].astype(np.float64)
+        total += block.sum(axis=0)
+        squares += (block**2).sum(axis=0)
+    return {"count": len(latents), "sum": total.tolist(), "sum_squares": squares.tolist()}
+
+
+def combine_statistics(parts: Sequence[Part], splits: Sequence[str]) -> dict[str, Any]:
+    """Statistics of the stored latents of the training split, or of the first split where none is named `train`.
+
+    Returns:
+        `split`, `count` (points), `mean` and `std` (z), `whole_mean` and `whole_std` over all values. Population
+        standard deviations. Empty if the split has no points.
+    """
+    if not splits:
+        return {}
+    split = TRAINING_SPLIT if TRAINING_SPLIT in splits else splits[0]
+    sums = [part.attributes["latent_sums"] for part in parts if part.attributes["split"] == split]
+    count = sum(own["count"] for own in sums)
+    if not count:
+        return {}
+    mean = np.sum([own["sum"] for own in sums], axis=0) / count
+    square = np.sum([own["sum_squares"] for own in sums], axis=0) / count
+    whole = float(mean.mean())
+    return {
+        "split": split,
+        "count": count,
+        "mean": mean.tolist(),
+        "std": np.sqrt(np.maximum(square - mean**2, 0)).tolist(),
+        "whole_mean": whole,
+        "whole_std": float(np.sqrt(max(float(square.mean()) - whole**2, 0.0))),
+    }

@@ -1,0 +1,166 @@
+"""Accuracy of a trained run on a split, as it is or with clouds moved (thesis experiments 4 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from arcpipe.config import AugmentSection, EvaluateConfig, StreamSection
+from arcpipe.errors import MissingSplitError, SourceError, StoreMismatchError
+from arcpipe.store import Store, open_store
+from arcpipe.train.checkpoint import load_checkpoint
+from arcpipe.train.device import choose_device
+from arcpipe.train.loader import StreamLoader
+from arcpipe.train.measures import Measures, average_repeats, measure
+from arcpipe.train.run import RunFolder, open_run
+from arcpipe.train.split import Normalisation, Split
+
+
+@dataclass(frozen=True)
+class EvaluateReport:
+    """Measures of one split. `push` and `shift` in pixels; images are counted once, whatever their repeats."""
+
+    run: Path
+    store: Path
+    split: str
+    push: float
+    shift: float
+    clouds: int
+    measures: Measures
+
+    def as_dict(self) -> dict[str, Any]:
+        values = {**asdict(self), "run": str(self.run), "store": str(self.store)}
+        return {**values, **values.pop("measures")}
+
+    def lines(self) -> list[str]:
+        moved = [f"pushed by up to {self.push:g} px"] if self.push else []
+        moved += [f"shifted by up to {self.shift:g} px"] if self.shift else []
+        what = f"{self.split} of {self.store}" + (f", {' and '.join(moved)}" if moved else "")
+        return [f"{self.run} on {what}", *measure_lines(self.measures, self.clouds)]
+
+
+def measure_lines(measures: Measures, clouds: int) -> list[str]:
+    """Measures for people, the weakest classes first."""
+    counted = f"{measures.n} images" + (f", {clouds} clouds averaged per image" if clouds > measures.n else "")
+    known = {name: share for name, share in measures.per_class.items() if share is not None}
+    weakest = sorted(known, key=lambda name: known[name])[:5]
+    return [
+        f"  accuracy {100 * measures.accuracy:.2f} % of {counted}; loss {measures.loss:.4f}, "
+        f"calibration error {100 * measures.calibration_error:.2f} %",
+        "  weakest classes: " + ", ".join(f"{name} {100 * known[name]:.1f} %" for name in weakest),
+    ]
+
+
+def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
+    """Evaluate a run on a split of a store that has the run's decoder.
+
+    Raises:
+        CheckpointError: there is no trained run.
+        MissingSplitError: the store has no such split, or there is none to choose.
+        StoreMismatchError: the store was made with another decoder, latent dimension or other classes.
+    """
+    run = open_run(config.run)
+    store = open_store(config.store)
+    check_store(run, store, config.store)
+    name = config.split or run.facts.test_split or default_test_split(store)
+    if name is None:
+        raise MissingSplitError(
+            f"{config.store} has no split test or val.",
+            details=[f"splits: {', '.join(store.splits)}"],
+            fix=[f"--split {split}" for split in store.splits],
+        )
+    device = choose_device(config.device)
+    model = run.model().to(device)
+    load_checkpoint(run.checkpoint, model)
+    split = Split(store, name)
+    loader = evaluation_loader(
+        split, run.facts.classes, run.normalisation, run.config.stream, config.batch_size, moves(config), config.seed
+    )
+    measures = score(model, loader, run.facts.classes, device)
+    return EvaluateReport(config.run, config.store, name, config.push, config.shift, len(split.manifest), measures)
+
+
+def moves(config: EvaluateConfig) -> AugmentSection:
+    """`--push` and `--shift` as an augmentation."""
+    if not config.push and not config.shift:
+        return AugmentSection()
+    return AugmentSection(apply=("push",), push=config.push, shift=config.shift)
+
+
+def evaluation_loader(
+    split: Split,
+    classes: tuple[str, ...],
+    normalisation: Normalisation,
+    section: StreamSection,
+    batch_size: int,
+    augment: AugmentSection | None = None,
+    seed: int = 0,
+) -> StreamLoader:
+    """Batches in the order of the store; every cloud once."""
+    return StreamLoader(
+        split, len(classes), normalisation, batch_size, section=section, seed=seed, augment=augment, shuffle=False
+    )
+
+
+def score(
+    model: nn.Module,
+    loader: StreamLoader,
+    classes: tuple[str, ...],
+    device: torch.device,
+    check: Callable[[], None] | None = None,
+) -> Measures:
+    """Measure a model on all batches of a loader; repeats of an image are averaged. `check` runs before each batch."""
+    if not len(loader.order):
+        raise SourceError(f"the split {loader.split.name} of {loader.split.store.path} holds no clouds.")
+    probabilities, labels, ids = predict_all(model, loader, device, check)
+    return measure(*average_repeats(probabilities, labels, ids), classes)
+
+
+def predict_all(
+    model: nn.Module, loader: StreamLoader, device: torch.device, check: Callable[[], None] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Probabilities (clouds, classes), labels and sample ids (clouds,). The model is left in evaluation mode."""
+    model.eval()
+    probabilities, labels, ids = [], [], []
+    with torch.inference_mode():
+        for batch in loader:
+            if check is not None:
+                check()
+            moved = batch.to(device)
+            logits = model(moved.latents, moved.positions, moved.offsets)
+            probabilities.append(logits.double().softmax(1).cpu().numpy())
+            labels.append(batch.labels.argmax(1).numpy())
+            ids.append(batch.sample_ids)
+    return np.concatenate(probabilities), np.concatenate(labels), np.concatenate(ids)
+
+
+def default_test_split(store: Store, *, but: str | None = None) -> str | None:
+    """`test`, else `val`, else none."""
+    return next((name for name in ("test", "val") if name in store.splits and name != but), None)
+
+
+def check_store(run: RunFolder, store: Store, path: Path) -> None:
+    """A run understands only clouds that its own decoder's latents are in."""
+    facts = run.facts
+    found: Mapping[str, tuple[Any, Any]] = {
+        "decoder": (facts.decoder_sha256[:8], store.decoder_sha256[:8]),
+        "latent dimension": (facts.latent_dim, store.latent_dim),
+        "channels": (facts.channels, store.channels),
+        "classes": (", ".join(facts.classes), ", ".join(store.classes)),
+    }
+    details = [
+        f"{name}: the run has {ours}, the store {theirs}" for name, (ours, theirs) in found.items() if ours != theirs
+    ]
+    if details:
+        raise StoreMismatchError(
+            f"{run.path} cannot be evaluated on {path}: its latents mean something else.",
+            details=[*details, "latents of different decoders have nothing in common"],
+            fix=[f"arcpipe convert SOURCE --decoder {run.config.store} --out store/other.zarr"],
+        )

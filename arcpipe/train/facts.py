@@ -1,0 +1,79 @@
+"""What a run needs to know of its store before it starts, and the stores it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from arcpipe.config import StreamSection, TrainConfig
+from arcpipe.errors import MissingSplitError, SourceError
+from arcpipe.store import Store
+from arcpipe.train.run import StoreFacts
+from arcpipe.train.split import Split, normalisation
+
+
+def choose_splits(store: Store, stream: StreamSection) -> tuple[str, str | None, str | None]:
+    """Splits to train on, to report, and to choose weights by.
+
+    Reported: the given one, else `test`, else `val`, else none. Weights are chosen by `val`, and only where it is
+    neither of the other two: nothing is ever selected on the split that is reported.
+
+    Raises:
+        MissingSplitError: a named split is not in the store.
+    """
+    train, test = stream.train_split, stream.test_split
+    if train not in store.splits:
+        raise MissingSplitError(
+            f"{store.path} has no split {train} to train on.",
+            details=[f"splits: {', '.join(store.splits)}"],
+            fix=[f"--train-split {name}" for name in store.splits],
+        )
+    if test is None:
+        test = next((name for name in ("test", "val") if name in store.splits and name != train), None)
+    elif test not in store.splits:
+        raise MissingSplitError(
+            f"{store.path} has no split {test} to evaluate.",
+            details=[f"splits: {', '.join(store.splits)}"],
+            fix=[f"--test-split {name}" for name in store.splits if name != train],
+        )
+    validation = "val" if "val" in store.splits and "val" not in (train, test) and test is not None else None
+    return train, test, validation
+
+
+def store_facts(
+    store: Store, train: Split, names: tuple[str, str | None, str | None], config: TrainConfig
+) -> StoreFacts:
+    """Collect what the run folder keeps of its store.
+
+    Raises:
+        SourceError: the training split has no clouds, or clouds of one class only.
+    """
+    check_labels(store, train)
+    chosen = normalisation(train, config.stream.normalise)
+    return StoreFacts(
+        fingerprint=store.fingerprint,
+        decoder_sha256=store.decoder_sha256,
+        n_neighbours=store.n_neighbours,
+        latent_dim=store.latent_dim,
+        channels=store.channels,
+        classes=tuple(store.classes),
+        train_split=names[0],
+        test_split=names[1],
+        validation_split=names[2],
+        clouds=len(train.manifest),
+        manifest=train.manifest.digest,
+        normalisation=chosen.to_dict(),
+        convert=dict(store.config),
+    )
+
+
+def check_labels(store: Store, train: Split) -> None:
+    """Refuse a training split that nothing can be learnt from."""
+    labels = np.unique(np.concatenate([np.zeros(0, np.int64), *train.manifest.labels]))
+    if len(labels) > 1:
+        return
+    what = "holds no clouds" if not len(labels) else f"has one class only, {store.classes[int(labels[0])]}"
+    raise SourceError(
+        f"the split {train.name} of {store.path} {what}: a classifier needs two.",
+        details=[f"splits: {', '.join(store.splits)}", f"classes of the store: {', '.join(store.classes)}"],
+        fix=["another --train-split", "arcpipe convert a folder of split/class/file with two classes or more"],
+    )

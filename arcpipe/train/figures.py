@@ -1,0 +1,72 @@
+"""The two pictures of a run: its curves and its confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+NUMBERS_UP_TO = 20
+"""Classes up to which the matrix shows counts; above, cells are too small to read."""
+
+NAMES_UP_TO = 50
+COLOURS = {"train": "#0072b2", "test": "#d55e00", "val": "#009e73"}  # Okabe and Ito: told apart by everybody
+LABEL_CHARACTERS = 16
+
+
+def draw_curves(path: Path, epochs: Sequence[Mapping[str, Any]], split: str | None) -> None:
+    """Draw loss and accuracy by epoch. `epochs`: the lines of kind `epoch` of metrics.jsonl."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, quantity, factor, unit in zip(
+        figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), ("cross-entropy", "%"), strict=True
+    ):
+        for name in ("train", split) if split else ("train",):
+            points = [(e["epoch"], factor * e[f"{name}_{quantity}"]) for e in epochs if f"{name}_{quantity}" in e]
+            _curve(axes, points, name)
+        axes.set(title=quantity, xlabel="epoch", ylabel=unit)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> None:
+    """Draw the confusion matrix: rows are true classes, colour is the share of the row."""
+    counts = np.array(confusion)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = float(np.clip(0.5 * len(classes) + 2, 4, 14))
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    if len(classes) <= NUMBERS_UP_TO:
+        _write_counts(axes, counts, shares)
+    names = [_shorten(name) for name in classes] if len(classes) <= NAMES_UP_TO else []
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(title=title, xlabel="taken for", ylabel="is")
+    figure.savefig(path, dpi=100)
+
+
+def _curve(axes: Axes, points: Sequence[tuple[float, float]], name: str) -> None:
+    x, y = zip(*points, strict=True) if points else ((), ())
+    axes.plot(x, y, color=COLOURS.get(name, "#555555"), label=name, marker="o" if len(x) < 40 else None, markersize=3)
+
+
+def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
+    for i, j in np.ndindex(*counts.shape):
+        if counts[i, j]:
+            colour = "white" if shares[i, j] > 0.55 else "black"
+            axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=7, color=colour)
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= LABEL_CHARACTERS else f"{name[: LABEL_CHARACTERS - 1]}…"

@@ -1,0 +1,46 @@
+"""Ctrl-C and SIGTERM during training: finish the step, save, then do what the signal asks."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Notes the first signal instead of acting on it; a second one acts at once.
+
+    Outside the main thread, where Python allows no handlers, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.pending: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def deliver(self) -> None:
+        """Let the noted signal do what it would have done: KeyboardInterrupt for Ctrl-C."""
+        self._restore()
+        if self.pending is not None:
+            signal.raise_signal(self.pending)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.pending = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

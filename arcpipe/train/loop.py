@@ -1,0 +1,261 @@
+"""Training: one straight path from a store to a run folder that can be stopped at any step and continued."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from arcpipe.config import TrainConfig
+from arcpipe.models import describe, n_parameters
+from arcpipe.progress import Progress as Bar
+from arcpipe.seeds import derive_seed
+from arcpipe.store import Store, open_store
+from arcpipe.train.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint, save_tensors
+from arcpipe.train.device import choose_device
+from arcpipe.train.evaluate import evaluation_loader, score
+from arcpipe.train.facts import choose_splits, store_facts
+from arcpipe.train.figures import draw_confusion, draw_curves
+from arcpipe.train.interrupt import Interrupts
+from arcpipe.train.loader import StreamLoader
+from arcpipe.train.measures import Measures
+from arcpipe.train.report import TrainReport
+from arcpipe.train.run import RunFolder, create_or_continue
+from arcpipe.train.split import Split
+from arcpipe.train.step import learning_rate, make_optimiser, train_step
+
+CHECKPOINT_EVERY_S = 60.0  # at most so much work is lost to a kill
+LOG_EVERY_STEPS = 50
+EVALUATION_BATCH = 256
+
+
+@dataclass
+class Job:
+    """What stays the same while a run trains, and its bar."""
+
+    run: RunFolder
+    train: Split
+    test: Split | None
+    validation: Split | None
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    device: torch.device
+    interrupts: Interrupts
+    bar: Bar
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.run.config
+
+
+def run_train(
+    config: TrainConfig, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
+) -> TrainReport:
+    """Train a classifier on a store. Safe to run again: it continues, and a finished run only reports.
+
+    On Ctrl-C or SIGTERM the step under way is finished and saved, then the signal takes its course.
+
+    Args:
+        config: All settings.
+        resume: Insist that there is a run to continue.
+        overwrite: Start again in a folder that holds a run of other settings.
+        quiet: Show no progress.
+
+    Raises:
+        NotAStoreError, UnfinishedStoreError, MissingSplitError, SourceError: nothing to train on.
+        CheckpointError, StoreMismatchError, StoreBusyError: the run folder cannot be used.
+        DivergedError: the loss is no longer a number.
+    """
+    store = open_store(config.store, allow_unfinished=config.stream.allow_unfinished)
+    device = choose_device(config.device)
+    names = choose_splits(store, config.stream)
+    train = _open_split(store, names[0], config)
+    test, validation = (_open_split(store, name, config) if name else None for name in names[1:])
+    facts = store_facts(store, train, names, config)
+    run = create_or_continue(config, facts, store.decoder, resume=resume, overwrite=overwrite)
+    if run.summary is not None:
+        return replace(TrainReport.from_dict(run.summary), before=True)
+    with run.held(), _torch_threads(config), Interrupts() as interrupts:
+        model = run.model().to(device)
+        optimiser = make_optimiser(model, config.optim, device)
+        bar = Bar("train", config.optim.epochs * len(train.manifest), "clouds", enabled=not quiet)
+        return _train(Job(run, train, test, validation, model, optimiser, device, interrupts, bar))
+
+
+def _open_split(store: Store, name: str, config: TrainConfig) -> Split:
+    return Split(store, name, cache_mb=config.stream.cache_mb, readers=config.stream.readers)
+
+
+def _train(job: Job) -> TrainReport:
+    progress = Progress()
+    if has_checkpoint(job.run.checkpoint):
+        progress = load_checkpoint(job.run.checkpoint, job.model, job.optimiser)
+    job.run.forget_metrics_after(progress.epoch, progress.step)
+    first_step = progress.step or None
+    measures = None
+    with job.bar:
+        while progress.epoch < job.config.optim.epochs:
+            progress = _train_epoch(job, progress)
+            progress, measures = _end_epoch(job, progress)
+            save_checkpoint(job.run.checkpoint, job.model, job.optimiser, progress)
+    return _finish(job, progress, measures, first_step)
+
+
+def _train_epoch(job: Job, progress: Progress) -> Progress:
+    """Train the rest of an epoch; returns with all of its batches done."""
+    optim = job.config.optim
+    loader = _train_loader(job, progress)
+    job.model.train()
+    saved = mark = time.monotonic()
+    for batch in loader:
+        arrived = time.monotonic()
+        rate = learning_rate(optim, (progress.epoch + batch.index / loader.n_batches) / optim.epochs)
+        seed = derive_seed(job.config.seed, "step", progress.step)
+        loss, right = train_step(job.model, job.optimiser, batch.to(job.device), optim, rate, seed)
+        done = time.monotonic()
+        new = {
+            "loss": loss * len(batch),
+            "right": right,
+            "clouds": len(batch),
+            "seconds": done - mark,
+            "waiting_s": arrived - mark,
+        }
+        partial = {name: progress.partial.get(name, 0) + value for name, value in new.items()}
+        progress = replace(progress, batch=batch.index + 1, step=progress.step + 1, partial=partial)
+        _show_step(job, progress, loss, rate)
+        if job.interrupts.pending is not None:
+            _stop(job, progress)
+        if done - saved >= CHECKPOINT_EVERY_S:
+            save_checkpoint(job.run.checkpoint, job.model, job.optimiser, progress)
+            saved = time.monotonic()
+        mark = time.monotonic()
+    return progress
+
+
+def _train_loader(job: Job, progress: Progress) -> StreamLoader:
+    return StreamLoader(
+        job.train,
+        len(job.run.facts.classes),
+        job.run.normalisation,
+        job.config.optim.batch_size,
+        section=job.config.stream,
+        seed=job.config.seed,
+        epoch=progress.epoch,
+        start_batch=progress.batch,
+        augment=job.config.augment,
+    )
+
+
+def _end_epoch(job: Job, progress: Progress) -> tuple[Progress, Measures | None]:
+    """Evaluate, note what the validation split prefers, log and draw."""
+    epoch, sums = progress.epoch + 1, progress.partial
+    line = {"train_loss": sums["loss"] / sums["clouds"], "train_accuracy": sums["right"] / sums["clouds"]}
+    measures, best = None, progress.best
+    if epoch % job.config.optim.evaluate_every == 0 or epoch == job.config.optim.epochs:
+        measures, chosen = (_evaluate(job, split, progress) for split in (job.test, job.validation))
+        for split, found in ((job.test, measures), (job.validation, chosen)):
+            if split is not None and found is not None:
+                line |= {f"{split.name}_loss": found.loss, f"{split.name}_accuracy": found.accuracy}
+        if chosen is not None and measures is not None and chosen.accuracy > best.get("accuracy", -1.0):
+            best = _keep_best(job, epoch, chosen, measures)
+    times = {"seconds": sums["seconds"], "waiting_s": sums["waiting_s"], "clouds": sums["clouds"]}
+    job.run.append_metrics(kind="epoch", epoch=epoch, step=progress.step, **line, **times)
+    _show_epoch(job, epoch, line)
+    epochs = [entry for entry in job.run.metrics() if entry["kind"] == "epoch"]
+    draw_curves(job.run.path / "curves.png", epochs, job.test.name if job.test else None)
+    return Progress(epoch=epoch, step=progress.step, best=best), measures
+
+
+def _evaluate(job: Job, split: Split | None, progress: Progress) -> Measures | None:
+    if split is None:
+        return None
+
+    def check() -> None:
+        if job.interrupts.pending is not None:
+            _stop(job, progress)
+
+    facts, stream = job.run.facts, job.config.stream
+    loader = evaluation_loader(split, facts.classes, job.run.normalisation, stream, EVALUATION_BATCH)
+    return score(job.model, loader, facts.classes, job.device, check)
+
+
+def _keep_best(job: Job, epoch: int, chosen: Measures, measures: Measures) -> dict[str, Any]:
+    """Save the weights apart. The split that is reported has no say in it."""
+    save_tensors(job.run.path / "best.safetensors", job.model.state_dict())
+    name = job.validation.name if job.validation else ""
+    return {"split": name, "epoch": epoch, "accuracy": chosen.accuracy, "test_accuracy": measures.accuracy}
+
+
+def _finish(job: Job, progress: Progress, measures: Measures | None, first_step: int | None) -> TrainReport:
+    """Report the last weights and write the summary, which is what makes a run finished."""
+    measures = measures or _evaluate(job, job.test, progress)
+    if measures is not None and job.test is not None:
+        title = f"{job.test.name}: {100 * measures.accuracy:.2f} % of {measures.n}"
+        draw_confusion(job.run.path / "confusion.png", measures.confusion, job.run.facts.classes, title)
+    epochs = [entry for entry in job.run.metrics() if entry["kind"] == "epoch"]
+    seconds = sum(entry["seconds"] for entry in epochs)
+    report = TrainReport(
+        run=job.run.path,
+        store=job.config.store,
+        model=describe(job.model),
+        parameters=n_parameters(job.model),
+        epochs=progress.epoch,
+        steps=progress.step,
+        clouds=len(job.train.manifest),
+        train_loss=epochs[-1]["train_loss"],
+        train_accuracy=epochs[-1]["train_accuracy"],
+        split=job.test.name if job.test else None,
+        test_clouds=len(job.test.manifest) if job.test else 0,
+        measures=measures,
+        best=progress.best,
+        seconds=seconds,
+        clouds_per_s=sum(entry["clouds"] for entry in epochs) / max(seconds, 1e-9),
+        waiting=sum(entry["waiting_s"] for entry in epochs) / max(seconds, 1e-9),
+        resumed_at_step=first_step,
+    )
+    job.run.write_summary(report.as_dict())
+    return report
+
+
+def _stop(job: Job, progress: Progress) -> None:
+    """Save, then let the signal do what it would have done."""
+    save_checkpoint(job.run.checkpoint, job.model, job.optimiser, progress)
+    job.bar.note(f"saved at step {progress.step} of {job.run.path}")
+    job.interrupts.deliver()
+
+
+def _show_step(job: Job, progress: Progress, loss: float, rate: float) -> None:
+    sums = progress.partial
+    job.bar.update(
+        progress.epoch * len(job.train.manifest) + int(sums["clouds"]),
+        epoch=f"{progress.epoch + 1}/{job.config.optim.epochs}",
+        loss=f"{sums['loss'] / sums['clouds']:.3f}",
+        accuracy=f"{100 * sums['right'] / sums['clouds']:.1f} %",
+    )
+    if progress.step % LOG_EVERY_STEPS == 0:
+        job.run.append_metrics(kind="step", epoch=progress.epoch + 1, step=progress.step, loss=loss, rate=rate)
+
+
+def _show_epoch(job: Job, epoch: int, line: dict[str, float]) -> None:
+    text = [f"train loss {line['train_loss']:.4f}, accuracy {100 * line['train_accuracy']:.2f} %"]
+    for split in (job.test, job.validation):
+        if split is not None and f"{split.name}_accuracy" in line:
+            text.append(f"{split.name} accuracy {100 * line[f'{split.name}_accuracy']:.2f} %")
+    job.bar.note(f"epoch {epoch}/{job.config.optim.epochs}: {', '.join(text)}")
+
+
+@contextmanager
+def _torch_threads(config: TrainConfig) -> Iterator[None]:
+    """Threads of torch for the time of a training; they are given back."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,73 @@
+"""What a training says when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from arcpipe.progress import duration
+from arcpipe.train.evaluate import measure_lines
+from arcpipe.train.measures import Measures
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """The closing summary of `arcpipe train`: the last weights, never the ones that did best on the reported split.
+
+    `measures`: on `split`, None where the store has no split to report. `best`: epoch and accuracies of the weights
+    that the validation split chose, empty without one. `waiting`: share of the training time in which the model waited
+    for data. `before`: the run was finished before this command.
+    """
+
+    run: Path
+    store: Path
+    model: str
+    parameters: int
+    epochs: int
+    steps: int
+    clouds: int
+    train_loss: float
+    train_accuracy: float
+    split: str | None
+    test_clouds: int
+    measures: Measures | None
+    best: Mapping[str, Any]
+    seconds: float
+    clouds_per_s: float
+    waiting: float
+    resumed_at_step: int | None = None
+    before: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "run": str(self.run), "store": str(self.store)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainReport:
+        measures = Measures(**values["measures"]) if values["measures"] else None
+        paths = {"run": Path(values["run"]), "store": Path(values["store"])}
+        return cls(**{**values, **paths, "measures": measures})
+
+    def lines(self) -> list[str]:
+        first = f"{self.run}: {self.epochs} epochs of {self.clouds} clouds, {self.model}"
+        if self.before:
+            lines = [f"{first}; it was finished before, nothing left to do"]
+        else:
+            lines = [f"{first} in {duration(self.seconds)} ({self.clouds_per_s:.0f} clouds/s)"]
+        if self.resumed_at_step is not None and not self.before:
+            lines.append(f"  continued at step {self.resumed_at_step} of {self.steps}")
+        lines.append(f"  train: accuracy {100 * self.train_accuracy:.2f} %, loss {self.train_loss:.4f}")
+        if self.measures is not None:
+            lines += [f"  {self.split}:", *measure_lines(self.measures, self.test_clouds)]
+            lines += [f"  confusion matrix: {self.run / 'confusion.png'}"]
+        if self.best:
+            lines.append(
+                f"  chosen by {self.best['split']}: epoch {self.best['epoch']}, "
+                f"{self.best['split']} {100 * self.best['accuracy']:.2f} %, "
+                f"{self.split} {100 * self.best['test_accuracy']:.2f} % ({self.run / 'best.safetensors'})"
+            )
+        lines.append(f"  curves: {self.run / 'curves.png'}")
+        if self.split is not None:
+            lines.append(f"next: arcpipe evaluate {self.run} --store {self.store} --push 2")
+        return lines

@@ -1,0 +1,90 @@
+"""Neighbours: exact, and equal distances go to the lower row, as a comparison of all distances in integers gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arcpipe.arc import neighbours
+from arcpipe.arc.neighbours import nearest_anchors, nearest_at, relative_statistics
+from arcpipe.errors import TooFewAnchorsError
+
+
+def brute_force(positions: np.ndarray, points: np.ndarray, n: int) -> np.ndarray:
+    squared = ((points[:, None] - positions) ** 2).sum(2)
+    return squared.argsort(axis=1, kind="stable")[:, :n]
+
+
+def grid(height: int, width: int) -> np.ndarray:
+    return np.stack(np.divmod(np.arange(height * width), width), axis=1)
+
+
+@st.composite
+def clouds(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, int], int]:
+    size = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    place = st.tuples(st.integers(0, size[0] - 1), st.integers(0, size[1] - 1))
+    places = draw(st.lists(place, min_size=1, max_size=40))  # duplicates and lattices abound
+    return np.array(places), size, draw(st.integers(1, min(6, len(places))))
+
+
+@given(clouds())
+@settings(max_examples=60, deadline=None, derandomize=True)
+@pytest.mark.parametrize("dense_anchors", [0, 128])  # by the tree, by all distances
+def test_neighbours_are_those_of_a_brute_force_comparison(
+    dense_anchors: int, cloud: tuple[np.ndarray, tuple[int, int], int]
+) -> None:
+    positions, size, n = cloud
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "DENSE_ANCHORS", dense_anchors)
+        patch.setattr(neighbours, "BAND", 7)  # bands change nothing
+        np.testing.assert_array_equal(nearest_anchors(positions, size, n), brute_force(positions, grid(*size), n))
+
+
+def test_a_lattice_of_many_anchors_ties_everywhere_and_is_still_exact() -> None:
+    positions = 4 * grid(12, 12)[np.random.default_rng(0).permutation(144)]
+    assert len(positions) > neighbours.DENSE_ANCHORS
+    found = nearest_anchors(positions, (48, 48), 4)
+    np.testing.assert_array_equal(found, brute_force(positions, grid(48, 48), 4))
+
+
+def test_a_hundred_anchors_at_one_place_are_taken_from_the_lowest_row() -> None:
+    positions = np.concatenate([np.full((200, 2), 3), np.random.default_rng(1).integers(0, 20, (50, 2))])
+    np.testing.assert_array_equal(nearest_anchors(positions, (20, 20), 5), brute_force(positions, grid(20, 20), 5))
+
+
+def test_large_coordinates_do_not_overflow() -> None:
+    positions = np.array([[0, 0], [60000, 60000], [0, 60000], [60000, 0]], np.uint16)
+    points = np.array([[59999, 59999], [1, 59998]])
+    np.testing.assert_array_equal(nearest_at(positions, points, 2), brute_force(positions.astype(np.int64), points, 2))
+
+
+@pytest.mark.parametrize("k", [6, 300])
+def test_edited_positions_and_points_between_pixels_follow_the_same_rule(k: int) -> None:
+    rng = np.random.default_rng(2)
+    positions = rng.integers(0, 12, (k, 2)) * np.float32(0.5)
+    points = (grid(24, 24) + 0.5) / 4 - 0.5
+    expected = brute_force(positions.astype(np.float64), points, 4)
+    np.testing.assert_array_equal(nearest_at(positions, points, 4), expected)
+
+
+def test_too_few_anchors_are_refused() -> None:
+    with pytest.raises(TooFewAnchorsError, match="fewer anchors than neighbours") as caught:
+        nearest_anchors(np.zeros((3, 2), np.int64), (2, 2), 4)
+    assert "found 3" in str(caught.value)
+
+
+def test_statistics_are_one_mean_and_std_over_pixels_neighbours_and_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "BAND", 10)
+    positions = np.random.default_rng(3).integers(0, 9, (7, 2))
+    found = nearest_anchors(positions, (5, 9), 3)
+    gaps = positions[found] - grid(5, 9)[:, None]
+    mean, std = relative_statistics(positions, found, (5, 9))
+    assert mean == pytest.approx(gaps.mean(), rel=1e-6)
+    assert std == pytest.approx(gaps.std(), rel=1e-6)
+    assert (mean, std) == (float(np.float32(mean)), float(np.float32(std)))  # what a store can keep
+
+
+def test_a_single_pixel_is_standardised_by_one() -> None:
+    assert relative_statistics(np.zeros((4, 2), np.int64), np.array([[0, 1, 2, 3]]), (1, 1)) == (0.0, 1.0)

@@ -1,0 +1,96 @@
+"""Small clouds and stores that the tests of this room share (also imported by the processes that they kill)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord
+from arcpipe.store import StoreHeader, StoreWriter, create_or_open, fingerprint
+from arcpipe.store.check import morton_codes
+
+LATENT_DIM = 6
+CLASSES = ("cats", "dogs", "pandas")
+
+
+def nearest(positions: np.ndarray, size: tuple[int, int], n: int) -> np.ndarray:
+    """Brute force: by squared distance, then by row."""
+    pixels = np.stack(np.divmod(np.arange(size[0] * size[1]), size[1]), axis=1)
+    gaps = ((pixels[:, None] - positions.astype(np.int64)[None]) ** 2).sum(axis=2)
+    return np.argsort(gaps, axis=1, kind="stable")[:, :n]
+
+
+def make_cloud(i: int, *, size: tuple[int, int] = (9, 7), points: int = 6, n: int = 4, **others: Any) -> Cloud:
+    """A cloud as the converter would make it, seeded by `i`."""
+    rng = np.random.default_rng(i)
+    flat = rng.choice(size[0] * size[1], points, replace=points > size[0] * size[1])
+    positions = np.stack(np.divmod(flat, size[1]), axis=1)
+    positions = positions[np.argsort(morton_codes(positions), kind="stable")].astype(np.uint16)
+    known = {"label": i % 3, "psnr": 20 + i / 7, "sample_id": i, "path": f"{CLASSES[i % 3]}/{i:04d}.jpg"}
+    return Cloud(
+        positions=positions,
+        latents=rng.normal(size=(points, LATENT_DIM)).astype(np.float16).astype(np.float32),
+        size=size,
+        relative=(float(np.float32(rng.normal())), float(np.float32(2 + rng.random()))),
+        neighbours=nearest(positions, size, n).astype(np.uint16),
+        **{**known, **others},
+    )
+
+
+def make_batch(numbers: Sequence[int], **options: Any) -> CloudBatch:
+    """Clouds of several sizes."""
+    clouds = [make_cloud(i, size=(5 + i % 4, 6 + i % 3), points=4 + i % 5, **options) for i in numbers]
+    return CloudBatch.join(clouds, latent_dim=LATENT_DIM, n_neighbours=4)
+
+
+def make_decoder() -> DecoderRecord:
+    rng = np.random.default_rng(99)
+    width = 4 * (LATENT_DIM + 2)
+    shapes = [(8, width), (3, 8)]
+    return DecoderRecord(
+        weights=tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes),
+        biases=tuple(rng.normal(size=shape[0]).astype(np.float32) for shape in shapes),
+        n_neighbours=4,
+        latent_dim=LATENT_DIM,
+    )
+
+
+def make_header(splits: dict[str, dict[str, int]], *, steps: int = 500, **options: Any) -> StoreHeader:
+    config = {"source": {"source": "digits"}, "fit": {"steps": steps}}
+    options = {"dtype": "float16", "neighbours_cache": "pixels", **options}
+    return StoreHeader(
+        config=config,
+        fingerprint=fingerprint({**config, **options, "splits": splits}),
+        classes=CLASSES,
+        channels=3,
+        splits=splits,
+        versions={"arcpipe": "0.1.0"},
+        **options,
+    )
+
+
+def empty_store(path: Path, splits: dict[str, dict[str, int]], **options: Any) -> StoreWriter:
+    return create_or_open(path, make_header(splits, **options), make_decoder())
+
+
+def full_store(path: Path, **options: Any) -> StoreWriter:
+    """A finished store: two training parts of 5 clouds, one test part of 3."""
+    writer = empty_store(path, {"train": {"samples": 10, "parts": 2}, "test": {"samples": 3, "parts": 1}}, **options)
+    for split, part, numbers in (("train", "0000", range(5)), ("train", "0001", range(5, 10)), ("test", "0000", range(3))):
+        batch = make_batch(numbers)
+        if writer.neighbours_cache == "none":
+            batch = batch.without_neighbours()
+        writer.commit_part(split, part, batch, [], {"seconds": 0.5})
+    writer.finish()
+    return writer
+
+
+def same_clouds(left: CloudBatch, right: CloudBatch) -> bool:
+    """Equal in every array, whatever the integer widths."""
+    names = ("offsets", "positions", "latents", "sizes", "relative", "labels", "repeats", "sample_ids")
+    names += ("psnr",) + (("neighbours", "pixel_offsets") if left.neighbours is not None else ())
+    equal = (np.array_equal(getattr(left, n), getattr(right, n), equal_nan=n == "psnr") for n in names)
+    return all(equal) and left.paths == right.paths

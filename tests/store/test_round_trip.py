@@ -1,0 +1,125 @@
+"""What is committed is what is read: any clouds, any part of them, by arcpipe and by plain Zarr."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from store_samples import LATENT_DIM, empty_store, full_store, make_batch, make_cloud, make_decoder, same_clouds
+
+from arcpipe.cloud import CloudBatch, FailedSample
+from arcpipe.store import open_store, round_latents, verify
+from arcpipe.store import arrays as array_module
+
+SHAPES = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 8), st.integers(4, 9)), max_size=6)
+PATHS = st.text(min_size=1, max_size=12).filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text))
+
+
+@given(SHAPES, st.data(), st.sampled_from(["float16", "float32", "int8"]), st.sampled_from(["pixels", "none"]))
+@settings(max_examples=12, deadline=None)
+def test_ragged_clouds_come_back(shapes: list, data: st.DataObject, dtype: str, cache: str) -> None:
+    paths = [data.draw(PATHS) for _ in shapes]
+    clouds = [
+        make_cloud(i, size=(h, w), points=k, path=path)
+        for i, ((h, w, k), path) in enumerate(zip(shapes, paths, strict=True))
+    ]
+    batch = CloudBatch.join(clouds, latent_dim=LATENT_DIM)
+    batch = batch.without_neighbours() if cache == "none" else batch
+    failures = [FailedSample(100, "dogs/broken.jpg", "truncated", "ends early")]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "s.zarr")
+        writer = empty_store(
+            path, {"train": {"samples": len(clouds) + 1, "parts": 1}}, dtype=dtype, neighbours_cache=cache
+        )
+        record = writer.commit_part("train", "0000", batch, failures)
+        assert (record.samples, record.clouds, record.failed) == (len(clouds) + 1, len(clouds), 1)
+        writer.finish()
+        store = open_store(path)
+        rounded = round_latents(batch.latents, dtype, batch.offsets)
+        assert same_clouds(
+            replace(batch, latents=rounded), store.read_part("train", "0000", neighbours=cache == "pixels")
+        )
+        assert store.failures("train") == failures
+        assert verify(path).problems == []
+
+
+def test_blocks_are_slices_of_the_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array_module, "CHUNK_BYTES", 64)  # many chunks in a shard, clouds across their borders
+    full_store(tmp_path / "s.zarr")
+    store = open_store(tmp_path / "s.zarr")
+    whole = make_batch(range(5))
+    for start in range(6):
+        for stop in range(start, 7):
+            block = store.read_block("train", "0000", start, stop, neighbours=True)
+            expected = [whole[i] for i in range(start, min(stop, 5))]
+            assert same_clouds(CloudBatch.join(expected, latent_dim=LATENT_DIM), block)
+    assert verify(tmp_path / "s.zarr").problems == []
+
+
+def test_changing_a_block_changes_nothing_that_is_read_later(tmp_path: Path) -> None:
+    full_store(tmp_path / "s.zarr")
+    store = open_store(tmp_path / "s.zarr")
+    block = store.read_block("train", "0000", 1, 3)
+    for name in ("positions", "latents", "labels", "sizes", "offsets"):
+        getattr(block, name)[...] = 0
+    assert same_clouds(store.read_part("train", "0000", neighbours=True), make_batch(range(5)))
+
+
+def test_it_is_nothing_but_zarr(tmp_path: Path) -> None:
+    """Warnings are errors here: plain Zarr reads every array and names every group, without a word of complaint."""
+    full_store(tmp_path / "s.zarr")
+    root = zarr.open_group(tmp_path / "s.zarr", mode="r", zarr_format=3)
+    assert set(root.group_keys()) == {"train", "test", "decoder"}
+    part = root["train/0001"]
+    assert np.array_equal(part["latents"][:], make_batch(range(5, 10)).latents)
+    assert part["offsets"][-1] == len(part["positions"])
+    assert part.attrs["clouds"] == 5
+    weights = make_decoder().arrays()
+    assert all(np.array_equal(root["decoder"][name][:], values) for name, values in weights.items())
+
+
+def test_the_same_clouds_give_the_same_bytes(tmp_path: Path) -> None:
+    """Only `provenance` in the part's own zarr.json may differ."""
+    for name in ("a.zarr", "b.zarr"):
+        full_store(tmp_path / name)
+    first, second = (
+        {file.relative_to(tmp_path / name): file.read_bytes() for file in (tmp_path / name).rglob("*") if file.is_file()}
+        for name in ("a.zarr", "b.zarr")
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_parts_without_clouds_or_of_one(tmp_path: Path, count: int) -> None:
+    writer = empty_store(tmp_path / "s.zarr", {"train": {"samples": 3, "parts": 1}})
+    failures = [FailedSample(i, f"cats/{i:04d}.jpg", "unreadable", "") for i in range(count, 3)]
+    writer.commit_part("train", "0000", make_batch(range(count)), failures)
+    writer.finish()
+    store = open_store(tmp_path / "s.zarr")
+    assert same_clouds(make_batch(range(count)), store.read_part("train", "0000", neighbours=True))
+    assert len(store.psnr("train")) == count
+    assert verify(tmp_path / "s.zarr").problems == []
+
+
+def test_file_names_that_are_no_text_survive(tmp_path: Path) -> None:
+    writer = empty_store(tmp_path / "s.zarr", {"train": {"samples": 1, "parts": 1}})
+    name = b"cats/\xff\xe9.jpg".decode("utf-8", "surrogateescape")
+    writer.commit_part("train", "0000", CloudBatch.join([make_cloud(0, path=name)]))
+    assert open_store(tmp_path / "s.zarr", allow_unfinished=True).read_part("train", "0000").paths == (name,)
+
+
+def test_rows_above_65535_and_large_sides(tmp_path: Path) -> None:
+    writer = empty_store(tmp_path / "s.zarr", {"train": {"samples": 1, "parts": 1}}, neighbours_cache="none")
+    cloud = make_cloud(0, size=(1, 70_000), points=66_000)
+    columns = np.sort(np.random.default_rng(0).choice(70_000, 66_000, replace=False))
+    cloud = replace(cloud, positions=np.stack([0 * columns, columns], axis=1), neighbours=None)
+    writer.commit_part("train", "0000", CloudBatch.join([cloud]))
+    back = open_store(tmp_path / "s.zarr", allow_unfinished=True).read_part("train", "0000")
+    assert back.positions.dtype == np.uint32
+    assert np.array_equal(back.positions[:, 1], columns)

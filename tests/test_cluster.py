@@ -1,0 +1,66 @@
+"""The cluster: loopback only, threads times workers is cores, and clear refusals."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from arcpipe import cluster
+from arcpipe.config import RunSection
+from arcpipe.errors import ClusterError, DeviceError
+
+LISTEN = "0A"  # state of a listening socket in /proc/net/tcp
+
+
+def listening() -> set[str]:
+    """`address:port` in hex of every TCP socket that listens on this machine."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == LISTEN:
+                found.add(fields[1])
+    return found
+
+
+def worker_facts() -> tuple[int, str, str]:
+    return os.getpid(), os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]
+
+
+def test_local_cluster_is_on_loopback_and_shares_the_cores() -> None:
+    before = listening()
+    with cluster.open_cluster(RunSection(workers=2)) as two:
+        opened = listening() - before
+        assert opened
+        assert all(socket.split(":")[0] == "0100007F" for socket in opened), "something listens beyond 127.0.0.1"
+        assert two.n_workers * two.threads <= max(2, cluster.available_cores())
+        facts = {two.executor.submit(worker_facts).result() for _ in range(8)}
+        assert {fact[1:] for fact in facts} == {(str(two.threads), "PASSIVE")}
+        assert os.getpid() not in {fact[0] for fact in facts}
+
+
+def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(DeviceError, match="expected 4, found 0"), cluster.open_cluster(RunSection(gpus=4)):
+        pass
+
+
+def visible_device() -> str | None:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_each_gpu_worker_sees_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "check_gpus", lambda wanted: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    with cluster.open_cluster(RunSection(gpus=2)) as gpus:
+        assert gpus.device == "cuda"
+        futures = [gpus.executor.submit(visible_device) for _ in range(12)]
+        assert {future.result() for future in futures} == {"3", "5"}
+
+
+def test_no_scheduler_at_the_address() -> None:
+    run = RunSection(scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(ClusterError, match="no Dask scheduler answers"), cluster.open_cluster(run):
+        pass

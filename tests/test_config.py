@@ -1,0 +1,65 @@
+"""Settings refuse what they do not know and say what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from arcpipe.config import ConvertConfig, FitSection, PipelineConfig, SourceSection, build, differences, read_toml
+from arcpipe.errors import ConfigError
+
+
+def test_unknown_key_names_the_nearest_one() -> None:
+    values = {"source": {"source": "digits"}, "out": "x.zarr", "fit": {"stepz": 3}}
+    with pytest.raises(ConfigError) as caught:
+        build(ConvertConfig, values, "pipeline.toml")
+    assert caught.value.exit_code == 2
+    assert caught.value.details == ("fit.stepz: unknown key",)
+    assert caught.value.fix == ("fit.steps",)
+
+
+def test_wrong_value_says_expected_and_found() -> None:
+    with pytest.raises(ConfigError, match=r"steps: input should be greater than or equal to 1, found 0"):
+        build(FitSection, {"steps": 0})
+
+
+def test_too_few_latents_for_the_neighbours() -> None:
+    with pytest.raises(ConfigError, match="expected at least --neighbours = 4"):
+        build(FitSection, {"latents": 3})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"size": 8, "shorter": 8}, "--size and --shorter"), ({"displace": True}, "--displace needs --pad")],
+)
+def test_shapes_that_contradict_each_other(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(SourceSection, {"source": "digits", **values})
+
+
+def test_the_thesis_numbers_are_the_defaults() -> None:
+    fit = FitSection()
+    assert (fit.latents, fit.latent_dim, fit.neighbours, fit.steps, fit.lr) == (0.05, 32, 4, 500, 0.005)
+    assert (fit.pixel_share, fit.init, fit.pretrain_images, fit.hidden_widths) == (0.25, 1e-4, 100, (136,))
+
+
+def test_differences_name_the_setting_and_both_values() -> None:
+    assert differences({"fit": {"steps": 500, "lr": 1}}, {"fit": {"steps": 200, "lr": 1}}) == [
+        "fit.steps: was 500, now 200"
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("pipelines/*.toml")), ids=lambda p: p.stem)
+def test_every_pipeline_file_is_valid(path: Path) -> None:
+    from arcpipe.cli import with_defaults
+
+    build(PipelineConfig, with_defaults(read_toml(path), path), str(path))
+
+
+def test_broken_toml_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("a = = 1")
+    with pytest.raises(ConfigError, match="cannot be read as TOML") as caught:
+        read_toml(path)
+    assert "line 1" in str(caught.value)

@@ -1,0 +1,111 @@
+"""Small stores of made-up clouds, written by the real writer, with classes that a small model can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord
+from arcpipe.store import StoreHeader, create_or_open, fingerprint
+
+LATENT_DIM = 4
+SIDE = 16
+
+
+def make_cloud(label: int, sample_id: int, *, seed: int = 0, repeat: int = 0, n: int | None = None) -> Cloud:
+    """A cloud of 6 to 12 points whose first latents say its class, with noise."""
+    generator = np.random.default_rng([seed, label, sample_id, repeat])
+    n = int(generator.integers(6, 13)) if n is None else n
+    cells = np.sort(generator.permutation(SIDE * SIDE)[:n])  # Morton codes: sorted cells are in the store's order
+    latents = 0.4 * generator.standard_normal((n, LATENT_DIM))
+    latents[:, label % LATENT_DIM] += 1
+    return Cloud(
+        positions=np.stack([_every_other_bit(cells >> 1), _every_other_bit(cells)], axis=1).astype(np.uint16),
+        latents=latents.astype(np.float16),
+        size=(SIDE, SIDE),
+        label=label,
+        psnr=30.0,
+        repeat=repeat,
+        sample_id=sample_id,
+        path=f"{label}/{sample_id:04d}.png",
+    )
+
+
+def make_decoder(seed: int = 0) -> DecoderRecord:
+    generator = np.random.default_rng(seed)
+    widths = (4 * (LATENT_DIM + 2), 8, 1)
+    return DecoderRecord(
+        weights=tuple(
+            generator.standard_normal((b, a)).astype(np.float32) for a, b in pairwise(widths)
+        ),
+        biases=tuple(np.zeros(b, np.float32) for b in widths[1:]),
+        n_neighbours=4,
+        latent_dim=LATENT_DIM,
+    )
+
+
+def write_store(
+    path: Path,
+    splits: Mapping[str, int] | None = None,
+    *,
+    n_classes: int = 3,
+    part_samples: int = 20,
+    repeats: int = 1,
+    finish: bool = True,
+    decoder_seed: int = 0,
+    seed: int = 0,
+    only_label: int | None = None,
+) -> Path:
+    """Write a store of `splits` (name -> images)."""
+    splits = {"train": 60, "test": 30} if splits is None else splits
+    numbers = {
+        name: {"samples": n * repeats, "parts": -(-n * repeats // part_samples)} for name, n in splits.items()
+    }
+    classes = tuple(f"class-{i}" for i in range(n_classes))
+    config = {"source": {"source": "made-up"}, "seed": seed}
+    header = StoreHeader(
+        config=config,
+        fingerprint=fingerprint({**config, "splits": numbers, "decoder": decoder_seed, "label": only_label}),
+        classes=classes,
+        channels=1,
+        splits=numbers,
+        neighbours_cache="none",
+    )
+    writer = create_or_open(path, header, make_decoder(decoder_seed))
+    for split_number, (split, n) in enumerate(splits.items()):
+        clouds = [
+            make_cloud(i % n_classes if only_label is None else only_label, i, seed=seed + split_number, repeat=repeat)
+            for repeat in range(repeats)
+            for i in np.random.default_rng(split_number).permutation(n).tolist()
+        ]
+        parts = [part for part in writer.planned() if part.split == split]
+        for part in parts if finish else parts[:-1]:
+            own, clouds = clouds[: part.n_samples], clouds[part.n_samples :]
+            writer.commit_part(split, part.id, CloudBatch.join(own))
+    if finish:
+        writer.finish()
+    return path
+
+
+@pytest.fixture(scope="session")
+def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 training clouds in 3 parts, 30 test clouds in 2."""
+    return write_store(tmp_path_factory.mktemp("stores") / "tiny.zarr")
+
+
+@pytest.fixture
+def new_store(tmp_path: Path) -> Callable[..., Path]:
+    """Write another store: `new_store(splits={"train": 10}, n_classes=2)`."""
+
+    def write(name: str = "other.zarr", **settings: object) -> Path:
+        return write_store(tmp_path / name, **settings)  # type: ignore[arg-type]
+
+    return write
+
+
+def _every_other_bit(codes: np.ndarray) -> np.ndarray:
+    return sum(((codes >> (2 * bit)) & 1) << bit for bit in range(4))
