@@ -165,7 +165,7 @@ class ModelSection(Section):
 
     model: Literal["ptv3"] = "ptv3"
     preset: Literal["small", "large"] = "small"
-    """`small`: the published 1 M parameter network for clouds of 10 to 100 points. `large`: for thousands."""
+    """`small`: the published network (0.45 M parameters), for clouds of 10 to 100 points. `large` (3.8 M): for more."""
     channels: tuple[Count, ...] | None = None
     depths: tuple[Count, ...] | None = None
     heads: tuple[Count, ...] | None = None

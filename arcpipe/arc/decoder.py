@@ -40,6 +40,10 @@ class Decoder:
     def device(self) -> torch.device:
         return self.biases[-1].device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.biases[-1].dtype
+
     @classmethod
     def initial(cls, fit: FitSection, channels: int, seed: int) -> Decoder:
         """Draw weights as `torch.nn.Linear` does, U(-1/sqrt(in), 1/sqrt(in)); the same on every device."""
@@ -71,10 +75,11 @@ class Decoder:
             latent_dim=self.latent_dim,
         )
 
-    def to(self, device: str | torch.device) -> Decoder:
+    def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> Decoder:
+        """The same decoder elsewhere. The engine works in float32 only; the reference in any dtype."""
         return Decoder(
-            weights=tuple(weight.to(device) for weight in self.weights),
-            biases=tuple(bias.to(device) for bias in self.biases),
+            weights=tuple(weight.to(device, dtype) for weight in self.weights),
+            biases=tuple(bias.to(device, dtype) for bias in self.biases),
             n_neighbours=self.n_neighbours,
             latent_dim=self.latent_dim,
         )

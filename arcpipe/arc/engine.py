@@ -1,4 +1,4 @@
-"""Images to clouds and clouds to images, by the factorised form of METHOD section 2; checked against `reference`."""
+"""Images to clouds and clouds to images, fast: the numbers of `reference` in the form of `factorised`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from arcpipe.arc.problem import (
 )
 from arcpipe.arc.tiles import index_rows, padded
 from arcpipe.config import FitSection
-from arcpipe.errors import DeviceError, ImageError
+from arcpipe.errors import ConfigError, DeviceError, ImageError
 
 CPU_TILE_PIXELS = 4096
 """Pixels that a step works on together: 16 images of 32x32. On one thread 1024 to 4096 were equally fast (0.065 to 0.08
 CPU seconds an image of 500 steps; 0.09 at 512 and 8192), on two threads 4096 was the fastest (Zen 4, 1 MiB of L2 a
 core)."""
 GPU_TILE_PIXELS = 2**18
-"""Larger, so that a GPU has enough to do: about 150 MB of work memory. Chosen without a measurement."""
+"""Larger, so that a GPU has enough to do: about 0.5 GB of work memory. Chosen without a measurement."""
 BLOCK = 64
 """Side of the squares in which an image is decoded, pixels."""
 
@@ -68,17 +68,19 @@ def fit_clouds(
         seeds: One for each image; it alone decides anchors, first latents and mini-batches.
         kernel: `auto` or a name in `arcpipe.arc.kernels.KERNELS`.
         device: Where to compute.
-        memory_bytes: Index tensors beyond this are rebuilt in each step instead of kept (about half the speed). It
-        changes no
-            number. A single image takes what its pixels and latents take, however small this is.
+        memory_bytes: Index tensors beyond this are rebuilt in each step instead of kept, at about half the speed. It
+            changes no number. A large image takes about 100 bytes a pixel however small this is.
 
     Returns:
-        
+        Clouds in the order of the images. On a CPU with MKL a cloud is the same bit for bit whatever images are fitted
+        beside it, and on 1 or 2 threads (see `tiles.LEAST_ROWS`); on other devices it is the same within rounding.
 
     Raises:
+        ConfigError: the decoder was made for other settings, or there is no such kernel.
         ImageError: an image has another number of channels, no pixels, or values that are not finite.
         DeviceError: there is no such device.
     """
+    check_decoder(decoder, fit)
     if len(seeds) != len(images):
         raise ValueError(f"{len(images)} images need as many seeds, found {len(seeds)}")
     for image in images:
@@ -130,16 +132,13 @@ def decode(
     """
     height, width = size[0] * scale, size[1] * scale
     picture = np.empty((height, width, decoder.channels), np.float32)
-    cached = scale == 1 and neighbours is not None
-    if neighbours is not None and cached:
-        cache = neighbours.reshape(height, width, -1)
-    else:
-        find = Finder(positions, decoder.n_neighbours)
+    cache = None if neighbours is None or scale != 1 else neighbours.reshape(height, width, -1)
+    find = Finder(positions, decoder.n_neighbours)
     network = Factorised(decoder)
-    source = torch.from_numpy(np.asarray(latents, np.float32)).to(decoder.device)
+    source = torch.tensor(np.asarray(latents, np.float32), device=decoder.device)
     for rows, columns in _blocks(height, width):
         points = _points(rows, columns, scale)
-        near = cache[rows, columns].reshape(len(points), -1) if cached else find(points)
+        near = find(points) if cache is None else cache[rows, columns].reshape(len(points), -1)
         gaps = standardised_gaps(positions, near, points, relative)
         values = decode_pixels(network, source, near, gaps)
         picture[rows, columns] = values.reshape(rows.stop - rows.start, columns.stop - columns.start, -1)
@@ -150,7 +149,7 @@ def decode(
 def decode_pixels(
     network: Factorised, latents: Tensor, near: NDArray[Any], gaps: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Decode pixels (t, channels) from the latents `near` (t, n) them and the standardised `gaps` (t, 2 n)."""
+    """Decode pixels (t, channels) from their nearest latents `near` (t, n) and the standardised `gaps` (t, 2 n)."""
     touched, index = index_rows(near, None)
     device = latents.device
     index = padded(index)
@@ -161,6 +160,24 @@ def decode_pixels(
         torch.from_numpy(padded(gaps)).to(device),
     )
     return layers[-1][: len(near)].cpu().numpy()
+
+
+def check_decoder(decoder: Decoder, fit: FitSection) -> None:
+    """Refuse a decoder that was made for other clouds.
+
+    Raises:
+        ConfigError: another number of neighbours or another latent dimension.
+    """
+    expected, found = (decoder.n_neighbours, decoder.latent_dim), (fit.neighbours, fit.latent_dim)
+    if expected != found:
+        raise ConfigError(
+            "the decoder was made for other settings.",
+            details=[
+                f"expected {expected[0]} neighbours, latent dimension {expected[1]}",
+                f"found {found[0]}, {found[1]}",
+            ],
+            fix=[f"--neighbours {expected[0]} --latent-dim {expected[1]}", "or leave --decoder out"],
+        )
 
 
 def check_image(image: NDArray[Any], channels: int) -> None:

@@ -19,7 +19,7 @@ def psnr(image: NDArray[Any], reconstruction: NDArray[Any]) -> float:
         reconstruction: the same shape; clamped to [0, 1] here.
 
     Returns:
-        dB, at most `PSNR_CAP_DB`.
+        dB, at most `PSNR_CAP_DB`; NaN where the reconstruction has NaN.
 
     Raises:
         ValueError: the shapes differ.
@@ -27,5 +27,5 @@ def psnr(image: NDArray[Any], reconstruction: NDArray[Any]) -> float:
     if image.shape != reconstruction.shape:
         raise ValueError(f"image is {image.shape}, reconstruction is {reconstruction.shape}")
     error = np.clip(reconstruction.astype(np.float64), 0, 1) - image
-    mse = float(np.square(error).mean())
-    return min(PSNR_CAP_DB, -10 * float(np.log10(mse))) if mse > 0 else PSNR_CAP_DB
+    mse = np.square(error).mean()
+    return float(-10 * np.log10(np.maximum(mse, 10 ** (-PSNR_CAP_DB / 10))))

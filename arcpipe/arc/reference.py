@@ -1,4 +1,8 @@
-"""The equations, to be read beside the thesis: short, slow, autograd. The engine is tested against this file."""
+"""The equations, to be read beside the thesis: short, slow, autograd. The engine is tested against this file.
+
+Everything is computed in the dtype of the decoder. Tests use float64: in float32 the sign of a hidden value near 0 may
+flip by rounding, here as in the engine, and two right fits then part by some 1e-4.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +30,19 @@ class ReferenceCloud:
         image: (height, width, channels) float in [0, 1].
         fit: The recipe.
         seed: Decides all draws.
+        dtype: Of latents, image and relative positions.
     """
 
-    def __init__(self, image: NDArray[Any], fit: FitSection, seed: int) -> None:
+    def __init__(self, image: NDArray[Any], fit: FitSection, seed: int, dtype: torch.dtype = torch.float32) -> None:
         height, width, channels = image.shape
         anchors = draw_anchors(image, fit, generator(seed, "anchors"))
         neighbours = nearest_anchors(anchors, (height, width), fit.neighbours)
         self.mean, self.std = relative_statistics(anchors, neighbours, (height, width))
         self.positions = torch.from_numpy(anchors)
         self.neighbours = torch.from_numpy(neighbours)
-        self.latents = torch.from_numpy(initial_latents(len(anchors), fit, generator(seed, "latents")))
+        self.latents = torch.from_numpy(initial_latents(len(anchors), fit, generator(seed, "latents"))).to(dtype)
         self.batches = mini_batches(height * width, fit.pixel_share, generator(seed, "pixels"))
-        self.image = torch.from_numpy(np.asarray(image, np.float32)).reshape(-1, channels)
+        self.image = torch.tensor(np.asarray(image, np.float32), dtype=dtype).reshape(-1, channels)
         self.width = width
 
     def loss(self, decoder: Decoder, pixels: Tensor) -> Tensor:
@@ -48,7 +53,7 @@ class ReferenceCloud:
         """e(x) of eq. 3: the n nearest latents, then their n standardised relative positions; (p, n (z + 2))."""
         nearest = self.neighbours[pixels]
         x = torch.stack([pixels // self.width, pixels % self.width], dim=1)
-        relative = (self.positions[nearest] - x[:, None]).float()
+        relative = (self.positions[nearest] - x[:, None]).to(self.latents.dtype)
         standardised = (relative - self.mean) / self.std
         return torch.cat([self.latents[nearest].flatten(1), standardised.flatten(1)], dim=1)
 
@@ -62,19 +67,19 @@ def decode_reference(decoder: Decoder, v: Tensor) -> Tensor:
 
 def fit_cloud_reference(
     image: NDArray[Any], decoder: Decoder, fit: FitSection, seed: int
-) -> tuple[ReferenceCloud, NDArray[np.float32]]:
+) -> tuple[ReferenceCloud, NDArray[Any]]:
     """Fit the latents of one image under a frozen decoder.
 
     Returns:
         The cloud, whose `latents` (k, z) are fitted, and the loss of the mini-batch before each step, (steps,).
     """
-    clouds, losses = _fit([ReferenceCloud(image, fit, seed)], decoder, fit, fit.steps, [])
+    clouds, losses = _fit([ReferenceCloud(image, fit, seed, decoder.dtype)], decoder, fit, fit.steps, [])
     return clouds[0], losses[:, 0]
 
 
 def fit_jointly_reference(
     images: Sequence[NDArray[Any]], decoder: Decoder, fit: FitSection, seeds: Sequence[int]
-) -> tuple[list[ReferenceCloud], Decoder, NDArray[np.float32]]:
+) -> tuple[list[ReferenceCloud], Decoder, NDArray[Any]]:
     """Pretrain: fit clouds and decoder together for `fit.pretrain_steps`, the loss summed over the images.
 
     Returns:
@@ -82,14 +87,14 @@ def fit_jointly_reference(
     """
     trained = decoder.clone()
     weights = [*trained.weights, *trained.biases]
-    clouds = [ReferenceCloud(image, fit, seed) for image, seed in zip(images, seeds, strict=True)]
+    clouds = [ReferenceCloud(image, fit, seed, decoder.dtype) for image, seed in zip(images, seeds, strict=True)]
     clouds, losses = _fit(clouds, trained, fit, fit.pretrain_steps, weights)
     return clouds, trained, losses
 
 
 def _fit(
     clouds: list[ReferenceCloud], decoder: Decoder, fit: FitSection, steps: int, weights: list[Tensor]
-) -> tuple[list[ReferenceCloud], NDArray[np.float32]]:
+) -> tuple[list[ReferenceCloud], NDArray[Any]]:
     learned = [cloud.latents for cloud in clouds] + weights
     for tensor in learned:
         tensor.requires_grad_(True)

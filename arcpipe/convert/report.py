@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from arcpipe.cloud import FailedSample
 from arcpipe.errors import TooManyFailuresError
 from arcpipe.progress import byte_size, duration
-from arcpipe.store import open_store
+from arcpipe.store import PartRecord, open_store
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,10 @@ class ConvertReport:
 
 
 def summarise(
-    path: Path, *, seconds: float, clouds_made: int, parts_before: int, workers: int, max_failed: float
+    path: Path, records: Sequence[tuple[PartRecord, bool]], *, seconds: float, workers: int, max_failed: float
 ) -> ConvertReport:
-    """Read a finished store's own numbers into the closing summary."""
+    """Read a finished store's own numbers into the closing summary. `records`: of all parts, and whether this run
+    made them."""
     store = open_store(path)
     splits: dict[str, SplitSummary] = {}
     failures: list[FailedSample] = []
@@ -119,14 +120,17 @@ def summarise(
             parts=len(parts),
             mean_psnr=float(np.mean(quality)) if len(quality) else float("nan"),
         )
+    n_bytes: Counter[str] = Counter()
+    for record, _ in records:
+        n_bytes.update(record.bytes)
     return ConvertReport(
         store=path,
         splits=splits,
         failures=tuple(failures),
         seconds=seconds,
-        clouds_made=clouds_made,
-        parts_before=parts_before,
-        bytes_by_array=store.totals["bytes"],
+        clouds_made=sum(record.clouds for record, new in records if new),
+        parts_before=sum(not new for _, new in records),
+        bytes_by_array=dict(n_bytes.most_common()),
         decoder_sha256=store.decoder.sha256,
         workers=workers,
         max_failed=max_failed,

@@ -72,9 +72,8 @@ def run_convert(
         writer.finish()
     return summarise(
         config.out,
+        records,
         seconds=time.monotonic() - started,
-        clouds_made=sum(record.clouds for record, new in records if new),
-        parts_before=sum(not new for _, new in records),
         workers=workers.n_workers,
         max_failed=config.run.max_failed,
     )

@@ -51,7 +51,7 @@ def run_verify(path: Path, *, decode: int = 0) -> VerifySummary:
         store = open_store(path, allow_unfinished=True)
         try:
             source = open_source(_section(store), seed=int(store.config["seed"]), download=False)
-            images = {name: samples for name, samples in source.inventory().samples.items()}
+            images = source.inventory().samples
         except ArcpipeError as error:
             notes.append(f"nothing was decoded, the source cannot be opened: {error.what}")
         else:
@@ -73,7 +73,9 @@ def _decode_some(store: Store, source: Source, images: Mapping[str, Any], count:
     from arcpipe.arc.engine import decode
     from arcpipe.arc.metrics import psnr
 
-    rows = [(split, part.id, row) for split in store.splits for part in store.parts(split) for row in range(part.n_clouds)]
+    rows = [
+        (split, part.id, row) for split in store.splits for part in store.parts(split) for row in range(part.n_clouds)
+    ]
     chosen = seeds.generator("verify", store.fingerprint).permutation(len(rows))[:count]
     decoder = Decoder.from_record(store.decoder, "cpu")
     problems = []

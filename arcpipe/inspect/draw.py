@@ -16,8 +16,8 @@ from arcpipe.inspect.figures import draw_psnr
 from arcpipe.inspect.panels import Panels, finish, plain_panels, scaled_panels
 from arcpipe.inspect.pixels import to_picture
 from arcpipe.inspect.render import Originals, open_originals, render_cloud
-from arcpipe.inspect.report import InspectReport, SampleReport, decibel, known
-from arcpipe.inspect.samples import Place, View, best_median_worst, file_stems, place_of, view_sample
+from arcpipe.inspect.report import InspectReport, SampleReport
+from arcpipe.inspect.samples import Place, View, best_median_worst, decibel, file_stems, known, place_of, view_sample
 from arcpipe.inspect.sheet import Sheet, draw_sheet
 from arcpipe.store import Store, open_store
 
@@ -74,12 +74,13 @@ def run_inspect(
     if edit and scale != 1:
         raise ConfigError("--scale and --edit cannot be combined.", fix=["give only one of them"])
     store = open_store(path, allow_unfinished=True)
-    psnr = {split: np.asarray(store.psnr(split)) for split in store.splits}
+    splits = sorted(store.splits, key=lambda split: (*(split != first for first in ("train", "val", "test")), split))
+    psnr = {split: np.asarray(store.psnr(split)) for split in splits}
     if not any(len(values) for values in psnr.values()):
         raise UnfinishedStoreError(f"{path} holds no cloud yet.", fix=["run its arcpipe convert command again"])
     places = list(dict.fromkeys(Place(*store.find(name)) for name in samples))
     desk = Desk(store, psnr, open_originals(store.config, store.channels), out, scale, use_cache)
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
     if edit:
         files, views = _draw_edits(desk, places, edit, seed)
     elif places:
@@ -111,10 +112,9 @@ def _draw_named(desk: Desk, places: Sequence[Place]) -> tuple[list[Path], list[S
         view = desk.view(place)
         stem = stems[view.name]
         sheet, full = (desk.out / f"{kind}-{stem}{desk.ending()}" for kind in ("sample", "reconstruction"))
-        rendered = _rendered(desk, view)
-        panels = _panels(desk, view, SAMPLE_BOX, rendered)
+        to_picture(_rendered(desk, view)).save(full)
+        panels = _panels(desk, view, SAMPLE_BOX)
         draw_sheet(_sheet(desk, f"{desk.store.path.name}: {view.name}", [panels])).save(sheet)
-        to_picture(rendered).save(full)
         files += [sheet, full]
         reports.append(SampleReport.of(view))
     return files, reports
@@ -156,12 +156,11 @@ def _rendered(desk: Desk, view: View) -> NDArray[np.float32]:
     return render_cloud(view.cloud, desk.store.decoder, scale=desk.scale)
 
 
-def _panels(desk: Desk, view: View, box: int, rendered: NDArray[np.float32] | None = None) -> Panels:
+def _panels(desk: Desk, view: View, box: int) -> Panels:
     with_originals = not desk.originals.note
     if desk.scale == 1:
         return plain_panels(view, box, with_originals=with_originals)
-    rendered = _rendered(desk, view) if rendered is None else rendered
-    return scaled_panels(view, rendered, desk.scale, box, with_originals=with_originals)
+    return scaled_panels(view, desk.store.decoder, desk.scale, box, with_originals=with_originals)
 
 
 def _sheet(desk: Desk, title: str, panels: list[Panels]) -> Sheet:
@@ -178,6 +177,14 @@ def _sheet(desk: Desk, title: str, panels: list[Panels]) -> Sheet:
         )
     notes = (desk.originals.note,) if desk.originals.note else ()
     return Sheet(title, columns, rows, (_facts(desk),), notes, limit)
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        details = [f"{error.strerror}: {error.filename}"]
+        raise ConfigError(f"--out {out} cannot be made a folder.", details=details, fix=["--out FOLDER"]) from None
 
 
 def _facts(desk: Desk) -> str:

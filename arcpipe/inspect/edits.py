@@ -101,7 +101,9 @@ def _push(cloud: Cloud, level: int, fewest: int, rng: np.random.Generator) -> Mo
     """Every anchor moves by itself: up to 1, 2, 4 pixels in small images, farther in those above 64 pixels."""
     reach = round(2**level * max(1.0, max(cloud.size) / 64), 1)
     moves = rng.uniform(-reach, reach, cloud.positions.shape)
-    return Moved(cloud.positions + moves, np.arange(len(cloud)), f"each anchor moved by up to {reach:g} px on each axis")
+    return Moved(
+        cloud.positions + moves, np.arange(len(cloud)), f"each anchor moved by up to {reach:g} px on each axis"
+    )
 
 
 def _rotate(cloud: Cloud, level: int, fewest: int, rng: np.random.Generator) -> Moved:

@@ -50,13 +50,13 @@ def draw_psnr(psnr: Mapping[str, NDArray[Any]], title: str, out: Path) -> None:
 
 
 def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """20 to 60 bins over all values; a single value gets a bin of its own."""
+    """12 to 60 bins over all values; a single value gets a bin of its own."""
     if not len(values):
         return np.array([0.0, 1.0])
     low, high = float(values.min()), float(values.max())
     if high - low < 0.1:
         low, high = low - 0.5, high + 0.5
-    return np.linspace(low, high, int(np.clip(np.sqrt(len(values)), 20, 60)) + 1)
+    return np.linspace(low, high, int(np.clip(np.sqrt(len(values)), 12, 60)) + 1)
 
 
 def _plain(text: str) -> str:
@@ -110,14 +110,14 @@ def _latent_colours(latents: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
 def _headings(store: Store, views: Sequence[View]) -> list[tuple[str, str]]:
     """Two lines over each stage, of facts that hold for all the clouds shown."""
     sizes = {view.cloud.size for view in views}
-    size = "{} × {} pixels".format(*views[0].cloud.size) if len(sizes) == 1 else "any size"
+    size = "{} × {} pixels".format(*views[0].cloud.size) if len(sizes) == 1 else "of any size"
     counts = [len(view.cloud) for view in views]
     count = f"{counts[0]:,}" if len(set(counts)) == 1 else f"{min(counts):,} to {max(counts):,}"
     mean = float(np.mean([view.cloud.psnr for view in views]))
     dtype = store.dtype
     return [
         ("images", size),
-        ("anchors", f"{count} an image, where it changes"),
+        ("anchors", f"{count} an image, where it changes most"),
         ("clouds", f"{store.latent_dim} numbers an anchor, {dtype}"),
         ("reconstructions", f"one shared decoder, {mean:.1f} dB"),
     ]
@@ -137,20 +137,23 @@ def _grid(pictures: Sequence[Image.Image], tile: int, rows: int) -> Image.Image:
 
 
 def _join(grids: Sequence[Image.Image], headings: Sequence[tuple[str, str]], margin: int = 24) -> Image.Image:
-    """Stages from left to right with an arrow between them; a stage is at least as wide as its heading."""
-    title, text = font(24, True), font(16)
+    """Stages from left to right with an arrow between them; a stage is at least as wide as its heading.
+
+    The letters are large: a front page shows the picture at less than half its size.
+    """
+    title, text = font(36, True), font(24)
     spans = [
         max(grid.width, int(title.getlength(a)) + 1, int(text.getlength(b)) + 1)
         for grid, (a, b) in zip(grids, headings, strict=True)
     ]
-    head = 68
+    head = 96
     width = 2 * margin + sum(spans) + ARROW * (len(grids) - 1)
     page = Image.new("RGB", (width, 2 * margin + head + grids[0].height), "white")
     pen = ImageDraw.Draw(page)
     left = margin
     for i, (grid, span, (name, facts)) in enumerate(zip(grids, spans, headings, strict=True)):
         pen.text((left, margin), name, font=title, fill=INK)
-        pen.text((left, margin + 34), facts, font=text, fill=QUIET)
+        pen.text((left, margin + 48), facts, font=text, fill=QUIET)
         page.paste(grid, (left, margin + head))
         left += span
         if i + 1 < len(grids):

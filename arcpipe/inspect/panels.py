@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from arcpipe.cloud import DecoderRecord
 from arcpipe.inspect.pixels import draw_dots, error_picture, faded, fit, fit_error, nice_limit, to_picture
+from arcpipe.inspect.render import render_window
 from arcpipe.inspect.samples import View
 from arcpipe.inspect.sheet import QUIET, Row, font
 
@@ -53,17 +55,17 @@ def finish(panels: list[Panels], *, with_originals: bool) -> tuple[tuple[Row, ..
     return tuple(rows), limit
 
 
-def scaled_panels(view: View, rendered: NDArray[np.float32], scale: int, box: int, *, with_originals: bool) -> Panels:
+def scaled_panels(view: View, decoder: DecoderRecord, scale: int, box: int, *, with_originals: bool) -> Panels:
     """Pixels as they are, enlarged by bicubic interpolation, and rendered between the pixels; the same detail of each.
 
-    `rendered` (H * scale, W * scale, C). The first two show the original, or the reconstruction where there is none.
+    The first two show the original, or the reconstruction where there is none.
     """
-    top, left, tall, wide = detail_window(view, max(1, box // scale))
+    top, left, tall, wide = window = detail_window(view, max(1, box // scale))
     within = (left * scale, top * scale, (left + wide) * scale, (top + tall) * scale)
     source = to_picture(view.image if view.original is None else view.original)
     large = (source.width * scale, source.height * scale)
     pictures = [source.resize(large, way).crop(within) for way in (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)]
-    pictures.append(to_picture(rendered).crop(within))
+    pictures.append(to_picture(render_window(view.cloud, decoder, window, scale=scale)))
     caption = view.caption
     if (tall, wide) != view.cloud.size:
         caption += (f"detail: rows {top} to {top + tall - 1}, columns {left} to {left + wide - 1}",)

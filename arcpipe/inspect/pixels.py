@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 VERMILLION = (213, 94, 0)  # these two and the colour maps below survive the common forms of colour blindness
 BLUE = (0, 114, 178)
 FINE = 4  # dots are drawn this much larger and averaged: smooth edges
-DENSE_PX = 3.0  # anchors nearer to each other than this on the sheet are shown as a density, not as dots
+DENSE_PX = 4.0  # anchors nearer to each other than this on the sheet are shown as a density, not as dots
 
 
 def to_picture(image: NDArray[Any]) -> Image.Image:
@@ -68,7 +68,7 @@ def nice_limit(largest: float) -> float:
     return float(next(step * power for step in (1, 2, 5, 10) if step * power >= largest * (1 - 1e-9)))
 
 
-def faded(picture: Image.Image, strength: float = 0.5) -> Image.Image:
+def faded(picture: Image.Image, strength: float = 0.4) -> Image.Image:
     """A pale grey version for the background of dots, so that they stand out on any picture."""
     grey = picture.convert("L").convert("RGB")
     return Image.blend(Image.new("RGB", picture.size, "white"), grey, strength)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,15 @@ def render_cloud(
     return np.clip(np.asarray(image, np.float32), 0.0, 1.0)
 
 
+def render_window(
+    cloud: Cloud, decoder: DecoderRecord, window: tuple[int, int, int, int], *, scale: int = 1
+) -> NDArray[np.float32]:
+    """Decode only the pixels of `window` (top, left, height, width): what `render_cloud` has there."""
+    top, left, height, width = window
+    moved = np.asarray(cloud.positions, np.int64 if cloud.positions.dtype.kind in "ui" else np.float64) - (top, left)
+    return render_cloud(replace(cloud, positions=moved, size=(height, width), neighbours=None), decoder, scale=scale)
+
+
 @dataclass(frozen=True, slots=True)
 class Originals:
     """The images a store was made from, where they can still be read; `note` says why not."""
@@ -66,9 +75,9 @@ def open_originals(config: dict[str, Any], channels: int) -> Originals:
         source = open_source(section, seed=int(config.get("seed", 0)), download=False)
         found = source.inventory().samples
     except KeyError:
-        return Originals(None, {}, channels, "The store does not say where its images are: reconstructions only.")
-    except (ArcpipeError, OSError):
-        where = config["source"].get("source", "?")
-        return Originals(None, {}, channels, f"Source images not found at {where}: reconstructions only.")
+        return Originals(None, {}, channels, "Reconstructions only, the store does not say where its images are.")
+    except (ArcpipeError, OSError) as error:
+        why = error.what if isinstance(error, ArcpipeError) else str(error)
+        return Originals(None, {}, channels, f"Reconstructions only, the source images cannot be opened: {why}")
     samples = {(split, sample.path): sample for split, rows in found.items() for sample in rows}
     return Originals(source, samples, channels)

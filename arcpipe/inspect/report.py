@@ -6,9 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from arcpipe.inspect.samples import View
+from arcpipe.inspect.samples import View, decibel, known
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +65,3 @@ class InspectReport:
         lines += [f"  warning: {text}" for text in self.warnings]
         lines += [f"  note: {self.note}"] if self.note else []
         return lines + [f"wrote {file}" for file in self.files]
-
-
-def known(value: float) -> float | None:
-    """None for NaN: JSON has no NaN."""
-    return float(value) if np.isfinite(value) else None
-
-
-def decibel(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.2f} dB"

@@ -58,8 +58,8 @@ class View:
             f"class {self.class_name}" + (f", repeat {self.cloud.repeat}" if self.cloud.repeat else ""),
             f"{height} × {width} pixels",
             f"{len(self.cloud):,} anchors",
-            f"PSNR {self.cloud.psnr:.2f} dB",
-            f"{self.cloud_bytes / (height * width):.2f} bytes a pixel",
+            f"PSNR {decibel(known(self.cloud.psnr))}",
+            f"cloud: {self.cloud_bytes / (height * width):.2f} bytes a pixel",
         )
 
 
@@ -130,3 +130,12 @@ def file_stems(names: Iterable[str]) -> dict[str, str]:
             short += "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
         stems[name] = short
     return stems
+
+
+def known(value: float) -> float | None:
+    """None for NaN: JSON has no NaN."""
+    return float(value) if np.isfinite(value) else None
+
+
+def decibel(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f} dB"

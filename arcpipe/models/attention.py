@@ -141,5 +141,6 @@ def attend(qkv: Tensor, values: Tensor, index: Tensor) -> Tensor:
 
 def attend_on_cpu(qkv: Tensor, values: Tensor, index: Tensor) -> Tensor:
     """The same as `attend`, in the layout that is fastest for short patches on a CPU."""
-    mixed: Tensor = ShortPatchAttention.apply(qkv.permute(2, 3, 0, 4, 1).contiguous(), values.contiguous(), index)
+    by_head = qkv.permute(2, 3, 0, 4, 1).contiguous()
+    mixed: Tensor = ShortPatchAttention.apply(by_head, values.contiguous(), index)
     return mixed.permute(1, 3, 0, 2)

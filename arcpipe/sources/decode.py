@@ -127,9 +127,12 @@ def _open(stream: BinaryIO, name: str) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """The transpose that brings an opened image upright; None for none, for TIFF (Pillow does it) and for bad EXIF."""
+    """The transpose that brings an opened image upright; None for none and for bad EXIF.
+
+    Pillow turns TIFF itself: such images have no `exif` here, and their size is already that of the turned image.
+    """
     block = image.info.get("exif")
-    if image.format == "TIFF" or not isinstance(block, bytes):
+    if not isinstance(block, bytes):
         return None
     exif = Image.Exif()
     try:

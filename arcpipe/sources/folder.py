@@ -30,7 +30,8 @@ class Folder:
 
     def scan(self) -> Listing:
         listing = Listing([], [])
-        self._walk("", (), Path(os.path.realpath(self.root)), listing)
+        status = self.root.stat()
+        self._walk("", ((status.st_dev, status.st_ino),), Path(os.path.realpath(self.root)), listing)
         return listing
 
     def open(self, locator: Locator, key: str) -> BinaryIO:

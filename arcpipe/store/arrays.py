@@ -26,8 +26,8 @@ def write_array(folder: Path, name: str, values: NDArray[Any], *, columns_first:
     """Write one array below `folder`.
 
     Chunks of about 1 MiB along the rows, all of them in one shard (an array that fits in one chunk has no shard);
-    Blosc (zstd after a shuffle of bits) and a crc32c over each chunk. `columns_first` lays each chunk out column after
-    column and shuffles whole bytes, which suits long runs of equal numbers.
+    Blosc (zstd) and a crc32c over each chunk. Integers have their bits shuffled first, floats their bytes (fp16 latents
+    0.89 of raw, with bits 0.90). `columns_first` lays each chunk out column after column, for long runs of equal numbers.
     """
     rows, row_bytes = len(values), max(1, values.dtype.itemsize * int(np.prod(values.shape[1:])))
     chunk_rows = min(max(rows, 1), max(1, CHUNK_BYTES // row_bytes))
@@ -43,7 +43,7 @@ def write_array(folder: Path, name: str, values: NDArray[Any], *, columns_first:
             BloscCodec(
                 cname="zstd",
                 clevel=5,
-                shuffle="shuffle" if columns_first else "bitshuffle",
+                shuffle="bitshuffle" if values.dtype.kind in "iu" and not columns_first else "shuffle",
                 typesize=values.dtype.itemsize,
             ),
             Crc32cCodec(),
@@ -102,12 +102,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def damaged(where: Path, what: str) -> DamagedStoreError:
-    store = next((str(p) for p in where.parents if p.name.endswith(".zarr")), "STORE")
-    return DamagedStoreError(
-        f"{where} is damaged.",
-        details=[what],
-        fix=[f"arcpipe verify {store}", "remove the part's folder and run the conversion again: it remakes that part"],
-    )
+    store = next((path for path in where.parents if path.name.endswith(".zarr")), None)
+    fix = [f"arcpipe verify {store or 'STORE'}   (names everything that is damaged)"]
+    inside = where.relative_to(store).parts if store else ()
+    if len(inside) > 1 and inside[0] != "decoder":
+        part = "/".join(inside[:2])
+        fix.append(f"rm -r {store}/{part}, then the same arcpipe convert command again: it makes this part again")
+    return DamagedStoreError(f"{where} is damaged.", details=[what], fix=fix)
 
 
 def data_file(folder: Path, name: str, n_dimensions: int) -> Path:

@@ -19,7 +19,8 @@ from arcpipe.store.writer import StoreWriter
 def create_or_open(path: Path, header: StoreHeader, decoder: DecoderRecord, *, overwrite: bool = False) -> StoreWriter:
     """Make an empty store at `path`, or continue the one there.
 
-    A new store (root group, decoder, one group per split) appears at once, by one rename. With `overwrite` an older
+    A new store (root group, decoder, one group per split) appears at once, by one rename; litter of killed attempts is
+    swept. With `overwrite` an older
     store is moved aside to `NAME.zarr.old-1` and deleted by `StoreWriter.finish`; an unfinished one that
     already replaced another, with the same fingerprint, is continued.
 
@@ -36,9 +37,7 @@ def create_or_open(path: Path, header: StoreHeader, decoder: DecoderRecord, *, o
             root["fingerprint"] == header.fingerprint and root.get("replaces") and not root["complete"]
         ):
             _require_same(path, root, header, decoder)
-            writer = _writer(path, root)
-            writer.sweep()
-            return writer
+            return _writer(path, root)
         replaces = _move_aside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with attempt_folder(path.parent, f".{path.name}.new") as attempt:
@@ -71,7 +70,7 @@ def _occupied(path: Path) -> bool:
 
 
 def _writer(path: Path, root: Mapping[str, Any]) -> StoreWriter:
-    return StoreWriter(
+    writer = StoreWriter(
         path=path,
         splits=root["splits"],
         fingerprint=root["fingerprint"],
@@ -81,6 +80,8 @@ def _writer(path: Path, root: Mapping[str, Any]) -> StoreWriter:
         latent_dim=root["decoder"]["latent_dim"],
         n_neighbours=root["decoder"]["n_neighbours"],
     )
+    writer.sweep()
+    return writer
 
 
 def _require_same(

@@ -38,6 +38,8 @@ def read_root(path: Path) -> dict[str, Any]:
         document = json.loads(file.read_bytes())
         found = (document["attributes"]["format"], document["attributes"]["format_version"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        if _mentions_format(file):
+            raise damaged(file, "it names the format, but cannot be understood") from None
         raise _not_a_store(path, f"its zarr.json does not say {FORMAT}") from None
     if found[0] != FORMAT:
         raise _not_a_store(path, f"its zarr.json says {found[0]!r}, expected {FORMAT!r}")
@@ -58,9 +60,14 @@ def read_decoder(path: Path, root: Mapping[str, Any]) -> DecoderRecord:
     return record
 
 
+def _mentions_format(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return FORMAT.encode() in opened.read(2**20)
+
+
 def _not_a_store(path: Path, what: str) -> NotAStoreError:
     return NotAStoreError(
         f"{path} is not an arcpipe store that can be read.",
         details=[what, "nothing was changed"],
-        fix=["give another path: --out OTHER.zarr, or move what is there out of the way"],
+        fix=["give another path, or move what is there out of the way"],
     )

@@ -107,11 +107,11 @@ def group_document(attributes: Mapping[str, Any]) -> bytes:
     """The bytes of a sealed group's `zarr.json`.
 
     The attribute `seal` is the sha256 of the canonical JSON of the whole document without it, and the document has one
-    spelling only (keys sorted, indented by 1, a newline at the end): a change of any byte can be told.
+    spelling only (indented by 1, ASCII, a newline at the end): a change of any byte can be told.
     """
     document = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
     document["attributes"] = {**attributes, "seal": hashlib.sha256(canonical(document)).hexdigest()}
-    return (json.dumps(document, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
 
 
 def seal_is_whole(data: bytes, attributes: Mapping[str, Any]) -> bool:

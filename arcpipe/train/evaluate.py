@@ -37,7 +37,8 @@ class EvaluateReport:
 
     def as_dict(self) -> dict[str, Any]:
         values = {**asdict(self), "run": str(self.run), "store": str(self.store)}
-        return {**values, **values.pop("measures")}
+        measures = values.pop("measures")
+        return {**values, **measures}
 
     def lines(self) -> list[str]:
         moved = [f"pushed by up to {self.push:g} px"] if self.push else []

@@ -32,6 +32,7 @@ from arcpipe.train.step import learning_rate, make_optimiser, train_step
 
 CHECKPOINT_EVERY_S = 60.0  # at most so much work is lost to a kill
 LOG_EVERY_STEPS = 50
+DRAW_EVERY_S = 10.0  # a figure takes 0.2 s: epochs may be shorter
 EVALUATION_BATCH = 256
 
 
@@ -48,6 +49,7 @@ class Job:
     device: torch.device
     interrupts: Interrupts
     bar: Bar
+    drawn_s: float = float("-inf")
 
     @property
     def config(self) -> TrainConfig:
@@ -167,9 +169,17 @@ def _end_epoch(job: Job, progress: Progress) -> tuple[Progress, Measures | None]
     times = {"seconds": sums["seconds"], "waiting_s": sums["waiting_s"], "clouds": sums["clouds"]}
     job.run.append_metrics(kind="epoch", epoch=epoch, step=progress.step, **line, **times)
     _show_epoch(job, epoch, line)
+    if time.monotonic() - job.drawn_s >= DRAW_EVERY_S:
+        _draw_curves(job)
+    return Progress(epoch=epoch, step=progress.step, best=best), measures
+
+
+def _draw_curves(job: Job) -> list[dict[str, Any]]:
+    """Draw the epochs so far and return them."""
     epochs = [entry for entry in job.run.metrics() if entry["kind"] == "epoch"]
     draw_curves(job.run.path / "curves.png", epochs, job.test.name if job.test else None)
-    return Progress(epoch=epoch, step=progress.step, best=best), measures
+    job.drawn_s = time.monotonic()
+    return epochs
 
 
 def _evaluate(job: Job, split: Split | None, progress: Progress) -> Measures | None:
@@ -198,7 +208,7 @@ def _finish(job: Job, progress: Progress, measures: Measures | None, first_step:
     if measures is not None and job.test is not None:
         title = f"{job.test.name}: {100 * measures.accuracy:.2f} % of {measures.n}"
         draw_confusion(job.run.path / "confusion.png", measures.confusion, job.run.facts.classes, title)
-    epochs = [entry for entry in job.run.metrics() if entry["kind"] == "epoch"]
+    epochs = _draw_curves(job)
     seconds = sum(entry["seconds"] for entry in epochs)
     report = TrainReport(
         run=job.run.path,

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from arcpipe.arc.decoder import Decoder
 from arcpipe.config import FitSection
 
 Image = np.ndarray
@@ -38,13 +37,3 @@ def make_image() -> Callable[..., Image]:
 def fit() -> FitSection:
     """The thesis's recipe, but 50 steps and an `eps` so large that Adam does not blow up rounding differences."""
     return FitSection(steps=50, pretrain_steps=20, eps=1e-3)
-
-
-@pytest.fixture
-def make_decoder() -> Callable[..., Decoder]:
-    """A decoder as it is before pretraining, but with larger outputs."""
-
-    def make(fit: FitSection, channels: int = 3, seed: int = 11) -> Decoder:
-        return Decoder.initial(fit, channels, seed)
-
-    return make

@@ -16,7 +16,7 @@ from arcpipe.errors import ConfigError, SampleNotFoundError, UnfinishedStoreErro
 from arcpipe.inspect import run_inspect
 from arcpipe.inspect.figures import draw_hero
 from arcpipe.inspect.panels import detail_window
-from arcpipe.inspect.render import open_originals, render_cloud
+from arcpipe.inspect.render import open_originals, render_cloud, render_window
 from arcpipe.inspect.samples import Place, view_sample
 from arcpipe.inspect.sheet import CAPTION_WIDTH, GAP, MARGIN
 from arcpipe.store import open_store
@@ -78,7 +78,7 @@ def test_without_the_source_there_are_reconstructions_and_a_note(
     shutil.rmtree(images)
     report = run_inspect(store, [], tmp_path / "out")
     assert str(images) in report.note
-    assert "reconstructions only" in report.note
+    assert "Reconstructions only" in report.note
     assert all(s.measured_db is None and s.psnr_db is not None for s in report.samples)
     assert report.warnings == ()
     assert pixels(report.files[0]).shape[1] == 2 * MARGIN + CAPTION_WIDTH + 2 * (272 + GAP)
@@ -119,6 +119,16 @@ def test_scale_renders_between_the_pixels(make_store: Make, tmp_path: Path) -> N
     assert len(np.unique(rendered.reshape(-1, 3), axis=0)) > 20 * 9  # more colours than the image has pixels
     assert all(column.std() > 20 for column in columns_of(pixels(report.files[0]), [216] * 3))
     assert run_inspect(store, [], tmp_path / "all", scale=2).files[0].name == "best-median-worst-x2.png"
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_a_window_is_cut_out_of_the_whole_render(make_store: Make, scale: int) -> None:
+    store = open_store(make_store())
+    cloud = store.read_cloud(*store.find("test/dog/e.png"))
+    whole = render_cloud(cloud, store.decoder, scale=scale)
+    window = render_window(cloud, store.decoder, (10, 4, 7, 21), scale=scale)
+    expected = whole[10 * scale : 17 * scale, 4 * scale : 25 * scale]
+    assert window == pytest.approx(expected, abs=1e-6)
 
 
 def test_large_images_show_their_most_detailed_part_when_scaled(make_store: Make) -> None:
@@ -162,6 +172,9 @@ def test_unknown_samples_and_impossible_wishes_are_refused(make_store: Make, tmp
         run_inspect(store, ["train/dog/zebra.png"], tmp_path / "out")
     with pytest.raises(ConfigError, match="cannot be combined"):
         run_inspect(store, [], tmp_path / "out", scale=2, edit="push")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ConfigError, match="cannot be made a folder"):
+        run_inspect(store, [], tmp_path / "file")
 
 
 def test_a_render_beyond_memory_is_refused_with_the_largest_scale(

@@ -20,7 +20,7 @@ def lay(make_batch, sizes):
 
 
 @pytest.mark.parametrize("curve", CURVES)
-@pytest.mark.parametrize("sizes", [[51], [51, 51], [1, 30, 0, 25, 26, 107], [5, 9, 3]])
+@pytest.mark.parametrize("sizes", [[51], [107], [51, 51], [1, 30, 0, 25, 26, 107], [5, 9, 3]])
 def test_patches_hold_every_token_once_in_curve_order_within_clouds(make_batch, curve, sizes):
     tokens = lay(make_batch, sizes)
     patches = cut_patches(tokens, 25)[curve]
@@ -29,6 +29,7 @@ def test_patches_hold_every_token_once_in_curve_order_within_clouds(make_batch, 
     assert held.sort().values.equal(torch.arange(sum(sizes)))
     assert patches.slots.flatten()[patches.place].equal(torch.arange(sum(sizes)))
     lengths = filled.sum(1)
+    assert patches.slots.shape[1] == lengths.max() <= 25
     clouds = [set(tokens.cloud[row[mask]].tolist()) for row, mask in zip(patches.slots, filled, strict=True)]
     assert all(len(cloud) == 1 for cloud in clouds)
     for i, size in enumerate(sizes):

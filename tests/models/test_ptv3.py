@@ -8,8 +8,11 @@ import torch
 from arcpipe.config import ModelSection
 from arcpipe.errors import ConfigError
 from arcpipe.models import build_model, describe, n_parameters, resolve
+from arcpipe.models.attention import cut_patches
+from arcpipe.models.planar_conv import neighbour_pairs
 from arcpipe.models.ptv3 import draw_curves
 from arcpipe.models.serialization import CURVES
+from arcpipe.models.voxels import voxelise
 
 SIZES = [51, 1, 0, 36, 107, 2, 25]
 
@@ -139,6 +142,19 @@ def test_branches_are_dropped_per_cloud_and_keep_their_mean(model):
     assert (factors[-1][0] == 0).float().mean().item() == pytest.approx(0.3, abs=0.03)
 
 
+def test_a_block_with_silent_branches_is_the_identity(model, make_batch):
+    # All three branches have their shortcut, that of the position encoding too.
+    _, positions, offsets = make_batch([51, 7])
+    tokens, _ = voxelise(positions, offsets, 2.0)
+    pairs, patches = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, 3), cut_patches(tokens, 25)["z"]
+    block, features = model.blocks[0], torch.randn(58, 64)
+    for last in (block.position_out[1], block.attention.out, block.mlp[2]):
+        last.requires_grad_(False)
+        last.weight.zero_()
+        last.bias.zero_()
+    assert block(features, tokens, pairs, patches, None).equal(features)
+
+
 def test_curves_take_turns_and_are_drawn_in_training():
     assert [draw_curves(i, 1, None)[0] for i in range(5)] == [*CURVES, CURVES[0]]
     generator = torch.Generator().manual_seed(0)
@@ -207,3 +223,13 @@ def test_it_learns_to_tell_places_apart(make_batch):
         torch.nn.functional.cross_entropy(net(latents, positions, offsets, generator), labels).backward()
         optimiser.step()
     assert (net.eval()(latents, positions, offsets).argmax(1) == labels).float().mean() == 1
+
+
+def test_gradients_are_the_same_bit_for_bit_every_time(model, make_batch):
+    # What lets a resumed run end with the same weights.
+    batch, gradients = make_batch([51, 107, 36] * 4), []
+    for _ in range(2):
+        model.zero_grad()
+        model.train()(*batch, torch.Generator().manual_seed(0)).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(a.equal(b) for a, b in zip(*gradients, strict=True))

@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -173,8 +174,12 @@ def test_a_zip_member_never_inflates_beyond_its_promise(tmp_path: Path, png: Cal
     path.write_bytes(data)
     source = opened(path)
     liar = source.inventory().samples["train"][0]
+    tracemalloc.start()
     with pytest.raises(ImageError, match="length"):
         source.read(liar, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_encrypted_and_oddly_compressed_members_fail_as_samples(tmp_path: Path, png: Callable[..., bytes]) -> None:

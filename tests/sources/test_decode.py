@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import struct
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,12 +212,25 @@ def test_a_file_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch, enc
     assert caught.value.reason == "too-large"
 
 
-def test_threads_leave_the_warning_filters_as_they_were(encoded: Encode) -> None:
-    data = encoded(picture(64, 64), "JPEG")
-    before = list(warnings.filters)
-    threads = [threading.Thread(target=lambda: [decode(data, "x") for _ in range(30)]) for _ in range(4)]
+def test_threads_leave_the_warning_filters_as_they_were(encoded: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads inside at once would restore each other's filters."""
+    inside, most = 0, 0
+    opening = decoding._open
+
+    def watched(*args: Any) -> Image.Image:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.005)
+        inside -= 1
+        return opening(*args)
+
+    monkeypatch.setattr(decoding, "_open", watched)
+    data, before = encoded(picture(), "JPEG"), list(warnings.filters)
+    threads = [threading.Thread(target=decode, args=(data, "x")) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert most == 1
     assert list(warnings.filters) == before

@@ -112,7 +112,7 @@ def test_damaged_idx_files_are_named(damage: str, tmp_path: Path, make_folder: M
     else:
         files["t10k-labels-idx1-ubyte"] = labels[:-1] + b"\x0a"
     make_folder(tmp_path, files)
-    with pytest.raises(SourceError, match="t10k-(images|labels)-idx.-ubyte is no idx file"):
+    with pytest.raises(SourceError, match=r"t10k-(images|labels)-idx.-ubyte is no idx file"):
         opened("mnist", tmp_path).inventory()
 
 

@@ -79,7 +79,11 @@ def empty_store(path: Path, splits: dict[str, dict[str, int]], **options: Any) -
 def full_store(path: Path, **options: Any) -> StoreWriter:
     """A finished store: two training parts of 5 clouds, one test part of 3."""
     writer = empty_store(path, {"train": {"samples": 10, "parts": 2}, "test": {"samples": 3, "parts": 1}}, **options)
-    for split, part, numbers in (("train", "0000", range(5)), ("train", "0001", range(5, 10)), ("test", "0000", range(3))):
+    for split, part, numbers in (
+        ("train", "0000", range(5)),
+        ("train", "0001", range(5, 10)),
+        ("test", "0000", range(3)),
+    ):
         batch = make_batch(numbers)
         if writer.neighbours_cache == "none":
             batch = batch.without_neighbours()

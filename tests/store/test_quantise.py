@@ -11,9 +11,7 @@ from hypothesis.extra.numpy import arrays
 from arcpipe.errors import ImageError
 from arcpipe.store import dequantise, position_dtype, quantise_latents, round_latents
 
-LATENTS = arrays(
-    np.float32, st.tuples(st.integers(0, 9), st.integers(1, 4)), elements=st.floats(-6e4, 6e4, width=32)
-)
+LATENTS = arrays(np.float32, st.tuples(st.integers(0, 9), st.integers(1, 4)), elements=st.floats(-6e4, 6e4, width=32))
 
 
 @given(LATENTS, st.sampled_from(["float16", "float32", "int8"]))
@@ -41,7 +39,9 @@ def test_an_int8_cloud_does_not_depend_on_its_part() -> None:
     assert np.array_equal(together[5:], round_latents(large, "int8"))
 
 
-@pytest.mark.parametrize(("value", "dtype"), [(7e4, "float16"), (np.nan, "float32"), (np.inf, "int8"), (3.4028234e38, "int8")])
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(7e4, "float16"), (np.nan, "float32"), (np.inf, "int8"), (3.4028234e38, "int8")]
+)
 def test_what_the_type_cannot_hold_is_a_failed_sample(value: float, dtype: str) -> None:
     with pytest.raises(ImageError, match=f"not a finite {dtype}") as caught:
         quantise_latents(np.full((2, 2), value, np.float32), dtype)

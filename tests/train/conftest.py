@@ -39,9 +39,7 @@ def make_decoder(seed: int = 0) -> DecoderRecord:
     generator = np.random.default_rng(seed)
     widths = (4 * (LATENT_DIM + 2), 8, 1)
     return DecoderRecord(
-        weights=tuple(
-            generator.standard_normal((b, a)).astype(np.float32) for a, b in pairwise(widths)
-        ),
+        weights=tuple(generator.standard_normal((b, a)).astype(np.float32) for a, b in pairwise(widths)),
         biases=tuple(np.zeros(b, np.float32) for b in widths[1:]),
         n_neighbours=4,
         latent_dim=LATENT_DIM,
@@ -62,9 +60,7 @@ def write_store(
 ) -> Path:
     """Write a store of `splits` (name -> images)."""
     splits = {"train": 60, "test": 30} if splits is None else splits
-    numbers = {
-        name: {"samples": n * repeats, "parts": -(-n * repeats // part_samples)} for name, n in splits.items()
-    }
+    numbers = {name: {"samples": n, "parts": -(-n // part_samples)} for name, n in splits.items()}
     classes = tuple(f"class-{i}" for i in range(n_classes))
     config = {"source": {"source": "made-up"}, "seed": seed}
     header = StoreHeader(
@@ -77,15 +73,16 @@ def write_store(
     )
     writer = create_or_open(path, header, make_decoder(decoder_seed))
     for split_number, (split, n) in enumerate(splits.items()):
-        clouds = [
-            make_cloud(i % n_classes if only_label is None else only_label, i, seed=seed + split_number, repeat=repeat)
-            for repeat in range(repeats)
-            for i in np.random.default_rng(split_number).permutation(n).tolist()
-        ]
+        images = np.random.default_rng(split_number).permutation(n).tolist()
         parts = [part for part in writer.planned() if part.split == split]
         for part in parts if finish else parts[:-1]:
-            own, clouds = clouds[: part.n_samples], clouds[part.n_samples :]
-            writer.commit_part(split, part.id, CloudBatch.join(own))
+            own, images = images[: part.n_samples], images[part.n_samples :]
+            clouds = [
+                make_cloud(i % n_classes if only_label is None else only_label, i, seed=seed + split_number, repeat=r)
+                for i in own
+                for r in range(repeats)
+            ]
+            writer.commit_part(split, part.id, CloudBatch.join(clouds))
     if finish:
         writer.finish()
     return path

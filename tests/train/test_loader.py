@@ -41,6 +41,11 @@ def assert_same(first: list[Batch], second: list[Batch]) -> None:
         np.testing.assert_array_equal(a.sample_ids, b.sample_ids)
 
 
+def interrupted_loop(loader: StreamLoader) -> None:
+    for _ in loader:
+        raise KeyboardInterrupt
+
+
 def reader_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("arcpipe-")]
 
@@ -171,8 +176,7 @@ def test_ctrl_c_while_reading_is_slow_ends_promptly(split: Split, monkeypatch: p
     monkeypatch.setattr(split, "read", slow)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        for _ in StreamLoader(split, 3, PLAIN, 4, section=SMALL):
-            raise KeyboardInterrupt
+        interrupted_loop(StreamLoader(split, 3, PLAIN, 4, section=SMALL))
     assert reader_threads() == []
     assert time.monotonic() - started < 5
 

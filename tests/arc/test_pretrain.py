@@ -1,0 +1,51 @@
+"""Pretraining moves clouds and decoder together, as the reference does, in any amount of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from arcpipe.arc import engine
+from arcpipe.arc.decoder import Decoder
+from arcpipe.arc.pretrain import pretrain_decoder
+from arcpipe.arc.reference import fit_jointly_reference
+from arcpipe.config import FitSection
+from arcpipe.errors import ImageError
+
+SIZES = [(7, 13), (1, 1), (23, 11), (1, 9), (12, 12)]
+
+
+@pytest.mark.parametrize("hidden", [None, (20, 12)])
+def test_the_pretrained_decoder_is_that_of_the_reference(
+    make_image: Callable[..., np.ndarray],
+    fit: FitSection,
+    hidden: tuple[int, ...] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "CPU_TILE_PIXELS", 40)
+    fit = fit.model_copy(update={"hidden": hidden})
+    images, seeds = [make_image(*size) for size in SIZES], [1, 2, 3, 4, 5]
+    decoder, losses = pretrain_decoder(images, fit, seeds, seed=9, channels=3)
+    start = Decoder.initial(fit, 3, 9).to("cpu", torch.float64)
+    _, expected, expected_losses = fit_jointly_reference(images, start, fit, seeds)
+    np.testing.assert_allclose(losses, expected_losses.mean(1), rtol=1e-5)
+    for ours, theirs in zip((*decoder.weights, *decoder.biases), (*expected.weights, *expected.biases), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5, check_dtype=False)
+    assert losses[-1] < losses[0]
+
+
+def test_memory_changes_no_number(make_image: Callable[..., np.ndarray], fit: FitSection) -> None:
+    images, seeds = [make_image(*size) for size in SIZES], [1, 2, 3, 4, 5]
+    (plenty, losses), (none, same_losses) = (
+        pretrain_decoder(images, fit, seeds, seed=9, channels=3, memory_bytes=memory) for memory in (2**30, 0)
+    )
+    assert plenty.to_record().sha256 == none.to_record().sha256
+    np.testing.assert_array_equal(losses, same_losses)
+
+
+def test_images_of_other_channels_are_refused(make_image: Callable[..., np.ndarray], fit: FitSection) -> None:
+    with pytest.raises(ImageError, match="channels of the decoder"):
+        pretrain_decoder([make_image(4, 4, 1)], fit, [1], seed=9, channels=3)

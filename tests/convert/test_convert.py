@@ -1,0 +1,186 @@
+"""A conversion, from a folder of pictures to a store, in this process: counts, resume, refusals, reuse."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arcpipe.cluster import Cluster
+from arcpipe.convert import run_convert, run_verify
+from arcpipe.errors import (
+    ClusterError,
+    ConfigError,
+    NoSpaceError,
+    StoreBusyError,
+    StoreMismatchError,
+    TooManyFailuresError,
+)
+from arcpipe.store import open_store, store_lock
+from tests.pictures import contents, in_process, make_pictures, settings
+
+
+def test_a_folder_becomes_a_store(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    report = run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
+    store = open_store(tmp_path / "a.zarr")
+    assert store.complete
+    assert store.classes == ("ants", "bees", "cats")
+    assert {split: (s.samples, s.failed, s.planned) for split, s in report.splits.items()} == {
+        "train": (18, 0, 18),
+        "test": (6, 0, 6),
+    }
+    sizes = {cloud.size for part in store.parts("train") for cloud in store.read_part("train", part.id)}
+    assert len(sizes) > 5, "images keep their own resolution"
+    assert run_verify(tmp_path / "a.zarr", decode=6).problems == ()
+
+
+def test_the_same_command_again_changes_nothing(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    config = settings(pictures, tmp_path / "a.zarr")
+    run_convert(config, cluster=here)
+    before = contents(config.out)
+    again = run_convert(config, cluster=here)
+    assert "nothing left to do" in again.lines()[0]
+    assert contents(config.out) == before
+
+
+class Dies(ThreadPoolExecutor):
+    """Runs `survive` tasks, then fails every other one as a worker that was killed."""
+
+    def __init__(self, survive: int) -> None:
+        super().__init__(1)
+        self.survive = survive
+
+    def submit(self, fn: Any, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.survive -= 1
+        return super().submit(fn if self.survive >= 0 else _killed, *args, **kwargs)
+
+
+def _killed(*_: Any) -> None:
+    raise ConnectionError("the worker was killed")
+
+
+@pytest.mark.parametrize("survive", [1, 2, 4])  # the decoder's job counts as one
+def test_a_conversion_cut_short_continues_to_the_same_arrays(
+    pictures: Path, tmp_path: Path, here: Cluster, survive: int
+) -> None:
+    whole, cut = settings(pictures, tmp_path / "whole.zarr"), settings(pictures, tmp_path / "cut.zarr")
+    run_convert(whole, cluster=here)
+    with Dies(survive) as executor, pytest.raises(ClusterError, match="parts could not be made") as caught:
+        run_convert(cut, cluster=in_process(executor))
+    assert caught.value.fix == ("run the same command again: it makes the missing parts",)
+    run_convert(cut, cluster=here)
+    assert contents(cut.out) == contents(whole.out)
+
+
+def test_other_settings_are_refused_with_the_difference(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
+    with pytest.raises(StoreMismatchError, match=r"fit.steps: was 8, now 9") as caught:
+        run_convert(settings(pictures, tmp_path / "a.zarr", fit={"steps": 9}), cluster=here)
+    assert caught.value.exit_code == 3
+
+
+def test_overwrite_replaces_a_store(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
+    run_convert(settings(pictures, tmp_path / "a.zarr", fit={"steps": 9}), cluster=here, overwrite=True)
+    assert open_store(tmp_path / "a.zarr").config["fit"]["steps"] == 9
+    assert [path.name for path in tmp_path.glob("*.zarr*")] == ["a.zarr"]
+
+
+def test_a_moved_source_is_the_same_source(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    moved = shutil.copytree(pictures, tmp_path / "elsewhere")
+    run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
+    report = run_convert(settings(moved, tmp_path / "a.zarr"), cluster=here)
+    assert report.clouds_made == 0
+
+
+def test_a_broken_image_is_a_record_and_not_the_end(tmp_path: Path, here: Cluster) -> None:
+    source = make_pictures(tmp_path / "pictures")
+    (source / "train" / "ants" / "bad.png").write_bytes(b"this is no picture")
+    config = settings(source, tmp_path / "a.zarr", run={"max_failed": 0})
+    report = run_convert(config, cluster=here)
+    assert (report.splits["train"].samples, report.splits["train"].failed, report.planned) == (18, 1, 25)
+    assert [(failure.path, failure.reason) for failure in report.failures] == [("ants/bad.png", "unreadable")]
+    with pytest.raises(TooManyFailuresError, match="expected at most 0") as caught:
+        report.check()
+    assert caught.value.exit_code == 5
+    assert run_verify(config.out).problems == ()
+
+
+def test_retry_failed_makes_the_mended_sample(tmp_path: Path, here: Cluster) -> None:
+    source = make_pictures(tmp_path / "pictures")
+    good = (source / "train" / "ants" / "0.png").read_bytes()
+    config = settings(source, tmp_path / "a.zarr")
+    (source / "train" / "ants" / "0.png").write_bytes(good[:-30] + bytes(30))  # the same size, as the inventory sees it
+    assert run_convert(config, cluster=here).failed == 1
+    (source / "train" / "ants" / "0.png").write_bytes(good)
+    report = run_convert(config, cluster=here, retry_failed=True)
+    assert (report.failed, report.splits["train"].samples) == (0, 18)
+
+
+def test_repeats_are_other_fits_of_the_same_image_in_the_same_split(
+    pictures: Path, tmp_path: Path, here: Cluster
+) -> None:
+    run_convert(settings(pictures, tmp_path / "a.zarr", fit={"repeats": 3}), cluster=here)
+    store = open_store(tmp_path / "a.zarr")
+    by_sample: dict[int, list[Any]] = {}
+    for part in store.parts("train"):
+        for cloud in store.read_part("train", part.id):
+            by_sample.setdefault(cloud.sample_id, []).append(cloud)
+    assert len(by_sample) == 18
+    for clouds in by_sample.values():
+        assert [cloud.repeat for cloud in clouds] == [0, 1, 2]
+        assert len({cloud.label for cloud in clouds}) == 1
+        assert not np.array_equal(clouds[0].latents, clouds[1].latents)
+
+
+def test_the_decoder_of_another_store(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
+    config = settings(pictures, tmp_path / "b.zarr", seed=5, fit={"decoder": str(tmp_path / "a.zarr")})
+    run_convert(config, cluster=here)
+    first, second = open_store(tmp_path / "a.zarr"), open_store(tmp_path / "b.zarr")
+    assert first.decoder.sha256 == second.decoder.sha256
+    with pytest.raises(ConfigError, match=r"--latent-dim: expected 5, found 4") as caught:
+        run_convert(
+            settings(pictures, tmp_path / "c.zarr", fit={"latent_dim": 5, "decoder": str(tmp_path / "a.zarr")}),
+            cluster=here,
+        )
+    assert "--latent-dim 4" in caught.value.fix
+
+
+def test_a_dry_run_touches_nothing(pictures: Path, tmp_path: Path) -> None:
+    report = run_convert(settings(pictures, tmp_path / "a.zarr"), dry_run=True)
+    assert report.splits == {"train": (18, 5), "test": (6, 2)}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_space_is_seen_before_the_work(
+    pictures: Path, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
+    with pytest.raises(NoSpaceError, match="not enough space") as caught:
+        run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
+    assert caught.value.exit_code == 7
+
+
+def test_a_second_converter_is_told(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    with store_lock(tmp_path / "a.zarr"), pytest.raises(StoreBusyError, match="another converter") as caught:
+        run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
+    assert caught.value.exit_code == 4
+
+
+def test_greyscale_pictures_make_a_decoder_of_one_channel(tmp_path: Path, here: Cluster) -> None:
+    source = make_pictures(tmp_path / "grey", grey=True)
+    run_convert(settings(source, tmp_path / "a.zarr"), cluster=here)
+    assert open_store(tmp_path / "a.zarr").decoder.channels == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_psnr_is_that_of_the_stored_numbers(pictures: Path, tmp_path: Path, here: Cluster, dtype: str) -> None:
+    run_convert(settings(pictures, tmp_path / "a.zarr", store={"dtype": dtype}), cluster=here)
+    report = run_verify(tmp_path / "a.zarr", decode=24)
+    assert (report.problems, report.checked["decoded samples"]) == ((), 24)

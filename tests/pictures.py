@@ -1,0 +1,53 @@
+"""A small folder of pictures of many sizes, and settings that fit them in a second."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from arcpipe.cluster import Cluster
+from arcpipe.config import ConvertConfig, build
+
+
+def make_pictures(folder: Path, *, grey: bool = False, per_class: int = 6) -> Path:
+    """Three classes of blurry blobs, each image at its own size, as split/class/file."""
+    rng = np.random.default_rng(7)
+    for split, count in (("train", per_class), ("test", 2)):
+        for label, name in enumerate(("ants", "bees", "cats")):
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                height, width = rng.integers(6, 15, 2)
+                noise = rng.integers(0, 255, (height, width) if grey else (height, width, 3))
+                noise[: height // 2] //= label + 1
+                Image.fromarray(noise.astype(np.uint8)).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+def settings(source: Path, out: Path, **changes: Any) -> ConvertConfig:
+    """Small and quick; `changes` are laid over a section: `fit={"steps": 3}`."""
+    values: dict[str, Any] = {
+        "source": {"source": str(source)},
+        "out": out,
+        "fit": {"steps": 8, "latents": 0.2, "latent_dim": 4, "pretrain_images": 4, "pretrain_steps": 8},
+        "store": {"part_samples": 4},
+    }
+    for section, change in changes.items():
+        values[section] = {**values.get(section, {}), **change} if isinstance(change, dict) else change
+    return build(ConvertConfig, values)
+
+
+def in_process(executor: Executor) -> Cluster:
+    return Cluster(executor, n_workers=1, threads=1, device="cpu", dashboard=None)
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every byte of every array of a store, by its path."""
+    return {
+        str(file.relative_to(store)): file.read_bytes()
+        for file in sorted(store.rglob("*"))
+        if file.is_file() and file.name != "zarr.json"
+    }

@@ -1,0 +1,14 @@
+"""A process that holds a store's lock until it is killed: `lock_holder.py STORE`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from arcpipe.store import store_lock
+
+if __name__ == "__main__":
+    with store_lock(Path(sys.argv[1])):
+        print("held", flush=True)
+        time.sleep(60)

@@ -1,0 +1,164 @@
+"""Creating, continuing, refusing and replacing a store; one converter at a time."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from store_samples import empty_store, full_store, make_batch, make_decoder, make_header
+
+from arcpipe.errors import DamagedStoreError, NotAStoreError, StoreBusyError, StoreMismatchError
+from arcpipe.store import (
+    create_or_open,
+    existing_decoder,
+    fingerprint,
+    load_decoder_file,
+    open_store,
+    plan_parts,
+    save_decoder_file,
+    store_lock,
+    verify,
+)
+
+ONE_PART = {"train": {"samples": 5, "parts": 1}}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_plan_divides_evenly() -> None:
+    parts = plan_parts({"train": {"samples": 11, "parts": 3}, "test": {"samples": 2, "parts": 1}})
+    assert [(p.split, p.id, p.n_samples) for p in parts] == [
+        ("train", "0000", 4),
+        ("train", "0001", 4),
+        ("train", "0002", 3),
+        ("test", "0000", 2),
+    ]
+
+
+def test_a_fingerprint_is_of_the_content_not_of_its_order() -> None:
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_the_same_settings_continue(tmp_path: Path) -> None:
+    empty_store(tmp_path / "s.zarr", ONE_PART).commit_part("train", "0000", make_batch(range(5)))
+    again = empty_store(tmp_path / "s.zarr", ONE_PART)
+    assert again.remaining() == ()
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    empty_store(path, ONE_PART)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    other = make_header(ONE_PART, steps=200)
+    for attempt in (lambda: create_or_open(path, other, make_decoder()), lambda: existing_decoder(path, other)):
+        with pytest.raises(StoreMismatchError, match="cannot continue") as caught:
+            attempt()
+        assert caught.value.exit_code == 3
+        assert "fit.steps: was 500, now 200" in str(caught.value)
+    free = Path(re.search(r"--out (\S+)", str(caught.value)).group(1))  # type: ignore[union-attr]
+    create_or_open(free, other, make_decoder())  # what it advises works
+    assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_the_decoder_of_before_is_used_again(tmp_path: Path) -> None:
+    assert existing_decoder(tmp_path / "s.zarr", make_header(ONE_PART)) is None
+    empty_store(tmp_path / "s.zarr", ONE_PART)
+    there = existing_decoder(tmp_path / "s.zarr", make_header(ONE_PART))
+    assert there is not None
+    assert there.sha256 == make_decoder().sha256
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "zarr of another kind", "future version"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_no_store_is_left_alone(tmp_path: Path, kind: str, overwrite: bool) -> None:
+    path = tmp_path / "s.zarr"
+    if kind == "file":
+        path.write_text("holiday")
+    elif kind == "folder":
+        path.mkdir()
+        (path / "thesis.tex").write_text("years of work")
+    elif kind == "future version":
+        path.mkdir()
+        attributes = '{"format": "arcpipe-store", "format_version": 9}'
+        (path / "zarr.json").write_text(f'{{"zarr_format": 3, "node_type": "group", "attributes": {attributes}}}')
+    else:
+        path.mkdir()
+        (path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    before = path.read_bytes() if kind == "file" else {file: file.read_bytes() for file in path.iterdir()}
+    with pytest.raises(NotAStoreError) as caught:
+        create_or_open(path, make_header(ONE_PART), make_decoder(), overwrite=overwrite)
+    assert caught.value.exit_code == 2
+    assert before == (path.read_bytes() if kind == "file" else {file: file.read_bytes() for file in path.iterdir()})
+    assert names(tmp_path) == ["s.zarr"]
+
+
+def test_an_empty_folder_becomes_the_store(tmp_path: Path) -> None:
+    (tmp_path / "s.zarr").mkdir()
+    assert empty_store(tmp_path / "s.zarr", ONE_PART).committed() == {"train": set()}
+
+
+def test_overwriting_keeps_the_old_store_until_the_new_one_is_finished(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    full_store(path)
+    header = make_header(ONE_PART)
+    create_or_open(path, header, make_decoder(), overwrite=True)
+    assert names(tmp_path) == ["s.zarr", "s.zarr.old-1"]
+    assert open_store(tmp_path / "s.zarr.old-1").totals["splits"]["train"]["clouds"] == 10
+    again = create_or_open(path, header, make_decoder(), overwrite=True)  # interrupted, and the same command again
+    assert names(tmp_path) == ["s.zarr", "s.zarr.old-1"]
+    again.commit_part("train", "0000", make_batch(range(5)))
+    again.finish()
+    assert names(tmp_path) == ["s.zarr"]
+    assert verify(path).problems == []
+
+
+def test_a_second_converter_is_told_who_is_at_work(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "s.zarr"  # need not exist yet
+    script = Path(__file__).with_name("lock_holder.py")
+    with subprocess.Popen([sys.executable, str(script), str(path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StoreBusyError, match="another converter") as caught, store_lock(path):
+            pass
+        assert caught.value.exit_code == 4
+        assert re.search(rf"process {holder.pid} on \S+, since \d{{4}}-", str(caught.value))
+        holder.kill()
+    with store_lock(path):  # a killed one leaves a file and no lock
+        assert names(path.parent) == [".s.zarr.lock"]
+    assert names(path.parent) == []
+
+
+def test_one_process_cannot_take_the_lock_twice(tmp_path: Path) -> None:
+    with store_lock(tmp_path / "s.zarr"), pytest.raises(StoreBusyError), store_lock(tmp_path / "s.zarr"):
+        pass
+
+
+def test_a_decoder_file_comes_back(tmp_path: Path) -> None:
+    save_decoder_file(tmp_path / "decoder.safetensors", make_decoder())
+    assert load_decoder_file(tmp_path / "decoder.safetensors").sha256 == make_decoder().sha256
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", bytes(64)])
+def test_what_is_no_decoder_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "decoder.safetensors").write_bytes(content)
+    with pytest.raises(NotAStoreError, match="holds no decoder"):
+        load_decoder_file(tmp_path / "decoder.safetensors")
+
+
+def test_another_decoder_inside_is_noticed(tmp_path: Path) -> None:
+    """Sealed and sound by itself, but not the one the clouds were made with."""
+    empty_store(tmp_path / "a.zarr", ONE_PART)
+    changed = make_decoder()
+    changed.weights[0][0, 0] += 1
+    create_or_open(tmp_path / "b.zarr", make_header(ONE_PART), changed)
+    (tmp_path / "a.zarr" / "decoder").rename(tmp_path / "spare")
+    (tmp_path / "b.zarr" / "decoder").rename(tmp_path / "a.zarr" / "decoder")
+    with pytest.raises(DamagedStoreError, match="decoder is damaged"):
+        _ = open_store(tmp_path / "a.zarr", allow_unfinished=True).decoder
+    assert [problem.where for problem in verify(tmp_path / "a.zarr").problems] == ["decoder"]

@@ -1,0 +1,223 @@
+"""Whatever happens to a byte of a store, `verify` names the file, and a reader does not hand out wrong numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from store_samples import empty_store, full_store, make_batch
+
+from arcpipe.errors import DamagedStoreError, NotAStoreError
+from arcpipe.store import arrays as array_module
+from arcpipe.store import open_store, verify
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small finished store with shards of several chunks."""
+    path = tmp_path_factory.mktemp("sound") / "s.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(array_module, "CHUNK_BYTES", 256)
+        full_store(path)
+    return path
+
+
+@pytest.fixture
+def store(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "s.zarr"))
+
+
+def data_files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file() and file.name != "zarr.json")
+
+
+def named(path: Path) -> str:
+    return "\n".join(str(problem) for problem in verify(path).problems)
+
+
+def test_a_sound_store_has_no_problems(sound: Path) -> None:
+    report = verify(sound)
+    assert report.ok
+    assert report.complete
+    assert (report.parts, report.clouds, report.failed, report.missing_parts) == (3, 13, 0, 0)
+    assert report.files == sum(file.is_file() for file in sound.rglob("*"))  # all of them were looked at
+    assert report.chunks > report.arrays  # and every chunk of every shard
+
+
+def flip(file: Path, rng: np.random.Generator) -> None:
+    """Change one bit somewhere in a file."""
+    data = bytearray(file.read_bytes())
+    data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_changed_byte_in_any_file_is_named(store: Path, sound: Path, seed: int) -> None:
+    """A damaged group hides what is below it, so: all data files at once, all arrays' metadata, then group by group."""
+    rng = np.random.default_rng(seed)
+    metadata = sorted(store.rglob("zarr.json"))
+    groups = [file for file in metadata if json.loads(file.read_text())["node_type"] == "group"]
+    arrays = [file for file in metadata if file not in groups]
+    assert (len(groups), len(arrays)) == (7, 3 * 13 + 4)
+    for damaged in (data_files(store), arrays, *([group] for group in groups)):
+        for file in damaged:
+            flip(file, rng)
+        problems = {problem.where for problem in verify(store).problems}
+        assert {file.relative_to(store).as_posix() for file in damaged} <= problems
+        for file in damaged:
+            shutil.copyfile(sound / file.relative_to(store), file)
+    assert verify(store).ok
+
+
+def test_a_changed_byte_of_data_is_never_read(store: Path) -> None:
+    """The crc32c of chunk and index: every data file of a part, without looking at hashes."""
+    rng = np.random.default_rng(1)
+    silent = []
+    for file in data_files(store / "train" / "0000"):
+        data = file.read_bytes()
+        place = int(rng.integers(len(data)))
+        file.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
+        try:
+            open_store(store).read_part("train", "0000", neighbours=True)
+            silent.append(file.name)
+        except DamagedStoreError as error:
+            assert error.exit_code == 6  # noqa: PT017  # many files in one test
+        file.write_bytes(data)
+    assert silent == []
+
+
+@pytest.mark.parametrize("change", ["missing", "truncated", "longer", "empty"])
+@pytest.mark.parametrize("array", ["latents", "labels"])
+def test_files_that_are_missing_or_of_another_length(store: Path, change: str, array: str) -> None:
+    file = data_files(store / "train" / "0001" / array)[0]
+    data = file.read_bytes()
+    {
+        "missing": file.unlink,
+        "truncated": lambda: file.write_bytes(data[:-9]),
+        "longer": lambda: file.write_bytes(data + b"\0"),
+        "empty": lambda: file.write_bytes(b""),
+    }[change]()
+    assert file.relative_to(store).as_posix() in named(store)
+    with pytest.raises(DamagedStoreError, match=array):  # Zarr alone reads a missing file as zeros
+        open_store(store).read_part("train", "0001")
+
+
+def test_swapped_parts_are_found(store: Path) -> None:
+    train = store / "train"
+    (train / "0000").rename(train / "spare")
+    (train / "0001").rename(train / "0000")
+    (train / "spare").rename(train / "0001")
+    assert "train/0000: it is the part train/0001, in the wrong place" in named(store)
+    with pytest.raises(DamagedStoreError, match="train/0000 is damaged"):
+        open_store(store).read_part("train", "0000")
+
+
+def test_a_part_of_another_store_is_found(store: Path, tmp_path: Path) -> None:
+    full_store(tmp_path / "other.zarr", dtype="float32")
+    shutil.rmtree(store / "test" / "0000")
+    shutil.copytree(tmp_path / "other.zarr" / "test" / "0000", store / "test" / "0000")
+    assert "test/0000: it belongs to another store" in named(store)
+    with pytest.raises(DamagedStoreError, match="test/0000 is damaged"):
+        open_store(store).read_part("test", "0000")
+
+
+def test_a_missing_part_of_a_finished_store_is_named(store: Path) -> None:
+    shutil.rmtree(store / "train" / "0001")
+    assert named(store) == "train/0001/zarr.json: missing"
+    with pytest.raises(DamagedStoreError, match="train/0001"):
+        open_store(store).parts("train")
+
+
+def test_missing_parts_of_an_unfinished_store_are_only_counted(tmp_path: Path) -> None:
+    writer = empty_store(tmp_path / "s.zarr", {"train": {"samples": 10, "parts": 2}})
+    writer.commit_part("train", "0001", make_batch(range(5)))
+    report = verify(tmp_path / "s.zarr")
+    assert (report.ok, report.complete, report.parts, report.missing_parts) == (True, False, 1, 1)
+
+
+@pytest.mark.parametrize("place", ["notes.txt", "train/notes.txt", "train/0000/latents/c/7/0", "train/0007/zarr.json"])
+def test_files_that_do_not_belong_are_named(store: Path, place: str) -> None:
+    (store / place).parent.mkdir(parents=True, exist_ok=True)
+    (store / place).write_text("?")
+    assert f"{place}: does not belong to the store" in named(store)
+
+
+def test_verify_needs_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(NotAStoreError, match="there is no store"):
+        verify(tmp_path / "s.zarr")
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def set_shape(document: dict[str, Any], rows: int) -> None:
+    document["shape"][0] = rows
+    document["chunk_grid"]["configuration"]["chunk_shape"][0] = rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: set_shape(d, 10**15), "declared, but"),
+        (lambda d: d["codecs"][0]["configuration"].update(chunk_shape=[10**9, 6]), "chunks of 12000000000 bytes"),
+        (lambda d: d["codecs"].append({"name": "pickle"}), "codec pickle is not part of the format"),
+        (lambda d: d.update(codecs="zstd"), "metadata that cannot be understood"),
+        (lambda d: d.update(data_type="string"), "metadata that cannot be understood"),
+        (lambda d: d.update(data_type="complex64"), "data type complex64"),
+        (lambda d: d.update(data_type="float64"), "data type float64, expected"),
+        (lambda d: d.update(shape=[-1, 6]), "shape"),
+        (lambda d: d.pop("shape"), "metadata that cannot be understood"),
+        (lambda d: d.update(zarr_format=2), "not a Zarr v3 array"),
+    ],
+)
+def test_hostile_metadata_is_refused_before_memory_is_taken(
+    store: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    edit(store / "train" / "0000" / "latents" / "zarr.json", change)
+    with pytest.raises(DamagedStoreError, match=message):
+        open_store(store).read_part("train", "0000")
+    assert "train/0000/latents/zarr.json" in named(store)
+
+
+def test_a_deeply_nested_document_is_refused(store: Path) -> None:
+    (store / "train" / "0000" / "zarr.json").write_text("[" * 100_000)
+    with pytest.raises(DamagedStoreError, match="not JSON"):
+        open_store(store).parts("train")
+    (store / "zarr.json").write_text("[" * 100_000)
+    with pytest.raises(NotAStoreError, match="not an arcpipe store"):
+        open_store(store)
+    (store / "zarr.json").write_text('{"format": "arcpipe-store", ' + "[" * 100_000)
+    with pytest.raises(DamagedStoreError, match="cannot be understood"):
+        open_store(store)
+
+
+def test_sealed_metadata_that_lies_is_found(store: Path) -> None:
+    """Somebody who seals again cannot pass off other numbers: arrays are compared with what the part says."""
+    from arcpipe.store.group import read_group
+    from arcpipe.store.schema import group_document
+
+    part = store / "train" / "0000"
+    own = read_group(part)
+    sums = {**own["latent_sums"], "sum": [0.5] * 6}
+    (part / "zarr.json").write_bytes(group_document({**own, "latent_sums": sums}))
+    assert "latent_sums are not those of the latents" in named(store)
+    (part / "zarr.json").write_bytes(group_document({**own, "points": 31}))
+    assert "train/0000/latents: shape (30, 6), expected (31, 6)" in named(store)
+    (part / "zarr.json").write_bytes(group_document({**own, "samples": 6}))
+    assert "6 samples, 5 are planned" in named(store)
+
+
+def test_a_damaged_root_stops_reading(store: Path) -> None:
+    text = (store / "zarr.json").read_text()
+    (store / "zarr.json").write_text(text.replace('"channels": 3', '"channels": 1'))
+    with pytest.raises(DamagedStoreError, match="is damaged"):
+        open_store(store)
+    assert "zarr.json" in named(store)

@@ -1,0 +1,108 @@
+"""The commands as a user types them, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pictures import contents, make_pictures
+
+SMALL = ["--steps", "30", "--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4"]
+SMALL += ["--set", "fit.pretrain_steps=8", "--set", "store.part_samples=3"]
+
+
+def arcpipe(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "arcpipe", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with pictures and a finished store."""
+    folder = tmp_path_factory.mktemp("cli")
+    make_pictures(folder / "pictures", per_class=20)
+    done = arcpipe("convert", "pictures", "--json", "--workers", 2, *SMALL, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["planned"], report["failed"]) == (66, 0)
+    return folder
+
+
+def test_the_number_of_workers_changes_no_byte(folder: Path) -> None:
+    done = arcpipe("convert", "pictures", "--out", "one.zarr", "--workers", 1, *SMALL, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert contents(folder / "one.zarr") == contents(folder / "store" / "pictures.zarr")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_killed_in_the_middle_the_same_command_continues(folder: Path, how: signal.Signals) -> None:
+    out = f"{how.name}.zarr"
+    command = [sys.executable, "-m", "arcpipe", "convert", "pictures", "--out", out, "--workers", "1", *SMALL]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((folder / out).glob("*/*/zarr.json")):
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=40)
+    made = len(list((folder / out).glob("*/*/zarr.json")))
+    assert 1 <= made < 22, "the kill came too late to mean anything"
+    if how != signal.SIGKILL:
+        assert process.returncode == 128 + how
+        assert "the same command continues" in errors
+    refused = arcpipe("train", "--store", out, cwd=folder)
+    assert refused.returncode == 1
+    assert "UnfinishedStoreError" in refused.stderr
+    again = arcpipe("convert", "pictures", "--out", out, "--workers", 1, *SMALL, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert contents(folder / out) == contents(folder / "store" / "pictures.zarr")
+    assert arcpipe("verify", out, cwd=folder).returncode == 0
+
+
+def test_other_settings_exit_3_and_name_the_difference(folder: Path) -> None:
+    done = arcpipe("convert", "pictures", *SMALL, "--seed", 3, cwd=folder)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "seed: was 0, now 3" in done.stderr
+
+
+def test_a_flipped_byte_is_found_and_named(folder: Path, tmp_path: Path) -> None:
+    arcpipe("convert", "pictures", "--out", tmp_path / "a.zarr", *SMALL, cwd=folder)
+    victim = next((tmp_path / "a.zarr" / "train").glob("*/latents/c/*/*"))
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    done = arcpipe("verify", tmp_path / "a.zarr", "--json", cwd=folder)
+    assert done.returncode == 6
+    assert any(
+        "latents" in problem and victim.parents[2].name in problem for problem in json.loads(done.stdout)["problems"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["convert", "nowhere"], 2, "nowhere"),
+        (["convert", "pictures", "--gpus", "4"], 2, "asks for more GPUs"),
+        (["convert", "pictures", "--set", "fit.stepz=3"], 2, "fit.steps"),
+        (["convert", "pictures", "--workers", "1", "--gpus", "1"], 2, "cannot be combined"),
+        (["train", "--store", "nowhere.zarr"], 2, "nowhere.zarr"),
+        (["train", "--store", "pictures"], 2, "pictures"),
+        (["inspect", "pictures"], 2, "pictures"),
+        (["verify", "pictures"], 2, "pictures"),
+        (["evaluate", "pictures", "--store", "store/pictures.zarr"], 1, "pictures"),
+        (["predict", "pictures", "pictures/train/ants/0.png"], 1, "pictures"),
+        (["run", "nowhere.toml"], 2, "nowhere.toml"),
+    ],
+)
+def test_a_mistake_gets_one_message_and_no_traceback(
+    folder: Path, arguments: list[str], code: int, message: str
+) -> None:
+    done = arcpipe(*arguments, cwd=folder)
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert done.returncode == code

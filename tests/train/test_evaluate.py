@@ -1,0 +1,144 @@
+"""Evaluation: the same numbers every time, one vote per image, and only on clouds that the run understands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arcpipe.cloud import Cloud
+from arcpipe.config import EvaluateConfig, TrainConfig
+from arcpipe.errors import CheckpointError, MissingSplitError, StoreMismatchError
+from arcpipe.train import loop, run_evaluate, run_train
+from arcpipe.train.augment import augment_cloud, cloud_generator
+from arcpipe.train.evaluate import moves
+from arcpipe.train.measures import average_repeats, calibration_error, measure
+
+
+@pytest.fixture(scope="module")
+def run(store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained until it knows its classes."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    values = {
+        "store": store_path,
+        "out": out,
+        "threads": 1,
+        "device": "cpu",
+        "model": {"channels": (8, 8), "depths": (1, 1), "heads": (2, 2), "patch": 8, "drop_path": 0.0},
+        "optim": {"epochs": 10, "batch_size": 16, "lr": 0.01},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("draw_curves", "draw_confusion"):
+            patch.setattr(loop, name, lambda path, *_: path.touch())
+        run_train(TrainConfig.model_validate(values), quiet=True)
+    return out
+
+
+def config(run: Path, store: Path, **values: object) -> EvaluateConfig:
+    return EvaluateConfig.model_validate({"run": run, "store": store, "device": "cpu", **values})
+
+
+def test_evaluation_repeats_what_training_reported(run: Path, store_path: Path) -> None:
+    reported = json.loads((run / "summary.json").read_text())["measures"]
+    report = run_evaluate(config(run, store_path))
+    assert report.measures.accuracy == reported["accuracy"]
+    assert report.measures.loss == pytest.approx(reported["loss"], rel=1e-6)
+    assert report.measures.confusion == reported["confusion"]
+    assert report.split == "test"
+
+
+def test_twice_the_same_and_whatever_the_batch_size(run: Path, store_path: Path) -> None:
+    first = run_evaluate(config(run, store_path, push=3, shift=2))
+    assert run_evaluate(config(run, store_path, push=3, shift=2)) == first
+    one = run_evaluate(config(run, store_path, push=3, shift=2, batch_size=1))
+    assert one.measures.loss == pytest.approx(first.measures.loss, rel=1e-4)  # a prediction has no batch mates
+    assert one.measures.confusion == first.measures.confusion
+
+
+def test_push_moves_points_as_the_seed_says_and_the_classifier_ignores_a_shift(run: Path, store_path: Path) -> None:
+    plain, pushed, other, shifted = (
+        run_evaluate(config(run, store_path, **moved)).measures.loss
+        for moved in ({}, {"push": 4}, {"push": 4, "seed": 1}, {"shift": 4})
+    )
+    assert len({plain, pushed, other}) == 3
+    # PTv3's grid begins at a cloud's own first point (METHOD 3), so moving a whole cloud changes nothing but rounding
+    assert shifted == pytest.approx(plain, rel=1e-3)
+
+
+def test_shift_reaches_the_batches() -> None:
+    assert moves(EvaluateConfig(run=Path("r"), store=Path("s"))).apply == ()
+    section = moves(EvaluateConfig(run=Path("r"), store=Path("s"), shift=3))
+    cloud = Cloud(np.zeros((5, 2), np.uint16), np.zeros((5, 1), np.float16), (9, 9), sample_id=3)
+    moved = augment_cloud(cloud, cloud_generator(0, 0, cloud), section).positions - cloud.positions
+    assert 0 < abs(moved).max() <= 3
+
+
+def test_another_split_may_be_named(run: Path, store_path: Path) -> None:
+    report = run_evaluate(config(run, store_path, split="train"))
+    assert (report.split, report.measures.n) == ("train", 60)
+    with pytest.raises(MissingSplitError):
+        run_evaluate(config(run, store_path, split="val"))
+
+
+def test_a_store_of_another_decoder_is_refused(run: Path, new_store: Callable[..., Path]) -> None:
+    with pytest.raises(StoreMismatchError) as caught:
+        run_evaluate(config(run, new_store(decoder_seed=1)))
+    assert caught.value.exit_code == 3
+    assert "decoder: the run has" in str(caught.value)
+    assert "--decoder" in str(caught.value)
+
+
+def test_a_store_of_other_classes_is_refused(run: Path, new_store: Callable[..., Path]) -> None:
+    with pytest.raises(StoreMismatchError, match="classes: the run has class-0, class-1, class-2, the store"):
+        run_evaluate(config(run, new_store(n_classes=2)))
+
+
+def test_a_folder_without_a_run_is_refused(store_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no run"):
+        run_evaluate(config(tmp_path, store_path))
+    (tmp_path / "config.json").write_text('{"format": "something else", "version": 1}')
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        run_evaluate(config(tmp_path, store_path))
+
+
+def test_repeats_of_an_image_vote_together(run: Path, new_store: Callable[..., Path]) -> None:
+    report = run_evaluate(config(run, new_store(splits={"train": 6, "test": 12}, repeats=3)))
+    assert report.clouds == 36
+    assert report.measures.n == 12
+    assert "36 clouds averaged per image" in "\n".join(report.lines())
+
+
+def test_the_report_is_plain_json(run: Path, store_path: Path) -> None:
+    values = json.loads(json.dumps(run_evaluate(config(run, store_path)).as_dict(), allow_nan=False))
+    assert set(values) == {
+        *("run", "store", "split", "push", "shift", "clouds"),
+        *("n", "accuracy", "loss", "calibration_error", "per_class", "confusion"),
+    }
+    assert sum(map(sum, values["confusion"])) == values["n"] == 30
+
+
+def test_averaging_takes_the_mean_over_clouds_of_one_image() -> None:
+    probabilities = np.array([[1, 0], [0, 1], [0.5, 0.5], [0, 1]])
+    mean, labels = average_repeats(probabilities, np.array([1, 0, 1, 1]), np.array([9, 4, 9, 9]))
+    np.testing.assert_allclose(mean, [[0, 1], [0.5, 0.5]])
+    assert labels.tolist() == [0, 1]
+
+
+def test_measures_of_a_known_case() -> None:
+    probabilities = np.array([[0.8, 0.2, 0], [0.6, 0.4, 0], [0.1, 0.9, 0]])
+    measures = measure(probabilities, np.array([0, 1, 1]), ("a", "b", "c"))
+    assert measures.accuracy == pytest.approx(2 / 3)
+    assert measures.per_class == {"a": 1.0, "b": 0.5, "c": None}
+    assert measures.confusion == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
+    assert measures.loss == pytest.approx(-np.log([0.8, 0.4, 0.9]).mean())
+    assert measures.calibration_error == pytest.approx((0.2 + 0.6 + 0.1) / 3)
+
+
+def test_a_calibrated_guesser_has_no_calibration_error() -> None:
+    generator = np.random.default_rng(0)
+    confidence = generator.uniform(0.5, 1, 200_000)
+    labels = (generator.random(200_000) > confidence).astype(np.int64)
+    assert calibration_error(np.stack([confidence, 1 - confidence], 1), labels) < 0.005
