@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "arcpipe"
 # Lower number = lower floor. A module may import lower floors, and its own room.
 FLOOR = {
     "cli": 4,
-    "__main__": 4,
+    "__main__": 5,
     "bench": 3,
     "convert": 3,
     "train": 3,

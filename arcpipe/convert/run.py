@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from arcpipe import __version__
 from arcpipe.cloud import DecoderRecord
-from arcpipe.cluster import Cluster, available_cores, open_cluster
+from arcpipe.cluster import Cluster, available_cores, check_gpus, open_cluster
 from arcpipe.config import ConvertConfig
 from arcpipe.convert.decoders import check_decoder, load_decoder
 from arcpipe.convert.plan import PartPlan, check_space, content_settings, count_parts, deal, estimate
@@ -30,6 +30,7 @@ from arcpipe.store import (
     fingerprint,
     plan_parts,
     store_lock,
+    with_mended_images,
 )
 
 
@@ -47,6 +48,8 @@ def run_convert(
     Raises the errors of DESIGN §3; whatever happens, committed parts stay valid.
     """
     started = time.monotonic()
+    if config.run.gpus is not None and cluster is None:
+        check_gpus(config.run.gpus)
     inventory = _take_inventory(config)
     counts = count_parts(inventory, config)
     if dry_run:
@@ -55,6 +58,8 @@ def run_convert(
     if given is not None:
         check_decoder(given, config.fit, inventory.channels, config.fit.decoder or "")
     header = _header(config, inventory, counts, given)
+    if retry_failed:
+        header = with_mended_images(config.out, header)
     check_space(config.out, estimate(inventory, config))
     work = _work(config, inventory)
     with ExitStack() as stack:

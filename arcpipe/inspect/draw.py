@@ -165,6 +165,7 @@ def _panels(desk: Desk, view: View, box: int) -> Panels:
 
 def _sheet(desk: Desk, title: str, panels: list[Panels]) -> Sheet:
     with_originals = not desk.originals.note
+    columns: tuple[str, ...]
     if desk.scale == 1:
         rows, limit = finish(panels, with_originals=with_originals)
         columns = PLAIN if with_originals else PLAIN[1:3]

@@ -14,7 +14,7 @@ from arcpipe.inspect.render import render_window
 from arcpipe.inspect.samples import View
 from arcpipe.inspect.sheet import QUIET, Row, font
 
-ERROR_QUANTILE = 0.995  # of all error pixels on a sheet: a few outliers do not darken the rest
+ERROR_QUANTILE = 0.98  # of all error pixels on a sheet: the worst sample does not darken the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def plain_panels(view: View, box: int, *, with_originals: bool) -> Panels:
     original = None if view.original is None else fit(to_picture(view.original), box)
     anchors = draw_dots(faded(original or reconstruction), view.cloud.positions, view.cloud.size)
     error = None if view.original is None else fit_error(view.original, view.image, box)
-    pictures = (reconstruction, anchors)
+    pictures: tuple[Image.Image, ...] = (reconstruction, anchors)
     if with_originals:
         pictures = (original or absent(reconstruction.size), *pictures)
     return Panels(pictures, view.caption, view.place.tag, view.warning, error)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 VERMILLION = (213, 94, 0)  # these two and the colour maps below survive the common forms of colour blindness
 BLUE = (0, 114, 178)
 FINE = 4  # dots are drawn this much larger and averaged: smooth edges
-DENSE_PX = 4.0  # anchors nearer to each other than this on the sheet are shown as a density, not as dots
+DENSE_PX = 2.0  # anchors nearer to each other than this on the sheet are shown as a density, not as dots
 
 
 def to_picture(image: NDArray[Any]) -> Image.Image:
@@ -101,7 +101,7 @@ def _draw_circles(
     background: Image.Image, places: NDArray[Any], colours: NDArray[np.uint8], spacing: float
 ) -> Image.Image:
     """Dots with a white edge. Their size follows the mean distance between anchors: they touch but do not hide."""
-    radius = float(np.clip(spacing * 0.16, 1.0, 6.0)) * FINE
+    radius = float(np.clip(spacing * 0.2, 0.5, 6.0)) * FINE
     edge = radius + 1.5 * FINE if radius > 2 * FINE else 0.0  # no room for an edge between many small dots
     layer = background.resize((background.width * FINE, background.height * FINE), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(layer)

@@ -42,7 +42,10 @@ def render_cloud(
 def render_window(
     cloud: Cloud, decoder: DecoderRecord, window: tuple[int, int, int, int], *, scale: int = 1
 ) -> NDArray[np.float32]:
-    """Decode only the pixels of `window` (top, left, height, width): what `render_cloud` has there."""
+    """Decode only the pixels of `window` (top, left, height, width): what `render_cloud` has there.
+
+    Where two anchors are equally far, rounding may choose the other one if `scale` is no power of two.
+    """
     top, left, height, width = window
     moved = np.asarray(cloud.positions, np.int64 if cloud.positions.dtype.kind in "ui" else np.float64) - (top, left)
     return render_cloud(replace(cloud, positions=moved, size=(height, width), neighbours=None), decoder, scale=scale)

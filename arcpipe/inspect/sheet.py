@@ -16,6 +16,8 @@ MARGIN = 28
 GAP = 14
 CAPTION_WIDTH = 270
 LINE = 24
+Colour = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 INK, QUIET, RULE = (30, 30, 30), (110, 110, 110), (215, 215, 215)
 BODY, TITLE = 16, 27
 
@@ -45,7 +47,7 @@ class Sheet:
 
 
 @cache
-def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int, bold: bool = False) -> Font:
     """DejaVu Sans as matplotlib ships it (Latin, Greek, Cyrillic), else Pillow's own. Laid out alike on any machine."""
     import matplotlib
 
@@ -61,7 +63,8 @@ def wrap(text: str, width: int, size: int = BODY, bold: bool = False, most: int 
     Letters that cannot be drawn (control characters, bytes of a name that are no text) become question marks.
     """
     shown = "".join("?" if unicodedata.category(letter)[0] == "C" else letter for letter in " ".join(text.split()))
-    face, lines, rest = font(size, bold), [], shown
+    lines: list[str] = []
+    face, rest = font(size, bold), shown
     while rest:
         stop = len(rest)
         while stop > 1 and face.getlength(rest[:stop]) > width:
@@ -108,9 +111,7 @@ def _column_width(sheet: Sheet, index: int) -> int:
     return max([int(name) + 8 + scale, *(row.panels[index].width for row in sheet.rows)])
 
 
-def _heading(
-    sheet: Sheet, width: int
-) -> list[tuple[str, ImageFont.FreeTypeFont | ImageFont.ImageFont, int, tuple[int, ...]]]:
+def _heading(sheet: Sheet, width: int) -> list[tuple[str, Font, int, Colour]]:
     """Lines above the columns: text, font, height and colour."""
     lines = [(text, font(TITLE, True), TITLE + 12, INK) for text in wrap(sheet.title, width, TITLE, True)]
     lines += [(text, font(BODY), LINE, QUIET) for line in sheet.subtitle for text in wrap(line, width)]
@@ -141,7 +142,7 @@ def _error_scale(limit: float) -> Image.Image:
     return scale
 
 
-def _caption(row: Row) -> list[tuple[str, bool, tuple[int, ...]]]:
+def _caption(row: Row) -> list[tuple[str, bool, Colour]]:
     """Wrapped lines of a caption: text, bold, colour."""
     room = CAPTION_WIDTH - GAP
     lines = [(row.tag, False, QUIET)] if row.tag else []

@@ -90,6 +90,11 @@ class ImageFiles:
             self.progress(_first(f"{len(listing.refused)} entries passed over", listing.refused))
         if not images:
             raise self._empty(ignored, listing)
+        rows, classes = self._placed(images)
+        return self._described(self._chosen(rows), classes, ignored + len(images) - len(rows))
+
+    def _placed(self, images: list[Entry]) -> tuple[list[_Row], tuple[str, ...]]:
+        """Split and label of every image that has them, and the classes."""
         places, notes = place([entry.name for entry in images], self.container.name)
         for note in notes:
             self.progress(note)
@@ -102,7 +107,7 @@ class ImageFiles:
             for where, entry in zip(places, images, strict=True)
             if where is not None
         ]
-        return self._described(self._chosen(rows), classes, ignored + len(images) - len(rows))
+        return rows, classes
 
     def _chosen(self, rows: list[_Row]) -> dict[str, list[_Row]]:
         """Split, sort, number and limit."""

@@ -6,7 +6,7 @@ for part in store.parts("train"):
     clouds = store.read_block("train", part.id, 0, 32)
 """
 
-from arcpipe.store.create import create_or_open, existing_decoder
+from arcpipe.store.create import create_or_open, existing_decoder, with_mended_images
 from arcpipe.store.decoder_file import load_decoder_file, save_decoder_file
 from arcpipe.store.lock import store_lock
 from arcpipe.store.part import Part
@@ -50,4 +50,5 @@ __all__ = [
     "save_decoder_file",
     "store_lock",
     "verify",
+    "with_mended_images",
 ]

@@ -27,7 +27,7 @@ def write_array(folder: Path, name: str, values: NDArray[Any], *, columns_first:
 
     Chunks of about 1 MiB along the rows, all of them in one shard (an array that fits in one chunk has no shard);
     Blosc (zstd) and a crc32c over each chunk. Integers have their bits shuffled first, floats their bytes (fp16 latents
-    0.89 of raw, with bits 0.90). `columns_first` lays each chunk out column after column, for long runs of equal numbers.
+    0.89 of raw, with bits 0.90). `columns_first` lays each chunk out column after column: for long runs of one number.
     """
     rows, row_bytes = len(values), max(1, values.dtype.itemsize * int(np.prod(values.shape[1:])))
     chunk_rows = min(max(rows, 1), max(1, CHUNK_BYTES // row_bytes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from arcpipe.config import differences
 from arcpipe.errors import StoreBusyError, StoreMismatchError
 from arcpipe.store.arrays import write_array
 from arcpipe.store.files import attempt_folder, file_hashes, publish, sync_tree, write_file
-from arcpipe.store.root import read_decoder, read_root
+from arcpipe.store.root import is_split_name, read_decoder, read_root
 from arcpipe.store.schema import FORMAT, FORMAT_VERSION, StoreHeader, group_document
 from arcpipe.store.writer import StoreWriter
 
@@ -20,15 +21,16 @@ def create_or_open(path: Path, header: StoreHeader, decoder: DecoderRecord, *, o
     """Make an empty store at `path`, or continue the one there.
 
     A new store (root group, decoder, one group per split) appears at once, by one rename; litter of killed attempts is
-    swept. With `overwrite` an older
-    store is moved aside to `NAME.zarr.old-1` and deleted by `StoreWriter.finish`; an unfinished one that
-    already replaced another, with the same fingerprint, is continued.
+    swept. With `overwrite` an older store is moved aside to `NAME.zarr.old-1` and deleted by `StoreWriter.finish`; an
+    unfinished one that already replaced another, with the same fingerprint, is continued.
 
     Raises:
         NotAStoreError: something else is at `path`; it is left as it is, also with `overwrite`.
         StoreMismatchError: the store there has another fingerprint; names what differs.
         NoSpaceError: the disk is full.
     """
+    if not all(is_split_name(split) for split in header.splits):
+        raise ValueError(f"a split cannot have such a name: {list(header.splits)}")
     path = Path(path)
     replaces = None
     if _occupied(path):
@@ -48,6 +50,23 @@ def create_or_open(path: Path, header: StoreHeader, decoder: DecoderRecord, *, o
     root = read_root(path)
     _require_same(path, root, header, decoder)  # another converter may have been first
     return _writer(path, root)
+
+
+def with_mended_images(path: Path, header: StoreHeader) -> StoreHeader:
+    """The header that continues the store at `path` although images that had failed were mended (`--retry-failed`).
+
+    Settings, classes and counts must be those of before; only the digest of the inventory may differ.
+    """
+    if not _occupied(path):
+        return header
+    root = read_root(path)
+    before, now = (
+        {key: value for key, value in content.items() if key != "inventory"}
+        for content in (root["config"].get("content", {}), _content(header))
+    )
+    if (before, root["splits"], root["classes"]) != (now, _plain(header.splits), list(header.classes)):
+        return header
+    return replace(header, fingerprint=root["fingerprint"], config=root["config"])
 
 
 def existing_decoder(path: Path, header: StoreHeader) -> DecoderRecord | None:
@@ -91,6 +110,9 @@ def _require_same(
         return
     # The converter keeps what changes content apart: the rest (paths, workers) may differ.
     details = differences(root["config"].get("content", root["config"]), _content(header))
+    if any(line.startswith("inventory: ") for line in details):
+        details = [line for line in details if not line.startswith("inventory: ")]
+        details.append("the images of the source are not those of before: added, removed or changed")
     if decoder is not None and root["decoder"]["sha256"] != decoder.sha256:
         details.append(f"decoder: was {root['decoder']['sha256'][:8]}, now {decoder.sha256[:8]}")
     for name in ("classes", "splits", "channels", "seed"):
@@ -103,7 +125,8 @@ def _require_same(
     raise StoreMismatchError(
         f"cannot continue {path}: it was made by other settings.",
         details=[*details, f"fingerprint: was {root['fingerprint'][:8]}, now {header.fingerprint[:8]}"],
-        fix=[f"write another store: --out {other}", "or repeat the settings of before", "or replace it: --overwrite"],
+        fix=[f"write another store: --out {other}", "or repeat the settings of before", "or replace it: --overwrite"]
+        + (["or, where only failed images were mended: --retry-failed"] if len(details) == 1 else []),
     )
 
 

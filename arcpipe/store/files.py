@@ -20,6 +20,7 @@ from pathlib import Path
 from arcpipe.errors import NoSpaceError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -98,43 +99,52 @@ def attempt_tag() -> str:
 def attempt_folder(place: Path, name: str) -> Iterator[Path]:
     """Make a folder that is locked while this process lives, and removed at the end unless it was published.
 
-    The lock (flock on the folder itself) ends with the process, however it dies: that is how `remove_stale` tells the
-    litter of a killed attempt from one that is at work, with no clock and no process table.
+    The lock is on a file beside the folder and ends with the process, however it dies: that is how `remove_stale` tells
+    the litter of a killed attempt from one that is at work, with no clock and no process table.
     """
     folder, descriptor = _locked_folder(place, name)
     try:
         with no_space_as_error(place):
             yield folder
     finally:
-        os.close(descriptor)
         shutil.rmtree(folder, ignore_errors=True)  # published: no longer under this name
+        _lock_of(folder).unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _locked_folder(place: Path, name: str) -> tuple[Path, int]:
     while True:
+        folder = place / f"{name}.{attempt_tag()}"
         with no_space_as_error(place):
             place.mkdir(exist_ok=True)
-            folder = place / f"{name}.{attempt_tag()}"
             try:
-                folder.mkdir()
+                _lock_of(folder).touch(exist_ok=False)
             except FileNotFoundError:  # a sweep removed the empty `place` in between
                 continue
-        descriptor = try_lock(folder)
-        if descriptor is not None:
+            descriptor = try_lock(_lock_of(folder))
+            if descriptor is None:  # a sweep was quicker with the lock
+                continue
+            folder.mkdir()
             return folder, descriptor
 
 
-def try_lock(path: Path) -> int | None:
-    """Lock a file or folder until the descriptor is closed; None where another process has it or it is gone."""
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def try_lock(path: Path, *, required: bool = False) -> int | None:
+    """Lock a file until the returned descriptor is closed; None where another process has it or it is gone.
+
+    A file system without locks gives a descriptor without a lock, or None where the lock is `required`.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDWR)  # NFS locks only what is open for writing
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.stat(path).st_ino == os.fstat(descriptor).st_ino:  # not removed or replaced between open and lock
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
+        if _flock(descriptor, required) and os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+            return descriptor  # and it was neither removed nor replaced between open and lock
+    except FileNotFoundError:
         pass
     except BaseException:
         os.close(descriptor)
@@ -143,25 +153,29 @@ def try_lock(path: Path) -> int | None:
     return None
 
 
+def _flock(descriptor: int, required: bool) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return not required
+    return True
+
+
 def remove_stale(place: Path, pattern: str = "*") -> int:
-    """Remove the attempts in `place` whose process is dead, and `place` itself once it is empty. Returns how many."""
+    """Remove the attempts in `place` whose process is dead. Returns how many."""
     removed = 0
-    for folder in place.glob(pattern) if place.is_dir() else ():
-        descriptor = try_lock(folder)
+    for lock in place.glob(f"{pattern}.lock"):
+        descriptor = try_lock(lock, required=True)
         if descriptor is not None:
-            try:
-                _remove(folder)
-                removed += 1
-            finally:
-                os.close(descriptor)
+            shutil.rmtree(lock.with_name(lock.name.removesuffix(".lock")), ignore_errors=True)
+            lock.unlink(missing_ok=True)
+            os.close(descriptor)
+            removed += 1
     return removed
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
 
 
 @contextlib.contextmanager

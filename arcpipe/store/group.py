@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from arcpipe.store.arrays import damaged, read_json
 from arcpipe.store.schema import seal_is_whole
 
+Kinds = Mapping[str, type | tuple[type, ...]]
 
-def read_group(folder: Path) -> dict[str, Any]:
+
+def read_group(folder: Path, required: Kinds | None = None) -> dict[str, Any]:
     """The attributes of a sealed group, without the seal.
 
     Raises:
-        DamagedStoreError: missing, not JSON, or any byte of it was changed since it was written.
+        DamagedStoreError: missing, not JSON, any byte of it was changed since it was written, or one of the `required`
+            attributes is absent or of another type.
     """
     document = read_json(folder / "zarr.json")
     attributes = document.get("attributes")
@@ -25,4 +29,7 @@ def read_group(folder: Path) -> dict[str, Any]:
         whole = False
     if not whole:
         raise damaged(folder / "zarr.json", "its seal does not match: some byte of it was changed")
+    for key, kind in (required or {}).items():
+        if not isinstance(attributes.get(key), kind):
+            raise damaged(folder / "zarr.json", f"attribute {key!r} is {attributes.get(key)!r}")
     return {key: value for key, value in attributes.items() if key != "seal"}

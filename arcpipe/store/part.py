@@ -14,11 +14,20 @@ from numpy.typing import NDArray
 from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.errors import DamagedStoreError
 from arcpipe.store.arrays import damaged, data_file, open_array, read_rows
-from arcpipe.store.group import read_group
+from arcpipe.store.group import Kinds, read_group
 from arcpipe.store.layout import DTYPES, PER_CLOUD, SMALL, decode_paths
 from arcpipe.store.neighbour_codec import decode_neighbours
 from arcpipe.store.quantise import dequantise
 from arcpipe.store.schema import failures_from_json
+
+DECODER_ATTRIBUTES: Kinds = {"files": dict, "sha256": str}
+PART_ATTRIBUTES: Kinds = {
+    **dict.fromkeys(("split", "part", "fingerprint"), str),
+    **dict.fromkeys(("samples", "clouds", "points", "pixels"), int),
+    **dict.fromkeys(("psnr", "latent_sums", "files", "provenance"), dict),
+    "failures": list,
+    "neighbours_coding": (str, type(None)),
+}
 
 
 class ChunkCache:
@@ -57,7 +66,7 @@ class Part:
 
     def __init__(self, folder: Path, cache: ChunkCache | None = None) -> None:
         self.folder = folder
-        self.attributes = read_group(folder)
+        self.attributes = read_group(folder, DECODER_ATTRIBUTES if folder.name == "decoder" else PART_ATTRIBUTES)
         self._cache = cache
         self._arrays: dict[str, zarr.Array] = {}
         self._small: dict[str, NDArray[Any]] = {}

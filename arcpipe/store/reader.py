@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
-from arcpipe.errors import DamagedStoreError, MissingSplitError, UnfinishedStoreError
+from arcpipe.errors import MissingSplitError, UnfinishedStoreError
 from arcpipe.store.arrays import damaged
 from arcpipe.store.names import NameIndex
 from arcpipe.store.part import ChunkCache, Part
@@ -232,11 +232,5 @@ def _column(part: Part, name: str) -> NDArray[Any]:
 
 def _info(part: Part) -> PartInfo:
     own = part.attributes
-    try:
-        return PartInfo(
-            own["split"], own["part"], own["samples"], own["clouds"], own["points"], own["pixels"], len(own["failures"])
-        )
-    except (KeyError, TypeError) as error:
-        raise DamagedStoreError(
-            f"{part.folder} does not say {error}.", fix=[f"arcpipe verify {part.folder}"]
-        ) from error
+    counts = (own["samples"], own["clouds"], own["points"], own["pixels"], len(own["failures"]))
+    return PartInfo(own["split"], own["part"], *counts)

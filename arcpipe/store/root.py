@@ -10,9 +10,17 @@ from typing import Any
 from arcpipe.cloud import DecoderRecord
 from arcpipe.errors import NotAStoreError
 from arcpipe.store.arrays import MAX_METADATA_BYTES, damaged
-from arcpipe.store.group import read_group
+from arcpipe.store.group import Kinds, read_group
 from arcpipe.store.part import Part
 from arcpipe.store.schema import FORMAT, FORMAT_VERSION
+
+MAX_PARTS = 10**7
+ROOT_ATTRIBUTES: Kinds = {
+    **dict.fromkeys(("fingerprint", "dtype", "neighbours_cache"), str),
+    **dict.fromkeys(("config", "splits", "decoder", "versions", "totals", "latent_statistics"), dict),
+    **dict.fromkeys(("channels", "seed", "complete"), int),
+    "classes": list,
+}
 
 
 def read_root(path: Path) -> dict[str, Any]:
@@ -45,7 +53,16 @@ def read_root(path: Path) -> dict[str, Any]:
         raise _not_a_store(path, f"its zarr.json says {found[0]!r}, expected {FORMAT!r}")
     if found[1] != FORMAT_VERSION:
         raise _not_a_store(path, f"format version {found[1]}, this arcpipe reads {FORMAT_VERSION}")
-    return read_group(path)
+    root = read_group(path, ROOT_ATTRIBUTES)
+    for split, numbers in root["splits"].items():
+        if not is_split_name(split) or not 0 <= int(numbers["parts"]) <= MAX_PARTS:
+            raise damaged(file, f"split {split!r}: {numbers}")
+    return root
+
+
+def is_split_name(name: str) -> bool:
+    """Whether a split may have this name: one folder, not hidden, not the decoder's."""
+    return name != "decoder" and not name.startswith(".") and "/" not in name and name != ""
 
 
 def read_decoder(path: Path, root: Mapping[str, Any]) -> DecoderRecord:

@@ -146,13 +146,17 @@ def _verify_part(store: Store, planned: PlannedPart, report: VerifyReport) -> No
     folder = store.path / planned.split / planned.id
     if not _verify_seal(folder, report):
         return
-    own = read_group(folder)
+    try:
+        part = Part(folder)
+    except DamagedStoreError as error:  # whole, and yet not what a part has to say
+        report.add(folder / "zarr.json", "; ".join(error.details))
+        return
+    own = part.attributes
     if (own.get("split"), own.get("part")) != (planned.split, planned.id):
         report.add(folder, f"it is the part {own.get('split')}/{own.get('part')}, in the wrong place")
     if own.get("fingerprint") != store.fingerprint:
         report.add(folder, "it belongs to another store (its fingerprint differs)")
     whole = _verify_files(folder, own["files"], report)
-    part = Part(folder)
     report.parts += 1
     report.clouds += part.n_clouds
     report.failed += len(own["failures"])
@@ -179,6 +183,8 @@ def _verify_arrays(store: Store, part: Part, report: VerifyReport, *, say: bool)
         if array.shape != shapes.get(name, array.shape):
             sound = False
             report.add(part.folder / name, f"shape {array.shape}, expected {shapes[name]}")
+        if name == "latents" and str(array.dtype) != store.dtype:
+            report.add(part.folder / name, f"{array.dtype}, the store says {store.dtype}")
         step = array.chunks[0]
         for i in range(-(-array.shape[0] // step)):
             report.chunks += 1

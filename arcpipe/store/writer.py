@@ -114,11 +114,13 @@ class StoreWriter:
     def sweep(self) -> int:
         """Remove what killed attempts left, and nothing that a living process works on. Returns how many.
 
-        Every attempt is a folder locked by its process, and the lock ends with the process. `create_or_open` sweeps.
+        Every attempt is locked by its process, and the lock ends with the process. `create_or_open` sweeps.
         """
         removed = remove_stale(self.path / ATTEMPTS)
-        removed += remove_stale(self.path, ".zarr.json.*")
         removed += remove_stale(self.path.parent, f".{self.path.name}.new.*")
+        for file in self.path.glob(".zarr.json.*"):  # only the process that holds the store's lock replaces the root
+            file.unlink(missing_ok=True)
+            removed += 1
         self._remove_empty_attempts()
         return removed
 

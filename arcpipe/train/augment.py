@@ -2,7 +2,8 @@
 
 Each is a pure function of clouds and a generator. A cloud's generator comes from the seed, the epoch and the cloud's
 own name, so its augmentation is the same in any batch, on any rank and after resuming. Only ARCMix looks at a second
-cloud: the next one in the batch. Order: noise, mask, push, rotate, flip, ARCMix.
+cloud: the next one in the batch. Order: noise, mask, push, rotate, flip, ARCMix. What a change does is in `arc.edit`;
+here is how it is drawn.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe import seeds
+from arcpipe.arc import edit
 from arcpipe.cloud import Cloud
 from arcpipe.config import AugmentSection
 
@@ -24,18 +26,18 @@ def cloud_generator(seed: int, epoch: int, cloud: Cloud) -> np.random.Generator:
 
 
 def augment_cloud(cloud: Cloud, generator: np.random.Generator, section: AugmentSection) -> Cloud:
-    """Apply what `section.apply` names, except ARCMix, in the order of the thesis. Positions become float32."""
-    cloud = replace(cloud, positions=cloud.positions.astype(np.float32))
+    """Apply what `section.apply` names, except ARCMix, in the order of the thesis."""
     if "noise" in section.apply:
         cloud = add_noise(cloud, generator, section.noise)
     if "mask" in section.apply:
-        cloud = mask(cloud, generator, section.mask)
+        cloud = edit.mask(cloud, section.mask, generator)
     if "push" in section.apply:
         cloud = push(cloud, generator, section.push, section.shift)
     if "rotate" in section.apply:
-        cloud = rotate(cloud, generator, section.rotate)
+        cloud = edit.rotate(cloud, generator.uniform(-section.rotate, section.rotate))
     if "flip" in section.apply:
-        cloud = flip(cloud, generator, section.flip)
+        rows, columns = generator.random(2) < section.flip
+        cloud = edit.flip(cloud, rows=rows, columns=columns)
     return cloud
 
 
@@ -45,32 +47,10 @@ def add_noise(cloud: Cloud, generator: np.random.Generator, sigma: float) -> Clo
     return replace(cloud, latents=cloud.latents + np.float32(sigma) * noise)
 
 
-def mask(cloud: Cloud, generator: np.random.Generator, share: float) -> Cloud:
-    """Drop `share` of the points, chosen uniformly; one always stays."""
-    kept = max(round(len(cloud) * (1 - share)), min(len(cloud), 1))
-    return _take(cloud, _subset(len(cloud), kept, generator))
-
-
 def push(cloud: Cloud, generator: np.random.Generator, reach: float, shift: float = 0.0) -> Cloud:
     """Move every point by up to `reach` pixels on each axis, and the whole cloud by up to `shift`, both uniformly."""
-    moves = reach * (2 * generator.random(cloud.positions.shape, np.float32) - 1)
-    moves += shift * (2 * generator.random(2, np.float32) - 1)
-    return replace(cloud, positions=cloud.positions + moves)
-
-
-def rotate(cloud: Cloud, generator: np.random.Generator, degrees: float) -> Cloud:
-    """Rotate about the middle of the image by an angle that is uniform within `degrees` either way."""
-    angle = np.deg2rad(generator.uniform(-degrees, degrees))
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], np.float32)
-    middle = (np.array(cloud.size, np.float32) - 1) / 2
-    return replace(cloud, positions=(cloud.positions - middle) @ turn + middle)
-
-
-def flip(cloud: Cloud, generator: np.random.Generator, chance: float) -> Cloud:
-    """Mirror rows with probability `chance`, and columns likewise."""
-    flipped = generator.random(2) < chance
-    mirrored = np.array(cloud.size, np.float32) - 1 - cloud.positions
-    return replace(cloud, positions=np.where(flipped, mirrored, cloud.positions))
+    pushed = edit.push(cloud, reach, generator) if reach else cloud
+    return edit.shift(pushed, generator.uniform(-shift, shift, 2)) if shift else pushed
 
 
 def mix_neighbours(
@@ -105,11 +85,7 @@ def mix_points(first: Cloud, second: Cloud, generator: np.random.Generator, alph
         The mixed cloud, in the frame of the first, and the share of the first in its label.
     """
     share = float(generator.beta(alpha, alpha))
-    n_first, n_second = round(share * len(first)), round((1 - share) * len(second))
-    if n_first + n_second == 0:  # two tiny clouds: rounding must not leave nothing
-        n_first = min(len(first), 1)
-    kept = _take(first, _subset(len(first), n_first, generator))
-    return _join(kept, _take(second, _subset(len(second), n_second, generator))), share
+    return edit.mix(first, second, share, generator), share
 
 
 def mix_box(first: Cloud, second: Cloud, generator: np.random.Generator, alpha: float) -> tuple[Cloud, float]:
@@ -123,31 +99,7 @@ def mix_box(first: Cloud, second: Cloud, generator: np.random.Generator, alpha: 
     middle = generator.random(2) * common
     half = 0.5 * np.sqrt(1 - share) * common
     low, high = np.maximum(middle - half, 0) - 0.5, np.minimum(middle + half, common) - 0.5  # pixel 0 begins at -0.5
-    outside = np.flatnonzero(~_inside(first, low, high))
-    inside = np.flatnonzero(_inside(second, low, high))
-    if len(outside) + len(inside) == 0:
+    mixed = edit.mix_box(first, second, low, high)
+    if not len(mixed):  # all of the first was inside, nothing of the second
         return first, 1.0
-    left = 1 - float(np.prod(high - low)) / (first.size[0] * first.size[1])
-    return _join(_take(first, outside), _take(second, inside)), left
-
-
-def _inside(cloud: Cloud, low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
-    within = (cloud.positions >= low) & (cloud.positions < high)
-    return np.asarray(within[:, 0] & within[:, 1])
-
-
-def _subset(n: int, kept: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """`kept` of `n` rows, uniformly, in their order."""
-    return np.sort(generator.permutation(n)[:kept])
-
-
-def _take(cloud: Cloud, rows: NDArray[np.int64]) -> Cloud:
-    return replace(cloud, positions=cloud.positions[rows], latents=cloud.latents[rows])
-
-
-def _join(first: Cloud, second: Cloud) -> Cloud:
-    return replace(
-        first,
-        positions=np.concatenate([first.positions, second.positions]),
-        latents=np.concatenate([first.latents, second.latents]),
-    )
+    return mixed, 1 - float(np.prod(high - low)) / (first.size[0] * first.size[1])

@@ -54,7 +54,7 @@ def train_step(
             fix=["a smaller rate, for example --lr 0.0003", "arcpipe verify STORE"],
         )
     optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     if optim.clip_norm:
         nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
     optimiser.step()

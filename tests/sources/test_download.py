@@ -179,7 +179,7 @@ def test_only_https_is_fetched(server: Script, tmp_path: Path) -> None:
 
 def test_two_downloads_of_one_file_do_not_mix(server: Script, tmp_path: Path) -> None:
     with (tmp_path / "set.tgz.partial").open("ab") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_SH)  # shared: only a lock that is exclusive fails beside it
         with pytest.raises(DownloadError, match="another process is downloading"):
             get(server, tmp_path)
     assert get(server, tmp_path).read_bytes() == CONTENT

@@ -118,7 +118,8 @@ def test_everything_is_synced_before_the_part_gets_its_name(tmp_path: Path, monk
 
 def test_sweep_leaves_the_attempts_of_living_processes(tmp_path: Path) -> None:
     writer = empty_store(tmp_path / "s.zarr", ONE_PART)
-    (writer.path / ".attempts" / "train-0000.host-1-abcd").mkdir(parents=True)
+    (writer.path / ".attempts" / "train-0000.host-1-abcd" / "latents").mkdir(parents=True)
+    (writer.path / ".attempts" / "train-0000.host-1-abcd.lock").touch()
     with attempt_folder(writer.path / ".attempts", "train-0000") as alive:
         assert writer.sweep() == 1
         assert alive.is_dir()

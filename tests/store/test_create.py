@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from store_samples import empty_store, full_store, make_batch, make_decoder, mak
 
 from arcpipe.errors import DamagedStoreError, NotAStoreError, StoreBusyError, StoreMismatchError
 from arcpipe.store import (
+    StoreHeader,
     create_or_open,
     existing_decoder,
     fingerprint,
@@ -21,6 +25,7 @@ from arcpipe.store import (
     save_decoder_file,
     store_lock,
     verify,
+    with_mended_images,
 )
 
 ONE_PART = {"train": {"samples": 5, "parts": 1}}
@@ -162,3 +167,40 @@ def test_another_decoder_inside_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(DamagedStoreError, match="decoder is damaged"):
         _ = open_store(tmp_path / "a.zarr", allow_unfinished=True).decoder
     assert [problem.where for problem in verify(tmp_path / "a.zarr").problems] == ["decoder"]
+
+
+@pytest.mark.parametrize("name", ["decoder", ".hidden", "a/b", ""])
+def test_names_that_no_split_can_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="cannot have such a name"):
+        empty_store(tmp_path / "s.zarr", {name: {"samples": 1, "parts": 1}})
+
+
+def test_a_file_system_without_locks_sweeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits do not need locks; without them nobody can tell litter from work."""
+    writer = empty_store(tmp_path / "s.zarr", ONE_PART)
+    (writer.path / ".attempts").mkdir()
+    (writer.path / ".attempts" / "train-0000.other-1-ab.lock").touch()
+
+    def unsupported(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    assert writer.sweep() == 0
+    with store_lock(writer.path):
+        writer.commit_part("train", "0000", make_batch(range(5)))
+    assert writer.remaining() == ()
+
+
+def test_mended_images_continue_the_store_and_other_settings_do_not(tmp_path: Path) -> None:
+    def header(inventory: str, steps: int) -> StoreHeader:
+        content = {"inventory": inventory, "steps": steps}
+        plain = make_header(ONE_PART)
+        return replace(plain, config={**plain.config, "content": content}, fingerprint=fingerprint(content))
+
+    path = tmp_path / "s.zarr"
+    assert with_mended_images(path, header("a", 500)) == header("a", 500)  # nothing there yet
+    create_or_open(path, header("a", 500), make_decoder())
+    create_or_open(path, with_mended_images(path, header("b", 500)), make_decoder())
+    with pytest.raises(StoreMismatchError, match="cannot continue") as caught:
+        create_or_open(path, with_mended_images(path, header("b", 200)), make_decoder())
+    assert "steps: was 500, now 200" in str(caught.value)

@@ -211,6 +211,8 @@ def test_sealed_metadata_that_lies_is_found(store: Path) -> None:
     assert "latent_sums are not those of the latents" in named(store)
     (part / "zarr.json").write_bytes(group_document({**own, "points": 31}))
     assert "train/0000/latents: shape (30, 6), expected (31, 6)" in named(store)
+    (part / "zarr.json").write_bytes(group_document({key: own[key] for key in ("split", "part")}))
+    assert "train/0000/zarr.json: attribute 'fingerprint' is None" in named(store)
     (part / "zarr.json").write_bytes(group_document({**own, "samples": 6}))
     assert "6 samples, 5 are planned" in named(store)
 
@@ -220,4 +222,18 @@ def test_a_damaged_root_stops_reading(store: Path) -> None:
     (store / "zarr.json").write_text(text.replace('"channels": 3', '"channels": 1'))
     with pytest.raises(DamagedStoreError, match="is damaged"):
         open_store(store)
+    assert "zarr.json" in named(store)
+
+
+@pytest.mark.parametrize(
+    "splits", [{"../../etc": {"samples": 1, "parts": 1}}, {"train": {"samples": 1, "parts": 10**15}}]
+)
+def test_a_root_that_reaches_outside_or_promises_too_much_is_refused(store: Path, splits: dict[str, Any]) -> None:
+    from arcpipe.store.group import read_group
+    from arcpipe.store.schema import group_document
+
+    (store / "zarr.json").write_bytes(group_document({**read_group(store), "splits": splits}))
+    with pytest.raises(DamagedStoreError, match="zarr.json is damaged") as caught:
+        open_store(store)
+    assert "split" in str(caught.value)
     assert "zarr.json" in named(store)

@@ -13,13 +13,10 @@ from arcpipe.train.augment import (
     add_noise,
     augment_cloud,
     cloud_generator,
-    flip,
-    mask,
     mix_box,
     mix_neighbours,
     mix_points,
     push,
-    rotate,
 )
 
 ALL = AugmentSection(apply=("noise", "mask", "push", "rotate", "flip", "arcmix"))
@@ -30,6 +27,11 @@ def cloud_of(n: int, size: tuple[int, int] = (20, 30), label: int = 0, sample_id
     positions = (generator.random((n, 2)) * size).astype(np.float32)
     latents = generator.standard_normal((n, 3)).astype(np.float32)
     return Cloud(positions, latents, size, label=label, sample_id=sample_id)
+
+
+def augmented(cloud: Cloud, name: str, strength: float, seed: int = 0) -> Cloud:
+    """One augmentation alone, of a given strength."""
+    return augment_cloud(cloud, rng(seed), AugmentSection.model_validate({"apply": (name,), name: strength}))
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -71,7 +73,7 @@ def test_noise_is_not_lost_in_float16() -> None:
 
 def test_mask_keeps_its_share_of_points_with_their_latents() -> None:
     cloud = cloud_of(100)
-    masked = mask(cloud, rng(), 0.3)
+    masked = augmented(cloud, "mask", 0.3)
     assert len(masked) == 70
     rows = [int(np.flatnonzero((cloud.positions == p).all(1))[0]) for p in masked.positions]
     np.testing.assert_array_equal(masked.latents, cloud.latents[rows])
@@ -81,13 +83,13 @@ def test_mask_keeps_its_share_of_points_with_their_latents() -> None:
 def test_mask_chooses_uniformly() -> None:
     kept = np.zeros(20)
     for seed in range(2000):
-        kept[np.isin(np.arange(20), mask(_numbered(20), rng(seed), 0.5).positions[:, 0])] += 1
+        kept[np.isin(np.arange(20), augmented(_numbered(20), "mask", 0.5, seed).positions[:, 0])] += 1
     assert np.abs(kept / 2000 - 0.5).max() < 0.06  # 5 standard deviations
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_mask_leaves_a_point_where_there_was_one(n: int) -> None:
-    assert len(mask(cloud_of(n), rng(), 0.9)) == min(n, 1)
+    assert len(augmented(cloud_of(n), "mask", 0.9)) == min(n, 1)
 
 
 def test_push_moves_every_point_by_itself_within_its_reach() -> None:
@@ -109,7 +111,7 @@ def test_shift_moves_the_whole_cloud_at_once() -> None:
 def test_rotate_keeps_distances_and_turns_about_the_middle() -> None:
     cloud = cloud_of(40, size=(9, 21))
     middle = np.array([4, 10])
-    turned = rotate(cloud, rng(), 180.0)
+    turned = augmented(cloud, "rotate", 180.0)
     radius = np.linalg.norm(cloud.positions - middle, axis=1)
     np.testing.assert_allclose(np.linalg.norm(turned.positions - middle, axis=1), radius, atol=1e-4)
     gaps = np.linalg.norm(turned.positions[1:] - turned.positions[:-1], axis=1)
@@ -123,7 +125,7 @@ def test_rotation_angles_are_uniform_within_their_bound() -> None:
     cloud = Cloud(np.array([[0.0, 10.0]], np.float32), np.zeros((1, 3), np.float32), (21, 21))
     angles = []
     for seed in range(500):
-        row, column = rotate(cloud, rng(seed), 30.0).positions[0] - 10
+        row, column = augmented(cloud, "rotate", 30.0, seed).positions[0] - 10
         angles.append(np.rad2deg(np.arctan2(column, -row)))
     assert np.abs(angles).max() <= 30.001
     assert np.std(angles) == pytest.approx(30 / np.sqrt(3), rel=0.1)
@@ -133,7 +135,7 @@ def test_flip_mirrors_each_axis_by_itself() -> None:
     cloud = cloud_of(10, size=(20, 30))
     seen = set()
     for seed in range(100):
-        flipped = flip(cloud, rng(seed), 0.5).positions
+        flipped = augmented(cloud, "flip", 0.5, seed).positions
         axes = []
         for axis, side in enumerate(cloud.size):
             same = np.allclose(flipped[:, axis], cloud.positions[:, axis])
@@ -141,7 +143,7 @@ def test_flip_mirrors_each_axis_by_itself() -> None:
             axes.append(same)
         seen.add(tuple(axes))
     assert len(seen) == 4
-    np.testing.assert_array_equal(flip(cloud, rng(), 0.0).positions, cloud.positions)
+    np.testing.assert_array_equal(augmented(cloud, "flip", 0.0).positions, cloud.positions)
 
 
 def test_arcmix_keeps_a_share_of_each_cloud_and_of_each_label() -> None:
