@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class Panels:
     caption: tuple[str, ...]
     tag: str
     warning: str
-    error: NDArray[np.float32] | None = field(default=None)
+    error: NDArray[np.float32] | None = None
 
 
 def plain_panels(view: View, box: int, *, with_originals: bool) -> Panels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Sheet:
     notes: tuple[str, ...] = ()
     error_limit: float | None = None
     """The absolute error that has the brightest colour in the last column; drawn as a scale beside its name."""
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
 
 @cache
@@ -131,9 +131,9 @@ def _draw_columns(
 
 
 def _error_scale(limit: float) -> Image.Image:
-    """`0 [black to pale yellow] limit`, 160 pixels wide at most."""
+    """`0 [black to pale yellow] ≥ limit`, 160 pixels wide at most."""
     bar = Image.fromarray(np.broadcast_to(coloured(np.linspace(0, 1, 90), "magma"), (14, 90, 3)).copy())
-    face, end = font(14), f"{limit:g}"
+    face, end = font(14), f"≥ {limit:g}"
     scale = Image.new("RGB", (16 + bar.width + 8 + int(face.getlength(end)) + 1, 20), "white")
     pen = ImageDraw.Draw(scale)
     pen.text((0, 1), "0", font=face, fill=QUIET)

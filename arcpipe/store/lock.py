@@ -31,6 +31,9 @@ def store_lock(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.touch()
         descriptor = try_lock(lock)
+        while descriptor is None and not lock.exists():  # its owner ended in between
+            lock.touch()
+            descriptor = try_lock(lock)
     if descriptor is None:
         raise _busy(path, lock)
     try:

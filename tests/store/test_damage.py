@@ -233,7 +233,7 @@ def test_a_root_that_reaches_outside_or_promises_too_much_is_refused(store: Path
     from arcpipe.store.schema import group_document
 
     (store / "zarr.json").write_bytes(group_document({**read_group(store), "splits": splits}))
-    with pytest.raises(DamagedStoreError, match="zarr.json is damaged") as caught:
+    with pytest.raises(DamagedStoreError, match="is damaged") as caught:
         open_store(store)
     assert "split" in str(caught.value)
     assert "zarr.json" in named(store)
