@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 LOOPBACK = "127.0.0.1"
+WAIT_FOR_WORKERS_S = 30
+"""Workers may still be starting when the client comes: importing torch alone takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,16 @@ def _join(address: str) -> Client:
         client = Client(address, timeout="15s")
     except (OSError, ValueError, TimeoutError) as error:
         raise ClusterError(f"no Dask scheduler answers at {address}.", details=[str(error)], fix=fix) from None
-    workers = client.run(_versions)
-    if not workers:
+    try:
+        client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS_S)
+    except TimeoutError:
         client.close()
-        raise ClusterError(f"the scheduler at {address} has no workers.", fix=fix[1:])
+        raise ClusterError(
+            f"the scheduler at {address} has no workers.",
+            details=[f"expected one within {WAIT_FOR_WORKERS_S} s, found none"],
+            fix=fix[1:],
+        ) from None
+    workers = client.run(_versions)
     ours = _versions()
     for worker, theirs in workers.items():
         if theirs != ours:

@@ -73,6 +73,12 @@ def verify(path: Path | str) -> VerifyReport:
     report = VerifyReport(path)
     if not path.is_dir():
         raise NotAStoreError(f"there is no store {path}.", fix=["arcpipe convert digits"])
+    if not (path / "zarr.json").is_file() and not (path / "decoder").is_dir():
+        raise NotAStoreError(
+            f"{path} is not an arcpipe store.",
+            details=["expected zarr.json and the folder decoder, found neither"],
+            fix=["arcpipe convert makes one"],
+        )
     report.files += 1
     try:
         store = Store(path)

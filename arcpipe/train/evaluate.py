@@ -47,14 +47,14 @@ class EvaluateReport:
         return [f"{self.run} on {what}", *measure_lines(self.measures, self.clouds)]
 
 
-def measure_lines(measures: Measures, clouds: int) -> list[str]:
-    """Measures for people, the weakest classes first."""
+def measure_lines(measures: Measures, clouds: int, split: str = "") -> list[str]:
+    """Measures for people, the weakest classes first; `split` is put before them."""
     counted = f"{measures.n} images" + (f", {clouds} clouds averaged per image" if clouds > measures.n else "")
     known = {name: share for name, share in measures.per_class.items() if share is not None}
     weakest = sorted(known, key=lambda name: known[name])[:5]
     return [
-        f"  accuracy {100 * measures.accuracy:.2f} % of {counted}; loss {measures.loss:.4f}, "
-        f"calibration error {100 * measures.calibration_error:.2f} %",
+        f"  {split}{': ' if split else ''}accuracy {100 * measures.accuracy:.2f} % of {counted}; "
+        f"loss {measures.loss:.4f}, calibration error {100 * measures.calibration_error:.2f} %",
         "  weakest classes: " + ", ".join(f"{name} {100 * known[name]:.1f} %" for name in weakest),
     ]
 

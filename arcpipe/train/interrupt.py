@@ -28,13 +28,16 @@ class Interrupts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            self.deliver()  # it came after the last step
         self._restore()
 
     def deliver(self) -> None:
         """Let the noted signal do what it would have done: KeyboardInterrupt for Ctrl-C."""
         self._restore()
         if self.pending is not None:
-            signal.raise_signal(self.pending)
+            number, self.pending = self.pending, None
+            signal.raise_signal(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.pending = number

@@ -133,6 +133,17 @@ def test_interrupted_and_continued_equals_uninterrupted(
     assert logged(tmp_path / "run") == logged(whole)
 
 
+def test_an_interrupt_after_the_last_step_is_not_swallowed(
+    store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what follows the training (arcpipe run) must not go on
+    monkeypatch.setattr(loop, "draw_confusion", lambda *_: signal.raise_signal(signal.SIGINT))
+    config = make_config(store_path, tmp_path / "run", epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    assert train(config).before
+
+
 def test_killed_in_the_middle_and_continued_equals_uninterrupted(
     store_path: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
