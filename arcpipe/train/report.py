@@ -54,9 +54,8 @@ class TrainReport:
         if self.before:
             lines = [f"{first}; it was finished before, nothing left to do"]
         else:
-            lines = [
-                f"{first} in {duration(self.seconds)} ({self.clouds_per_s:.0f} clouds/s, {100 * self.waiting:.1f} % of it waiting for data)"
-            ]
+            speed = f"{self.clouds_per_s:.0f} clouds/s, {100 * self.waiting:.1f} % of it waiting for data"
+            lines = [f"{first} in {duration(self.seconds)} ({speed})"]
         if self.resumed_at_step is not None and not self.before:
             lines.append(f"  continued at step {self.resumed_at_step} of {self.steps}")
         lines.append(f"  train: accuracy {100 * self.train_accuracy:.2f} %, loss {self.train_loss:.4f}")
