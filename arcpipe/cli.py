@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Annotated, Any, NoReturn, ParamSpec
 import typer
 
 from arcpipe import __version__
-from arcpipe.errors import ArcpipeError, ConfigError
+from arcpipe.errors import ArcpipeError, ConfigError, FileAccessError, NoSpaceError
 
 P = ParamSpec("P")
 
@@ -78,7 +79,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Seed = Annotated[int, typer.Option(help="Everything random derives from it.")]
 Expert = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its TOML name, for example fit.lr=0.01."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its TOML name, such as fit.lr or optim.clip_norm."),
 ]
 
 
@@ -91,8 +92,11 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except ArcpipeError as error:
-            typer.echo(f"{type(error).__name__}: {error}", err=True)
-            raise typer.Exit(error.exit_code) from None
+            raise _told(error) from None
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):  # whoever read our stdout has gone: Typer's business
+                raise
+            raise _told(_file_error(error)) from None
         except KeyboardInterrupt:
             typer.echo("interrupted: nothing is lost, the same command continues.", err=True)
             raise typer.Exit(130) from None
@@ -103,6 +107,27 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
             signal.signal(signal.SIGTERM, previous)
 
     return run
+
+
+def _told(error: ArcpipeError) -> typer.Exit:
+    typer.echo(f"{type(error).__name__}: {error}", err=True)
+    return typer.Exit(error.exit_code)
+
+
+def _file_error(error: OSError) -> ArcpipeError:
+    """What the file system refused, where no room knew more about it. Raises errors that are about no file."""
+    place = error.filename or "the disk"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(
+            f"no space left to write {place}.", fix=["free some space, then run the same command again"]
+        )
+    if error.filename is None:
+        raise error
+    return FileAccessError(
+        f"{place} cannot be read or written: {error.strerror}.",
+        details=[f"user {os.getuid()}, in {Path.cwd()}"],
+        fix=["check its owner and permissions, and that its disk is writable and sound"],
+    )
 
 
 def _terminate(*_: object) -> NoReturn:
@@ -299,7 +324,9 @@ def predict(
     """Convert new images with the store's own decoder and classify them."""
     from arcpipe.train import run_predict
 
-    show(run_predict(run, images, device=device), as_json)
+    report = run_predict(run, images, device=device)
+    show(report, as_json)
+    report.check()
 
 
 @app.command()
@@ -393,10 +420,11 @@ def with_expert(values: dict[str, Any], expert: list[str] | None) -> dict[str, A
     """Lay `--set section.key=value` over the options; values are TOML, bare words are text."""
     import tomllib
 
+    example = "--set optim.clip_norm=1" if "optim" in values else "--set fit.lr=0.01"
     for entry in expert or []:
         key, sign, text = entry.partition("=")
         if not sign or not key:
-            raise ConfigError(f"--set {entry} is not KEY=VALUE.", fix=["--set fit.lr=0.01"])
+            raise ConfigError(f"--set {entry} is not KEY=VALUE.", fix=[example])
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -406,15 +434,17 @@ def with_expert(values: dict[str, Any], expert: list[str] | None) -> dict[str, A
         for section in sections:
             inner = target.setdefault(section, {})
             if not isinstance(inner, dict):
-                raise ConfigError(f"--set {entry}: {section} has no settings inside.", fix=["--set fit.lr=0.01"])
+                raise ConfigError(f"--set {entry}: {section} has no settings inside.", fix=[example])
             target = inner
         target[name] = value
     return values
 
 
 def default_store(source: str) -> Path:
-    """`store/NAME.zarr` for a source's name, folder or archive."""
-    name = Path(source.rstrip("/")).name
+    """`store/NAME.zarr` for a source's name, folder or archive; `.` and `..` have the name of the folder they mean."""
+    name = Path(source).name
+    if name in ("", ".."):
+        name = Path(source).resolve().name
     for ending in (".tar.gz", ".tgz", ".tar", ".zip"):
         name = name.removesuffix(ending)
     return Path("store") / f"{name or 'images'}.zarr"

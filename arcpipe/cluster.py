@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import signal
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,17 @@ def check_gpus(wanted: int) -> None:
         )
 
 
+def describe_loss(future: Future[Any]) -> str | None:
+    """Say why a finished task has no result of its own, where its worker or the cluster is to blame; else None."""
+    from distributed import KilledWorker
+
+    if future.cancelled():
+        return "the cluster has gone"
+    if isinstance(future.exception(), KilledWorker):
+        return "its worker died three times: killed, or out of memory"
+    return None
+
+
 def worker_environment(threads: int) -> dict[str, str]:
     """What a worker process must find in its environment before NumPy and torch start."""
     return {
@@ -114,6 +126,8 @@ def _start(stack: ExitStack, n_workers: int, threads: int, *, on_gpus: bool) -> 
         i: {"cls": Nanny, "options": {**options, "env": environment | _one_gpu(i, on_gpus)}} for i in range(n_workers)
     }
     scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0"}}
+    # A worker that is killed cannot tidy up its semaphore; Python's tracker does it, and need not say so.
+    stack.enter_context(_environment("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning"))
     cluster = SpecCluster(workers=workers, scheduler=scheduler, silence_logs="ERROR")
     stack.callback(cluster.close, timeout=20)
     return cluster
@@ -132,6 +146,18 @@ def _dask_settings(environment: dict[str, str]) -> Any:
     )
 
 
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """A variable of the environment for the processes that are started in the block, unless it is set already."""
+    before = os.environ.get(name)
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+
+
 def _one_gpu(index: int, on_gpus: bool) -> dict[str, str]:
     if not on_gpus:
         return {}
@@ -143,7 +169,8 @@ def _join(address: str) -> Client:
     """Connect to a running scheduler and refuse workers that would compute something else."""
     from distributed import Client
 
-    fix = [f"dask scheduler --host {LOOPBACK} --port 8786", f"dask worker {address} --nthreads 1"]
+    ours = f"tcp://{LOOPBACK}:8786"
+    fix = [f"dask scheduler --host {LOOPBACK} --port 8786", f"dask worker {ours} --nthreads 1", f"--scheduler {ours}"]
     try:
         client = Client(address, timeout="15s")
     except (OSError, ValueError, TimeoutError) as error:
@@ -155,17 +182,17 @@ def _join(address: str) -> Client:
         raise ClusterError(
             f"the scheduler at {address} has no workers.",
             details=[f"expected one within {WAIT_FOR_WORKERS_S} s, found none"],
-            fix=fix[1:],
+            fix=[f"dask worker {address} --nthreads 1"],
         ) from None
     workers = client.run(_versions)
-    ours = _versions()
+    here = _versions()
     for worker, theirs in workers.items():
-        if theirs != ours:
+        if theirs != here:
             client.close()
             details = [
-                f"{name}: here {ours[name]}, there {theirs.get(name)}"
-                for name in ours
-                if ours[name] != theirs.get(name)
+                f"{name}: here {here[name]}, there {theirs.get(name)}"
+                for name in here
+                if here[name] != theirs.get(name)
             ]
             raise ClusterError(f"the worker {worker} runs other versions.", details=details)
     return client
@@ -183,6 +210,9 @@ def _dashboard(client: Client) -> str | None:
 
 def dask_setup(worker: Any) -> None:
     """Called by Dask as a worker starts: Ctrl-C is the client's business, which then ends its workers."""
+    # Errors travel to the client, which says them once; Dask would log them here too, with tracebacks.
+    for name in ("distributed.worker", "distributed.core", "distributed.comm"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 

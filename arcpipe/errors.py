@@ -61,6 +61,12 @@ class DownloadError(ArcpipeError):
     exit_code = 1
 
 
+class FileAccessError(ArcpipeError):
+    """A file or folder cannot be read or written: no permission, a read-only place, a failing disk."""
+
+    exit_code = 1
+
+
 class DeviceError(ArcpipeError):
     """More GPUs were asked for than the machine has."""
 

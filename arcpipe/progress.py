@@ -89,6 +89,11 @@ class Progress:
         return ", ".join([*rate, *(f"{name} {text}" for name, text in self.fields.items())])
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """`1 class`, `3 classes`."""
+    return f"{number} {one if number == 1 else many}"
+
+
 def duration(seconds: float) -> str:
     """Seconds in words: `45 s`, `3 min 20 s`, `2 h 05 min`."""
     whole = round(seconds)

@@ -27,7 +27,7 @@ def make_pictures(folder: Path, *, grey: bool = False, per_class: int = 6) -> Pa
     return folder
 
 
-def settings(source: Path, out: Path, **changes: Any) -> ConvertConfig:
+def settings(source: Path, out: Path, /, **changes: Any) -> ConvertConfig:
     """Small and quick; `changes` are laid over a section: `fit={"steps": 3}`."""
     values: dict[str, Any] = {
         "source": {"source": str(source)},

@@ -9,7 +9,7 @@ import pytest
 
 from arcpipe import cluster
 from arcpipe.config import RunSection
-from arcpipe.errors import ClusterError, DeviceError
+from arcpipe.errors import ClusterError, DeviceError, NoSpaceError
 
 LISTEN = "0A"  # state of a listening socket in /proc/net/tcp
 
@@ -56,3 +56,13 @@ def test_no_scheduler_at_the_address() -> None:
     run = RunSection(scheduler="tcp://127.0.0.1:9")
     with pytest.raises(ClusterError, match="no Dask scheduler answers"), cluster.open_cluster(run):
         pass
+
+
+def _refuse() -> None:
+    raise NoSpaceError("no space.")
+
+
+def test_an_error_of_a_task_is_told_by_the_client_only(capfd: pytest.CaptureFixture[str]) -> None:
+    with cluster.open_cluster(RunSection(workers=1)) as one, pytest.raises(NoSpaceError, match="no space"):
+        one.executor.submit(_refuse).result()
+    assert "Traceback" not in capfd.readouterr().err, "Dask logs it too, with a traceback"

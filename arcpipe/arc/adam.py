@@ -5,10 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from arcpipe.config import FitSection
+
+
+def learning_rates(fit: FitSection) -> NDArray[np.float64]:
+    """The rate of each step, (steps,): `fit.lr`, or what `fit.schedule` makes of it."""
+    if fit.schedule == "constant":
+        return np.full(fit.steps, fit.lr)
+    return fit.lr * (1 + np.cos(np.pi * np.arange(fit.steps) / fit.steps)) / 2
 
 
 class Adam:
@@ -16,12 +25,12 @@ class Adam:
 
     Args:
         parameters: float32 tensors; they are changed by `update`.
-        fit: `lr`, `betas` and `eps` are read.
+        fit: `steps`, `lr`, `schedule`, `betas` and `eps` are read.
     """
 
     def __init__(self, parameters: Sequence[Tensor], fit: FitSection) -> None:
         self.parameters = tuple(parameters)
-        self.lr, self.betas, self.eps = fit.lr, fit.betas, fit.eps
+        self.rates, self.betas, self.eps = learning_rates(fit), fit.betas, fit.eps
         self.step = 0
         self._first = [torch.zeros_like(parameter) for parameter in self.parameters]
         self._second = [torch.zeros_like(parameter) for parameter in self.parameters]
@@ -29,9 +38,10 @@ class Adam:
 
     def update(self, gradients: Sequence[Tensor]) -> None:
         """Take one step; `gradients` have the shapes of the parameters."""
+        rate = float(self.rates[self.step])
         self.step += 1
         slow, slower = self.betas
-        rate = self.lr / (1 - slow**self.step)
+        rate /= 1 - slow**self.step
         spread = math.sqrt(1 - slower**self.step)
         for parameter, gradient, first, second, scratch in zip(
             self.parameters, gradients, self._first, self._second, self._scratch, strict=True

@@ -7,7 +7,6 @@ float32 and may lie outside the image.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,11 +28,11 @@ def shift(cloud: Cloud, by_px: ArrayLike) -> Cloud:
 def rotate(cloud: Cloud, degrees: float) -> Cloud:
     """Turn all anchors about the middle of the image, counter-clockwise as one sees it (rows point down)."""
     angle = np.deg2rad(degrees)
-    middle = _middle(cloud)
+    cosine, sine, middle = np.cos(angle), np.sin(angle), _middle(cloud)
     row, column = (cloud.positions - middle).T
-    turned = np.stack(
-        [np.cos(angle) * row - np.sin(angle) * column, np.sin(angle) * row + np.cos(angle) * column], axis=1
-    )
+    turned = np.empty((len(cloud), 2))
+    turned[:, 0] = cosine * row - sine * column
+    turned[:, 1] = sine * row + cosine * column
     return _moved(cloud, turned + middle)
 
 
@@ -44,13 +43,7 @@ def flip(cloud: Cloud, *, rows: bool = False, columns: bool = False) -> Cloud:
 
 def keep(cloud: Cloud, rows: NDArray[Any]) -> Cloud:
     """Keep some anchors: rows, or one bool for each."""
-    return replace(
-        cloud,
-        positions=cloud.positions[rows],
-        latents=cloud.latents[rows],
-        neighbours=None,
-        psnr=float("nan"),
-    )
+    return changed(cloud, cloud.positions[rows], cloud.latents[rows])
 
 
 def mask(cloud: Cloud, share: float, rng: np.random.Generator, *, least: int = 1) -> Cloud:
@@ -61,13 +54,7 @@ def mask(cloud: Cloud, share: float, rng: np.random.Generator, *, least: int = 1
 
 def stack(first: Cloud, second: Cloud) -> Cloud:
     """Put all anchors of `second` behind those of `first`; everything else is the first one's."""
-    return replace(
-        first,
-        positions=np.concatenate([first.positions, second.positions]),
-        latents=np.concatenate([first.latents, second.latents]),
-        neighbours=None,
-        psnr=float("nan"),
-    )
+    return _joined(first, slice(None), second, slice(None))
 
 
 def mix(first: Cloud, second: Cloud, share: float, rng: np.random.Generator) -> Cloud:
@@ -75,8 +62,8 @@ def mix(first: Cloud, second: Cloud, share: float, rng: np.random.Generator) -> 
     n_first, n_second = round(share * len(first)), round((1 - share) * len(second))
     if n_first + n_second == 0:
         n_first = min(1, len(first))
-    drawn = keep(first, _draw(len(first), n_first, rng))
-    return stack(drawn, keep(second, _draw(len(second), n_second, rng)))
+    rows = _draw(len(first), n_first, rng)
+    return _joined(first, rows, second, _draw(len(second), n_second, rng))
 
 
 def mix_box(first: Cloud, second: Cloud, low: ArrayLike, high: ArrayLike) -> Cloud:
@@ -84,7 +71,26 @@ def mix_box(first: Cloud, second: Cloud, low: ArrayLike, high: ArrayLike) -> Clo
 
     `low` and `high` are (row, column), pixels; a place p is inside where low <= p < high on both axes.
     """
-    return stack(keep(first, ~_inside(first, low, high)), keep(second, _inside(second, low, high)))
+    return _joined(first, ~_inside(first, low, high), second, _inside(second, low, high))
+
+
+def changed(cloud: Cloud, positions: NDArray[Any], latents: NDArray[Any]) -> Cloud:
+    """The same cloud with other anchors; `dataclasses.replace` took a quarter of the time of all augmentations."""
+    return Cloud(
+        positions,
+        latents,
+        cloud.size,
+        cloud.relative,
+        label=cloud.label,
+        repeat=cloud.repeat,
+        sample_id=cloud.sample_id,
+        path=cloud.path,
+    )
+
+
+def _joined(first: Cloud, rows: Any, second: Cloud, other_rows: Any) -> Cloud:
+    positions = np.concatenate([first.positions[rows], second.positions[other_rows]])
+    return changed(first, positions, np.concatenate([first.latents[rows], second.latents[other_rows]]))
 
 
 def _inside(cloud: Cloud, low: ArrayLike, high: ArrayLike) -> NDArray[np.bool_]:
@@ -101,4 +107,4 @@ def _middle(cloud: Cloud) -> NDArray[np.float64]:
 
 
 def _moved(cloud: Cloud, positions: NDArray[Any]) -> Cloud:
-    return replace(cloud, positions=positions.astype(np.float32), neighbours=None, psnr=float("nan"))
+    return changed(cloud, positions.astype(np.float32), cloud.latents)

@@ -15,23 +15,12 @@ from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import Factorised
 from arcpipe.arc.kernels import choose_kernel
 from arcpipe.arc.neighbours import Finder
-from arcpipe.arc.problem import (
-    Problem,
-    count_batches,
-    kept_bytes,
-    prepare_image,
-    standardised_gaps,
-)
+from arcpipe.arc.problem import group_images, prepare_image, standardised_gaps
 from arcpipe.arc.tiles import index_rows, padded
+from arcpipe.arc.whiten import whiten
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError, DeviceError, ImageError
 
-CPU_TILE_PIXELS = 4096
-"""Pixels that a step works on together: 16 images of 32x32. On one thread 1024 to 4096 were equally fast (0.065 to 0.08
-CPU seconds an image of 500 steps; 0.09 at 512 and 8192), on two threads 4096 was the fastest (Zen 4, 1 MiB of L2 a
-core)."""
-GPU_TILE_PIXELS = 2**18
-"""Larger, so that a GPU has enough to do: about 0.5 GB of work memory. Chosen without a measurement."""
 BLOCK = 64
 """Side of the squares in which an image is decoded, pixels."""
 
@@ -68,12 +57,13 @@ def fit_clouds(
         seeds: One for each image; it alone decides anchors, first latents and mini-batches.
         kernel: `auto` or a name in `arcpipe.arc.kernels.KERNELS`.
         device: Where to compute.
-        memory_bytes: Index tensors beyond this are rebuilt in each step instead of kept, at about half the speed. It
-            changes no number. A large image takes about 100 bytes a pixel however small this is.
+        memory_bytes: Of the kernel `torch`: index tensors beyond this are rebuilt in each step instead of kept, at
+            about half the speed. It changes no number.
 
     Returns:
-        Clouds in the order of the images. On a CPU with MKL a cloud is the same bit for bit whatever images are fitted
-        beside it, and on 1 or 2 threads (see `tiles.LEAST_ROWS`); on other devices it is the same within rounding.
+        Clouds in the order of the images. On a CPU a cloud is the same bit for bit whatever images are fitted beside
+        it, and on any number of threads (with the kernel `torch` on a CPU with MKL and 1 or 2 threads, see
+        `tiles.LEAST_ROWS`); on other devices it is the same within rounding.
 
     Raises:
         ConfigError: the decoder was made for other settings, or there is no such kernel.
@@ -86,19 +76,19 @@ def fit_clouds(
     for image in images:
         check_image(image, decoder.channels)
     decoder = decoder.to(checked_device(device))
-    solver = choose_kernel(kernel, decoder)
+    inner, basis = whiten(decoder) if fit.whiten else (decoder, None)
+    solver = choose_kernel(kernel, inner)
     clouds: dict[int, FittedCloud] = {}
-    for group in group_images(images, fit, tile_pixels(decoder.device)):
+    for group in group_images([image.shape[:2] for image in images], fit, solver.group_pixels):
         prepared = [prepare_image(images[i], fit, seeds[i]) for i in group]
-        problem = Problem(
-            prepared,
-            tile_pixels=tile_pixels(decoder.device),
-            device=decoder.device,
-            keep=kept_bytes(prepared) <= memory_bytes,
-        )
-        latents = problem.latents()
-        losses = solver.run(problem, latents, fit)
-        clouds.update(zip(group, split_clouds(problem, latents, losses), strict=True))
+        for i, fitted, solution in zip(group, prepared, solver.run(prepared, fit, memory_bytes), strict=True):
+            clouds[i] = FittedCloud(
+                positions=fitted.positions,
+                latents=solution.latents if basis is None else (solution.latents @ basis.T).astype(np.float32),
+                neighbours=fitted.neighbours,
+                relative=fitted.relative,
+                losses=solution.losses,
+            )
     return [clouds[i] for i in range(len(images))]
 
 
@@ -216,48 +206,6 @@ def checked_device(device: str) -> torch.device:
             fix=["leave --gpus out to compute on the CPU"],
         )
     return found
-
-
-def tile_pixels(device: torch.device) -> int:
-    return CPU_TILE_PIXELS if device.type == "cpu" else GPU_TILE_PIXELS
-
-
-def group_images(images: Sequence[NDArray[Any]], fit: FitSection, step_pixels: int) -> Iterator[list[int]]:
-    """Put images together, in order, until one step of all of them has `step_pixels`; larger ones stay alone.
-
-    Only images cut into the same number of mini-batches share a group (all but those of a few pixels are).
-    """
-    waiting: dict[int, list[int]] = {}
-    filled: dict[int, int] = {}
-    for i, image in enumerate(images):
-        n_pixels = image.shape[0] * image.shape[1]
-        batches = count_batches(n_pixels, fit.pixel_share)
-        largest = n_pixels - (batches - 1) * (n_pixels // batches)
-        if batches in waiting and filled[batches] + largest > step_pixels:
-            yield waiting.pop(batches)
-        if batches not in waiting:
-            waiting[batches], filled[batches] = [], 0
-        waiting[batches].append(i)
-        filled[batches] += largest
-    yield from waiting.values()
-
-
-def split_clouds(problem: Problem, latents: Tensor, losses: Tensor) -> list[FittedCloud]:
-    """Cut fitted latents (m, z) and losses (steps, images) into one cloud for each image."""
-    all_latents, all_losses = latents.cpu().numpy(), losses.cpu().numpy()
-    clouds = []
-    for i, image in enumerate(problem.images):
-        rows = slice(int(problem.latent_offsets[i]), int(problem.latent_offsets[i + 1]))
-        clouds.append(
-            FittedCloud(
-                positions=image.positions,
-                latents=all_latents[rows].copy(),
-                neighbours=image.neighbours,
-                relative=image.relative,
-                losses=all_losses[:, i].copy(),
-            )
-        )
-    return clouds
 
 
 def _blocks(height: int, width: int) -> Iterator[tuple[slice, slice]]:

@@ -1,7 +1,8 @@
-"""The indexing function U_n (thesis eq. 7): the nearest anchors of every pixel, exact to the last tie. NumPy and SciPy.
+"""The indexing function U_n (thesis eq. 7): the nearest anchors of every pixel, exact to the last tie.
 
-Distances are compared as squared distances, equal ones by the lower row: what a brute-force comparison in integers
-gives.
+By `kernels.grid` where Numba is installed and anchors are whole pixels (0.24 to 0.4 microseconds a pixel from 32x32 to
+12 megapixels), else by NumPy and SciPy (0.3 to 1.5). Distances are compared as squared distances, equal ones by the
+lower row: what a brute-force comparison in integers gives.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from arcpipe.arc.kernels import has_numba
 from arcpipe.errors import TooFewAnchorsError
 
 DENSE_ANCHORS = 128
@@ -38,6 +40,11 @@ def nearest_anchors(positions: NDArray[Any], size: tuple[int, int], n: int) -> N
     """
     find = Finder(positions, n)
     height, width = size
+    if find.whole and has_numba():
+        from arcpipe.arc.kernels.grid import build_pyramid, search
+
+        nearest: NDArray[np.int32] = search(build_pyramid(positions), height, width, n)
+        return nearest
     found = np.empty((height * width, n), np.int32)
     for start, stop in _bands(height * width):
         found[start:stop] = find(np.stack(np.divmod(np.arange(start, stop), width), axis=1))

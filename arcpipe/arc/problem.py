@@ -8,7 +8,7 @@ the memory that is allowed, so that no number does either.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -31,8 +31,8 @@ class PreparedImage:
     """One image with everything that is fixed before the first step.
 
     `target` (pixels, channels) float32; `positions` (k, 2) int64; `neighbours` (pixels, n) int32; `relative`: mean and
-    std of `anchor - pixel`; `latents` (k, z) float32 before the first step; `batches`: pixel numbers of each
-    mini-batch.
+    std of `anchor - pixel`; `latents` (k, z) float32 before the first step; `batch_of` (pixels,) int32: the mini-batch
+    of each pixel, of `n_batches`.
     """
 
     size: tuple[int, int]
@@ -41,7 +41,23 @@ class PreparedImage:
     neighbours: NDArray[np.int32]
     relative: tuple[float, float]
     latents: NDArray[np.float32]
-    batches: tuple[NDArray[np.int32], ...]
+    batch_of: NDArray[np.int32]
+    n_batches: int
+
+    def batch(self, number: int) -> NDArray[np.int64]:
+        """Pixels of a mini-batch in Morton order: their sum is the same but for rounding in any order, and pixels near
+        each other read the same latents."""
+        pixels = np.flatnonzero(self.batch_of == number)
+        return pixels[morton_order(places(pixels, self.size[1]))]
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What a kernel makes of an image: `latents` (k, z) float32, and `losses` (steps,) float32 of the mini-batch before
+    each step."""
+
+    latents: NDArray[np.float32]
+    losses: NDArray[np.float32]
 
 
 def count_batches(n_pixels: int, pixel_share: float) -> int:
@@ -61,26 +77,45 @@ def initial_latents(n_anchors: int, fit: FitSection, rng: np.random.Generator) -
 
 
 def prepare_image(image: NDArray[Any], fit: FitSection, seed: int) -> PreparedImage:
-    """Draw anchors, first latents and mini-batches, each from its own seed, and find all neighbours.
-
-    The pixels of a mini-batch are put into Morton order: their sum is the same but for rounding, and pixels near
-    each other read the same latents.
-    """
+    """Draw anchors, first latents and mini-batches, each from its own seed, and find all neighbours."""
     height, width, channels = image.shape
     positions = draw_anchors(image, fit, generator(seed, "anchors"))
     neighbours = nearest_anchors(positions, (height, width), fit.neighbours)
-    batches = []
-    for pixels in mini_batches(height * width, fit.pixel_share, generator(seed, "pixels")):
-        batches.append(pixels[morton_order(places(pixels, width))].astype(np.int32))
+    batches = mini_batches(height * width, fit.pixel_share, generator(seed, "pixels"))
+    batch_of = np.empty(height * width, np.int32)
+    for number, pixels in enumerate(batches):
+        batch_of[pixels] = number
     return PreparedImage(
         size=(height, width),
-        target=np.ascontiguousarray(image, np.float32).reshape(-1, channels),
+        target=np.require(image, np.float32, ["C", "W"]).reshape(-1, channels),
         positions=positions,
         neighbours=neighbours,
         relative=relative_statistics(positions, neighbours, (height, width)),
         latents=initial_latents(len(positions), fit, generator(seed, "latents")),
-        batches=tuple(batches),
+        batch_of=batch_of,
+        n_batches=len(batches),
     )
+
+
+def group_images(sizes: Sequence[tuple[int, int]], fit: FitSection, step_pixels: int) -> Iterator[list[int]]:
+    """Put images of these sizes together, in order, until one step of all of them has `step_pixels`; larger ones stay
+    alone.
+
+    Only images cut into the same number of mini-batches share a group (all but those of a few pixels are).
+    """
+    waiting: dict[int, list[int]] = {}
+    filled: dict[int, int] = {}
+    for i, (height, width) in enumerate(sizes):
+        n_pixels = height * width
+        batches = count_batches(n_pixels, fit.pixel_share)
+        largest = n_pixels - (batches - 1) * (n_pixels // batches)
+        if batches in waiting and filled[batches] + largest > step_pixels:
+            yield waiting.pop(batches)
+        if batches not in waiting:
+            waiting[batches], filled[batches] = [], 0
+        waiting[batches].append(i)
+        filled[batches] += largest
+    yield from waiting.values()
 
 
 def places(pixels: NDArray[Any], width: int) -> NDArray[np.int64]:
@@ -129,7 +164,7 @@ class Problem:
         self.images = tuple(images)
         self.device = torch.device(device)
         self.latent_offsets = ends_from([len(image.latents) for image in images])
-        self.n_batches = len(images[0].batches)
+        self.n_batches = images[0].n_batches
         self._tile_pixels = tile_pixels
         self._keep = keep
         self._kept: dict[int, tuple[Tile, ...]] = {}
@@ -147,24 +182,25 @@ class Problem:
         return tiles
 
     def _build(self, batch: int) -> tuple[Tile, ...]:
-        n_pixels = len(self.images[0].batches[batch])
+        batches = [image.batch(batch) for image in self.images]
+        n_pixels = len(batches[0])
         if len(self.images) > 1 or n_pixels <= self._tile_pixels:
-            return (build_tile(self._pixels(batch, slice(None)), int(self.latent_offsets[-1]), self.device),)
+            return (build_tile(self._pixels(batches, slice(None)), int(self.latent_offsets[-1]), self.device),)
         n_tiles = -(-n_pixels // self._tile_pixels)
         cuts = [n_pixels * i // n_tiles for i in range(n_tiles + 1)]
         pieces = [slice(*ends) for ends in pairwise(cuts)]
-        return tuple(build_tile(self._pixels(batch, piece), None, self.device) for piece in pieces)
+        return tuple(build_tile(self._pixels(batches, piece), None, self.device) for piece in pieces)
 
-    def _pixels(self, batch: int, piece: slice) -> Pixels:
+    def _pixels(self, batches: Sequence[NDArray[np.int64]], piece: slice) -> Pixels:
         """Lay a piece of every image's mini-batch end to end."""
         near, relative, target, weight = [], [], [], []
-        for image, first_row in zip(self.images, self.latent_offsets, strict=False):
-            pixels = image.batches[batch][piece]
+        for image, batch, first_row in zip(self.images, batches, self.latent_offsets[:-1], strict=True):
+            pixels = batch[piece]
             local = image.neighbours[pixels]
             near.append(local + np.int32(first_row))
             relative.append(standardised_gaps(image.positions, local, places(pixels, image.size[1]), image.relative))
             target.append(image.target[pixels])
-            share = 1 / (len(image.batches[batch]) * image.target.shape[1])
+            share = 1 / (len(batch) * image.target.shape[1])
             weight.append(np.full((len(pixels), 1), share, np.float32))
         return Pixels(
             near=np.concatenate(near),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.anchors import draw_anchors
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.neighbours import nearest_anchors, relative_statistics
@@ -73,7 +74,7 @@ def fit_cloud_reference(
     Returns:
         The cloud, whose `latents` (k, z) are fitted, and the loss of the mini-batch before each step, (steps,).
     """
-    clouds, losses = _fit([ReferenceCloud(image, fit, seed, decoder.dtype)], decoder, fit, fit.steps, [])
+    clouds, losses = _fit([ReferenceCloud(image, fit, seed, decoder.dtype)], decoder, fit, [])
     return clouds[0], losses[:, 0]
 
 
@@ -88,19 +89,20 @@ def fit_jointly_reference(
     trained = decoder.clone()
     weights = [*trained.weights, *trained.biases]
     clouds = [ReferenceCloud(image, fit, seed, decoder.dtype) for image, seed in zip(images, seeds, strict=True)]
-    clouds, losses = _fit(clouds, trained, fit, fit.pretrain_steps, weights)
+    clouds, losses = _fit(clouds, trained, fit.joint, weights)
     return clouds, trained, losses
 
 
 def _fit(
-    clouds: list[ReferenceCloud], decoder: Decoder, fit: FitSection, steps: int, weights: list[Tensor]
+    clouds: list[ReferenceCloud], decoder: Decoder, fit: FitSection, weights: list[Tensor]
 ) -> tuple[list[ReferenceCloud], NDArray[Any]]:
     learned = [cloud.latents for cloud in clouds] + weights
     for tensor in learned:
         tensor.requires_grad_(True)
     adam = torch.optim.Adam(learned, lr=fit.lr, betas=fit.betas, eps=fit.eps)
     history = []
-    for step in range(steps):
+    for step, rate in enumerate(learning_rates(fit)):
+        adam.param_groups[0]["lr"] = float(rate)
         batches = [torch.from_numpy(cloud.batches[step % len(cloud.batches)]) for cloud in clouds]
         losses = torch.stack([cloud.loss(decoder, pixels) for cloud, pixels in zip(clouds, batches, strict=True)])
         adam.zero_grad()

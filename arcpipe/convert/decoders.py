@@ -18,6 +18,11 @@ def load_decoder(name: str) -> DecoderRecord:
     from arcpipe.store import load_decoder_file, open_store
 
     path = Path(name)
+    if not path.exists():
+        raise ConfigError(
+            f"--decoder {name}: there is no such store or file.",
+            fix=["--decoder STORE.zarr", "or leave --decoder out: a new one is pretrained"],
+        )
     if path.is_file():
         return load_decoder_file(path)
     return open_store(path, allow_unfinished=True).decoder

@@ -22,6 +22,8 @@ PIXEL_STEPS_PER_PART = 3e8
 PIXEL_STEPS_PER_CORE_S = 5e6
 # A small dataset still makes work for several workers.
 LEAST_PARTS = 8
+# What a part takes beside its arrays: 27 small files and their folders, where a block has 4 kB.
+PART_BYTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,12 @@ def content_settings(config: ConvertConfig, inventory: Inventory, decoder_sha256
     }
 
 
-def estimate(inventory: Inventory, config: ConvertConfig) -> Estimate:
-    """Cost of the whole conversion. Bytes are an upper estimate (an uncompressed cache would be 8 bytes a pixel)."""
+def estimate(parts: Sequence[PartPlan], config: ConvertConfig) -> Estimate:
+    """Cost of making some parts. Bytes are an upper estimate (an uncompressed cache would be 8 bytes a pixel)."""
     fit, width = config.fit, {"float16": 2, "float32": 4, "int8": 1}[config.store.dtype]
-    clouds = pixels = n_bytes = 0
-    for samples in inventory.samples.values():
-        for sample in samples:
+    clouds, pixels, n_bytes = 0, 0, PART_BYTES * len(parts)
+    for part in parts:
+        for sample in part.samples:
             if sample.size is None or sample.reason is not None:
                 continue
             area = sample.size[0] * sample.size[1]
@@ -108,8 +110,8 @@ def estimate(inventory: Inventory, config: ConvertConfig) -> Estimate:
 
 
 def n_anchors(area: int, fit: FitSection) -> int:
-    """Anchors of an image with `area` pixels (METHOD: max(n, floor(0.05 H W)))."""
-    return max(fit.neighbours, int(fit.latents * area) if fit.latents < 1 else int(fit.latents))
+    """The most anchors that an image with `area` pixels may get (METHOD: max(n, floor(0.05 H W)))."""
+    return max(fit.neighbours, min(area, int(fit.latents * area) if fit.latents < 1 else int(fit.latents)))
 
 
 def check_space(out: Path, expected: Estimate) -> None:

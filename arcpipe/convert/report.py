@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from arcpipe.cloud import FailedSample
 from arcpipe.errors import TooManyFailuresError
-from arcpipe.progress import byte_size, duration
+from arcpipe.progress import byte_size, counted, duration
 from arcpipe.store import PartRecord, open_store
 
 
@@ -27,7 +28,8 @@ class SplitSummary:
     points: int
     pixels: int
     parts: int
-    mean_psnr: float
+    mean_psnr: float | None
+    """None if no cloud was made."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class ConvertReport:
     parts_before: int
     bytes_by_array: Mapping[str, int]
     decoder_sha256: str
+    n_classes: int
     workers: int
+    """Workers of this run; 0 if nothing was left to do."""
     max_failed: float
     """Failed samples that are accepted: below 1 a share, else a number."""
 
@@ -71,30 +75,46 @@ class ConvertReport:
     def lines(self) -> list[str]:
         pixels = sum(split.pixels for split in self.splits.values())
         total_bytes = sum(self.bytes_by_array.values())
-        made = f"{self.clouds_made} clouds in {duration(self.seconds)}"
-        speed = f"{self.clouds_made / self.seconds:.1f} images/s on {self.workers} workers"
-        lines = [f"{self.store}: {made} ({speed})" if self.clouds_made else f"{self.store}: nothing left to do"]
-        if self.parts_before:
-            lines[0] += f"; {self.parts_before} parts were there before"
+        lines = [f"{self.store}: {self._work_done()}"]
         for name, split in self.splits.items():
             counts = f"{split.samples} samples + {split.failed} failed = {split.planned}"
+            quality = "" if split.mean_psnr is None else f", mean PSNR {split.mean_psnr:.2f} dB"
             lines.append(
-                f"  {name}: {counts}; {split.clouds} clouds, {split.points} anchors in {split.parts} parts, "
-                f"mean PSNR {split.mean_psnr:.2f} dB"
+                f"  {name}: {counts}; {split.clouds} clouds, {split.points} anchors in {split.parts} parts{quality}"
             )
         per_pixel = [f"{name} {size / max(pixels, 1):.3f}" for name, size in self.bytes_by_array.items()]
         lines.append(f"  {byte_size(total_bytes)}, bytes a pixel: {', '.join(per_pixel)}")
         lines.append(f"  decoder {self.decoder_sha256[:8]}")
         lines += self._failure_lines()
-        lines += [f"next: arcpipe inspect {self.store}", f"      arcpipe train --store {self.store}"]
-        return lines
+        return lines + self._next()
+
+    def _work_done(self) -> str:
+        if not self.workers:
+            return f"nothing left to do, all {self.parts_before} parts were there before"
+        speed = f"{self.clouds_made / self.seconds:.1f} images/s on {counted(self.workers, 'worker', 'workers')}"
+        made = f"{self.clouds_made} clouds in {duration(self.seconds)} ({speed})"
+        return f"{made}; {self.parts_before} parts were there before" if self.parts_before else made
+
+    def _next(self) -> list[str]:
+        """Commands that work on this store: nothing can be drawn of no cloud, nor learned from one class."""
+        store, commands = shlex.quote(str(self.store)), []
+        if any(split.clouds for split in self.splits.values()):
+            commands.append(f"arcpipe inspect {store}")
+        if self.n_classes > 1 and "train" in self.splits and self.splits["train"].clouds:
+            commands.append(f"arcpipe train --store {store}")
+        return [f"{'next:' if i == 0 else '     '} {command}" for i, command in enumerate(commands)]
 
     def _failure_lines(self) -> list[str]:
         reasons = Counter(failure.reason for failure in self.failures)
         lines = [f"  failed, {reason}: {count}" for reason, count in reasons.most_common()]
-        shown = [f"    {failure.path}: {failure.message}" for failure in self.failures[:5]]
+        shown = [f"    {_first_line(failure)}" for failure in self.failures[:5]]
         more = len(self.failures) - len(shown)
         return [*lines, *shown, *([f"    and {more} more"] if more > 0 else [])]
+
+
+def _first_line(failure: FailedSample) -> str:
+    line = failure.message.split("\n")[0]
+    return line if failure.path in line else f"{failure.path}: {line}"
 
 
 def summarise(
@@ -118,7 +138,7 @@ def summarise(
             points=sum(part.n_points for part in parts),
             pixels=sum(part.n_pixels for part in parts),
             parts=len(parts),
-            mean_psnr=float(np.mean(quality)) if len(quality) else float("nan"),
+            mean_psnr=float(np.mean(quality)) if len(quality) else None,
         )
     n_bytes: Counter[str] = Counter()
     for record, _ in records:
@@ -132,6 +152,7 @@ def summarise(
         parts_before=sum(not new for _, new in records),
         bytes_by_array=dict(n_bytes.most_common()),
         decoder_sha256=store.decoder.sha256,
+        n_classes=len(store.classes),
         workers=workers,
         max_failed=max_failed,
     )
@@ -144,14 +165,16 @@ class DryRunReport:
     store: Path
     splits: Mapping[str, tuple[int, int]]
     """Samples and parts of each split."""
+    parts_before: int
+    """Parts that are there already; what follows counts the others."""
     classes: tuple[str, ...]
     channels: int
     clouds: int
     pixels: int
     expected_bytes: int
     expected_core_s: float
-    failing: tuple[tuple[str, str], ...]
-    """Samples that their headers already show to fail, with the reason."""
+    failing: tuple[str, ...]
+    """Why samples fail that their headers already show to fail; each names its sample."""
 
     def check(self) -> None:
         """A plan has nothing to complain about."""
@@ -161,11 +184,16 @@ class DryRunReport:
 
     def lines(self) -> list[str]:
         classes = ", ".join(self.classes[:8]) + (", ..." if len(self.classes) > 8 else "")
+        more = len(self.failing) - 10
+        there = [f"  {self.parts_before} parts are there already"] if self.parts_before else []
+        what = f"{self.clouds} clouds of {self.pixels} pixels, {counted(self.channels, 'channel', 'channels')}"
         return [
-            f"{self.store}: {self.clouds} clouds of {self.pixels} pixels, {self.channels} channels",
+            f"{self.store}: {what}",
+            *there,
             *(f"  {split}: {samples} samples in {parts} parts" for split, (samples, parts) in self.splits.items()),
-            f"  {len(self.classes)} classes: {classes}",
+            f"  {counted(len(self.classes), 'class', 'classes')}: {classes}",
             f"  about {byte_size(self.expected_bytes)} and {duration(self.expected_core_s)} of one core",
-            *(f"  will fail: {name}: {reason}" for name, reason in self.failing[:10]),
+            *(f"  will fail: {reason}" for reason in self.failing[:10]),
+            *([f"  and {more} more will fail"] if more > 0 else []),
             "nothing was written: this was a dry run",
         ]

@@ -8,23 +8,27 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 from arcpipe import __version__
 from arcpipe.cloud import DecoderRecord
-from arcpipe.cluster import Cluster, available_cores, check_gpus, open_cluster
+from arcpipe.cluster import Cluster, available_cores, check_gpus, describe_loss, open_cluster
 from arcpipe.config import ConvertConfig
 from arcpipe.convert.decoders import check_decoder, load_decoder
 from arcpipe.convert.plan import PartPlan, check_space, content_settings, count_parts, deal, estimate
 from arcpipe.convert.report import ConvertReport, DryRunReport, summarise
 from arcpipe.convert.task import Work, convert_part, pretrain
 from arcpipe.errors import ArcpipeError, ClusterError
-from arcpipe.progress import Progress
-from arcpipe.sources import Inventory, open_source
+from arcpipe.progress import Progress, counted
+from arcpipe.sources import Inventory, located, open_source
 from arcpipe.store import (
     PartRecord,
     StoreHeader,
     StoreWriter,
+    check_place,
+    committed_parts,
     create_or_open,
     existing_decoder,
     fingerprint,
@@ -50,38 +54,68 @@ def run_convert(
     started = time.monotonic()
     if config.run.gpus is not None and cluster is None:
         check_gpus(config.run.gpus)
-    inventory = _take_inventory(config)
-    counts = count_parts(inventory, config)
-    if dry_run:
-        return _dry_run(config, inventory, counts)
+    check_place(config.out)
+    config = config.model_copy(update={"source": located(config.source)})
     given = load_decoder(config.fit.decoder) if config.fit.decoder else None
+    inventory = _take_inventory(config)
     if given is not None:
         check_decoder(given, config.fit, inventory.channels, config.fit.decoder or "")
+    counts = count_parts(inventory, config)
     header = _header(config, inventory, counts, given)
     if retry_failed:
         header = with_mended_images(config.out, header)
-    check_space(config.out, estimate(inventory, config))
-    work = _work(config, inventory)
+    parts = deal(inventory, plan_parts(counts), config.seed)
+    if dry_run:
+        return _dry_run(config, inventory, header, parts, overwrite=overwrite)
     with ExitStack() as stack:
         stack.enter_context(store_lock(config.out))
-        there = None if overwrite else existing_decoder(config.out, header)
-        workers = cluster or stack.enter_context(open_cluster(config.run))
-        if workers.dashboard:
-            say(f"dashboard: {workers.dashboard}")
-        work = replace(work, threads=workers.threads, device=workers.device)
-        decoder = given or there or _pretrain(config, inventory, work, workers)
+        there = _check_store(config, header, parts, overwrite=overwrite)
+
+        @cache
+        def workers() -> Cluster:  # started when there is something to do
+            return cluster or _open_workers(stack, config)
+
+        decoder = given or there or _pretrain(config, inventory, workers())
         writer = create_or_open(config.out, header, decoder, overwrite=overwrite)
         if retry_failed:
             writer.drop_failed()
-        records = _convert_parts(deal(inventory, plan_parts(counts), config.seed), work, writer, workers)
+        todo = _missing(parts, config.out)
+        records = [(writer.record(part.split, part.part_id), False) for part in parts if part not in todo]
+        if todo:
+            _convert_parts(parts, todo, _work(config, inventory, workers()), writer, workers(), records)
         writer.finish()
     return summarise(
         config.out,
         records,
         seconds=time.monotonic() - started,
-        workers=workers.n_workers,
+        workers=workers().n_workers if todo else 0,
         max_failed=config.run.max_failed,
     )
+
+
+def _check_store(
+    config: ConvertConfig, header: StoreHeader, parts: Sequence[PartPlan], *, overwrite: bool
+) -> DecoderRecord | None:
+    """Refuse, before any work, a store of other settings and a plan that does not fit on the disk; writes nothing.
+
+    Returns the decoder of the store that will be continued, if there is one.
+    """
+    there = None if overwrite else existing_decoder(config.out, header)
+    check_space(config.out, estimate(_missing(parts, config.out) if there else parts, config))
+    return there
+
+
+def _missing(parts: Sequence[PartPlan], out: Path) -> list[PartPlan]:
+    """The plan minus what is committed."""
+    committed = committed_parts(out, {part.split for part in parts})
+    return [part for part in parts if part.part_id not in committed[part.split]]
+
+
+def _open_workers(stack: ExitStack, config: ConvertConfig) -> Cluster:
+    workers = stack.enter_context(open_cluster(config.run))
+    if workers.dashboard:
+        say(f"dashboard: {workers.dashboard}")
+    return workers
 
 
 def say(message: str) -> None:
@@ -93,16 +127,21 @@ def _take_inventory(config: ConvertConfig) -> Inventory:
     inventory = open_source(config.source, seed=config.seed, progress=say).inventory()
     total = sum(map(len, inventory.samples.values()))
     splits = ", ".join(f"{name} {len(samples)}" for name, samples in inventory.samples.items())
-    say(f"{inventory.name}: {total} images ({splits}), {len(inventory.classes)} classes")
+    say(f"{inventory.name}: {total} images ({splits}), {counted(len(inventory.classes), 'class', 'classes')}")
     return inventory
 
 
-def _dry_run(config: ConvertConfig, inventory: Inventory, counts: dict[str, dict[str, int]]) -> DryRunReport:
-    expected = estimate(inventory, config)
-    failing = [(s.key, s.reason) for samples in inventory.samples.values() for s in samples if s.reason is not None]
+def _dry_run(
+    config: ConvertConfig, inventory: Inventory, header: StoreHeader, parts: Sequence[PartPlan], *, overwrite: bool
+) -> DryRunReport:
+    there = _check_store(config, header, parts, overwrite=overwrite)
+    todo = _missing(parts, config.out) if there else list(parts)
+    expected = estimate(todo, config)
+    failing = [s.reason for samples in inventory.samples.values() for s in samples if s.reason is not None]
     return DryRunReport(
         store=config.out,
-        splits={split: (count["samples"], count["parts"]) for split, count in counts.items()},
+        splits={split: (count["samples"], count["parts"]) for split, count in header.splits.items()},
+        parts_before=len(parts) - len(todo),
         classes=inventory.classes,
         channels=inventory.channels,
         clouds=expected.clouds,
@@ -130,19 +169,19 @@ def _header(
     )
 
 
-def _work(config: ConvertConfig, inventory: Inventory) -> Work:
+def _work(config: ConvertConfig, inventory: Inventory, workers: Cluster) -> Work:
     return Work(
         source=config.source,
         channels=inventory.channels,
         fit=config.fit,
         store=config.store,
         seed=config.seed,
-        threads=0,
-        device="cpu",
+        threads=workers.threads,
+        device=workers.device,
     )
 
 
-def _pretrain(config: ConvertConfig, inventory: Inventory, work: Work, workers: Cluster) -> DecoderRecord:
+def _pretrain(config: ConvertConfig, inventory: Inventory, workers: Cluster) -> DecoderRecord:
     """Pretrain the shared decoder as a job of its own, with all cores of this machine or of one worker."""
     from arcpipe import seeds
 
@@ -151,6 +190,7 @@ def _pretrain(config: ConvertConfig, inventory: Inventory, work: Work, workers: 
     order = seeds.generator(config.seed, "pretrain").permutation(len(samples))
     # Twice as many as are wanted, so that unreadable ones do not matter.
     chosen = [samples[i] for i in order if samples[i].reason is None][: 2 * config.fit.pretrain_images]
+    work = _work(config, inventory, workers)
     say(f"pretraining the decoder on {min(len(chosen), config.fit.pretrain_images)} images of {split}")
     # The other workers have nothing to do yet; the same number of threads whatever --workers, for the same bits.
     threads = available_cores() if work.threads else 0
@@ -158,20 +198,31 @@ def _pretrain(config: ConvertConfig, inventory: Inventory, work: Work, workers: 
     with Progress("pretrain", config.fit.pretrain_steps, "steps") as progress:
         while not wait([future], timeout=1).done:
             progress.tick()
+    loss = describe_loss(future)
+    if loss is not None:
+        raise ClusterError(
+            "the decoder could not be pretrained.",
+            details=[loss],
+            fix=[
+                "run the same command again",
+                "or, if memory was short: --set fit.pretrain_images=10, or --shorter 256",
+            ],
+        )
     record: DecoderRecord = future.result()
     return record
 
 
 def _convert_parts(
-    parts: Sequence[PartPlan], work: Work, writer: StoreWriter, workers: Cluster
-) -> list[tuple[PartRecord, bool]]:
-    """Make every part that is not committed; returns all records, and whether this run made them."""
-    committed = writer.committed()
-    before = [part for part in parts if part.part_id in committed.get(part.split, ())]
-    todo = [part for part in parts if part.part_id not in committed.get(part.split, ())]
-    records = [(writer.record(part.split, part.part_id), False) for part in before]
-    if before:
-        say(f"continuing: {len(before)} of {len(parts)} parts are there")
+    parts: Sequence[PartPlan],
+    todo: Sequence[PartPlan],
+    work: Work,
+    writer: StoreWriter,
+    workers: Cluster,
+    records: list[tuple[PartRecord, bool]],
+) -> None:
+    """Make the parts `todo` of `parts` and add their records to those of the others."""
+    if len(todo) < len(parts):
+        say(f"continuing: {len(parts) - len(todo)} of {len(parts)} parts are there")
     total = sum(len(part.samples) for part in parts)
     done = total - sum(len(part.samples) for part in todo)
     with Progress("convert", total, "images", done=done) as progress:
@@ -180,10 +231,9 @@ def _convert_parts(
     if lost:
         raise ClusterError(
             f"{len(lost)} of {len(parts)} parts could not be made; the others are committed.",
-            details=[f"{part.split}/{part.part_id}: {error}" for part, error in lost[:5]],
+            details=[f"{part.split}/{part.part_id}: {why}" for part, why in lost[:5]],
             fix=["run the same command again: it makes the missing parts"],
         )
-    return records
 
 
 def _collect(
@@ -194,23 +244,24 @@ def _collect(
     records: list[tuple[PartRecord, bool]],
     progress: Progress,
     n_parts: int,
-) -> list[tuple[PartPlan, BaseException]]:
-    """Run one task per part and gather the records; parts whose worker died are returned, the rest goes on."""
+) -> list[tuple[PartPlan, str]]:
+    """Run one task per part and gather the records; parts that were lost are returned with why, the rest goes on."""
     waiting: dict[Future[PartRecord], PartPlan] = {
         executor.submit(convert_part, work, part, writer): part for part in todo
     }
-    lost: list[tuple[PartPlan, BaseException]] = []
+    lost: list[tuple[PartPlan, str]] = []
     try:
         while waiting:
             finished, _ = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
             for future in finished:
                 part = waiting.pop(future)
-                error = future.exception()
+                why = describe_loss(future)
+                error = None if why else future.exception()
                 if isinstance(error, ArcpipeError):
                     raise error
-                if error is not None:
-                    lost.append((part, error))
-                    progress.note(f"part {part.split}/{part.part_id} was lost: {type(error).__name__}: {error}")
+                if why or error:
+                    lost.append((part, why or f"{type(error).__name__}: {error}"))
+                    progress.note(f"part {part.split}/{part.part_id} was lost: {lost[-1][1]}")
                     continue
                 records.append((future.result(), True))
                 progress.update(progress.done + len(part.samples), **_fields(records, n_parts))

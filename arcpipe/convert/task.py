@@ -17,9 +17,9 @@ from arcpipe import seeds
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
 from arcpipe.config import FitSection, SourceSection, StoreSection
 from arcpipe.convert.plan import PartPlan
-from arcpipe.errors import ImageError
+from arcpipe.errors import DivergedError, ImageError
 from arcpipe.sources import Sample, Source, open_source
-from arcpipe.store import PartRecord, StoreWriter, dequantise, position_dtype, quantise_latents
+from arcpipe.store import PartRecord, StoreWriter, position_dtype, round_latents
 
 # Images are read, fitted and let go in groups of so many pixels, so that a worker's memory does not grow with its part.
 GROUP_PIXELS = 2**22
@@ -68,7 +68,14 @@ def pretrain(work: Work, samples: Sequence[Sample]) -> DecoderRecord:
         channels=work.channels,
         device=device,
     )
-    return decoder.to_record()
+    record = decoder.to_record()
+    if not all(np.isfinite(values).all() for values in record.arrays().values()):
+        raise DivergedError(
+            "pretraining the decoder did not end in finite numbers.",
+            details=[f"fit.lr = {work.fit.lr:g}, {len(images)} images, {work.fit.pretrain_steps} steps"],
+            fix=["a smaller rate: --set fit.lr=0.005"],
+        )
+    return record
 
 
 def convert_part(work: Work, part: PartPlan, writer: StoreWriter) -> PartRecord:
@@ -104,6 +111,7 @@ def _fit_group(
 ) -> tuple[list[Cloud], list[FailedSample]]:
     """Clouds of a group of images, every repeat of each; those that come out wrong are failures."""
     from arcpipe.arc.engine import fit_clouds
+    from arcpipe.arc.finish import finish_cloud
 
     items = [(sample, image, repeat) for sample, image in group for repeat in range(work.fit.repeats)]
     fit_seeds = [seeds.derive_seed(work.seed, sample.key, repeat) for sample, _, repeat in items]
@@ -114,43 +122,27 @@ def _fit_group(
     clouds: list[Cloud] = []
     lost: dict[int, FailedSample] = {}
     for (sample, image, repeat), fit in zip(items, fitted, strict=True):
-        cloud = finish_cloud(fit, image, decoder, work.store.dtype)
-        if not np.isfinite(cloud.psnr):
-            message = "the fit did not end in finite numbers"
-            lost[sample.sample_id] = FailedSample(sample.sample_id, sample.path, "not-finite", message)
-            continue
-        clouds.append(_named(cloud, sample, repeat))
+        try:
+            cloud = finish_cloud(fit, round_latents(fit.latents, work.store.dtype), image, decoder)
+        except ImageError as error:
+            lost[sample.sample_id] = FailedSample(sample.sample_id, sample.path, error.reason, str(error))
+        else:
+            clouds.append(_named(cloud, sample, repeat))
     stages["finish"] += time.perf_counter() - started
     return [cloud for cloud in clouds if cloud.sample_id not in lost], list(lost.values())
-
-
-def finish_cloud(fitted: Any, image: NDArray[np.float32], decoder: Any, dtype: str) -> Cloud:
-    """Round first, then use: quantise a fitted cloud, and measure its PSNR as a reader of the store will see it."""
-    from arcpipe.arc.engine import decode
-    from arcpipe.arc.metrics import psnr
-
-    height, width = image.shape[:2]
-    finite = bool(np.isfinite(fitted.latents).all())
-    stored, scale = quantise_latents(fitted.latents if finite else np.zeros_like(fitted.latents), dtype)
-    latents = dequantise(stored, scale)
-    reconstruction = decode(
-        latents, fitted.positions, (height, width), decoder, fitted.relative, neighbours=fitted.neighbours
-    )
-    quality = psnr(image, reconstruction) if finite else float("nan")
-    return Cloud(
-        positions=fitted.positions.astype(position_dtype((height, width))),
-        latents=fitted.latents,
-        size=(height, width),
-        relative=fitted.relative,
-        neighbours=fitted.neighbours,
-        psnr=quality,
-    )
 
 
 def _named(cloud: Cloud, sample: Sample, repeat: int) -> Cloud:
     from dataclasses import replace
 
-    return replace(cloud, label=sample.label, repeat=repeat, sample_id=sample.sample_id, path=sample.path)
+    return replace(
+        cloud,
+        positions=cloud.positions.astype(position_dtype(cloud.size)),
+        label=sample.label,
+        repeat=repeat,
+        sample_id=sample.sample_id,
+        path=sample.path,
+    )
 
 
 def _groups(

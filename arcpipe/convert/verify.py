@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 
 from arcpipe import seeds
 from arcpipe.errors import ArcpipeError
+from arcpipe.progress import counted
 from arcpipe.sources import Source, open_source
-from arcpipe.store import Store, open_store, verify
+from arcpipe.store import Store, VerifyReport, open_store, verify
 
 # Rounding of another machine's arithmetic moves a PSNR by less than a thousandth of this.
 PSNR_TOLERANCE_DB = 0.01
@@ -38,7 +40,7 @@ class VerifySummary:
 
     def lines(self) -> list[str]:
         counts = ", ".join(f"{count} {name}" for name, count in self.checked.items())
-        verdict = f"{len(self.problems)} problems" if self.problems else "as it was written"
+        verdict = counted(len(self.problems), "problem", "problems") if self.problems else "as it was written"
         return [f"{self.store}: {verdict} ({counts})", *(f"  {line}" for line in [*self.problems, *self.notes])]
 
 
@@ -50,18 +52,30 @@ def run_verify(path: Path, *, decode: int = 0) -> VerifySummary:
     checked, notes = {name: int(getattr(report, name)) for name in counted}, []
     if report.missing_parts:
         notes.append(f"unfinished: {report.missing_parts} parts are missing; the same arcpipe convert continues")
+    notes += _mending(report)
     if decode and not problems:
         store = open_store(path, allow_unfinished=True)
         try:
             source = open_source(_section(store), seed=int(store.config["seed"]), download=False)
             images = source.inventory().samples
         except ArcpipeError as error:
+            checked["decoded samples"] = 0
             notes.append(f"nothing was decoded, the source cannot be opened: {error.what}")
         else:
             n_decoded, differing = _decode_some(store, source, images, decode)
             checked["decoded samples"] = n_decoded
             problems += differing
     return VerifySummary(path, tuple(problems), checked, tuple(notes))
+
+
+def _mending(report: VerifyReport) -> list[str]:
+    """Commands that mend what can be mended: a part is made again, the root and the decoder cannot be."""
+    places = dict.fromkeys(tuple(problem.where.split("/")[:2]) for problem in report.problems)
+    folders = [report.path.joinpath(*place) for place in places if len(place) == 2 and place[0] != "decoder"]
+    parts = [shlex.quote(str(folder)) for folder in folders if folder.is_dir()]
+    if not parts:
+        return []
+    return [f"try: rm -r {' '.join(parts)}, then the same arcpipe convert command again: it makes these parts again"]
 
 
 def _section(store: Store) -> Any:

@@ -17,7 +17,17 @@ from arcpipe.inspect.panels import Panels, finish, plain_panels, scaled_panels
 from arcpipe.inspect.pixels import to_picture
 from arcpipe.inspect.render import Originals, open_originals, render_cloud
 from arcpipe.inspect.report import InspectReport, SampleReport
-from arcpipe.inspect.samples import Place, View, best_median_worst, decibel, file_stems, known, place_of, view_sample
+from arcpipe.inspect.samples import (
+    Place,
+    View,
+    best_median_worst,
+    decibel,
+    file_stems,
+    known,
+    nearest_median,
+    place_of,
+    view_sample,
+)
 from arcpipe.inspect.sheet import Sheet, draw_sheet
 from arcpipe.store import Store, open_store
 
@@ -67,7 +77,7 @@ def run_inspect(
     what is random about it derives from `seed`. `use_cache` False finds neighbours anew: the pictures are the same.
 
     Raises:
-        ConfigError: `scale` and `edit` together, or a render that is too large.
+        ConfigError: `scale` and `edit` together, a render that is too large, or `out` inside the store.
         UnfinishedStoreError: the store holds no cloud yet.
         NotAStoreError, SampleNotFoundError: as `open_store` and `Store.find` say.
     """
@@ -80,7 +90,7 @@ def run_inspect(
         raise UnfinishedStoreError(f"{path} holds no cloud yet.", fix=["run its arcpipe convert command again"])
     places = list(dict.fromkeys(Place(*store.find(name)) for name in samples))
     desk = Desk(store, psnr, open_originals(store.config, store.channels), out, scale, use_cache)
-    _make_folder(out)
+    _make_folder(out, path)
     if edit:
         files, views = _draw_edits(desk, places, edit, seed)
     elif places:
@@ -134,7 +144,7 @@ def _draw_edits(desk: Desk, places: Sequence[Place], edit: str, seed: int) -> tu
 
 def _medians(desk: Desk, count: int) -> list[Place]:
     """Clouds of middling PSNR, of different classes if some of the nearest thirty are."""
-    near = [place for place in desk.chosen(each=10 * count) if place.tag == "median"] or desk.chosen(each=count)
+    near = [place_of(desk.store, split, i, "median") for split, i in nearest_median(desk.psnr, 10 * count)]
     by_class: dict[int, Place] = {}
     for place in near:
         by_class.setdefault(desk.store.read_cloud(*place.key).label, place)
@@ -180,7 +190,13 @@ def _sheet(desk: Desk, title: str, panels: list[Panels]) -> Sheet:
     return Sheet(title, columns, rows, (_facts(desk),), notes, limit)
 
 
-def _make_folder(out: Path) -> None:
+def _make_folder(out: Path, store: Path) -> None:
+    if out.resolve().is_relative_to(store.resolve()):
+        raise ConfigError(
+            f"--out {out} lies in the store.",
+            details=["a store holds nothing but what arcpipe convert wrote: verify would report the pictures"],
+            fix=[f"--out {Path('inspect') / store.name.removesuffix('.zarr')}"],
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -110,6 +110,14 @@ def best_median_worst(psnr: Mapping[str, NDArray[Any]], each: int = 3) -> list[t
     return [(taken[rank], *ranked[rank]) for rank in sorted(taken)]
 
 
+def nearest_median(psnr: Mapping[str, NDArray[Any]], count: int) -> list[tuple[str, int]]:
+    """The `count` clouds whose PSNR ranks nearest to the median over all splits, nearest first: (split, index)."""
+    index = [(split, i) for split, values in psnr.items() for i in range(len(values)) if np.isfinite(values[i])]
+    ranked = sorted(index, key=lambda at: -float(psnr[at[0]][at[1]]))
+    ranks = sorted(range(len(ranked)), key=lambda rank: abs(rank - (len(ranked) - 1) / 2))
+    return [ranked[rank] for rank in ranks[:count]]
+
+
 def place_of(store: Store, split: str, index: int, tag: str = "") -> Place:
     """The part and row of the `index`-th cloud of a split, in the order of its parts."""
     for part in store.parts(split):

@@ -85,5 +85,8 @@ def readable(name: str) -> str:
 
 
 def _stays_inside(path: str, real_root: Path) -> bool:
-    real = Path(os.path.realpath(path))
-    return real.is_relative_to(real_root) and real.exists()
+    try:
+        real = Path(os.path.realpath(path))
+        return real.is_relative_to(real_root) and real.exists()
+    except OSError:  # it leads through a folder that may not be looked into
+        return False

@@ -18,7 +18,7 @@ from arcpipe.sources.files import Container, ImageFiles
 from arcpipe.sources.folder import Folder
 from arcpipe.sources.inventory import Progress, Source, silent
 from arcpipe.sources.layout import EXPECTED, is_image
-from arcpipe.sources.named import open_named
+from arcpipe.sources.named import data_folder, open_named
 from arcpipe.sources.randomfile import RandomFile
 from arcpipe.sources.registry import SETS, list_names
 from arcpipe.sources.shape import shape_image
@@ -44,6 +44,8 @@ def open_source(
         NoSpaceError: no space to decompress.
     """
     progress = progress or silent
+    if not section.source.strip():
+        raise SourceError("the source has no name.", fix=["arcpipe convert digits", "arcpipe convert FOLDER"])
     if section.source in SETS:
         if Path(section.source).exists():
             progress(f"{section.source} is the dataset of that name; for the path write ./{section.source}")
@@ -54,6 +56,16 @@ def open_source(
     if not path.is_file():
         raise _missing(path)
     return ImageFiles(_archive(path, progress), section, seed=seed, progress=progress)
+
+
+def located(section: SourceSection) -> SourceSection:
+    """The section with absolute paths, so that workers and later commands find the images from any folder."""
+    if section.source not in SETS:
+        path = Path(section.source).expanduser()
+        return section.model_copy(update={"source": str(path.absolute())}) if section.source.strip() else section
+    return (
+        section.model_copy(update={"data": data_folder(section).absolute()}) if SETS[section.source].files else section
+    )
 
 
 def load_image(path: Path, section: SourceSection, channels: int, *, seed: int = 0) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ for part in store.parts("train"):
     clouds = store.read_block("train", part.id, 0, 32)
 """
 
-from arcpipe.store.create import create_or_open, existing_decoder, with_mended_images
+from arcpipe.store.create import check_place, create_or_open, existing_decoder, with_mended_images
 from arcpipe.store.decoder_file import load_decoder_file, save_decoder_file
 from arcpipe.store.lock import store_lock
 from arcpipe.store.part import Part
@@ -23,7 +23,7 @@ from arcpipe.store.schema import (
     plan_parts,
 )
 from arcpipe.store.verify import Problem, VerifyReport, verify
-from arcpipe.store.writer import StoreWriter
+from arcpipe.store.writer import StoreWriter, committed_parts
 
 __all__ = [
     "FORMAT",
@@ -37,6 +37,8 @@ __all__ = [
     "StoreHeader",
     "StoreWriter",
     "VerifyReport",
+    "check_place",
+    "committed_parts",
     "create_or_open",
     "dequantise",
     "existing_decoder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 from arcpipe.cloud import DecoderRecord
 from arcpipe.config import differences
-from arcpipe.errors import StoreBusyError, StoreMismatchError
+from arcpipe.errors import FileAccessError, StoreBusyError, StoreMismatchError
 from arcpipe.store.arrays import write_array
 from arcpipe.store.files import attempt_folder, file_hashes, publish, sync_tree, write_file
 from arcpipe.store.root import is_split_name, read_decoder, read_root
 from arcpipe.store.schema import FORMAT, FORMAT_VERSION, StoreHeader, group_document
 from arcpipe.store.writer import StoreWriter
+
+IMAGES_DIFFER = "the images of the source are not those of before: added, removed or changed"
 
 
 def create_or_open(path: Path, header: StoreHeader, decoder: DecoderRecord, *, overwrite: bool = False) -> StoreWriter:
@@ -69,6 +72,28 @@ def with_mended_images(path: Path, header: StoreHeader) -> StoreHeader:
     return replace(header, fingerprint=root["fingerprint"], config=root["config"])
 
 
+def check_place(path: Path) -> None:
+    """Raise unless a store can be made or continued at `path`; cheap, so that it is known before any work.
+
+    Raises:
+        NotAStoreError, DamagedStoreError: something else is there, or a store that cannot be read.
+        FileAccessError: the place is below a file, read-only, or not this user's to write.
+    """
+    if _occupied(path):
+        read_root(path)
+    folder = Path(os.path.abspath(path)).parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    why = None
+    if not folder.is_dir():
+        why = f"{folder} is not a folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        why = f"{folder} is {'on a read-only file system' if read_only else 'not writable by this user'}"
+    if why:
+        raise FileAccessError(f"no store can be made at {path}.", details=[why], fix=["--out FOLDER/NAME.zarr"])
+
+
 def existing_decoder(path: Path, header: StoreHeader) -> DecoderRecord | None:
     """The decoder of the store that `create_or_open` would continue; None where there is nothing yet.
 
@@ -112,7 +137,7 @@ def _require_same(
     details = differences(root["config"].get("content", root["config"]), _content(header))
     if any(line.startswith("inventory: ") for line in details):
         details = [line for line in details if not line.startswith("inventory: ")]
-        details.append("the images of the source are not those of before: added, removed or changed")
+        details.append(IMAGES_DIFFER)
     if decoder is not None and root["decoder"]["sha256"] != decoder.sha256:
         details.append(f"decoder: was {root['decoder']['sha256'][:8]}, now {decoder.sha256[:8]}")
     for name in ("classes", "splits", "channels", "seed"):
@@ -120,13 +145,13 @@ def _require_same(
         if before != now:
             details.append(f"{name}: was {before}, now {now}")
     if not details:
-        details = ["the images of the source are not the same as before"]
+        details = [IMAGES_DIFFER]
     other = path.with_name(f"{path.stem}-2{path.suffix}")
     raise StoreMismatchError(
         f"cannot continue {path}: it was made by other settings.",
         details=[*details, f"fingerprint: was {root['fingerprint'][:8]}, now {header.fingerprint[:8]}"],
         fix=[f"write another store: --out {other}", "or repeat the settings of before", "or replace it: --overwrite"]
-        + (["or, where only failed images were mended: --retry-failed"] if len(details) == 1 else []),
+        + (["or, where only failed images were mended: --retry-failed"] if details == [IMAGES_DIFFER] else []),
     )
 
 

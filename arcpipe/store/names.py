@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,19 @@ class NameIndex:
 
     def _ambiguous(self, name: str, path: str, splits: Sequence[str]) -> SampleNotFoundError:
         return SampleNotFoundError(
-            f"{name} is the name of several samples.", fix=[f"{split}/{path}" for split in splits]
+            f"{name} is the name of several samples.", fix=[self._command(f"{split}/{path}") for split in splits]
         )
 
     def _not_found(self, name: str, wanted: str) -> SampleNotFoundError:
         known = [f"{split}/{path}" for path, splits in self._paths.items() for split in splits]
         near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4) if len(known) < 20_000 else []
-        return SampleNotFoundError(f"{self._store} has no sample {name}.", fix=near or known[:3])
+        split, _, number = wanted.rpartition("/")
+        numbers = sorted(i for where, i in self._numbers if where == split) if number.isdecimal() else []
+        return SampleNotFoundError(
+            f"{self._store} has no sample {name or repr(name)}.",
+            details=[f"the numbers of {split} lie between {numbers[0]} and {numbers[-1]}"] if numbers else [],
+            fix=[self._command(known) for known in near or known[:3]],
+        )
+
+    def _command(self, name: str) -> str:
+        return shlex.join(["arcpipe", "inspect", str(self._store), name])

@@ -67,7 +67,7 @@ def verify(path: Path | str) -> VerifyReport:
     decoder's hash. Damage is in the report and never raised. An unfinished store's missing parts are counted only.
 
     Raises:
-        NotAStoreError: nothing at `path`.
+        NotAStoreError: nothing at `path`, or a store of another format version.
     """
     path = Path(path)
     report = VerifyReport(path)
@@ -83,7 +83,9 @@ def verify(path: Path | str) -> VerifyReport:
     try:
         store = Store(path)
     except ArcpipeError as error:
-        report.add("zarr.json", "; ".join([error.what, *error.details]))
+        if isinstance(error, NotAStoreError) and _is_sealed(path):  # as it was written, for another arcpipe
+            raise
+        report.add("zarr.json", "; ".join([error.what.rstrip("."), *error.details]))
         return report
     report.complete = store.complete
     _verify_decoder(store, report)
@@ -117,6 +119,14 @@ def _verify_decoder(store: Store, report: VerifyReport) -> None:
         report.add(folder, str(error))
 
 
+def _is_sealed(folder: Path) -> bool:
+    try:
+        read_group(folder)
+    except DamagedStoreError:
+        return False
+    return True
+
+
 def _verify_seal(folder: Path, report: VerifyReport) -> bool:
     report.files += 1
     try:
@@ -133,14 +143,17 @@ def _verify_files(folder: Path, recorded: Mapping[str, Mapping[str, Any]], repor
     for name, expected in recorded.items():
         file = folder / name
         report.files += 1
-        if not file.is_file():
-            report.add(file, "missing")
-        elif file.stat().st_size != expected["bytes"]:
-            report.add(file, f"{file.stat().st_size} bytes, expected {expected['bytes']}")
-        elif file_sha256(file) != expected["sha256"]:
-            report.add(file, "its bytes are not those that were written")
-        else:
-            report.bytes += file.stat().st_size
+        try:
+            if not file.is_file():
+                report.add(file, "missing")
+            elif file.stat().st_size != expected["bytes"]:
+                report.add(file, f"{file.stat().st_size} bytes, expected {expected['bytes']}")
+            elif file_sha256(file) != expected["sha256"]:
+                report.add(file, "its bytes are not those that were written")
+            else:
+                report.bytes += file.stat().st_size
+        except OSError as error:  # no permission, or a failing disk: the others are still looked at
+            report.add(file, f"cannot be read: {error.strerror}")
     known = {*recorded, "zarr.json"}
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.relative_to(folder).as_posix() not in known:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,11 @@ from arcpipe.store.statistics import combine_statistics
 
 ATTEMPTS = ".attempts"
 """Folder inside an unfinished store where parts are written before they are renamed into place."""
+
+
+def committed_parts(path: Path, splits: Iterable[str]) -> dict[str, set[str]]:
+    """Split -> ids of the parts that exist in the store at `path`, which need not exist."""
+    return {split: {file.parent.name for file in (path / split).glob("*/zarr.json")} for split in splits}
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class StoreWriter:
 
     def committed(self) -> dict[str, set[str]]:
         """Split -> ids of the parts that exist, which is those whose group has a `zarr.json`."""
-        return {split: {file.parent.name for file in (self.path / split).glob("*/zarr.json")} for split in self.splits}
+        return committed_parts(self.path, self.splits)
 
     def remaining(self) -> tuple[PlannedPart, ...]:
         """The plan minus what is committed: all that resuming needs to know."""

@@ -9,7 +9,6 @@ here is how it is drawn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +43,8 @@ def augment_cloud(cloud: Cloud, generator: np.random.Generator, section: Augment
 def add_noise(cloud: Cloud, generator: np.random.Generator, sigma: float) -> Cloud:
     """Add Gaussian noise of standard deviation `sigma` to the latents, before they are normalised."""
     noise = generator.standard_normal(cloud.latents.shape, np.float32)
-    return replace(cloud, latents=cloud.latents + np.float32(sigma) * noise)
+    noise *= np.float32(sigma)
+    return edit.changed(cloud, cloud.positions, cloud.latents + noise)
 
 
 def push(cloud: Cloud, generator: np.random.Generator, reach: float, shift: float = 0.0) -> Cloud:

@@ -1,12 +1,13 @@
 """Checkpoints: tensors as safetensors, everything else as JSON. Nothing in them can run code.
 
-`checkpoint/state.json` is written last and names the tensor file that belongs to it, with its size, so that a kill at
-any moment leaves the former checkpoint or the new one. The state of training is a handful of integers: orders and
-random numbers derive from seed, epoch and step.
+`checkpoint/state.json` is written last and names the tensor file that belongs to it, with its hash: a kill at any
+moment leaves the former checkpoint or the new one, and damage is found. The state of training is a handful of integers:
+orders and random numbers derive from seed, epoch and step.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -16,13 +17,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from arcpipe.errors import CheckpointError
 
 STATE = "state.json"
-START_AGAIN = "start again: the same command with --overwrite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optim
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= _optimiser_tensors(model, optimiser)
     target = folder / f"step-{progress.step:09d}.safetensors"
-    save_tensors(target, tensors)
-    state = {**asdict(progress), "tensors": target.name, "bytes": target.stat().st_size}
+    state = {**asdict(progress), "tensors": target.name, "sha256": save_tensors(target, tensors)}
     write_atomically(folder / STATE, json.dumps(state, indent=1).encode())
     for old in folder.glob("step-*.safetensors*"):
         if old.name != target.name:
@@ -60,7 +59,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optim
         CheckpointError: It is missing or damaged, or a tensor is missing, unknown or of another shape (all are named).
     """
     state = _read_state(folder)
-    tensors = load_tensors(folder / state["tensors"], state["bytes"])
+    tensors = load_tensors(folder / state["tensors"], state["sha256"])
     load_model(model, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, folder)
     if optimiser is not None:
         _load_optimiser(model, optimiser, tensors, folder)
@@ -82,30 +81,36 @@ def load_model(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> 
         if name in expected and expected[name].shape != tensor.shape
     ]
     if problems:
-        raise CheckpointError(f"the checkpoint {where} is of another model.", details=problems[:10], fix=[START_AGAIN])
+        raise CheckpointError(
+            f"the checkpoint {where} is of another model.", details=problems[:10], fix=[train_again(where)]
+        )
     model.load_state_dict(dict(tensors))
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file: whole and on disk, or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial)
-    _sync(partial)
-    os.replace(partial, path)
-    _sync(path.parent)
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write a safetensors file: whole and on disk, or not at all. Returns its sha256."""
+    content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
-def load_tensors(path: Path, n_bytes: int | None = None) -> dict[str, Tensor]:
-    """Read a safetensors file onto the CPU; `n_bytes` is the size it should have."""
+def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU; `sha256` is the hash it should have."""
     try:
-        found = path.stat().st_size
-        if n_bytes is not None and found != n_bytes:
-            raise CheckpointError(
-                f"{path} is damaged.", details=[f"expected {n_bytes} bytes", f"found {found}"], fix=[START_AGAIN]
-            )
-        return load_file(path)
+        content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if sha256 is not None and found != sha256:
+            details = [f"expected sha256 {sha256[:8]}", f"found {found[:8]}, {len(content)} bytes"]
+            raise CheckpointError(f"{path} is damaged.", details=details, fix=[train_again(path)])
+        return load(content)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read.", details=[str(error)], fix=[START_AGAIN]) from None
+        raise CheckpointError(f"{path} cannot be read.", details=[str(error)], fix=[train_again(path)]) from None
+
+
+def train_again(path: Path) -> str:
+    """The command that replaces the run that a damaged file or folder belongs to."""
+    run = next((folder for folder in (path, *path.parents) if (folder / "config.json").is_file()), "RUN")
+    return f"arcpipe train --store STORE --out {run} --overwrite"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -129,13 +134,13 @@ def _read_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        known = {*Progress.__dataclass_fields__, "tensors", "bytes"}
+        known = {*Progress.__dataclass_fields__, "tensors", "sha256"}
         if not isinstance(state, dict) or set(state) != known or Path(state["tensors"]).name != state["tensors"]:
             raise ValueError("its keys are not those of a checkpoint")
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint in {folder}.", fix=["arcpipe train --store STORE"]) from None
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read.", details=[str(error)], fix=[START_AGAIN]) from None
+        raise CheckpointError(f"{path} cannot be read.", details=[str(error)], fix=[train_again(path)]) from None
     return state
 
 
@@ -159,6 +164,8 @@ def _load_optimiser(
         owner, _, key = name.removeprefix("optimiser.").rpartition(".")
         if owner not in parameters or tensor.shape not in (parameters[owner].shape, torch.Size([])):
             found = f"{name}: found shape {tuple(tensor.shape)}"
-            raise CheckpointError(f"the checkpoint {where} is of another model.", details=[found], fix=[START_AGAIN])
+            raise CheckpointError(
+                f"the checkpoint {where} is of another model.", details=[found], fix=[train_again(where)]
+            )
         device = torch.device("cpu") if tensor.ndim == 0 else parameters[owner].device  # Adam counts steps on the CPU
         optimiser.state[parameters[owner]][key] = tensor.to(device)

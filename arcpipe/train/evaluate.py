@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from arcpipe.config import AugmentSection, EvaluateConfig, StreamSection
-from arcpipe.errors import MissingSplitError, SourceError, StoreMismatchError
+from arcpipe.errors import DivergedError, MissingSplitError, SourceError, StoreMismatchError
 from arcpipe.store import Store, open_store
 from arcpipe.train.checkpoint import load_checkpoint
 from arcpipe.train.device import choose_device
@@ -117,10 +117,20 @@ def score(
     device: torch.device,
     check: Callable[[], None] | None = None,
 ) -> Measures:
-    """Measure a model on all batches of a loader; repeats of an image are averaged. `check` runs before each batch."""
+    """Measure a model on all batches of a loader; repeats of an image are averaged. `check` runs before each batch.
+
+    Raises:
+        SourceError: the split is empty.
+        DivergedError: the model's answers are no numbers.
+    """
     if not len(loader.order):
         raise SourceError(f"the split {loader.split.name} of {loader.split.store.path} holds no clouds.")
     probabilities, labels, ids = predict_all(model, loader, device, check)
+    if not np.isfinite(probabilities).all():
+        raise DivergedError(
+            f"the model's answers on the split {loader.split.name} are no numbers: its weights have diverged.",
+            fix=["train again with a smaller --lr and --overwrite"],
+        )
     return measure(*average_repeats(probabilities, labels, ids), classes)
 
 
@@ -159,9 +169,11 @@ def check_store(run: RunFolder, store: Store, path: Path) -> None:
     details = [
         f"{name}: the run has {ours}, the store {theirs}" for name, (ours, theirs) in found.items() if ours != theirs
     ]
-    if details:
-        raise StoreMismatchError(
-            f"{run.path} cannot be evaluated on {path}: its latents mean something else.",
-            details=[*details, "latents of different decoders have nothing in common"],
-            fix=[f"arcpipe convert SOURCE --decoder {run.config.store} --out store/other.zarr"],
-        )
+    if not details:
+        return
+    fix = [f"arcpipe train --store {path} --out {run.path}-2"]
+    if facts.classes == tuple(store.classes) and facts.channels == store.channels:
+        details.append("latents of different decoders have nothing in common")
+        source, out = store.config["source"]["source"], path.with_name(f"{facts.decoder_sha256[:8]}-{path.name}")
+        fix.insert(0, f"arcpipe convert {source} --decoder {run.config.store} --out {out}")
+    raise StoreMismatchError(f"{run.path} cannot be evaluated on {path}.", details=details, fix=fix)

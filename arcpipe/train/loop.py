@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from arcpipe.config import TrainConfig
-from arcpipe.models import describe, n_parameters
+from arcpipe.models import describe, n_parameters, resolve
 from arcpipe.progress import Progress as Bar
 from arcpipe.seeds import derive_seed
 from arcpipe.store import Store, open_store
+from arcpipe.train.begin import create_or_continue
 from arcpipe.train.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint, save_tensors
 from arcpipe.train.device import choose_device
 from arcpipe.train.evaluate import evaluation_loader, score
@@ -26,7 +27,7 @@ from arcpipe.train.interrupt import Interrupts
 from arcpipe.train.loader import StreamLoader
 from arcpipe.train.measures import Measures
 from arcpipe.train.report import TrainReport
-from arcpipe.train.run import RunFolder, create_or_continue
+from arcpipe.train.run import RunFolder
 from arcpipe.train.split import Split
 from arcpipe.train.step import learning_rate, make_optimiser, train_step
 
@@ -72,8 +73,10 @@ def run_train(
     Raises:
         NotAStoreError, UnfinishedStoreError, MissingSplitError, SourceError: nothing to train on.
         CheckpointError, StoreMismatchError, StoreBusyError: the run folder cannot be used.
+        ConfigError: there is no such model.
         DivergedError: the loss is no longer a number.
     """
+    resolve(config.model)  # refused before a folder is made
     store = open_store(config.store, allow_unfinished=config.stream.allow_unfinished)
     device = choose_device(config.device)
     names = choose_splits(store, config.stream)
@@ -82,7 +85,7 @@ def run_train(
     facts = store_facts(store, train, names, config)
     run = create_or_continue(config, facts, store.decoder, resume=resume, overwrite=overwrite)
     if run.summary is not None:
-        return replace(TrainReport.from_dict(run.summary), before=True)
+        return replace(TrainReport.from_dict(run.summary), run=run.path, store=config.store, before=True)
     with run.held(), _torch_threads(config), Interrupts() as interrupts:
         model = run.model().to(device)
         optimiser = make_optimiser(model, config.optim, device)

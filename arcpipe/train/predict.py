@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from torch import nn
 
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import FittedCloud, decode, fit_clouds
-from arcpipe.arc.metrics import psnr
-from arcpipe.cloud import Cloud
+from arcpipe.arc.engine import FittedCloud, fit_clouds
+from arcpipe.arc.finish import finish_cloud
 from arcpipe.config import FitSection, SourceSection, StoreSection
 from arcpipe.errors import CheckpointError, ImageError
+from arcpipe.progress import Progress
 from arcpipe.seeds import derive_seed
 from arcpipe.sources import load_image
 from arcpipe.store import round_latents
@@ -47,7 +47,8 @@ class Prediction:
 
     def line(self) -> str:
         if self.error is not None:
-            return f"{self.path}: failed: {self.error.splitlines()[0]}"
+            what, *details = self.error.splitlines()
+            return f"{self.path}: failed: {what}" + (f" ({details[0].strip()})" if details else "")
         ranked = sorted(self.probabilities.items(), key=lambda entry: -entry[1])[:3]
         shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in ranked)
         return f"{self.path}: {self.label} ({shown}; {self.anchors} anchors, PSNR {self.psnr:.2f} dB)"
@@ -59,6 +60,11 @@ class PredictReport:
 
     run: Path
     predictions: tuple[Prediction, ...]
+
+    def check(self) -> None:
+        """Raise ImageError if not one image could be used."""
+        if all(prediction.error is not None for prediction in self.predictions):
+            raise ImageError(f"none of {len(self.predictions)} images could be classified.")
 
     def as_dict(self) -> dict[str, Any]:
         return {"run": str(self.run), "predictions": [asdict(prediction) for prediction in self.predictions]}
@@ -94,11 +100,12 @@ class Recipe:
             ) from None
 
 
-def run_predict(run_path: Path, images: Sequence[Path], *, device: str = "auto") -> PredictReport:
+def run_predict(run_path: Path, images: Sequence[Path], *, device: str = "auto", quiet: bool = False) -> PredictReport:
     """Fit and classify image files.
 
-    The same picture gets the same answer whatever its name and whatever is asked beside it (its seed comes from its
-    pixels). A picture that cannot be used is an entry with an error; the others go on.
+    The same picture gets the same answer whatever its name and whatever is asked beside it: its seed comes from its
+    pixels (but where the store was made with `--displace`, the name decides the place). A picture that cannot be used
+    is an entry with an error; the others go on.
 
     Raises:
         CheckpointError: there is no trained run.
@@ -111,12 +118,14 @@ def run_predict(run_path: Path, images: Sequence[Path], *, device: str = "auto")
     model.eval()
     decoder = Decoder.from_record(run.decoder(), chosen)
     found: dict[int, Prediction] = {}
-    for group in _groups(images, recipe, run.facts.channels, found):
-        pixels = [image for _, image in group]
-        image_seeds = [_image_seed(recipe.seed, image) for image in pixels]
-        fitted = fit_clouds(pixels, decoder, recipe.fit, image_seeds, device=str(chosen))
-        for (i, image), fit in zip(group, fitted, strict=True):
-            found[i] = _predict(images[i], image, fit, decoder, recipe, run, model, chosen)
+    with Progress("predict", len(images), "images", enabled=not quiet) as bar:
+        for group in _groups(images, recipe, run.facts.channels, found):
+            pixels = [image for _, image in group]
+            image_seeds = [_image_seed(recipe.seed, image) for image in pixels]
+            fitted = fit_clouds(pixels, decoder, recipe.fit, image_seeds, device=str(chosen))
+            for (i, image), fit in zip(group, fitted, strict=True):
+                found[i] = _predict(images[i], image, fit, decoder, recipe, run, model, chosen)
+            bar.update(len(found))
     return PredictReport(run_path, tuple(found[i] for i in range(len(images))))
 
 
@@ -130,13 +139,10 @@ def _predict(
     model: nn.Module,
     device: torch.device,
 ) -> Prediction:
-    size = (image.shape[0], image.shape[1])
     try:
-        latents = round_latents(fitted.latents, recipe.store.dtype)
+        cloud = finish_cloud(fitted, round_latents(fitted.latents, recipe.store.dtype), image, decoder)
     except ImageError as error:
         return Prediction(str(path), error=str(error))
-    rendered = decode(latents, fitted.positions, size, decoder, fitted.relative, neighbours=fitted.neighbours)
-    cloud = Cloud(fitted.positions, latents, size)
     no_label = np.zeros((1, len(run.facts.classes)), np.float32)
     batch = collate([cloud], no_label, run.normalisation, 0).to(device)
     with torch.inference_mode():
@@ -145,7 +151,7 @@ def _predict(
         path=str(path),
         label=run.facts.classes[int(np.argmax(shares))],
         probabilities=dict(zip(run.facts.classes, shares, strict=True)),
-        psnr=psnr(image, rendered),
+        psnr=cloud.psnr,
         anchors=len(cloud),
     )
 

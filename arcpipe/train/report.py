@@ -50,7 +50,8 @@ class TrainReport:
         return cls(**{**values, **paths, "measures": measures})
 
     def lines(self) -> list[str]:
-        first = f"{self.run}: {self.epochs} epochs of {self.clouds} clouds, {self.model}"
+        epochs = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+        first = f"{self.run}: {epochs} of {self.clouds} clouds, {self.model}"
         if self.before:
             lines = [f"{first}; it was finished before, nothing left to do"]
         else:

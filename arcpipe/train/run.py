@@ -13,39 +13,35 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from arcpipe import __version__
 from arcpipe.cloud import DecoderRecord
-from arcpipe.config import TrainConfig, differences
-from arcpipe.errors import CheckpointError, ConfigError, StoreBusyError, StoreMismatchError
+from arcpipe.config import TrainConfig, build
+from arcpipe.errors import CheckpointError, ConfigError, StoreBusyError
 from arcpipe.models import build_model
 from arcpipe.train import checkpoint
 from arcpipe.train.split import Normalisation
 
 FORMAT = "arcpipe-run"
 FORMAT_VERSION = 1
-
-NO_MATTER = (
-    ("out",),
-    ("store",),
-    ("device",),
-    ("threads",),
-    ("stream", "readers"),
-    ("stream", "prefetch"),
-    ("stream", "cache_mb"),
-    ("stream", "allow_unfinished"),
+FILES = (
+    "summary.json",
+    "checkpoint",
+    "best.safetensors",
+    "metrics.jsonl",
+    "curves.png",
+    "confusion.png",
+    "decoder.safetensors",
+    "config.json",
 )
-"""Settings that change no number of a run. The store may move: it is recognised by what is in it."""
+"""All that a run writes, `config.json` last: what `--overwrite` deletes, in this order."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +101,18 @@ class RunFolder:
 
     def decoder(self) -> DecoderRecord:
         """The decoder of the store that the run was trained on."""
-        arrays = {k: v.numpy() for k, v in checkpoint.load_tensors(self.path / "decoder.safetensors").items()}
-        return DecoderRecord.from_arrays(arrays, self.facts.n_neighbours, self.facts.latent_dim)
+        path = self.path / "decoder.safetensors"
+        arrays = {name: tensor.numpy() for name, tensor in checkpoint.load_tensors(path).items()}
+        try:
+            decoder = DecoderRecord.from_arrays(arrays, self.facts.n_neighbours, self.facts.latent_dim)
+        except KeyError as error:
+            raise CheckpointError(
+                f"{path} holds no decoder.", details=[f"missing: {error}"], fix=[checkpoint.train_again(path)]
+            ) from None
+        if decoder.sha256 != self.facts.decoder_sha256:
+            details = [f"expected decoder {self.facts.decoder_sha256[:8]}", f"found {decoder.sha256[:8]}"]
+            raise CheckpointError(f"{path} is damaged.", details=details, fix=[checkpoint.train_again(path)])
+        return decoder
 
     def metrics(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"
@@ -143,100 +149,42 @@ def open_run(path: Path) -> RunFolder:
     """Open the folder of a run that has a checkpoint.
 
     Raises:
-        CheckpointError: it is missing, no run folder, or nothing was trained in it yet.
+        CheckpointError: it is missing, no run folder, damaged, or nothing was trained in it yet.
     """
-    saved = _read_config(path)
-    run = RunFolder(path, TrainConfig.model_validate(saved["config"]), StoreFacts.from_dict(saved["store"]))
+    saved = read_config(path)
+    try:
+        run = RunFolder(path, build(TrainConfig, saved["config"], "it"), StoreFacts.from_dict(saved["store"]))
+    except (ConfigError, KeyError, TypeError) as error:
+        raise _not_a_run(path, error) from None
     if not checkpoint.has_checkpoint(run.checkpoint):
-        raise CheckpointError(f"nothing was trained in {path} yet.", fix=[f"arcpipe train --out {path} --store STORE"])
+        fix = [f"arcpipe train --store {run.config.store} --out {path}"]
+        raise CheckpointError(f"nothing was trained in {path} yet.", fix=fix)
     return run
 
 
-def create_or_continue(
-    config: TrainConfig, facts: StoreFacts, decoder: DecoderRecord, *, resume: bool = False, overwrite: bool = False
-) -> RunFolder:
-    """Make the folder of a run, or find that it is the same run.
-
-    Args:
-        resume: Insist that there is a run to continue.
-        overwrite: A run of other settings in this folder is deleted.
-
-    Raises:
-        CheckpointError: `path` holds something else, or `resume` and there is nothing.
-        StoreMismatchError: it holds a run of other settings or of another store.
-    """
-    if resume and overwrite:
-        raise ConfigError("--resume and --overwrite cannot be combined.", fix=["give only one of them"])
-    path = config.out
-    run = RunFolder(path, config, facts)
-    if (path / "config.json").is_file():
-        saved = _read_config(path)
-        changed = _differences(saved, _to_json(config, facts))
-        if not changed and not overwrite:
-            return run
-        if not overwrite:
-            raise StoreMismatchError(
-                f"cannot continue {path}: it is a run of other settings or of another store.",
-                details=changed,
-                fix=[f"another folder: --out {path}-2", "or start again in this one: --overwrite"],
-            )
-        with run.held():
-            shutil.rmtree(path)
-    elif path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise CheckpointError(f"{path} is not a run folder; nothing was touched.", fix=[f"--out {path}-2"])
-    if resume:
-        raise CheckpointError(f"there is no run to continue in {path}.", fix=["the same command without --resume"])
-    _write_new(run, decoder)
-    return run
-
-
-def _write_new(run: RunFolder, decoder: DecoderRecord) -> None:
-    run.path.mkdir(parents=True, exist_ok=True)
-    arrays = {name: torch.from_numpy(np.array(array)) for name, array in decoder.arrays().items()}
-    checkpoint.save_tensors(run.path / "decoder.safetensors", arrays)
-    document = json.dumps(_to_json(run.config, run.facts), indent=1)
-    checkpoint.write_atomically(run.path / "config.json", document.encode())
-
-
-def _to_json(config: TrainConfig, facts: StoreFacts) -> dict[str, Any]:
-    values = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "arcpipe": __version__,
-        "config": config.model_dump(mode="json"),
-        "store": vars(facts),
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    return plain
-
-
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     try:
         saved: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        if saved["format"] != FORMAT:
-            raise ValueError(f"expected format {FORMAT}, found {saved['format']}")
-        if saved["version"] != FORMAT_VERSION:
-            raise ValueError(f"expected version {FORMAT_VERSION}, found {saved['version']}")
+        for name, expected in (("format", FORMAT), ("version", FORMAT_VERSION)):
+            if saved[name] != expected:
+                raise ValueError(f"expected {name} {expected}, found {saved[name]}")
     except FileNotFoundError:
+        if (path / "zarr.json").is_file():
+            raise CheckpointError(f"{path} is a store, no run.", fix=[f"arcpipe train --store {path}"]) from None
         raise CheckpointError(
-            f"there is no run in {path}.", fix=[f"arcpipe train --out {path} --store STORE"]
+            f"there is no run in {path}.", fix=[f"arcpipe train --store STORE --out {path}"]
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a run folder of this version.", details=[str(error)]) from None
+        raise _not_a_run(path, error) from None
     return saved
 
 
-def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    for document in (before, after):
-        for *section, name in NO_MATTER:
-            holder = document["config"]
-            for key in section:
-                holder = holder[key]
-            holder.pop(name, None)
-    changed = differences(before["config"], after["config"])
-    store = ("fingerprint", "decoder_sha256", "classes", "train_split", "test_split", "clouds", "manifest")
-    return changed + [f"store.{n}: was {before['store'][n]}, now {after['store'][n]}" for n in store
-                      if before["store"][n] != after["store"][n]]  # fmt: skip
+def _not_a_run(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a run folder that this version can read.",
+        details=str(error).splitlines(),
+        fix=[checkpoint.train_again(path)] if path.is_dir() else [],
+    )
 
 
 def _readable(path: Path) -> list[dict[str, Any]]:

@@ -48,10 +48,12 @@ def train_step(
     loss = functional.cross_entropy(logits, batch.labels, label_smoothing=optim.label_smoothing)
     value = loss.item()
     if not math.isfinite(value):
+        finite = bool(torch.isfinite(batch.latents).all())
+        smaller = f"a smaller rate: the same command with --lr {optim.lr / 10:g} --overwrite"
         raise DivergedError(
             f"the training loss became {value}.",
-            details=[f"learning rate {rate:g}", f"latents finite: {bool(torch.isfinite(batch.latents).all())}"],
-            fix=["a smaller rate, for example --lr 0.0003", "arcpipe verify STORE"],
+            details=[f"learning rate {rate:g}", f"latents finite: {finite}"],
+            fix=[smaller if finite else "arcpipe verify STORE"],
         )
     optimiser.zero_grad()
     loss.backward()

@@ -10,21 +10,29 @@ import torch
 
 from arcpipe.arc import engine
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import decode, fit_clouds, group_images
+from arcpipe.arc.engine import decode, fit_clouds
+from arcpipe.arc.kernels import KERNELS, numba_kernel, torch_kernel
+from arcpipe.arc.problem import group_images
 from arcpipe.arc.reference import decode_reference, fit_cloud_reference
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError, DeviceError, ImageError, TooFewAnchorsError
 
 MakeImage = Callable[..., np.ndarray]
+each_kernel = pytest.mark.parametrize("kernel", KERNELS)
 ODD_SIZES = [(1, 1), (1, 9), (9, 1), (7, 13), (2, 2), (16, 16), (1, 3), (5, 4)]
 
 
 def assert_like_reference(
-    images: list[np.ndarray], fit: FitSection, *, latents_atol: float = 2e-6, losses_rtol: float = 1e-5
+    images: list[np.ndarray],
+    fit: FitSection,
+    kernel: str = "auto",
+    *,
+    latents_atol: float = 2e-6,
+    losses_rtol: float = 1e-5,
 ) -> None:
     decoder = Decoder.initial(fit, images[0].shape[2], 11)
     seeds = [100 + i for i in range(len(images))]
-    for image, seed, cloud in zip(images, seeds, fit_clouds(images, decoder, fit, seeds), strict=True):
+    for image, seed, cloud in zip(images, seeds, fit_clouds(images, decoder, fit, seeds, kernel=kernel), strict=True):
         expected, losses = fit_cloud_reference(image, decoder.to("cpu", torch.float64), fit, seed)
         np.testing.assert_array_equal(cloud.positions, expected.positions.numpy())
         np.testing.assert_array_equal(cloud.neighbours, expected.neighbours.numpy())
@@ -34,15 +42,21 @@ def assert_like_reference(
         assert cloud.losses[-4:].mean() < cloud.losses[:4].mean()
 
 
-def test_odd_sizes_in_one_batch_are_fitted_like_the_reference(make_image: MakeImage, fit: FitSection) -> None:
-    assert_like_reference([make_image(*size) for size in ODD_SIZES], fit)
+@each_kernel
+def test_odd_sizes_in_one_batch_are_fitted_like_the_reference(
+    make_image: MakeImage, fit: FitSection, kernel: str
+) -> None:
+    assert_like_reference([make_image(*size) for size in ODD_SIZES], fit, kernel)
 
 
+@each_kernel
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("n", [1, 2, 4, 6])
-def test_any_number_of_neighbours_and_channels(make_image: MakeImage, fit: FitSection, n: int, channels: int) -> None:
+def test_any_number_of_neighbours_and_channels(
+    make_image: MakeImage, fit: FitSection, n: int, channels: int, kernel: str
+) -> None:
     fit = fit.model_copy(update={"neighbours": n, "latent_dim": 8})
-    assert_like_reference([make_image(7, 13, channels), make_image(1, 5, channels)], fit)
+    assert_like_reference([make_image(7, 13, channels), make_image(1, 5, channels)], fit, kernel)
 
 
 @pytest.mark.parametrize("hidden", [(24,), (20, 12), (16, 16, 8)])
@@ -50,68 +64,79 @@ def test_any_number_of_hidden_layers(make_image: MakeImage, fit: FitSection, hid
     assert_like_reference([make_image(7, 13), make_image(6, 5)], fit.model_copy(update={"hidden": hidden}))
 
 
+@each_kernel
 @pytest.mark.parametrize("share", [0.25, 0.3, 0.5, 1.0])
-def test_any_share_of_the_pixels(make_image: MakeImage, fit: FitSection, share: float) -> None:
-    assert_like_reference([make_image(7, 13), make_image(3, 1)], fit.model_copy(update={"pixel_share": share}))
+def test_any_share_of_the_pixels(make_image: MakeImage, fit: FitSection, share: float, kernel: str) -> None:
+    assert_like_reference([make_image(7, 13), make_image(3, 1)], fit.model_copy(update={"pixel_share": share}), kernel)
 
 
+@each_kernel
 @pytest.mark.parametrize("latents", [4, 91, 0.5])
 def test_as_few_anchors_as_neighbours_and_as_many_as_pixels(
-    make_image: MakeImage, fit: FitSection, latents: float
+    make_image: MakeImage, fit: FitSection, latents: float, kernel: str
 ) -> None:
-    assert_like_reference([make_image(7, 13)], fit.model_copy(update={"latents": latents}))
+    assert_like_reference([make_image(7, 13)], fit.model_copy(update={"latents": latents}), kernel)
 
 
-def test_a_flat_image_is_fitted(fit: FitSection) -> None:
-    assert_like_reference([np.full((8, 8, 3), 0.5, np.float32)], fit)
+@each_kernel
+def test_a_flat_image_is_fitted(fit: FitSection, kernel: str) -> None:
+    assert_like_reference([np.full((8, 8, 3), 0.5, np.float32)], fit, kernel)
 
 
+@each_kernel
 def test_a_large_image_cut_into_tiles_is_fitted_like_the_reference(
-    make_image: MakeImage, fit: FitSection, monkeypatch: pytest.MonkeyPatch
+    make_image: MakeImage, fit: FitSection, monkeypatch: pytest.MonkeyPatch, kernel: str
 ) -> None:
-    monkeypatch.setattr(engine, "CPU_TILE_PIXELS", 50)
-    assert_like_reference([make_image(23, 41), make_image(5, 5), make_image(30, 9)], fit)
+    monkeypatch.setattr(torch_kernel, "CPU_TILE_PIXELS", 50)
+    monkeypatch.setattr(numba_kernel, "TILE_PIXELS", 50)
+    assert_like_reference([make_image(23, 41), make_image(5, 5), make_image(30, 9)], fit, kernel)
 
 
-def test_the_thesis_recipe_follows_the_reference(make_image: MakeImage) -> None:
+@each_kernel
+def test_the_thesis_recipe_follows_the_reference(make_image: MakeImage, kernel: str) -> None:
     """With Adam's default eps, gradients near 0 are divided by their own rounding, so latents agree a little less."""
     assert_like_reference(
-        [make_image(12, 12), make_image(7, 13)], FitSection(steps=50), latents_atol=5e-3, losses_rtol=1e-3
+        [make_image(12, 12), make_image(7, 13)], FitSection(steps=50), kernel, latents_atol=5e-3, losses_rtol=1e-3
     )
 
 
-def test_a_cloud_does_not_depend_on_its_batch_mates(make_image: MakeImage, fit: FitSection) -> None:
+@each_kernel
+def test_a_cloud_does_not_depend_on_its_batch_mates(make_image: MakeImage, fit: FitSection, kernel: str) -> None:
     """Bit for bit: alone, in any order, beside other sizes, beside an image whose fit ends in NaN."""
     images = [make_image(*size) for size in [*ODD_SIZES, (32, 32), (32, 32)]]
     seeds = list(range(len(images)))
     decoder = Decoder.initial(fit, 3, 11)
-    together = fit_clouds(images, decoder, fit, seeds)
+    together = fit_clouds(images, decoder, fit, seeds, kernel=kernel)
     spoiled = np.full((8, 8, 3), 3e38, np.float32)
-    backwards = fit_clouds([*images[::-1], spoiled], decoder, fit, [*seeds[::-1], 99])[-2::-1]
+    backwards = fit_clouds([*images[::-1], spoiled], decoder, fit, [*seeds[::-1], 99], kernel=kernel)[-2::-1]
     for image, seed, first, second in zip(images, seeds, together, backwards, strict=True):
-        (alone,) = fit_clouds([image], decoder, fit, [seed])
+        (alone,) = fit_clouds([image], decoder, fit, [seed], kernel=kernel)
         for other in (first, second):
             np.testing.assert_array_equal(other.latents, alone.latents)
             np.testing.assert_array_equal(other.losses, alone.losses)
 
 
 def test_memory_changes_no_number(make_image: MakeImage, fit: FitSection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "CPU_TILE_PIXELS", 50)
+    monkeypatch.setattr(torch_kernel, "CPU_TILE_PIXELS", 50)
+    monkeypatch.setattr(numba_kernel, "TILE_PIXELS", 50)
     images = [make_image(23, 41), make_image(5, 5)]
     decoder = Decoder.initial(fit, 3, 11)
-    plenty, none = (fit_clouds(images, decoder, fit, [1, 2], memory_bytes=memory) for memory in (2**30, 0))
+    plenty, none = (
+        fit_clouds(images, decoder, fit, [1, 2], kernel="torch", memory_bytes=memory) for memory in (2**30, 0)
+    )
     for first, second in zip(plenty, none, strict=True):
         np.testing.assert_array_equal(first.latents, second.latents)
         np.testing.assert_array_equal(first.losses, second.losses)
 
 
-def test_two_threads_give_the_same_bits_as_one(make_image: MakeImage, fit: FitSection) -> None:
+@each_kernel
+def test_two_threads_give_the_same_bits_as_one(make_image: MakeImage, fit: FitSection, kernel: str) -> None:
     images = [make_image(40, 40), make_image(32, 32), make_image(7, 13), make_image(1, 1)]
     decoder = Decoder.initial(fit, 3, 11)
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        results.append(fit_clouds(images, decoder, fit, [1, 2, 3, 4]))
+        results.append(fit_clouds(images, decoder, fit, [1, 2, 3, 4], kernel=kernel))
     for first, second in zip(*results, strict=True):
         np.testing.assert_array_equal(first.latents, second.latents)
         np.testing.assert_array_equal(first.losses, second.losses)
@@ -125,10 +150,11 @@ def test_seeds_decide_and_differ(make_image: MakeImage, fit: FitSection) -> None
     assert not np.array_equal(first.positions, other.positions)
 
 
-def test_the_decoder_stays_frozen(make_image: MakeImage, fit: FitSection) -> None:
+@each_kernel
+def test_the_decoder_stays_frozen(make_image: MakeImage, fit: FitSection, kernel: str) -> None:
     decoder = Decoder.initial(fit, 3, 11)
     before = decoder.to_record().sha256
-    fit_clouds([make_image(7, 13)], decoder, fit, [1])
+    fit_clouds([make_image(7, 13)], decoder, fit, [1], kernel=kernel)
     assert decoder.to_record().sha256 == before
 
 
@@ -156,11 +182,11 @@ def test_a_batch_may_have_no_image_or_one(make_image: MakeImage, fit: FitSection
 
 def test_groups_hold_every_image_once_and_stay_small() -> None:
     rng = np.random.default_rng(0)
-    images = [np.empty((*rng.integers(1, 40, 2), 1)) for _ in range(200)]
-    groups = list(group_images(images, FitSection(), 1000))
+    sizes = [(int(height), int(width)) for height, width in rng.integers(1, 40, (200, 2))]
+    groups = list(group_images(sizes, FitSection(), 1000))
     assert sorted(i for group in groups for i in group) == list(range(200))
     for group in groups:
-        pixels = sum(images[i].size // 4 for i in group)
+        pixels = sum(sizes[i][0] * sizes[i][1] // 4 for i in group)
         assert pixels <= 1000 or len(group) == 1
     assert len(groups) < 40
 

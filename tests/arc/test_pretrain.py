@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from arcpipe.arc import engine
 from arcpipe.arc.decoder import Decoder
+from arcpipe.arc.kernels import numba_kernel, torch_kernel
 from arcpipe.arc.pretrain import pretrain_decoder
 from arcpipe.arc.reference import fit_jointly_reference
 from arcpipe.config import FitSection
@@ -18,17 +18,19 @@ from arcpipe.errors import ImageError
 SIZES = [(7, 13), (1, 1), (23, 11), (1, 9), (12, 12)]
 
 
-@pytest.mark.parametrize("hidden", [None, (20, 12)])
+@pytest.mark.parametrize(("kernel", "hidden"), [("numba", None), ("torch", None), ("auto", (20, 12))])
 def test_the_pretrained_decoder_is_that_of_the_reference(
     make_image: Callable[..., np.ndarray],
     fit: FitSection,
+    kernel: str,
     hidden: tuple[int, ...] | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engine, "CPU_TILE_PIXELS", 40)
+    monkeypatch.setattr(torch_kernel, "CPU_TILE_PIXELS", 40)
+    monkeypatch.setattr(numba_kernel, "TILE_PIXELS", 40)
     fit = fit.model_copy(update={"hidden": hidden})
     images, seeds = [make_image(*size) for size in SIZES], [1, 2, 3, 4, 5]
-    decoder, losses = pretrain_decoder(images, fit, seeds, seed=9, channels=3)
+    decoder, losses = pretrain_decoder(images, fit, seeds, seed=9, channels=3, kernel=kernel)
     start = Decoder.initial(fit, 3, 9).to("cpu", torch.float64)
     _, expected, expected_losses = fit_jointly_reference(images, start, fit, seeds)
     np.testing.assert_allclose(losses, expected_losses.mean(1), rtol=1e-5)
@@ -40,7 +42,8 @@ def test_the_pretrained_decoder_is_that_of_the_reference(
 def test_memory_changes_no_number(make_image: Callable[..., np.ndarray], fit: FitSection) -> None:
     images, seeds = [make_image(*size) for size in SIZES], [1, 2, 3, 4, 5]
     (plenty, losses), (none, same_losses) = (
-        pretrain_decoder(images, fit, seeds, seed=9, channels=3, memory_bytes=memory) for memory in (2**30, 0)
+        pretrain_decoder(images, fit, seeds, seed=9, channels=3, kernel="torch", memory_bytes=memory)
+        for memory in (2**30, 0)
     )
     assert plenty.to_record().sha256 == none.to_record().sha256
     np.testing.assert_array_equal(losses, same_losses)

@@ -204,3 +204,12 @@ def test_hero_shows_four_stages(make_store: Make, tmp_path: Path) -> None:
     assert shown.shape[1] > 4 * 2 * 85
     stages = np.array_split(shown[80:-20], 4, axis=1)
     assert all(stage.std() > 20 for stage in stages)
+
+
+def test_pictures_do_not_go_into_the_store(make_store: Make) -> None:
+    """`verify` would report them as damage."""
+    store = make_store()
+    with pytest.raises(ConfigError, match="lies in the store") as caught:
+        run_inspect(store, [], store / "pictures")
+    assert caught.value.fix == ("--out inspect/small",)
+    assert not (store / "pictures").exists()

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcpipe.inspect.samples import best_median_worst, file_stems
+from arcpipe.inspect.samples import best_median_worst, file_stems, nearest_median
 
 
 def test_best_median_and_worst_are_chosen_over_all_splits() -> None:
@@ -37,3 +37,11 @@ def test_file_names_are_safe_and_no_two_are_the_same(paths: list[str]) -> None:
 def test_usual_names_stay_readable() -> None:
     stems = file_stems(["train/cats/a 1.jpg", "test/00017", "train/ünï/х.png"])
     assert list(stems.values()) == ["train-cats-a-1", "test-00017", "train-ünï-х"]
+
+
+def test_the_nearest_to_the_median_come_from_the_middle_however_many_are_asked_for() -> None:
+    """In a small store, "three of middling PSNR" must not be the best and the worst."""
+    psnr = {"test": np.array([10.0, 50.0, np.nan, 31.0]), "train": np.array([29.0, 30.0])}
+    assert nearest_median(psnr, 1) == [("train", 1)]
+    assert set(nearest_median(psnr, 3)) == {("train", 1), ("train", 0), ("test", 3)}
+    assert len(nearest_median(psnr, 99)) == 5

@@ -105,3 +105,20 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path, make_folder:
     with pytest.raises(SourceError, match="empty holds no images") as caught:
         keys(root)
     assert "3 files were passed over: 2 *.txt, 1 *.csv" in str(caught.value)
+
+
+def test_a_link_through_a_folder_that_may_not_be_read_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of /proc: `os.path.realpath` then raises."""
+    make_images(tmp_path / "set")
+    (tmp_path / "set" / "cats" / "link.png").symlink_to(tmp_path / "elsewhere")
+
+    def refuses(path: str) -> str:
+        if str(path).endswith("link.png"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return str(Path(path).resolve())
+
+    monkeypatch.setattr("arcpipe.sources.folder.os.path.realpath", refuses)
+    listing = Folder(tmp_path / "set").scan()
+    assert [line.split(":")[0] for line in listing.refused] == ["cats/link.png"]

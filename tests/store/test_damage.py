@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,10 @@ from store_samples import empty_store, full_store, make_batch
 from arcpipe.errors import DamagedStoreError, NotAStoreError
 from arcpipe.store import arrays as array_module
 from arcpipe.store import open_store, verify
+from arcpipe.store.schema import group_document
+
+# The package has a function of this name.
+verify_module = importlib.import_module("arcpipe.store.verify")
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +242,31 @@ def test_a_root_that_reaches_outside_or_promises_too_much_is_refused(store: Path
         open_store(store)
     assert "split" in str(caught.value)
     assert "zarr.json" in named(store)
+
+
+def test_a_store_of_another_format_version_is_not_damaged(store: Path) -> None:
+    document = json.loads((store / "zarr.json").read_text())
+    attributes = {key: value for key, value in document["attributes"].items() if key != "seal"}
+    (store / "zarr.json").write_bytes(group_document({**attributes, "format_version": 99}))
+    with pytest.raises(NotAStoreError, match="format version 99"):
+        verify(store)
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_looked_at(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failing disk, or no permission."""
+    victim, whole = data_files(store)[-1], verify(store)
+    hash_file = verify_module.file_sha256
+
+    def fails(path: Path) -> str:
+        if path == victim:
+            raise OSError(5, "Input/output error", str(path))
+        return hash_file(path)
+
+    monkeypatch.setattr(verify_module, "file_sha256", fails)
+    report = verify(store)
+    assert [str(problem) for problem in report.problems] == [
+        f"{victim.relative_to(store).as_posix()}: cannot be read: Input/output error"
+    ]
+    assert report.files == whole.files

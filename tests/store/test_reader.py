@@ -69,10 +69,10 @@ def test_a_sample_is_found_by_any_of_its_names(store: Store, name: str, place: t
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cats/0000.jpg", "try: test/cats/0000.jpg\n  try: train/cats/0000.jpg"),  # both splits have it
-        ("train/dogs/00007.jpg", "try: train/dogs/0007.jpg"),
-        ("train/77", "has no sample train/77"),
-        ("", "has no sample"),
+        ("cats/0000.jpg", "s.zarr test/cats/0000.jpg\n  try: arcpipe inspect "),  # both splits have it
+        ("train/dogs/00007.jpg", "s.zarr train/dogs/0007.jpg"),
+        ("train/77", "the numbers of train lie between 0 and "),
+        ("", "has no sample ''"),
     ],
 )
 def test_a_name_that_fits_none_or_several_is_explained(store: Store, name: str, message: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from arcpipe.errors import CheckpointError
-from arcpipe.train.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint
+from arcpipe.train.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint, write_atomically
 
 
 def make_model(width: int = 5, seed: int = 0) -> nn.Module:
@@ -67,7 +67,9 @@ def test_a_kill_while_saving_leaves_the_former_checkpoint(tmp_path: Path, monkey
     save_checkpoint(tmp_path, model, optimiser, Progress(step=1))
 
     def power_cut(path: Path, content: bytes) -> None:
-        raise KeyboardInterrupt
+        if path.name == "state.json":
+            raise KeyboardInterrupt
+        write_atomically(path, content)
 
     monkeypatch.setattr("arcpipe.train.checkpoint.write_atomically", power_cut)
     with pytest.raises(KeyboardInterrupt):
@@ -98,9 +100,9 @@ def test_an_optimiser_of_another_shape_is_refused(tmp_path: Path) -> None:
 
     tensors = load_tensors(path)
     tensors["optimiser.0.weight.exp_avg"] = torch.zeros(4, 4)
-    save_tensors(path, tensors)
+    sha256 = save_tensors(path, tensors)
     state = json.loads((tmp_path / "state.json").read_text())
-    (tmp_path / "state.json").write_text(json.dumps({**state, "bytes": path.stat().st_size}))
+    (tmp_path / "state.json").write_text(json.dumps({**state, "sha256": sha256}))
     model = make_model()
     with pytest.raises(CheckpointError, match=r"optimiser\.0\.weight\.exp_avg: found shape \(4, 4\)"):
         load_checkpoint(tmp_path, model, torch.optim.AdamW(model.parameters()))
@@ -114,7 +116,7 @@ def test_a_missing_checkpoint_says_how_to_make_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "state",
-    ["", "[]", "{}", '{"epoch": 1', '{"tensors": "../../etc/passwd", "bytes": 1}', '{"tensors": 3, "bytes": 1}'],
+    ["", "[]", "{}", '{"epoch": 1', '{"tensors": "../../etc/passwd", "sha256": ""}', '{"tensors": 3, "sha256": ""}'],
 )
 def test_a_damaged_state_is_an_error_a_user_can_read(tmp_path: Path, state: str) -> None:
     save_checkpoint(tmp_path, *trained(), Progress())
@@ -127,12 +129,12 @@ def test_damaged_tensors_are_an_error_a_user_can_read(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, *trained(), Progress())
     path = next(tmp_path.glob("*.safetensors"))
     whole = path.read_bytes()
-    path.write_bytes(whole[:-5])
-    with pytest.raises(CheckpointError, match="damaged"):
-        load_checkpoint(tmp_path, make_model())
-    path.write_bytes(b"\xff" * len(whole))
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        load_checkpoint(tmp_path, make_model())
+    flipped = bytearray(whole)
+    flipped[-3] ^= 1  # one bit of one weight: a valid file, and another model
+    for damaged in (whole[:-5], b"\xff" * len(whole), flipped):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_checkpoint(tmp_path, make_model())
     path.unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(tmp_path, make_model())

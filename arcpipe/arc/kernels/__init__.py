@@ -1,47 +1,76 @@
-"""Kernels: the step of the fit, one file per backend, all behind `Kernel.run`."""
+"""Kernels: the steps of the fit, one file per backend, all behind `Kernel`."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
-
     from arcpipe.arc.decoder import Decoder
-    from arcpipe.arc.problem import Problem
+    from arcpipe.arc.problem import PreparedImage, Solution
 
-KERNELS = ("torch",)
+KERNELS = ("numba", "torch")
 
 
 class Kernel(Protocol):
-    """Fits the latents of a problem to its images under a frozen decoder."""
+    """Fits latents under the decoder that it was made for.
 
-    def run(self, problem: Problem, latents: torch.Tensor, fit: FitSection) -> torch.Tensor:
-        """Take `fit.steps` steps of Adam.
+    `group_pixels`: how many supervised pixels of a step it likes to be given at once.
+    """
 
-        Args:
-            problem: Images as tiles, on the decoder's device.
-            latents: (m, z) float32, changed in place.
-            fit: `steps`, `lr`, `betas` and `eps` are read.
+    group_pixels: int
+
+    def run(self, images: Sequence[PreparedImage], fit: FitSection, memory_bytes: int) -> list[Solution]:
+        """Take `fit.steps` steps of Adam for each image; the decoder stays."""
+        ...
+
+    def run_jointly(self, images: Sequence[PreparedImage], fit: FitSection, memory_bytes: int) -> NDArray[np.float32]:
+        """Move the latents of all images and, in place, the decoder, `fit.steps` times.
 
         Returns:
-            (steps, images) float32: the loss of each image's mini-batch before each step.
+            (steps,) the mean loss of the images before each step.
         """
         ...
+
+
+@functools.cache
+def has_numba() -> bool:
+    """Whether compiled kernels can be used here."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def choose_kernel(name: str, decoder: Decoder) -> Kernel:
     """Make the kernel of this name, `auto` being the fastest that runs on the decoder's device.
 
     Raises:
-        ConfigError: there is no such kernel.
+        ConfigError: there is no such kernel, or it cannot run this decoder here.
     """
     if name not in ("auto", *KERNELS):
         raise ConfigError(
             f"there is no kernel {name!r}.", details=[f"known kernels: auto, {', '.join(KERNELS)}"], fix=["kernel auto"]
+        )
+    if name != "torch" and has_numba():
+        from arcpipe.arc.kernels.numba_kernel import NumbaKernel
+
+        if NumbaKernel.supports(decoder):
+            return NumbaKernel(decoder)
+    if name == "numba":
+        raise ConfigError(
+            "the kernel 'numba' cannot run this decoder here.",
+            details=[
+                "expected Numba installed, a CPU, one hidden layer and at most 3 channels",
+                f"found Numba {'installed' if has_numba() else 'missing'}, device {decoder.device}",
+                f"found hidden widths {decoder.hidden}, {decoder.channels} channels",
+            ],
+            fix=["kernel auto", "pip install numba"],
         )
     from arcpipe.arc.kernels.torch_kernel import TorchKernel
 

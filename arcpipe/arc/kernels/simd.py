@@ -13,7 +13,8 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import models, register_model
 
 LANES = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
 ROWS = 4
@@ -30,11 +31,16 @@ vector = Vector("Vector")
 
 
 @register_model(Vector)
-class VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class VectorModel(models.PrimitiveModel):
     """A vector is one LLVM value."""
 
     def __init__(self, manager: Any, front_end_type: Any) -> None:
         super().__init__(manager, front_end_type, VECTOR)
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """Numba's decorator; what it makes is called without the typing context, which its type hints do not know."""
+    return numba_intrinsic(function)
 
 
 def padded_length(count: int) -> int:
@@ -52,12 +58,18 @@ def _splat(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
 
 
+def _llvm(builder: Any, name: str, *arguments: Any) -> Any:
+    """Call one of LLVM's own functions of vectors to a vector."""
+    kind = ir.FunctionType(VECTOR, [VECTOR] * len(arguments))
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32"), arguments)
+
+
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    function = builder.module.declare_intrinsic("llvm.fmuladd", [VECTOR])
-    return builder.call(function, [a, b, c])
+    # Rounded once where the machine can; `llvm.fma` would call a slow function where it cannot.
+    return _llvm(builder, "llvm.fmuladd", a, b, c)
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def load(typing: Any, array: Any, index: Any) -> Any:
     """`array[index:index + LANES]`."""
 
@@ -67,7 +79,7 @@ def load(typing: Any, array: Any, index: Any) -> Any:
     return vector(array, types.intp), generate
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
     """`array[index:index + LANES] = value`."""
 
@@ -78,7 +90,7 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, types.intp, vector), generate
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def splat(typing: Any, value: Any) -> Any:
     """The same float in every lane."""
 
@@ -116,10 +128,10 @@ fma = _elementwise(3, _fma)
 """`a * b + c`."""
 gated = _elementwise(2, _open)
 """`value` where `gate` is above 0 (or NaN), else 0: gated(x, x) is the ReLU, gated(x, gradient) its way back."""
-root = _elementwise(1, lambda builder, a: builder.call(builder.module.declare_intrinsic("llvm.sqrt", [VECTOR]), [a]))
+root = _elementwise(1, lambda builder, a: _llvm(builder, "llvm.sqrt", a))
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def total(typing: Any, value: Any) -> Any:
     """The sum of all lanes, upper half onto lower half until one is left."""
 

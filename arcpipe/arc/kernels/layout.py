@@ -1,0 +1,219 @@
+"""The arrays that the fused kernel is given: all flat, their rows padded with zeros to a multiple of `simd.LANES`.
+
+`z` latent dimension, `h` hidden width, `n` neighbours; `zp`, `hp` padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.arc.decoder import Decoder
+from arcpipe.arc.kernels.simd import ROWS, padded_length
+from arcpipe.arc.kernels.squares import LEAST_SLOTS, cut_image
+from arcpipe.arc.problem import PreparedImage
+from arcpipe.cloud import ends_from
+
+Floats = NDArray[np.float32]
+MOST_CHANNELS = 3
+
+
+class Network(NamedTuple):
+    """A decoder of one hidden layer.
+
+    `forward` (n, z + 2, hp): of each slot what multiplies a latent and its anchor's place; `start` (n, hp): the first
+    bias on slot 0, else 0; `place` (2, hp): what multiplies a pixel's place; `backward` (n, hp, zp): the latents'
+    part of `forward`, transposed; `output` (3, hp) and `output_bias` (3,), 0 beyond the channels. `first_rows`: z + 2
+    padded to a multiple of `simd.ROWS`.
+    """
+
+    n: int
+    z: int
+    h: int
+    zp: int
+    hp: int
+    channels: int
+    first_rows: int
+    forward: Floats
+    start: Floats
+    place: Floats
+    backward: Floats
+    output: Floats
+    output_bias: Floats
+
+
+class Learned(NamedTuple):
+    """Sums of the gradients of a decoder: `forward` (n, first_rows, hp), `bias` (hp,), the rest as in `Network`."""
+
+    forward: Floats
+    place: Floats
+    bias: Floats
+    output: Floats
+    output_bias: Floats
+
+
+class Scene(NamedTuple):
+    """Images as tiles: by image, then mini-batch, then square. Pixels are numbered within their image.
+
+    `pixels` and `rows` (pixels, slots) uint16 lie in the order of the tiles, which own `tile_pixels[t]:[t + 1]`;
+    the other arrays of tiles are those of `squares.Cut`. Of each tile its `tile_image`. Of each image: `image_tiles`
+    and `image_pixels`, where its tiles and its pixels in `target` begin, `n_batches`, `n_squares`, `widths`, `mean` and
+    `std`. `positions` (latents + 1, 2) and `target` (pixels, channels).
+    """
+
+    slots: int
+    pixels: NDArray[np.int32]
+    rows: NDArray[np.uint16]
+    tile_pixels: NDArray[np.int64]
+    row_latents: NDArray[np.int32]
+    tile_rows: NDArray[np.int64]
+    slot_rows: NDArray[np.int32]
+    users: NDArray[np.uint16]
+    row_users: NDArray[np.int64]
+    origins: Floats
+    tile_image: NDArray[np.int32]
+    image_tiles: NDArray[np.int64]
+    image_pixels: NDArray[np.int64]
+    n_batches: NDArray[np.int64]
+    n_squares: NDArray[np.int64]
+    widths: NDArray[np.int32]
+    mean: Floats
+    std: Floats
+    positions: Floats
+    target: Floats
+
+
+class Work(NamedTuple):
+    """Memory of one tile: products and sums of its rows (rows, hp), its latents with their places (rows, near_step)."""
+
+    near_step: int
+    projected: Floats
+    sums: Floats
+    near: Floats
+    back: Floats
+    zeros: Floats
+    hidden: Floats
+    errors: Floats
+
+
+def lay_network(decoder: Decoder) -> Network:
+    """Copy a decoder of one hidden layer and at most `MOST_CHANNELS` channels."""
+    n, z, h, channels = decoder.n_neighbours, decoder.latent_dim, decoder.hidden[0], decoder.channels
+    zp, hp = padded_length(z), padded_length(h)
+    first = decoder.weights[0].numpy()
+    latent_part = first[:, : n * z].reshape(h, n, z)
+    place_part = first[:, n * z :].reshape(h, n, 2)
+    forward = np.zeros((n, z + 2, hp), np.float32)
+    forward[:, :z, :h] = latent_part.transpose(1, 2, 0)
+    forward[:, z:, :h] = place_part.transpose(1, 2, 0)
+    start = np.zeros((n, hp), np.float32)
+    start[0, :h] = decoder.biases[0].numpy()
+    backward = np.zeros((n, hp, zp), np.float32)
+    backward[:, :h, :z] = latent_part.transpose(1, 0, 2)
+    output = np.zeros((MOST_CHANNELS, hp), np.float32)
+    output[:channels, :h] = decoder.weights[1].numpy()
+    output_bias = np.zeros(MOST_CHANNELS, np.float32)
+    output_bias[:channels] = decoder.biases[1].numpy()
+    return Network(
+        n=n, z=z, h=h, zp=zp, hp=hp, channels=channels, first_rows=-(-(z + 2) // ROWS) * ROWS,
+        forward=aligned(forward), start=aligned(start), place=aligned(-forward[:, z:].sum(0)),
+        backward=aligned(backward), output=aligned(output), output_bias=output_bias,
+    )  # fmt: skip
+
+
+def no_gradients(network: Network) -> Learned:
+    return Learned(
+        forward=zeros(network.n * network.first_rows * network.hp),
+        place=zeros(2 * network.hp),
+        bias=zeros(network.hp),
+        output=zeros(MOST_CHANNELS * network.hp),
+        output_bias=zeros(MOST_CHANNELS),
+    )
+
+
+def decoder_gradients(learned: Learned, network: Network) -> list[Floats]:
+    """Gradients of a decoder's weights, then biases, in the shapes of `Decoder`."""
+    n, z, h, hp, channels = network.n, network.z, network.h, network.hp, network.channels
+    forward = learned.forward.reshape(n, network.first_rows, hp)[:, :, :h]
+    latent_part = forward[:, :z].transpose(2, 0, 1).reshape(h, n * z)
+    place_part = forward[:, z : z + 2] - learned.place.reshape(2, hp)[:, :h]
+    first = np.concatenate([latent_part, place_part.transpose(2, 0, 1).reshape(h, 2 * n)], axis=1)
+    output = learned.output.reshape(MOST_CHANNELS, hp)[:channels, :h]
+    return [first, output.copy(), learned.bias[:h].copy(), learned.output_bias[:channels].copy()]
+
+
+def lay_scene(images: Sequence[PreparedImage], tile_pixels: int) -> Scene:
+    """Cut images into tiles of about so many supervised pixels and lay them end to end."""
+    cuts = [cut_image(image, tile_pixels) for image in images]
+    n_tiles = [len(cut.tile_pixels) - 1 for cut in cuts]
+    latent_ends = ends_from([len(image.latents) for image in images])
+    row_latents = [
+        np.where(cut.row_latents == len(image.latents), latent_ends[-1], cut.row_latents + first).astype(np.int32)
+        for image, cut, first in zip(images, cuts, latent_ends[:-1], strict=True)
+    ]
+    return Scene(
+        slots=max(LEAST_SLOTS, images[0].neighbours.shape[1]),
+        pixels=_join([cut.pixels for cut in cuts]),
+        rows=_join([cut.rows for cut in cuts]),
+        tile_pixels=_chain([cut.tile_pixels for cut in cuts]),
+        row_latents=_join(row_latents),
+        tile_rows=_chain([cut.tile_rows for cut in cuts]),
+        slot_rows=_join([cut.slot_rows for cut in cuts]),
+        users=_join([cut.users for cut in cuts]),
+        row_users=_chain([cut.row_users for cut in cuts]),
+        origins=_join([cut.origins.ravel() for cut in cuts]),
+        tile_image=np.repeat(np.arange(len(images), dtype=np.int32), n_tiles),
+        image_tiles=ends_from(n_tiles),
+        image_pixels=ends_from([len(image.target) for image in images]),
+        n_batches=np.array([image.n_batches for image in images]),
+        n_squares=np.array([count // image.n_batches for count, image in zip(n_tiles, images, strict=True)]),
+        widths=np.array([image.size[1] for image in images], np.int32),
+        mean=np.array([image.relative[0] for image in images], np.float32),
+        std=np.array([image.relative[1] for image in images], np.float32),
+        positions=np.concatenate([*(image.positions.ravel() for image in images), [0, 0]]).astype(np.float32),
+        target=_join([image.target.ravel() for image in images]),
+    )
+
+
+def lay_work(network: Network, scenes: Sequence[Scene]) -> Work:
+    """Memory for the largest tile of the scenes."""
+    n_rows = max(int(np.diff(scene.tile_rows).max()) for scene in scenes)
+    n_pixels = max(int(np.diff(scene.tile_pixels).max()) for scene in scenes)
+    near_step = -(-(network.zp + 2) // ROWS) * ROWS
+    return Work(
+        near_step=near_step,
+        projected=zeros(n_rows * network.hp),
+        sums=zeros(n_rows * network.hp),
+        near=zeros(n_rows * near_step),
+        back=zeros(ROWS * network.zp),
+        zeros=zeros(network.zp),
+        hidden=zeros(n_pixels * network.hp),
+        errors=zeros(n_pixels * 5),
+    )
+
+
+def zeros(count: int) -> Floats:
+    """Float32 that begin on a cache line: vectors that lie across two lines cost a quarter of the speed."""
+    memory = np.zeros(4 * count + 63, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + 4 * count].view(np.float32)
+
+
+def aligned(array: Floats) -> Floats:
+    """A flat copy in `zeros`."""
+    copy = zeros(array.size)
+    copy[:] = array.ravel()
+    return copy
+
+
+def _join(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _chain(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Put offsets of several arrays behind one another: the first of each is where the last one ended."""
+    starts = ends_from([int(part[-1]) for part in parts])
+    return np.concatenate([[0], *(part[1:] + start for part, start in zip(parts, starts[:-1], strict=True))])

@@ -1,0 +1,210 @@
+"""`arcpipe bench fit`: how long a fit takes, beside the usual ways to do it, and how good it is.
+
+Every method fits the same pictures in a fresh process with one thread; time is that process's own CPU time, so that a
+busy machine disturbs it as little as possible. Compilation and the first calls are not part of it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.cloud import DecoderRecord
+from arcpipe.config import FitSection
+from arcpipe.errors import ConfigError
+from arcpipe.progress import Progress, byte_size
+
+SIZES = ("32x32", "224x224", "375x500")
+METHODS = ("loop", "batch", "thesis", "fast", "siren")
+RATIOS = (("loop", "thesis"), ("batch", "thesis"), ("thesis", "fast"))
+SMALL, MANY = 2**12, 16
+"""Pictures of at most so many pixels are measured by `MANY` at once, larger ones by one."""
+SIREN_PIXELS = 2**16
+"""Larger pictures are not given to SIREN: 1000 full batches would take longer than all the rest."""
+DECODER_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """One method on pictures of one size: CPU seconds of one thread and mean PSNR (dB), the peak of the whole process,
+    and the method's matrix products by second as a share of what this machine reaches in one large product."""
+
+    size: str
+    method: str
+    images: int
+    steps: int
+    seconds_per_image: float
+    psnr: float
+    peak_bytes: int
+    matrix_peak_share: float
+
+
+@dataclass(frozen=True)
+class BenchFitReport:
+    """All results, and ratios of seconds by size."""
+
+    results: tuple[FitResult, ...]
+    matrix_peak_gflops: float
+
+    @property
+    def ratios(self) -> dict[str, dict[str, float]]:
+        """By size, `loop/thesis` and so on, where both were measured."""
+        seconds = {(result.size, result.method): result.seconds_per_image for result in self.results}
+        sizes = dict.fromkeys(result.size for result in self.results)
+        return {
+            size: {
+                f"{slow}/{quick}": seconds[size, slow] / seconds[size, quick]
+                for slow, quick in RATIOS
+                if (size, slow) in seconds and (size, quick) in seconds
+            }
+            for size in sizes
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "results": [asdict(result) for result in self.results],
+            "ratios": self.ratios,
+            "matrix_peak_gflops": self.matrix_peak_gflops,
+        }
+
+    def lines(self) -> list[str]:
+        lines = [f"one thread, CPU time; matrix peak {self.matrix_peak_gflops:.0f} GFLOP/s"]
+        lines.append(f"{'size':>10} {'method':>7} {'s/image':>9} {'PSNR':>6} {'peak':>9} {'of matrix peak':>15}")
+        for result in self.results:
+            lines.append(
+                f"{result.size:>10} {result.method:>7} {result.seconds_per_image:>9.3f} {result.psnr:>6.2f} "
+                f"{byte_size(result.peak_bytes):>9} {result.matrix_peak_share:>15.0%}"
+            )
+        for size, ratios in self.ratios.items():
+            lines.append(f"{size:>10} " + ", ".join(f"{name} {value:.1f}" for name, value in ratios.items()))
+        return lines
+
+
+def run_bench_fit(
+    sizes: Sequence[str] = SIZES,
+    images: int | None = None,
+    *,
+    methods: Sequence[str] = METHODS,
+    steps: int | None = None,
+    progress: bool = True,
+) -> BenchFitReport:
+    """Measure the methods on pictures of each size.
+
+    Args:
+        sizes: HEIGHTxWIDTH.
+        images: Pictures of each size; by default `MANY` small ones, or one large one.
+        methods: Some of `METHODS`.
+        steps: Of the recipe `thesis`, the others in proportion; by default the recipe's own.
+        progress: Show on stderr what is going on.
+
+    Raises:
+        ConfigError: a size that cannot be read, or a method that does not exist.
+    """
+    shapes = [parse_size(size) for size in sizes]
+    check_methods(methods)
+    fit = FitSection() if steps is None else FitSection(steps=steps)
+    jobs = [
+        (shape, method, images or (MANY if shape[0] * shape[1] <= SMALL else 1))
+        for shape in shapes
+        for method in methods
+        if method != "siren" or shape[0] * shape[1] <= SIREN_PIXELS
+    ]
+    results: list[FitResult] = []
+    with Progress("bench fit", len(jobs) + 1, "measurements", enabled=progress) as bar:
+        record, peak = in_fresh_process(prepare, fit)
+        for shape, method, count in jobs:
+            bar.update(1 + len(results), now=f"{shape[0]}x{shape[1]} {method}")
+            results.append(in_fresh_process(measure, shape, method, count, fit, record, peak))
+    return BenchFitReport(tuple(results), peak / 1e9)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read HEIGHTxWIDTH.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    height, cross, width = text.strip().partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise ConfigError(f"{text!r} is no size.", details=["expected HEIGHTxWIDTH"], fix=["--sizes 32x32,375x500"])
+    return int(height), int(width)
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """Raise `ConfigError` for a method that does not exist."""
+    for method in methods:
+        if method not in METHODS:
+            raise ConfigError(f"there is no method {method!r}.", details=[f"known methods: {', '.join(METHODS)}"])
+
+
+def in_fresh_process(work: Any, *arguments: Any) -> Any:
+    """Call in a process of its own, which knows nothing of what was measured before."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def prepare(fit: FitSection) -> tuple[DecoderRecord, float]:
+    """Pretrain the decoder that all methods share, and measure the machine's matrix peak, operations a second."""
+    import torch
+
+    from arcpipe.arc.pretrain import pretrain_decoder
+    from arcpipe.bench.photographs import photographs
+
+    torch.set_num_threads(1)
+    pictures = photographs((32, 32), DECODER_IMAGES)
+    decoder, _ = pretrain_decoder(pictures, fit, range(DECODER_IMAGES), seed=0, channels=3)
+    return decoder.to_record(), matrix_peak()
+
+
+def matrix_peak() -> float:
+    """The best of some products of 1024 x 1024 float32 matrices: operations a second of one thread."""
+    import torch
+
+    matrix = torch.rand(1024, 1024, generator=torch.Generator().manual_seed(0))
+    best = min(cpu_seconds(lambda: torch.mm(matrix, matrix)) for _ in range(20))
+    return 2 * 1024**3 / best
+
+
+def measure(
+    shape: tuple[int, int], method: str, count: int, fit: FitSection, record: DecoderRecord, peak: float
+) -> FitResult:
+    """Fit some pictures by one method in this process."""
+    import torch
+
+    from arcpipe.arc.decoder import Decoder
+    from arcpipe.arc.metrics import psnr
+    from arcpipe.bench import methods
+    from arcpipe.bench.photographs import photographs
+
+    torch.set_num_threads(1)
+    decoder, run = Decoder.from_record(record), methods.METHODS[method]
+    run(photographs((16, 16), 1), decoder, fit.model_copy(update={"steps": 4}))
+    pictures = photographs(shape, count)
+    goals = methods.goals(pictures, decoder, fit) if method == "siren" else []
+    before = time.process_time()
+    render = run(pictures, decoder, fit, goals) if method == "siren" else run(pictures, decoder, fit)
+    seconds = (time.process_time() - before) / count
+    peak_bytes = peak_memory()
+    quality = np.mean([psnr(picture, made) for picture, made in zip(pictures, render(), strict=True)])
+    work = matrix_operations(method, shape, fit)
+    return FitResult(
+        size=f"{shape[0]}x{shape[1]}",
+        method=method,
+        images=count,
+        steps=fit.steps,
+        seconds_per_image=seconds,
+        psnr=float(quality),
+        peak_bytes=peak_bytes,
+        matrix_peak_share=work / seconds / peak,
+    )

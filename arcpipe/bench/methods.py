@@ -1,0 +1,150 @@
+"""The ways to fit that are compared: from what is usually done to what arcpipe does. All on one CPU thread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from arcpipe.arc.adam import learning_rates
+from arcpipe.arc.decoder import Decoder
+from arcpipe.arc.engine import decode, fit_clouds
+from arcpipe.arc.metrics import psnr
+from arcpipe.arc.recipes import recipe
+from arcpipe.arc.reference import ReferenceCloud, decode_reference, fit_cloud_reference
+from arcpipe.cloud import ends_from
+from arcpipe.config import FitSection
+
+Images = Sequence[NDArray[np.float32]]
+Reconstructions = list[NDArray[np.float32]]
+Method = Callable[[Images, Decoder, FitSection], Callable[[], Reconstructions]]
+"""Fits the images, and returns what renders them: rendering is not part of the time."""
+
+BATCH_PIXELS = 8 * 32 * 32
+"""Images that autograd is given at once: 8 of 32x32 were its fastest on a CPU; larger ones go alone."""
+SIREN_LAYERS, SIREN_WIDTH, SIREN_OMEGA, SIREN_LR, SIREN_STEPS = 3, 64, 30.0, 5e-4, 1000
+
+
+def loop(images: Images, decoder: Decoder, fit: FitSection) -> Callable[[], Reconstructions]:
+    """One image at a time through autograd, as the equations stand."""
+    clouds = [fit_cloud_reference(image, decoder, fit, seed)[0] for seed, image in enumerate(images)]
+    return lambda: [_render(cloud, decoder, image.shape) for cloud, image in zip(clouds, images, strict=True)]
+
+
+def batch(images: Images, decoder: Decoder, fit: FitSection) -> Callable[[], Reconstructions]:
+    """Several images end to end through autograd."""
+    clouds = [ReferenceCloud(image, fit, seed) for seed, image in enumerate(images)]
+    together = max(1, BATCH_PIXELS // (images[0].shape[0] * images[0].shape[1]))
+    for start in range(0, len(clouds), together):
+        _fit_together(clouds[start : start + together], decoder, fit)
+    return lambda: [_render(cloud, decoder, image.shape) for cloud, image in zip(clouds, images, strict=True)]
+
+
+def engine(images: Images, decoder: Decoder, fit: FitSection) -> Callable[[], Reconstructions]:
+    """The engine of arcpipe."""
+    clouds = fit_clouds(images, decoder, fit, range(len(images)))
+    return lambda: [
+        decode(cloud.latents, cloud.positions, image.shape[:2], decoder, cloud.relative, cloud.neighbours)
+        for cloud, image in zip(clouds, images, strict=True)
+    ]
+
+
+def fast(images: Images, decoder: Decoder, fit: FitSection) -> Callable[[], Reconstructions]:
+    """The engine of arcpipe with the recipe `fast`, its steps in the same proportion."""
+    quick = recipe("fast")
+    steps = max(1, round(quick.steps * fit.steps / FitSection().steps))
+    return engine(images, decoder, quick.model_copy(update={"steps": steps}))
+
+
+def siren(images: Images, decoder: Decoder, fit: FitSection) -> Callable[[], Reconstructions]:
+    """A sine network for each image (thesis appendix C): full batches, up to 1000 steps or the PSNR of the engine."""
+    goals = [psnr(image, made) for image, made in zip(images, engine(images, decoder, fit)(), strict=True)]
+    steps = max(1, round(SIREN_STEPS * fit.steps / FitSection().steps))
+    made = [fit_siren(image, goal, steps) for image, goal in zip(images, goals, strict=True)]
+    return lambda: made
+
+
+METHODS: dict[str, Method] = {"loop": loop, "batch": batch, "thesis": engine, "fast": fast, "siren": siren}
+
+
+def _fit_together(clouds: Sequence[ReferenceCloud], decoder: Decoder, fit: FitSection) -> None:
+    """Adam over the latents of several images, the loss summed over them."""
+    ends = ends_from([len(cloud.latents) for cloud in clouds])
+    latents = torch.cat([cloud.latents for cloud in clouds]).requires_grad_(True)
+    adam = torch.optim.Adam([latents], lr=fit.lr, betas=fit.betas, eps=fit.eps)
+    inputs = [_mini_batch(clouds, ends, i) for i in range(len(clouds[0].batches))]
+    for step, rate in enumerate(learning_rates(fit)):
+        adam.param_groups[0]["lr"] = float(rate)
+        near, relative, target, weight = inputs[step % len(inputs)]
+        made = decode_reference(decoder, torch.cat([latents[near].flatten(1), relative], dim=1))
+        adam.zero_grad()
+        ((made - target).square() * weight).sum().backward()
+        adam.step()
+    for cloud, rows in zip(clouds, latents.detach().split(np.diff(ends).tolist()), strict=True):
+        cloud.latents = rows
+
+
+def _mini_batch(clouds: Sequence[ReferenceCloud], ends: NDArray[np.int64], number: int) -> tuple[Tensor, ...]:
+    """Neighbours, relative positions, colours and weights of one mini-batch of all images, end to end."""
+    parts = []
+    for cloud, first in zip(clouds, ends[:-1], strict=True):
+        pixels = torch.from_numpy(cloud.batches[number])
+        target = cloud.image[pixels]
+        relative = cloud.encode(pixels)[:, cloud.neighbours.shape[1] * cloud.latents.shape[1] :]
+        parts.append(
+            (cloud.neighbours[pixels] + int(first), relative, target, torch.full_like(target, 1 / target.numel()))
+        )
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def _render(cloud: ReferenceCloud, decoder: Decoder, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        pixels = torch.arange(len(cloud.image)).split(2**16)
+        values = torch.cat([decode_reference(decoder, cloud.encode(part)) for part in pixels])
+    return values.reshape(shape).numpy()
+
+
+def fit_siren(image: NDArray[np.float32], goal_db: float, steps: int) -> NDArray[np.float32]:
+    """Fit a SIREN to an image: places in [-1, 1], omega 30, weights and biases as prescribed, Adam at 5e-4.
+
+    Returns:
+        The reconstruction when it reaches `goal_db`, else after `steps`.
+    """
+    height, width, channels = image.shape
+    network = _siren(channels)
+    rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)
+    target = torch.from_numpy(image.reshape(-1, channels))
+    adam = torch.optim.Adam([tensor for layer in network for tensor in layer.parameters()], lr=SIREN_LR)
+    for _ in range(steps):
+        made = places
+        for layer in network[:-1]:
+            made = torch.sin(SIREN_OMEGA * layer(made))
+        made = network[-1](made)
+        loss = F.mse_loss(made, target)
+        if -10 * math.log10(max(loss.item(), 1e-10)) >= goal_db:
+            break
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    return made.detach().reshape(image.shape).numpy()
+
+
+def _siren(channels: int) -> list[nn.Linear]:
+    """Layers of seeded weights and biases: U(-1/in, 1/in) at first, then U(-sqrt(6/in)/omega, sqrt(6/in)/omega)."""
+    source = torch.Generator().manual_seed(0)
+    widths = [2, *[SIREN_WIDTH] * SIREN_LAYERS, channels]
+    network = []
+    for i, (before, after) in enumerate(pairwise(widths)):
+        layer = nn.Linear(before, after)
+        bound = 1 / before if i == 0 else math.sqrt(6 / before) / SIREN_OMEGA
+        for tensor in layer.parameters():
+            nn.init.uniform_(tensor, -bound, bound, generator=source)
+        network.append(layer)
+    return network

@@ -1,0 +1,242 @@
+"""What a conversion says when something is in its way: before the work, in it, and at its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+from distributed import KilledWorker
+from PIL import Image
+
+from arcpipe.cluster import Cluster
+from arcpipe.convert import run, run_convert, run_verify
+from arcpipe.convert.plan import PART_BYTES
+from arcpipe.errors import (
+    ClusterError,
+    ConfigError,
+    DivergedError,
+    FileAccessError,
+    NoSpaceError,
+    NotAStoreError,
+    SourceError,
+    StoreMismatchError,
+    TooManyFailuresError,
+)
+from arcpipe.store import open_store
+from tests.pictures import contents, in_process, make_pictures, settings
+
+
+class Refuses(ThreadPoolExecutor):
+    """Nobody may give it work."""
+
+    def submit(self, fn: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        raise AssertionError(f"{fn} was submitted")
+
+
+class Loses(ThreadPoolExecutor):
+    """Every task ends with this error, or is cancelled, as Dask does it."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        super().__init__(1)
+        self.error = error
+
+    def submit(self, fn: Any, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        if self.error is None:
+            future.cancel()
+            future.set_running_or_notify_cancel()
+        else:
+            future.set_exception(self.error)
+        return future
+
+
+def killed() -> KilledWorker:
+    return KilledWorker(task="t", last_worker="tcp://127.0.0.1:1", allowed_failures=2)
+
+
+def must_not_run(*args: Any, **kwargs: Any) -> NoReturn:
+    raise AssertionError("this comes too early")
+
+
+@pytest.fixture(scope="module")
+def one_class(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one") / "cats"
+    folder.mkdir()
+    for i in range(3):
+        noise = np.random.default_rng(i).integers(0, 255, (8, 9, 3))
+        Image.fromarray(noise.astype(np.uint8)).save(folder / f"{i}.png")
+    return folder.parent
+
+
+def test_a_place_that_cannot_hold_a_store_is_refused_before_the_inventory(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "open_source", must_not_run)
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(FileAccessError, match="is not a folder"):
+        run_convert(settings(pictures, file / "a.zarr"))
+    with pytest.raises(NotAStoreError, match="nothing was changed"):
+        run_convert(settings(pictures, file), overwrite=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(FileAccessError, match="not writable by this user"):
+        run_convert(settings(pictures, tmp_path / "deep" / "a.zarr"))
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_source_without_a_name_is_not_the_working_folder(pictures: Path, tmp_path: Path) -> None:
+    """As in `arcpipe convert "$UNSET"`."""
+    with pytest.raises(SourceError, match="no name"):
+        run_convert(settings(pictures, tmp_path / "a.zarr", source={"source": ""}), dry_run=True)
+
+
+def test_a_decoder_that_is_not_there(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--decoder nowhere: there is no such store or file"):
+        run_convert(settings(pictures, tmp_path / "a.zarr", fit={"decoder": "nowhere"}))
+
+
+def test_a_dry_run_says_what_is_there_and_what_is_in_the_way(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    config = settings(pictures, tmp_path / "a.zarr")
+    run_convert(config, cluster=here)
+    shutil.rmtree(tmp_path / "a.zarr" / "train" / "0000")
+    report = run_convert(config, dry_run=True)
+    assert (report.parts_before, report.clouds) == (6, 4)  # one part of four pictures is missing
+    with pytest.raises(StoreMismatchError, match=r"fit.steps: was 8, now 9") as caught:
+        run_convert(settings(pictures, tmp_path / "a.zarr", fit={"steps": 9}), dry_run=True)
+    assert not any("--retry-failed" in line for line in caught.value.fix), "that would not help here"
+    crop = settings(make_pictures(tmp_path / "many", per_class=15), tmp_path / "b.zarr", source={"center_crop": 14})
+    report = run_convert(crop, dry_run=True)
+    lines = [line for line in report.lines() if "will fail" in line]
+    assert len(lines) == 11
+    assert lines[0].count(".png") == 1
+    assert lines[-1] == f"  and {len(report.failing) - 10} more will fail"
+
+
+def test_only_what_is_still_to_do_needs_space_and_workers(
+    pictures: Path, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(pictures, tmp_path / "a.zarr")
+    run_convert(config, cluster=here)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2 * PART_BYTES))
+    done = run_convert(config, cluster=in_process(Refuses(1)))
+    assert "nothing left to do, all 7 parts were there before" in done.lines()[0]
+    shutil.rmtree(tmp_path / "a.zarr" / "train" / "0000")
+    assert run_convert(config, cluster=here).clouds_made == 4
+    with pytest.raises(NoSpaceError):  # all of it again does not fit
+        run_convert(config, cluster=here, overwrite=True)
+
+
+@pytest.mark.parametrize(("error", "why"), [(killed(), "died three times"), (None, "the cluster has gone")])
+def test_lost_workers_are_explained(
+    pictures: Path, tmp_path: Path, here: Cluster, error: BaseException | None, why: str
+) -> None:
+    config = settings(pictures, tmp_path / "a.zarr")
+    with Loses(error) as executor, pytest.raises(ClusterError, match="could not be pretrained") as caught:
+        run_convert(config, cluster=in_process(executor))
+    assert why in str(caught.value)
+    run_convert(config, cluster=here)
+    shutil.rmtree(tmp_path / "a.zarr" / "train" / "0000")
+    with Loses(error) as executor, pytest.raises(ClusterError, match="1 of 7 parts could not be made") as caught:
+        run_convert(config, cluster=in_process(executor))
+    assert why in str(caught.value)
+
+
+def test_a_rate_that_is_too_high_is_seen_in_pretraining(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    with pytest.raises(DivergedError, match="finite numbers"):
+        run_convert(settings(pictures, tmp_path / "a.zarr", fit={"lr": 1e30}), cluster=here)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_failures_of_every_sample_make_a_report_that_can_be_read(
+    pictures: Path, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
+    fit = {"lr": 1e30, "decoder": str(tmp_path / "a.zarr")}
+    report = run_convert(settings(pictures, tmp_path / "b.zarr", fit=fit), cluster=here)
+    assert report.failed == report.planned == 24
+    text = "\n".join(report.lines())
+    assert "nan" not in text.replace("finite", "")
+    assert "nothing left to do" not in text
+    assert "next:" not in text, "there is nothing to look at, nor to learn from"
+    assert (
+        json.loads(json.dumps(report.as_dict(), default=str, allow_nan=False))["splits"]["train"]["mean_psnr"] is None
+    )
+    with pytest.raises(TooManyFailuresError):
+        report.check()
+
+
+def test_every_failure_is_one_line_that_names_the_image(tmp_path: Path, here: Cluster) -> None:
+    source = make_pictures(tmp_path / "pictures")
+    broken = source / "train" / "ants" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:90])
+    lines = run_convert(settings(source, tmp_path / "a.zarr"), cluster=here).lines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("  failed"))
+    assert lines[start + 1].count("ants/0.png") == 1
+    assert lines[start + 2].startswith("next:")
+
+
+def test_one_class_only_is_not_sent_to_the_trainer(one_class: Path, tmp_path: Path, here: Cluster) -> None:
+    report = run_convert(settings(one_class, tmp_path / "a.zarr"), cluster=here)
+    assert [line for line in report.lines() if "arcpipe" in line] == [f"next: arcpipe inspect {tmp_path / 'a.zarr'}"]
+
+
+def test_the_images_are_found_from_another_folder(
+    pictures: Path, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures.parent)
+    run_convert(settings(Path(pictures.name), tmp_path / "a.zarr"), cluster=here)
+    monkeypatch.chdir(tmp_path)
+    assert run_verify(tmp_path / "a.zarr", decode=3).checked["decoded samples"] == 3
+
+
+def test_the_command_that_mends_a_damaged_part_works(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    config = settings(pictures, tmp_path / "a b.zarr")
+    run_convert(config, cluster=here)
+    before = contents(config.out)
+    victim = next((config.out / "train" / "0002").glob("latents/c/*/*"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    report = run_verify(config.out, decode=2)
+    advice = next(note for note in report.notes if note.startswith("try: "))
+    command = advice.removeprefix("try: ").split(", then")[0]
+    assert shlex.split(command) == ["rm", "-r", str(config.out / "train" / "0002")]
+    subprocess.run(command, shell=True, check=True)
+    run_convert(config, cluster=here)
+    assert contents(config.out) == before
+    assert run_verify(config.out).problems == ()
+
+
+def test_without_the_images_nothing_can_be_decoded(tmp_path: Path, here: Cluster) -> None:
+    source = make_pictures(tmp_path / "pictures")
+    run_convert(settings(source, tmp_path / "a.zarr"), cluster=here)
+    shutil.rmtree(source)
+    report = run_verify(tmp_path / "a.zarr", decode=2)
+    assert report.checked["decoded samples"] == 0
+    assert any("there is no dataset" in note for note in report.notes)
+    assert open_store(tmp_path / "a.zarr").complete
+
+
+def test_what_the_file_system_refuses_is_one_message(tmp_path: Path) -> None:
+    """Where no room knows better: a file without permission, here a folder in the place of a TOML file's text."""
+    code = (
+        "import errno, os, typer\nfrom arcpipe import cli\n"
+        "@cli.app.command()\n@cli.reports_errors\ndef breaks(number: int) -> None:\n"
+        "    raise OSError(number, os.strerror(number), 'some/file')\n"
+        "cli.main()\n"
+    )
+    for number, name, exit_code in ((13, "FileAccessError", 1), (28, "NoSpaceError", 7)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "breaks", str(number)], capture_output=True, text=True, timeout=60
+        )
+        assert done.stderr.startswith(f"{name}: "), done.stderr
+        assert "some/file" in done.stderr
+        assert (done.returncode, "Traceback" in done.stderr, done.stdout) == (exit_code, False, "")
