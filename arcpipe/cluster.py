@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 LOOPBACK = "127.0.0.1"
+ANSWER_WITHIN = "15s"
 WAIT_FOR_WORKERS_S = 30
 """Workers may still be starting when the client comes: importing torch alone takes seconds."""
 
@@ -53,7 +54,8 @@ def open_cluster(run: RunSection) -> Iterator[Cluster]:
         import dask
         from distributed import Client
 
-        stack.enter_context(dask.config.set({"distributed.comm.timeouts.connect": "15s"}))
+        _quieten()
+        stack.enter_context(dask.config.set({"distributed.comm.timeouts.connect": ANSWER_WITHIN}))
         if run.scheduler is not None:
             client = stack.enter_context(_join(run.scheduler))
             n_workers, threads = len(client.scheduler_info(n_workers=-1)["workers"]), 0
@@ -172,7 +174,7 @@ def _join(address: str) -> Client:
     ours = f"tcp://{LOOPBACK}:8786"
     fix = [f"dask scheduler --host {LOOPBACK} --port 8786", f"dask worker {ours} --nthreads 1", f"--scheduler {ours}"]
     try:
-        client = Client(address, timeout="15s")
+        client = Client(address, timeout=ANSWER_WITHIN)
     except (OSError, ValueError, TimeoutError) as error:
         raise ClusterError(f"no Dask scheduler answers at {address}.", details=[str(error)], fix=fix) from None
     try:
@@ -210,11 +212,15 @@ def _dashboard(client: Client) -> str | None:
 
 def dask_setup(worker: Any) -> None:
     """Called by Dask as a worker starts: Ctrl-C is the client's business, which then ends its workers."""
-    # Errors travel to the client, which says them once; Dask would log them here too, with tracebacks.
-    for name in ("distributed.worker", "distributed.core", "distributed.comm"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    _quieten()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _quieten() -> None:
+    """Errors travel to the client, which says them once, for people; Dask would log them too, with tracebacks."""
+    for room in ("worker", "core", "comm", "client", "utils"):
+        logging.getLogger(f"distributed.{room}").setLevel(logging.CRITICAL)
 
 
 def _end_with_parent(parent: int) -> None:

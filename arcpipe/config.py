@@ -62,10 +62,10 @@ class SourceSection(Section):
 RECIPES: dict[str, dict[str, Any]] = {
     "thesis": {},
     "fast": {
-        "steps": 125,
-        "lr": 0.05,
+        "steps": 175,
+        "lr": 0.03,
         "schedule": "cosine",
-        "betas": (0.5, 0.8),
+        "betas": (0.7, 0.9),
         "whiten": True,
         "pretrain_lr": 0.005,
         "pretrain_betas": (0.9, 0.999),
@@ -78,7 +78,7 @@ class FitSection(Section):
     """How one image becomes one cloud (METHOD of the thesis, section 3.2 and appendix A)."""
 
     recipe: Literal["thesis", "fast"] = "thesis"
-    """A set of defaults; `fast` reaches the PSNR of `thesis` in a quarter of the steps."""
+    """A set of defaults; `fast` reaches the PSNR of `thesis` in 175 steps instead of 500."""
     latents: Annotated[float, Field(gt=0)] = 0.05
     """Below 1: share of the pixels that receive an anchor. 1 and above: their number."""
     latent_dim: Count = 32

@@ -15,13 +15,14 @@ class Progress:
 
     Args:
         title: What is going on, for example `convert`.
-        total: Units of work in all.
+        total: Units of work in all; None where nobody counts them: then the time that has passed is shown, and
+            nothing is claimed.
         unit: Name of a unit, plural, for example `images`.
         done: Units that earlier runs already did: they count as progress, not as speed.
         enabled: False is silent.
     """
 
-    def __init__(self, title: str, total: int, unit: str, *, done: int = 0, enabled: bool = True) -> None:
+    def __init__(self, title: str, total: int | None, unit: str, *, done: int = 0, enabled: bool = True) -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = self._first = done
         self.fields: dict[str, str] = {}
@@ -29,7 +30,7 @@ class Progress:
         self._started = self._last_line = time.monotonic()
         self._bar = None
         if enabled and sys.stderr.isatty():
-            self._bar = _terminal_bar(title)
+            self._bar = _terminal_bar(counts=total is not None)
             self._task = self._bar.add_task(title, total=total, completed=done, text="")
 
     def __enter__(self) -> Self:
@@ -74,10 +75,15 @@ class Progress:
     @property
     def left_s(self) -> float | None:
         """Seconds left at this rate; None while nothing is known."""
-        return (self.total - self.done) / self.rate if self.done > self._first else None
+        return (self.total - self.done) / self.rate if self.total is not None and self.done > self._first else None
 
     def line(self) -> str:
-        """The plain form: `convert: 300/1797 images (17 %), 21.4 images/s, psnr 31.20 dB, 1 min 10 s left`."""
+        """The plain form: `convert: 300/1797 images (17 %), 21.4 images/s, psnr 31.20 dB, 1 min 10 s left`.
+
+        Without a total: `pretrain: at work for 1 min 30 s`.
+        """
+        if self.total is None:
+            return f"{self.title}: at work for {duration(time.monotonic() - self._started)}"
         share = 100 * self.done / max(self.total, 1)
         parts = [f"{self.title}: {self.done}/{self.total} {self.unit} ({share:.0f} %)", self._text()]
         if self.left_s is not None:
@@ -113,16 +119,23 @@ def byte_size(n_bytes: float) -> str:
     return f"{n_bytes:.1f} TB"
 
 
-def _terminal_bar(title: str):  # type: ignore[no-untyped-def]  # rich is imported only where a terminal is
+def _terminal_bar(*, counts: bool):  # type: ignore[no-untyped-def]  # rich is imported only where a terminal is
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as RichProgress
 
-    return RichProgress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}", markup=False),
-        TimeRemainingColumn(compact=True),
-        console=Console(stderr=True),
-    )
+    columns: list[ProgressColumn] = [TextColumn("[bold]{task.description}"), BarColumn(bar_width=24)]
+    if counts:
+        text = TextColumn("{task.fields[text]}", markup=False)
+        columns += [MofNCompleteColumn(), text, TimeRemainingColumn(compact=True)]
+    else:
+        columns += [TimeElapsedColumn()]
+    # What nobody counts has nothing to show once it is over.
+    return RichProgress(*columns, console=Console(stderr=True), transient=not counts)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from arcpipe.cli import default_store
 from tests.pictures import contents, make_pictures
 
 SMALL = ["--steps", "30", "--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4"]
@@ -20,6 +21,11 @@ SMALL += ["--set", "fit.pretrain_steps=8", "--set", "store.part_samples=3"]
 def arcpipe(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "arcpipe", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
+
+
+def count_parts(store: Path) -> int:
+    """Committed parts; the arrays of the decoder have a `zarr.json` as deep as theirs."""
+    return sum(file.parts[-3] != "decoder" for file in store.glob("*/*/zarr.json"))
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +51,11 @@ def test_killed_in_the_middle_the_same_command_continues(folder: Path, how: sign
     out = f"{how.name}.zarr"
     command = [sys.executable, "-m", "arcpipe", "convert", "pictures", "--out", out, "--workers", "1", *SMALL]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not list((folder / out).glob("*/*/zarr.json")):
+    while process.poll() is None and not count_parts(folder / out):
         time.sleep(0.01)
     process.send_signal(how)
     _, errors = process.communicate(timeout=40)
-    made = len(list((folder / out).glob("*/*/zarr.json")))
+    made = count_parts(folder / out)
     assert 1 <= made < 22, "the kill came too late to mean anything"
     if how != signal.SIGKILL:
         assert process.returncode == 128 + how
@@ -106,3 +112,19 @@ def test_a_mistake_gets_one_message_and_no_traceback(
     assert done.stdout == ""
     assert message in done.stderr
     assert done.returncode == code
+
+
+def test_a_source_names_its_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder / "pictures")
+    sources = ("digits", "a/cats.tar.gz", "cats.v2/", ".", "..", "../pictures")
+    assert [default_store(source).name for source in sources] == [
+        *("digits.zarr", "cats.zarr", "cats.v2.zarr", "pictures.zarr", f"{folder.name}.zarr", "pictures.zarr")
+    ]
+
+
+def test_with_json_stdout_is_one_object_and_stderr_has_the_rest(folder: Path) -> None:
+    done = arcpipe("convert", "pictures", "--json", *SMALL, cwd=folder)
+    assert done.stdout.count("\n") == 1
+    assert json.loads(done.stdout)["clouds_made"] == 0
+    assert "66 images" in done.stderr
+    assert "dashboard" not in done.stderr, "no workers are started where nothing is left to do"

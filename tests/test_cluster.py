@@ -52,10 +52,14 @@ def test_each_gpu_worker_sees_its_own_device(monkeypatch: pytest.MonkeyPatch) ->
         assert {future.result() for future in futures} == {"3", "5"}
 
 
-def test_no_scheduler_at_the_address() -> None:
-    run = RunSection(scheduler="tcp://127.0.0.1:9")
-    with pytest.raises(ClusterError, match="no Dask scheduler answers"), cluster.open_cluster(run):
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "no-port"])
+def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(cluster, "ANSWER_WITHIN", "1s")
+    run = RunSection(scheduler=address)
+    with pytest.raises(ClusterError, match="no Dask scheduler answers") as caught, cluster.open_cluster(run):
         pass
+    # Three commands that fit each other, also where the address was none.
+    assert all("127.0.0.1" in line and "8786" in line for line in caught.value.fix)
 
 
 def _refuse() -> None:

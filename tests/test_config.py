@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from arcpipe.config import ConvertConfig, FitSection, PipelineConfig, SourceSection, build, differences, read_toml
+from arcpipe.config import (
+    AugmentSection,
+    ConvertConfig,
+    FitSection,
+    PipelineConfig,
+    SourceSection,
+    build,
+    differences,
+    read_toml,
+)
 from arcpipe.errors import ConfigError
 
 
@@ -17,6 +26,39 @@ def test_unknown_key_names_the_nearest_one() -> None:
     assert caught.value.exit_code == 2
     assert caught.value.details == ("fit.stepz: unknown key",)
     assert caught.value.fix == ("fit.steps",)
+
+
+def test_the_nearest_key_is_found_inside_optional_sections() -> None:
+    """`train` and `evaluate` of a pipeline may be left out."""
+    convert = {"source": {"source": "digits"}, "out": "x.zarr"}
+    train = {"store": "x.zarr", "out": "run", "optim": {"epoch": 3}}
+    with pytest.raises(ConfigError) as caught:
+        build(PipelineConfig, {"convert": convert, "train": train, "evaluate": {"pushh": 1}})
+    assert caught.value.fix == ("train.optim.epochs", "evaluate.push")
+
+
+def test_a_value_in_the_place_of_a_table() -> None:
+    with pytest.raises(ConfigError, match=r"convert: expected a table of settings, found 'digits'"):
+        build(PipelineConfig, {"convert": "digits"})
+
+
+def test_evaluation_without_training_is_refused_rather_than_ignored() -> None:
+    convert = {"source": {"source": "digits"}, "out": "x.zarr"}
+    with pytest.raises(ConfigError, match=r"\[evaluate\] needs \[train\]"):
+        build(PipelineConfig, {"convert": convert, "evaluate": {}})
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_numbers_that_are_none_are_refused(number: float) -> None:
+    with pytest.raises(ConfigError, match="noise"):
+        build(AugmentSection, {"noise": number})
+
+
+def test_augmentations_are_one_set_whatever_the_order_of_the_words() -> None:
+    assert build(AugmentSection, {"apply": ["arcmix", "mask", "mask"]}).apply == ("mask", "arcmix")
+    with pytest.raises(ConfigError) as caught:
+        build(AugmentSection, {"apply": ["arcmx"]})
+    assert caught.value.fix == ("arcmix",)
 
 
 def test_wrong_value_says_expected_and_found() -> None:

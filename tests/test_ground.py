@@ -83,3 +83,14 @@ def test_progress_prints_plain_lines_where_no_terminal_is(
 def test_words_for_times_and_sizes() -> None:
     assert [duration(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
     assert [byte_size(n) for n in (532, 1300, 2.5e9)] == ["532 B", "1.3 kB", "2.5 GB"]
+
+
+def test_progress_that_nobody_counts_claims_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretraining is one task: `0/500 steps` for minutes would not be true."""
+    now = [100.0]
+    monkeypatch.setattr("arcpipe.progress.time.monotonic", lambda: now[0])
+    with Progress("pretrain", None, "steps", enabled=False) as progress:
+        now[0] += 90
+        progress.tick()
+        assert progress.line() == "pretrain: at work for 1 min 30 s"
+        assert progress.left_s is None

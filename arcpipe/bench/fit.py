@@ -6,19 +6,15 @@ busy machine disturbs it as little as possible. Compilation and the first calls 
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from arcpipe.bench.machine import in_fresh_process, matrix_peak, peak_memory
 from arcpipe.cloud import DecoderRecord
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError
@@ -147,13 +143,6 @@ def check_methods(methods: Sequence[str]) -> None:
             raise ConfigError(f"there is no method {method!r}.", details=[f"known methods: {', '.join(METHODS)}"])
 
 
-def in_fresh_process(work: Any, *arguments: Any) -> Any:
-    """Call in a process of its own, which knows nothing of what was measured before."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(work, *arguments).result()
-
-
 def prepare(fit: FitSection) -> tuple[DecoderRecord, float]:
     """Pretrain the decoder that all methods share, and measure the machine's matrix peak, operations a second."""
     import torch
@@ -165,15 +154,6 @@ def prepare(fit: FitSection) -> tuple[DecoderRecord, float]:
     pictures = photographs((32, 32), DECODER_IMAGES)
     decoder, _ = pretrain_decoder(pictures, fit, range(DECODER_IMAGES), seed=0, channels=3)
     return decoder.to_record(), matrix_peak()
-
-
-def matrix_peak() -> float:
-    """The best of some products of 1024 x 1024 float32 matrices: operations a second of one thread."""
-    import torch
-
-    matrix = torch.rand(1024, 1024, generator=torch.Generator().manual_seed(0))
-    best = min(cpu_seconds(lambda: torch.mm(matrix, matrix)) for _ in range(20))
-    return 2 * 1024**3 / best
 
 
 def measure(
@@ -191,20 +171,38 @@ def measure(
     decoder, run = Decoder.from_record(record), methods.METHODS[method]
     run(photographs((16, 16), 1), decoder, fit.model_copy(update={"steps": 4}))
     pictures = photographs(shape, count)
-    goals = methods.goals(pictures, decoder, fit) if method == "siren" else []
+    if method == "siren":
+        run = partial(methods.siren, goals=methods.engine_psnr(pictures, decoder, fit))
     before = time.process_time()
-    render = run(pictures, decoder, fit, goals) if method == "siren" else run(pictures, decoder, fit)
+    render = run(pictures, decoder, fit)
     seconds = (time.process_time() - before) / count
     peak_bytes = peak_memory()
     quality = np.mean([psnr(picture, made) for picture, made in zip(pictures, render(), strict=True)])
-    work = matrix_operations(method, shape, fit)
+    work = matrix_operations(method, shape[0] * shape[1], fit)
     return FitResult(
         size=f"{shape[0]}x{shape[1]}",
         method=method,
         images=count,
-        steps=fit.steps,
+        steps=methods.steps_of(method, fit),
         seconds_per_image=seconds,
         psnr=float(quality),
         peak_bytes=peak_bytes,
-        matrix_peak_share=work / seconds / peak,
+        matrix_peak_share=work * methods.steps_of(method, fit) / seconds / peak,
     )
+
+
+def matrix_operations(method: str, n_pixels: int, fit: FitSection) -> float:
+    """Operations of a method's matrix products in one step of one picture, each product forward and back once.
+
+    Autograd multiplies every supervised pixel by the whole first layer, the engine every latent once for each slot.
+    """
+    from arcpipe.arc.anchors import count_anchors
+    from arcpipe.bench.methods import SIREN_LAYERS, SIREN_WIDTH
+
+    if method == "siren":
+        # The weights move too: a product forward, two back.
+        return 6.0 * n_pixels * (SIREN_WIDTH * 5 + (SIREN_LAYERS - 1) * SIREN_WIDTH**2)
+    width = fit.hidden_widths[0]
+    if method in ("loop", "batch"):
+        return 4.0 * fit.pixel_share * n_pixels * fit.neighbours * (fit.latent_dim + 2) * width
+    return 4.0 * count_anchors(n_pixels, fit) * fit.latent_dim * fit.neighbours * width

@@ -56,18 +56,30 @@ def engine(images: Images, decoder: Decoder, fit: FitSection) -> Callable[[], Re
 
 
 def fast(images: Images, decoder: Decoder, fit: FitSection) -> Callable[[], Reconstructions]:
-    """The engine of arcpipe with the recipe `fast`, its steps in the same proportion."""
-    quick = recipe("fast")
-    steps = max(1, round(quick.steps * fit.steps / FitSection().steps))
-    return engine(images, decoder, quick.model_copy(update={"steps": steps}))
+    """The engine of arcpipe with the recipe `fast`."""
+    return engine(images, decoder, recipe("fast").model_copy(update={"steps": steps_of("fast", fit)}))
 
 
-def siren(images: Images, decoder: Decoder, fit: FitSection) -> Callable[[], Reconstructions]:
-    """A sine network for each image (thesis appendix C): full batches, up to 1000 steps or the PSNR of the engine."""
-    goals = [psnr(image, made) for image, made in zip(images, engine(images, decoder, fit)(), strict=True)]
-    steps = max(1, round(SIREN_STEPS * fit.steps / FitSection().steps))
-    made = [fit_siren(image, goal, steps) for image, goal in zip(images, goals, strict=True)]
+def siren(
+    images: Images, decoder: Decoder, fit: FitSection, goals: Sequence[float] | None = None
+) -> Callable[[], Reconstructions]:
+    """A sine network for each image (thesis appendix C), full batches, until its PSNR reaches the goal (dB)."""
+    steps = steps_of("siren", fit)
+    made = [
+        fit_siren(image, goal, steps) for image, goal in zip(images, goals or [math.inf] * len(images), strict=True)
+    ]
     return lambda: made
+
+
+def engine_psnr(images: Images, decoder: Decoder, fit: FitSection) -> list[float]:
+    """What the engine reaches on each image, dB."""
+    return [psnr(image, made) for image, made in zip(images, engine(images, decoder, fit)(), strict=True)]
+
+
+def steps_of(method: str, fit: FitSection) -> int:
+    """At most so many steps: the method's own, in proportion where `fit` has others than the recipe `thesis`."""
+    whole = {"fast": recipe("fast").steps, "siren": SIREN_STEPS}.get(method, FitSection().steps)
+    return max(1, round(whole * fit.steps / FitSection().steps))
 
 
 METHODS: dict[str, Method] = {"loop": loop, "batch": batch, "thesis": engine, "fast": fast, "siren": siren}

@@ -92,7 +92,7 @@ class ConvertReport:
         if not self.workers:
             return f"nothing left to do, all {self.parts_before} parts were there before"
         speed = f"{self.clouds_made / self.seconds:.1f} images/s on {counted(self.workers, 'worker', 'workers')}"
-        made = f"{self.clouds_made} clouds in {duration(self.seconds)} ({speed})"
+        made = f"{counted(self.clouds_made, 'cloud', 'clouds')} in {duration(self.seconds)} ({speed})"
         return f"{made}; {self.parts_before} parts were there before" if self.parts_before else made
 
     def _next(self) -> list[str]:

@@ -21,7 +21,7 @@ from arcpipe.convert.plan import PartPlan, check_space, content_settings, count_
 from arcpipe.convert.report import ConvertReport, DryRunReport, summarise
 from arcpipe.convert.task import Work, convert_part, pretrain
 from arcpipe.errors import ArcpipeError, ClusterError
-from arcpipe.progress import Progress, counted
+from arcpipe.progress import Progress, counted, duration
 from arcpipe.sources import Inventory, located, open_source
 from arcpipe.store import (
     PartRecord,
@@ -191,11 +191,12 @@ def _pretrain(config: ConvertConfig, inventory: Inventory, workers: Cluster) -> 
     # Twice as many as are wanted, so that unreadable ones do not matter.
     chosen = [samples[i] for i in order if samples[i].reason is None][: 2 * config.fit.pretrain_images]
     work = _work(config, inventory, workers)
+    started = time.monotonic()
     say(f"pretraining the decoder on {min(len(chosen), config.fit.pretrain_images)} images of {split}")
     # The other workers have nothing to do yet; the same number of threads whatever --workers, for the same bits.
     threads = available_cores() if work.threads else 0
     future = workers.executor.submit(pretrain, replace(work, threads=threads), chosen)
-    with Progress("pretrain", config.fit.pretrain_steps, "steps") as progress:
+    with Progress("pretrain", None, "steps") as progress:
         while not wait([future], timeout=1).done:
             progress.tick()
     loss = describe_loss(future)
@@ -209,6 +210,7 @@ def _pretrain(config: ConvertConfig, inventory: Inventory, workers: Cluster) -> 
             ],
         )
     record: DecoderRecord = future.result()
+    say(f"pretrained decoder {record.sha256[:8]} in {duration(time.monotonic() - started)}")
     return record
 
 
@@ -261,7 +263,8 @@ def _collect(
                     raise error
                 if why or error:
                     lost.append((part, why or f"{type(error).__name__}: {error}"))
-                    progress.note(f"part {part.split}/{part.part_id} was lost: {lost[-1][1]}")
+                    if not future.cancelled():  # with the cluster all parts go at once: said at the end
+                        progress.note(f"part {part.split}/{part.part_id} was lost: {lost[-1][1]}")
                     continue
                 records.append((future.result(), True))
                 progress.update(progress.done + len(part.samples), **_fields(records, n_parts))

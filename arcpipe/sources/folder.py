@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ class Folder:
             raise SourceError(
                 f"the folder {here} cannot be read.",
                 details=[str(error)],
-                fix=[f"chmod -R u+rX {self.root}"],
+                fix=[f"chmod -R u+rX {shlex.quote(str(here))}"],
             ) from None
 
 

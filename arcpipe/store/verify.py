@@ -68,6 +68,7 @@ def verify(path: Path | str) -> VerifyReport:
 
     Raises:
         NotAStoreError: nothing at `path`, or a store of another format version.
+        PermissionError: a file may not be read by this user.
     """
     path = Path(path)
     report = VerifyReport(path)
@@ -152,7 +153,9 @@ def _verify_files(folder: Path, recorded: Mapping[str, Mapping[str, Any]], repor
                 report.add(file, "its bytes are not those that were written")
             else:
                 report.bytes += file.stat().st_size
-        except OSError as error:  # no permission, or a failing disk: the others are still looked at
+        except PermissionError:  # a question for whoever owns the store, no damage
+            raise
+        except OSError as error:  # a failing disk: the others are still looked at
             report.add(file, f"cannot be read: {error.strerror}")
     known = {*recorded, "zarr.json"}
     for file in sorted(folder.rglob("*")):

@@ -16,21 +16,23 @@ NUMBERS_UP_TO = 20
 """Classes up to which the matrix shows counts; above, cells are too small to read."""
 
 NAMES_UP_TO = 50
+MARKERS_UP_TO = 40
 COLOURS = {"train": "#0072b2", "test": "#d55e00", "val": "#009e73"}  # Okabe and Ito: told apart by everybody
 LABEL_CHARACTERS = 16
 
 
-def draw_curves(path: Path, epochs: Sequence[Mapping[str, Any]], split: str | None) -> None:
-    """Draw loss and accuracy by epoch. `epochs`: the lines of kind `epoch` of metrics.jsonl."""
+def draw_curves(path: Path, epochs: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> None:
+    """Draw loss and accuracy of training and of `splits`. `epochs`: the lines of kind `epoch` of metrics.jsonl."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, quantity, factor, unit in zip(
         figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), ("cross-entropy", "%"), strict=True
     ):
-        for name in ("train", split) if split else ("train",):
+        for name in ("train", *splits):
             points = [(e["epoch"], factor * e[f"{name}_{quantity}"]) for e in epochs if f"{name}_{quantity}" in e]
             _curve(axes, points, name)
         axes.set(title=quantity, xlabel="epoch", ylabel=unit)
+        axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
@@ -52,21 +54,25 @@ def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], classes: Sequ
     names = [_shorten(name) for name in classes] if len(classes) <= NAMES_UP_TO else []
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
-    axes.set(title=title, xlabel="taken for", ylabel="is")
+    axes.set(title=title, xlabel="taken for", ylabel="true class")
     figure.savefig(path, dpi=100)
 
 
 def _curve(axes: Axes, points: Sequence[tuple[float, float]], name: str) -> None:
     x, y = zip(*points, strict=True) if points else ((), ())
-    axes.plot(x, y, color=COLOURS.get(name, "#555555"), label=name, marker="o" if len(x) < 40 else None, markersize=3)
+    last = f", last {y[-1]:.3g}" if y else ""
+    marker = "o" if len(x) < MARKERS_UP_TO else None
+    axes.plot(x, y, color=COLOURS.get(name, "#555555"), label=f"{name}{last}", marker=marker, markersize=3)
 
 
 def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
     for i, j in np.ndindex(*counts.shape):
         if counts[i, j]:
             colour = "white" if shares[i, j] > 0.55 else "black"
-            axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=7, color=colour)
+            axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8, color=colour)
 
 
 def _shorten(name: str) -> str:
-    return name if len(name) <= LABEL_CHARACTERS else f"{name[: LABEL_CHARACTERS - 1]}…"
+    """Both ends stay: names often differ in the last characters only."""
+    half = LABEL_CHARACTERS // 2
+    return name if len(name) <= LABEL_CHARACTERS else f"{name[:half]}…{name[1 - half :]}"

@@ -180,7 +180,7 @@ def _end_epoch(job: Job, progress: Progress) -> tuple[Progress, Measures | None]
 def _draw_curves(job: Job) -> list[dict[str, Any]]:
     """Draw the epochs so far and return them."""
     epochs = [entry for entry in job.run.metrics() if entry["kind"] == "epoch"]
-    draw_curves(job.run.path / "curves.png", epochs, job.test.name if job.test else None)
+    draw_curves(job.run.path / "curves.png", epochs, [split.name for split in (job.test, job.validation) if split])
     job.drawn_s = time.monotonic()
     return epochs
 
@@ -209,7 +209,7 @@ def _finish(job: Job, progress: Progress, measures: Measures | None, first_step:
     """Report the last weights and write the summary, which is what makes a run finished."""
     measures = measures or _evaluate(job, job.test, progress)
     if measures is not None and job.test is not None:
-        title = f"{job.test.name}: {100 * measures.accuracy:.2f} % of {measures.n}"
+        title = f"{job.test.name}: {100 * measures.accuracy:.2f} % of {measures.n} images"
         draw_confusion(job.run.path / "confusion.png", measures.confusion, job.run.facts.classes, title)
     epochs = _draw_curves(job)
     seconds = sum(entry["seconds"] for entry in epochs)

@@ -49,7 +49,7 @@ def train_step(
     value = loss.item()
     if not math.isfinite(value):
         finite = bool(torch.isfinite(batch.latents).all())
-        smaller = f"a smaller rate: the same command with --lr {optim.lr / 10:g} --overwrite"
+        smaller = f"a smaller rate: the same command with --lr {min(optim.lr / 10, 3e-4):g} --overwrite"
         raise DivergedError(
             f"the training loss became {value}.",
             details=[f"learning rate {rate:g}", f"latents finite: {finite}"],

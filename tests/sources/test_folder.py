@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,17 +109,20 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path, make_folder:
 
 
 def test_a_link_through_a_folder_that_may_not_be_read_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_folder: Make, pets: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As those of /proc: `os.path.realpath` then raises."""
-    make_images(tmp_path / "set")
-    (tmp_path / "set" / "cats" / "link.png").symlink_to(tmp_path / "elsewhere")
+    root = make_folder(tmp_path / "pets", pets)
+    (root / "train/cats/link.png").symlink_to(tmp_path / "elsewhere")
 
-    def refuses(path: str) -> str:
+    realpath = os.path.realpath
+
+    def refuses(path: str | Path, **options: Any) -> str:
         if str(path).endswith("link.png"):
             raise PermissionError(13, "Permission denied", str(path))
-        return str(Path(path).resolve())
+        return realpath(path, **options)
 
-    monkeypatch.setattr("arcpipe.sources.folder.os.path.realpath", refuses)
-    listing = Folder(tmp_path / "set").scan()
-    assert [line.split(":")[0] for line in listing.refused] == ["cats/link.png"]
+    monkeypatch.setattr(os.path, "realpath", refuses)
+    lines: list[str] = []
+    assert len(keys(root, lines)) == 6
+    assert any("train/cats/link.png: a link that leads outside or nowhere" in line for line in lines)

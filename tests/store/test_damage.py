@@ -255,7 +255,7 @@ def test_a_store_of_another_format_version_is_not_damaged(store: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named_and_the_others_are_looked_at(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failing disk, or no permission."""
+    """As on a failing disk."""
     victim, whole = data_files(store)[-1], verify(store)
     hash_file = verify_module.file_sha256
 

@@ -89,6 +89,7 @@ def test_a_store_of_another_decoder_is_refused(run: Path, new_store: Callable[..
     assert caught.value.exit_code == 3
     assert "decoder: the run has" in str(caught.value)
     assert "--decoder" in str(caught.value)
+    assert "arcpipe convert made-up" in str(caught.value)  # the source of that store
 
 
 def test_a_store_of_other_classes_is_refused(run: Path, new_store: Callable[..., Path]) -> None:

@@ -24,22 +24,22 @@ def has(colours: np.ndarray, name: str) -> bool:
     return bool((np.abs(colours - wanted).max(1) <= 2).any())
 
 
-def test_curves_show_training_and_the_reported_split(tmp_path: Path) -> None:
+def test_curves_show_training_the_reported_and_the_choosing_split(tmp_path: Path) -> None:
     epochs = [{"epoch": i, "train_loss": 1 / i, "train_accuracy": 1 - 1 / i} for i in range(1, 9)]
     for entry in epochs[1::2]:  # evaluated every second epoch
         entry |= {"test_loss": 1.2 / entry["epoch"], "test_accuracy": 0.5}
-    draw_curves(tmp_path / "both.png", epochs, "test")
-    draw_curves(tmp_path / "train.png", epochs, None)
-    both, alone = colours_of(tmp_path / "both.png"), colours_of(tmp_path / "train.png")
-    assert has(both, "train")
-    assert has(both, "test")
+        entry |= {"val_loss": 1.3 / entry["epoch"], "val_accuracy": 0.4}
+    draw_curves(tmp_path / "all.png", epochs, ["test", "val"])
+    draw_curves(tmp_path / "train.png", epochs, [])
+    together, alone = colours_of(tmp_path / "all.png"), colours_of(tmp_path / "train.png")
+    assert all(has(together, name) for name in ("train", "test", "val"))
     assert has(alone, "train")
     assert not has(alone, "test")
 
 
 def test_curves_of_one_epoch_and_of_a_split_of_any_name_are_drawn(tmp_path: Path) -> None:
     entry = {"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.1, "held_out_loss": 1.0, "held_out_accuracy": 0.2}
-    draw_curves(tmp_path / "one.png", [entry], "held_out")
+    draw_curves(tmp_path / "one.png", [entry], ["held_out"])
     assert has(colours_of(tmp_path / "one.png"), "train")
 
 

@@ -26,6 +26,7 @@ from arcpipe.errors import (
 )
 from arcpipe.train import TrainReport, loop, run_train
 from arcpipe.train.checkpoint import load_tensors
+from arcpipe.train.interrupt import Interrupts
 from arcpipe.train.run import open_run
 from arcpipe.train.step import learning_rate
 
@@ -142,6 +143,17 @@ def test_an_interrupt_after_the_last_step_is_not_swallowed(
     with pytest.raises(KeyboardInterrupt):
         train(config)
     assert train(config).before
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As under nohup, or behind `&` in a script: the run goes on, and is not noted as interrupted."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGINT)
+            assert interrupts.pending is None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_killed_in_the_middle_and_continued_equals_uninterrupted(

@@ -7,7 +7,8 @@ The form is that of `arcpipe.arc.factorised`, with three differences that save w
 * Relative positions split as the latents do: `(anchor - pixel - mean) / std` is a term of the anchor, which joins its
   latent as two more values, and a term of the pixel that is the same for all slots. Both count from the middle of the
   tile, so that numbers stay small in a large image.
-* A pixel's hidden values, output, error and gradients never leave the fastest cache.
+* All that lies between latents and gradients stays in the cache of one core: a tile is passed over four times (project,
+  decode, carry back, collect), and a row sums the pixels that use it, so that nothing is scattered.
 
 Sums run in one order that depends on the image alone. Flat arrays of rows of padded length; see `layout` for shapes.
 """
@@ -43,7 +44,7 @@ from arcpipe.arc.kernels.simd import (
     total,
 )
 
-SIMD_SHA256 = "0"
+SIMD_SHA256 = "038aac67f68060d9d2b905d68e29eb9c06feacdbfdc20e1580068baa8aa8fb96"
 """Numba looks for changes in this file only before it takes compiled code from its cache on disk; a test keeps this
 the hash of `simd.py`, so that a change there is a change here."""
 

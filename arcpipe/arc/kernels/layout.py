@@ -87,7 +87,8 @@ class Scene(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Memory of one tile: products and sums of its rows (rows, hp), its latents with their places (rows, near_step)."""
+    """Memory of one tile: products and sums of its rows (rows, hp), its latents with their places (rows, near_step),
+    hidden values of its pixels (pixels, hp), and the gradients of their outputs and their places (pixels, 5)."""
 
     near_step: int
     projected: Floats

@@ -1,0 +1,46 @@
+"""What is measured of a process and of the machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+STATUS = Path("/proc/self/status")
+
+
+def cpu_seconds(work: Callable[[], Any]) -> float:
+    """CPU time of this process while it does the work."""
+    before = time.process_time()
+    work()
+    return time.process_time() - before
+
+
+def peak_memory() -> int:
+    """The most bytes that this process ever had resident.
+
+    Not `ru_maxrss` where Linux says it better: that one begins at the peak of the process that started this one.
+    """
+    if STATUS.is_file():
+        for line in STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def matrix_peak() -> float:
+    """The best of some products of 1024 x 1024 float32 matrices: operations a second of one thread."""
+    import torch
+
+    matrix = torch.rand(1024, 1024, generator=torch.Generator().manual_seed(0))
+    return 2 * 1024**3 / min(cpu_seconds(lambda: torch.mm(matrix, matrix)) for _ in range(20))
+
+
+def in_fresh_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Call in a process of its own, which knows nothing of what was measured before."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()

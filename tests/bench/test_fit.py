@@ -1,0 +1,103 @@
+"""`arcpipe bench fit`: all ways to fit solve the same problem, and the report keeps its contract."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from arcpipe.arc.decoder import Decoder
+from arcpipe.bench import fit as bench_fit
+from arcpipe.bench import machine, methods
+from arcpipe.bench.fit import METHODS, BenchFitReport, FitResult, parse_size, run_bench_fit
+from arcpipe.bench.growth import measure_size
+from arcpipe.bench.photographs import photographs
+from arcpipe.config import FitSection
+from arcpipe.errors import ConfigError
+
+
+def test_loop_batch_and_engine_solve_the_same_problem() -> None:
+    """The same anchors, mini-batches and steps: the same pictures within rounding."""
+    fit = FitSection(steps=12, eps=1e-3)
+    images, decoder = photographs((12, 15), 3), Decoder.initial(FitSection(), 3, 1)
+    expected = methods.engine(images, decoder, fit)()
+    for method in (methods.loop, methods.batch):
+        for made, picture in zip(method(images, decoder, fit)(), expected, strict=True):
+            np.testing.assert_allclose(made, picture, atol=1e-4)
+
+
+def test_batches_hold_several_small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut into two batches nothing changes."""
+    fit = FitSection(steps=5, eps=1e-3)
+    images, decoder = photographs((9, 9), 3), Decoder.initial(FitSection(), 3, 1)
+    expected = methods.batch(images, decoder, fit)()
+    monkeypatch.setattr(methods, "BATCH_PIXELS", 2 * 81)
+    for made, picture in zip(methods.batch(images, decoder, fit)(), expected, strict=True):
+        np.testing.assert_allclose(made, picture, atol=1e-5)
+
+
+def test_a_siren_learns_and_stops_at_its_goal() -> None:
+    (image,) = photographs((10, 14), 1)
+    errors = [float(np.square(methods.fit_siren(image, goal, 200) - image).mean()) for goal in (np.inf, 20.0)]
+    assert -10 * np.log10(errors[0]) > 25
+    assert 20 <= -10 * np.log10(errors[1]) < 22
+
+
+def test_pictures_have_their_size_and_are_the_same_every_time() -> None:
+    for size in [(32, 32), (375, 500), (500, 700), (1, 3)]:
+        first, second = photographs(size, 2)
+        assert first.shape == (*size, 3)
+        assert first.dtype == np.float32
+        assert 0 <= first.min() <= first.max() <= 1
+        np.testing.assert_array_equal(first, photographs(size, 1)[0])
+        assert not np.array_equal(first, second)
+
+
+def test_the_report_keeps_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every size and method once, with the keys that scripts read; measured in this process to be quick."""
+    monkeypatch.setattr(bench_fit, "in_fresh_process", lambda work, *arguments: work(*arguments))
+    monkeypatch.setattr(bench_fit, "DECODER_IMAGES", 2)
+    report = run_bench_fit(["8x9", "6x6"], images=1, steps=6, progress=False)
+    values = json.loads(json.dumps(report.as_dict()))
+    keys = {"size", "method", "seconds_per_image", "psnr", "peak_bytes", "matrix_peak_share"}
+    assert all(keys <= set(result) for result in values["results"])
+    assert [(result["size"], result["method"]) for result in values["results"]] == [
+        (size, method) for size in ("8x9", "6x6") for method in METHODS
+    ]
+    assert all(set(ratios) == {"loop/thesis", "batch/thesis", "thesis/fast"} for ratios in values["ratios"].values())
+    assert list(values["ratios"]) == ["8x9", "6x6"]
+    assert "loop/thesis" in report.lines()[-1]
+
+
+def test_ratios_are_those_of_seconds_and_only_of_what_was_measured() -> None:
+    def result(method: str, seconds: float) -> FitResult:
+        return FitResult("32x32", method, 1, 500, seconds, 30.0, 1, 0.5)
+
+    report = BenchFitReport((result("loop", 3.0), result("thesis", 0.5)), 1e9)
+    assert report.ratios == {"32x32": {"loop/thesis": 6.0}}
+
+
+def test_a_fresh_process_starts_with_a_peak_of_its_own() -> None:
+    ballast = np.ones(2**26)  # 512 MB here
+    assert machine.peak_memory() > ballast.nbytes
+    assert machine.in_fresh_process(machine.peak_memory) < ballast.nbytes
+
+
+def test_growth_reports_time_and_memory() -> None:
+    result = measure_size((16, 16))
+    assert result.pixels == 256
+    assert result.microseconds_per_pixel > 0
+    assert 0 <= result.preparation_share <= 1
+    assert "us a pixel" in result.line()
+
+
+@pytest.mark.parametrize("text", ["", "32", "0x4", "4x-1", "axb", "3x4x5"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no size"):
+        parse_size(text)
+
+
+def test_a_method_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no method 'abacus'"):
+        run_bench_fit(["8x8"], methods=["abacus"])
