@@ -41,6 +41,7 @@ class Cache(StrEnum):
 
 class Recipe(StrEnum):
     thesis = "thesis"
+    fast = "fast"
 
 
 class Normalise(StrEnum):
@@ -167,7 +168,7 @@ def convert(
     latent_dim: Annotated[int, typer.Option(min=1, help="Numbers in a latent.")] = 32,
     neighbours: Annotated[int, typer.Option(min=1, help="Nearest anchors that decode a pixel.")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Fit every image so many times.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Adam steps per image.")] = 500,
+    steps: Annotated[int | None, typer.Option(min=1, help="Adam steps per image; thesis 500, fast 175.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="How latents are stored.")] = Dtype.float16,
     neighbours_cache: Annotated[Cache, typer.Option(help="Store each pixel's nearest anchors, or not.")] = Cache.pixels,
     decoder: Annotated[
@@ -216,8 +217,8 @@ def convert(
             "latent_dim": latent_dim,
             "neighbours": neighbours,
             "repeats": repeats,
-            "steps": steps,
             "decoder": decoder,
+            **({} if steps is None else {"steps": steps}),
         },
         "store": {"dtype": dtype.value, "neighbours_cache": neighbours_cache.value},
         "run": {"workers": workers, "gpus": gpus, "scheduler": scheduler, "max_failed": max_failed},
@@ -384,6 +385,23 @@ def run(
     else:
         for report in reports.values():
             show(report, as_json=False)
+
+
+bench = typer.Typer(no_args_is_help=True, help="Measure this machine: ratios against named baselines in one run.")
+app.add_typer(bench, name="bench")
+
+
+@bench.command("fit")
+@reports_errors
+def bench_fit(
+    sizes: Annotated[str, typer.Option(help="HEIGHTxWIDTH, comma-separated.")] = "32x32,224x224,375x500",
+    images: Annotated[int | None, typer.Option(min=1, help="Pictures of each size.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit the same pictures one at a time, batched, with the engine, and as SIREN; print seconds, PSNR and ratios."""
+    from arcpipe.bench.fit import run_bench_fit
+
+    show(run_bench_fit([size for size in sizes.split(",") if size.strip()], images), as_json)
 
 
 def run_pipeline(config: Any) -> dict[str, Any]:

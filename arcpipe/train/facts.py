@@ -71,9 +71,12 @@ def check_labels(store: Store, train: Split) -> None:
     labels = np.unique(np.concatenate([np.zeros(0, np.int64), *train.manifest.labels]))
     if len(labels) > 1:
         return
-    what = "holds no clouds" if not len(labels) else f"has one class only, {store.classes[int(labels[0])]}"
+    what = f"has one class only, {store.classes[int(labels[0])]}: a classifier needs two"
+    fix = "arcpipe convert a folder of split/class/file with two classes or more"
+    if not len(labels):
+        what, fix = "holds no clouds", "the arcpipe convert command that made the store: it continues an unfinished one"
     raise SourceError(
-        f"the split {train.name} of {store.path} {what}: a classifier needs two.",
+        f"the split {train.name} of {store.path} {what}.",
         details=[f"splits: {', '.join(store.splits)}", f"classes of the store: {', '.join(store.classes)}"],
-        fix=["another --train-split", "arcpipe convert a folder of split/class/file with two classes or more"],
+        fix=["another --train-split", fix],
     )

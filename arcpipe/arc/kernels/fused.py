@@ -44,7 +44,7 @@ from arcpipe.arc.kernels.simd import (
     total,
 )
 
-SIMD_SHA256 = "038aac67f68060d9d2b905d68e29eb9c06feacdbfdc20e1580068baa8aa8fb96"
+SIMD_SHA256 = "acf05855e4072419f74715d06c03f139196327a8da8f7efed6d781c3873c1b2e"
 """Numba looks for changes in this file only before it takes compiled code from its cache on disk; a test keeps this
 the hash of `simd.py`, so that a change there is a change here."""
 
