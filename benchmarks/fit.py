@@ -25,9 +25,11 @@ def draw(results: list[SizeResult], path: Path) -> None:
     pixels = [result.pixels for result in results]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     axes[0].semilogx(pixels, [result.microseconds_per_pixel for result in results], "o-")
-    axes[0].set(xlabel="pixels", ylabel="CPU microseconds a pixel, 500 steps", ylim=(0, None))
+    axes[0].set(xlabel="pixels", ylabel="CPU microseconds a pixel, 500 steps")
     axes[1].semilogx(pixels, [result.peak_bytes / 2**30 for result in results], "o-")
-    axes[1].set(xlabel="pixels", ylabel="peak memory of the process, GiB", ylim=(0, None))
+    axes[1].set(xlabel="pixels", ylabel="peak memory of the process, GiB")
+    for part in axes:
+        part.set_ylim(0, 1.1 * part.get_ylim()[1])
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

@@ -174,20 +174,20 @@ def measure(
     if method == "siren":
         run = partial(methods.siren, goals=methods.engine_psnr(pictures, decoder, fit))
     before = time.process_time()
-    render = run(pictures, decoder, fit)
+    fitted = run(pictures, decoder, fit)
     seconds = (time.process_time() - before) / count
     peak_bytes = peak_memory()
-    quality = np.mean([psnr(picture, made) for picture, made in zip(pictures, render(), strict=True)])
+    quality = np.mean([psnr(picture, made) for picture, made in zip(pictures, fitted.render(), strict=True)])
     work = matrix_operations(method, shape[0] * shape[1], fit)
     return FitResult(
         size=f"{shape[0]}x{shape[1]}",
         method=method,
         images=count,
-        steps=methods.steps_of(method, fit),
+        steps=round(fitted.steps),
         seconds_per_image=seconds,
         psnr=float(quality),
         peak_bytes=peak_bytes,
-        matrix_peak_share=work * methods.steps_of(method, fit) / seconds / peak,
+        matrix_peak_share=work * fitted.steps / seconds / peak,
     )
 
 

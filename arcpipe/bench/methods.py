@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,57 +24,65 @@ from arcpipe.config import FitSection
 
 Images = Sequence[NDArray[np.float32]]
 Reconstructions = list[NDArray[np.float32]]
-Method = Callable[[Images, Decoder, FitSection], Callable[[], Reconstructions]]
-"""Fits the images, and returns what renders them: rendering is not part of the time."""
+
+
+class Fitted(NamedTuple):
+    """Steps taken for an image (on average), and what renders the images: that is not part of the time."""
+
+    steps: float
+    render: Callable[[], Reconstructions]
+
+
+Method = Callable[[Images, Decoder, FitSection], Fitted]
 
 BATCH_PIXELS = 8 * 32 * 32
 """Images that autograd is given at once: 8 of 32x32 were its fastest on a CPU; larger ones go alone."""
 SIREN_LAYERS, SIREN_WIDTH, SIREN_OMEGA, SIREN_LR, SIREN_STEPS = 3, 64, 30.0, 5e-4, 1000
 
 
-def loop(images: Images, decoder: Decoder, fit: FitSection) -> Callable[[], Reconstructions]:
+def loop(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
     """One image at a time through autograd, as the equations stand."""
     clouds = [fit_cloud_reference(image, decoder, fit, seed)[0] for seed, image in enumerate(images)]
-    return lambda: [_render(cloud, decoder, image.shape) for cloud, image in zip(clouds, images, strict=True)]
+    return Fitted(fit.steps, lambda: _render_all(clouds, images, decoder))
 
 
-def batch(images: Images, decoder: Decoder, fit: FitSection) -> Callable[[], Reconstructions]:
+def batch(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
     """Several images end to end through autograd."""
     clouds = [ReferenceCloud(image, fit, seed) for seed, image in enumerate(images)]
     together = max(1, BATCH_PIXELS // (images[0].shape[0] * images[0].shape[1]))
     for start in range(0, len(clouds), together):
         _fit_together(clouds[start : start + together], decoder, fit)
-    return lambda: [_render(cloud, decoder, image.shape) for cloud, image in zip(clouds, images, strict=True)]
+    return Fitted(fit.steps, lambda: _render_all(clouds, images, decoder))
 
 
-def engine(images: Images, decoder: Decoder, fit: FitSection) -> Callable[[], Reconstructions]:
+def engine(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
     """The engine of arcpipe."""
     clouds = fit_clouds(images, decoder, fit, range(len(images)))
-    return lambda: [
-        decode(cloud.latents, cloud.positions, image.shape[:2], decoder, cloud.relative, cloud.neighbours)
-        for cloud, image in zip(clouds, images, strict=True)
-    ]
+    return Fitted(
+        fit.steps,
+        lambda: [
+            decode(cloud.latents, cloud.positions, image.shape[:2], decoder, cloud.relative, cloud.neighbours)
+            for cloud, image in zip(clouds, images, strict=True)
+        ],
+    )
 
 
-def fast(images: Images, decoder: Decoder, fit: FitSection) -> Callable[[], Reconstructions]:
+def fast(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
     """The engine of arcpipe with the recipe `fast`."""
     return engine(images, decoder, recipe("fast").model_copy(update={"steps": steps_of("fast", fit)}))
 
 
-def siren(
-    images: Images, decoder: Decoder, fit: FitSection, goals: Sequence[float] | None = None
-) -> Callable[[], Reconstructions]:
+def siren(images: Images, decoder: Decoder, fit: FitSection, goals: Sequence[float] | None = None) -> Fitted:
     """A sine network for each image (thesis appendix C), full batches, until its PSNR reaches the goal (dB)."""
     steps = steps_of("siren", fit)
-    made = [
-        fit_siren(image, goal, steps) for image, goal in zip(images, goals or [math.inf] * len(images), strict=True)
-    ]
-    return lambda: made
+    goals = goals or [math.inf] * len(images)
+    fits = [fit_siren(image, goal, steps) for image, goal in zip(images, goals, strict=True)]
+    return Fitted(sum(taken for _, taken in fits) / len(fits), lambda: [made for made, _ in fits])
 
 
 def engine_psnr(images: Images, decoder: Decoder, fit: FitSection) -> list[float]:
     """What the engine reaches on each image, dB."""
-    return [psnr(image, made) for image, made in zip(images, engine(images, decoder, fit)(), strict=True)]
+    return [psnr(image, made) for image, made in zip(images, engine(images, decoder, fit).render(), strict=True)]
 
 
 def steps_of(method: str, fit: FitSection) -> int:
@@ -115,6 +124,10 @@ def _mini_batch(clouds: Sequence[ReferenceCloud], ends: NDArray[np.int64], numbe
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
+def _render_all(clouds: Sequence[ReferenceCloud], images: Images, decoder: Decoder) -> Reconstructions:
+    return [_render(cloud, decoder, image.shape) for cloud, image in zip(clouds, images, strict=True)]
+
+
 def _render(cloud: ReferenceCloud, decoder: Decoder, shape: tuple[int, ...]) -> NDArray[np.float32]:
     with torch.no_grad():
         pixels = torch.arange(len(cloud.image)).split(2**16)
@@ -122,11 +135,11 @@ def _render(cloud: ReferenceCloud, decoder: Decoder, shape: tuple[int, ...]) -> 
     return values.reshape(shape).numpy()
 
 
-def fit_siren(image: NDArray[np.float32], goal_db: float, steps: int) -> NDArray[np.float32]:
+def fit_siren(image: NDArray[np.float32], goal_db: float, steps: int) -> tuple[NDArray[np.float32], int]:
     """Fit a SIREN to an image: places in [-1, 1], omega 30, weights and biases as prescribed, Adam at 5e-4.
 
     Returns:
-        The reconstruction when it reaches `goal_db`, else after `steps`.
+        The reconstruction when it reaches `goal_db`, else after `steps`; and the steps taken.
     """
     height, width, channels = image.shape
     network = _siren(channels)
@@ -134,7 +147,7 @@ def fit_siren(image: NDArray[np.float32], goal_db: float, steps: int) -> NDArray
     places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)
     target = torch.from_numpy(image.reshape(-1, channels))
     adam = torch.optim.Adam([tensor for layer in network for tensor in layer.parameters()], lr=SIREN_LR)
-    for _ in range(steps):
+    for step in range(1, steps + 1):
         made = places
         for layer in network[:-1]:
             made = torch.sin(SIREN_OMEGA * layer(made))
@@ -145,7 +158,7 @@ def fit_siren(image: NDArray[np.float32], goal_db: float, steps: int) -> NDArray
         adam.zero_grad()
         loss.backward()
         adam.step()
-    return made.detach().reshape(image.shape).numpy()
+    return made.detach().reshape(image.shape).numpy(), step
 
 
 def _siren(channels: int) -> list[nn.Linear]:

@@ -71,9 +71,10 @@ def check_labels(store: Store, train: Split) -> None:
     labels = np.unique(np.concatenate([np.zeros(0, np.int64), *train.manifest.labels]))
     if len(labels) > 1:
         return
-    what = f"has one class only, {store.classes[int(labels[0])]}: a classifier needs two"
-    fix = "arcpipe convert a folder of split/class/file with two classes or more"
-    if not len(labels):
+    if len(labels):
+        what = f"has one class only, {store.classes[int(labels[0])]}: a classifier needs two"
+        fix = "arcpipe convert a folder of split/class/file with two classes or more"
+    else:
         what, fix = "holds no clouds", "the arcpipe convert command that made the store: it continues an unfinished one"
     raise SourceError(
         f"the split {train.name} of {store.path} {what}.",

@@ -270,6 +270,13 @@ def test_an_unfinished_store_is_refused_unless_allowed(new_store: Callable[..., 
     assert report.clouds == 40
 
 
+def test_a_training_split_that_is_empty_yet_is_refused(new_store: Callable[..., Path], tmp_path: Path) -> None:
+    store = new_store(splits={"test": 20, "train": 10}, part_samples=20, finish=False)
+    with pytest.raises(SourceError, match=r"train of .* holds no clouds") as caught:
+        train(make_config(store, tmp_path / "run", stream={"allow_unfinished": True}))
+    assert "it continues" in str(caught.value)
+
+
 def test_missing_splits_are_named_with_what_to_choose(new_store: Callable[..., Path], tmp_path: Path) -> None:
     store = new_store(splits={"val": 20, "extra": 20})
     with pytest.raises(MissingSplitError) as caught:
