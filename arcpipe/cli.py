@@ -64,6 +64,11 @@ class Preset(StrEnum):
     large = "large"
 
 
+class Weights(StrEnum):
+    last = "last"
+    best = "best"
+
+
 class Edit(StrEnum):
     push = "push"
     rotate = "rotate"
@@ -290,6 +295,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     store: Annotated[Path, typer.Option(help="A store with the same decoder.")],
     split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
+    weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = Weights.last,
     push: Annotated[float, typer.Option(min=0, help="Push every anchor by up to P pixels (experiment 4).")] = 0.0,
     shift: Annotated[float, typer.Option(min=0, help="Shift every cloud by up to S pixels (experiment 5).")] = 0.0,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
@@ -305,6 +311,7 @@ def evaluate(
         "run": run,
         "store": store,
         "split": split,
+        "weights": weights.value,
         "push": push,
         "shift": shift,
         "batch_size": batch_size,
@@ -319,13 +326,14 @@ def evaluate(
 def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = Weights.last,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Convert new images with the store's own decoder and classify them."""
     from arcpipe.train import run_predict
 
-    report = run_predict(run, images, device=device)
+    report = run_predict(run, images, weights=weights.value, device=device)
     show(report, as_json)
     report.check()
 

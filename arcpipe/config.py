@@ -286,6 +286,8 @@ class EvaluateConfig(Section):
     run: Path
     store: Path
     split: str | None = None
+    weights: Literal["last", "best"] = "last"
+    """`best`: those that the validation split chose, where the store has one beside the reported split."""
     push: Annotated[float, Field(ge=0)] = 0.0
     shift: Annotated[float, Field(ge=0)] = 0.0
     batch_size: Count = 256

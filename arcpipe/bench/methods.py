@@ -147,7 +147,9 @@ def fit_siren(image: NDArray[np.float32], goal_db: float, steps: int) -> tuple[N
     places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)
     target = torch.from_numpy(image.reshape(-1, channels))
     adam = torch.optim.Adam([tensor for layer in network for tensor in layer.parameters()], lr=SIREN_LR)
-    for step in range(1, steps + 1):
+    taken = 0
+    while taken < steps:
+        taken += 1
         made = places
         for layer in network[:-1]:
             made = torch.sin(SIREN_OMEGA * layer(made))
@@ -158,7 +160,7 @@ def fit_siren(image: NDArray[np.float32], goal_db: float, steps: int) -> tuple[N
         adam.zero_grad()
         loss.backward()
         adam.step()
-    return made.detach().reshape(image.shape).numpy(), step
+    return made.detach().reshape(image.shape).numpy(), taken
 
 
 def _siren(channels: int) -> list[nn.Linear]:

@@ -229,6 +229,8 @@ def _convert_parts(
     done = total - sum(len(part.samples) for part in todo)
     with Progress("convert", total, "images", done=done) as progress:
         progress.update(done, **_fields(records, len(parts)))
+        # Training clouds first: an unfinished store can then be trained on (--allow-unfinished).
+        todo = sorted(todo, key=lambda part: part.split != "train")
         lost = _collect(workers.executor, todo, work, writer, records, progress, len(parts))
     if lost:
         raise ClusterError(

@@ -15,7 +15,6 @@ from torch import nn
 from arcpipe.config import AugmentSection, EvaluateConfig, StreamSection
 from arcpipe.errors import DivergedError, MissingSplitError, SourceError, StoreMismatchError
 from arcpipe.store import Store, open_store
-from arcpipe.train.checkpoint import load_checkpoint
 from arcpipe.train.device import choose_device
 from arcpipe.train.loader import StreamLoader
 from arcpipe.train.measures import Measures, average_repeats, measure
@@ -79,7 +78,7 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
         )
     device = choose_device(config.device)
     model = run.model().to(device)
-    load_checkpoint(run.checkpoint, model)
+    run.load_weights(model, config.weights)
     split = Split(store, name)
     loader = evaluation_loader(
         split, run.facts.classes, run.normalisation, run.config.stream, config.batch_size, moves(config), config.seed

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from arcpipe.progress import Progress
 from arcpipe.seeds import derive_seed
 from arcpipe.sources import load_image
 from arcpipe.store import round_latents
-from arcpipe.train.checkpoint import load_checkpoint
 from arcpipe.train.device import choose_device
 from arcpipe.train.loader import collate
 from arcpipe.train.run import RunFolder, open_run
@@ -100,7 +99,14 @@ class Recipe:
             ) from None
 
 
-def run_predict(run_path: Path, images: Sequence[Path], *, device: str = "auto", quiet: bool = False) -> PredictReport:
+def run_predict(
+    run_path: Path,
+    images: Sequence[Path],
+    *,
+    weights: Literal["last", "best"] = "last",
+    device: str = "auto",
+    quiet: bool = False,
+) -> PredictReport:
     """Fit and classify image files.
 
     The same picture gets the same answer whatever its name and whatever is asked beside it: its seed comes from its
@@ -114,7 +120,7 @@ def run_predict(run_path: Path, images: Sequence[Path], *, device: str = "auto",
     recipe = Recipe.of(run)
     chosen = choose_device(device)
     model = run.model().to(chosen)
-    load_checkpoint(run.checkpoint, model)
+    run.load_weights(model, weights)
     model.eval()
     decoder = Decoder.from_record(run.decoder(), chosen)
     found: dict[int, Prediction] = {}

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -94,6 +94,24 @@ class RunFolder:
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             return build_model(self.config.model, self.facts.latent_dim, len(self.facts.classes))
+
+    def load_weights(self, model: nn.Module, which: Literal["last", "best"] = "last") -> None:
+        """Put the weights of the last step, or those that the validation split chose, into `model`.
+
+        Raises:
+            CheckpointError: there are none, or they do not fit.
+        """
+        if which == "last":
+            checkpoint.load_checkpoint(self.checkpoint, model)
+            return
+        path = self.path / "best.safetensors"
+        if not path.is_file():
+            raise CheckpointError(
+                f"{self.path} has no weights that a validation split chose.",
+                details=["they are kept where the store has a split val beside the reported one"],
+                fix=["--weights last"],
+            )
+        checkpoint.load_model(model, checkpoint.load_tensors(path), path)
 
     @property
     def normalisation(self) -> Normalisation:

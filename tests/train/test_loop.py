@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from arcpipe.config import TrainConfig
+from arcpipe.config import EvaluateConfig, TrainConfig
 from arcpipe.errors import (
     CheckpointError,
     ConfigError,
@@ -24,7 +24,7 @@ from arcpipe.errors import (
     StoreMismatchError,
     UnfinishedStoreError,
 )
-from arcpipe.train import TrainReport, loop, run_train
+from arcpipe.train import TrainReport, loop, run_evaluate, run_train
 from arcpipe.train.checkpoint import load_tensors
 from arcpipe.train.interrupt import Interrupts
 from arcpipe.train.run import open_run
@@ -185,7 +185,7 @@ def test_a_killed_process_leaves_a_run_that_continues(store_path: Path, tmp_path
 
 KILLED_AT_STEP_7 = """
 import os, signal, sys
-from arcpipe.config import TrainConfig
+from arcpipe.config import EvaluateConfig, TrainConfig
 from arcpipe.train import loop
 loop.CHECKPOINT_EVERY_S = 0.0
 plain = loop.train_step
@@ -300,7 +300,8 @@ def test_weights_are_chosen_by_the_validation_split_never_by_the_reported_one(
 ) -> None:
     assert not (whole / "best.safetensors").exists()  # train and test only: the last weights, no choice
     out = tmp_path / "run"
-    report = train(make_config(new_store(splits={"train": 40, "val": 20, "test": 20}), out, epochs=4))
+    store = new_store(splits={"train": 40, "val": 20, "test": 20})
+    report = train(make_config(store, out, epochs=4))
     accuracies = [line["val_accuracy"] for line in open_run(out).metrics() if line["kind"] == "epoch"]
     assert report.best["epoch"] == accuracies.index(max(accuracies)) + 1
     assert (out / "best.safetensors").is_file()
@@ -308,6 +309,10 @@ def test_weights_are_chosen_by_the_validation_split_never_by_the_reported_one(
     tests = [line["test_accuracy"] for line in open_run(out).metrics() if line["kind"] == "epoch"]
     assert report.measures.accuracy == tests[-1]
     assert report.best["test_accuracy"] == tests[report.best["epoch"] - 1]
+    chosen = run_evaluate(EvaluateConfig(run=out, store=store, split="test", weights="best"))
+    assert chosen.measures.accuracy == report.best["test_accuracy"]
+    with pytest.raises(CheckpointError, match="no weights that a validation split chose"):
+        open_run(whole).load_weights(open_run(whole).model(), "best")
 
 
 def test_a_loss_that_is_no_number_stops_with_a_way_out(
