@@ -1,4 +1,4 @@
-"""The ways to fit that are compared: from what is usually done to what arcpipe does. All on one CPU thread."""
+"""The ways to fit that are compared: from what is usually done to what arcpipe does."""
 
 from __future__ import annotations
 

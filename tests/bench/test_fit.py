@@ -76,7 +76,7 @@ def test_ratios_are_those_of_seconds_and_only_of_what_was_measured() -> None:
     def result(method: str, seconds: float) -> FitResult:
         return FitResult("32x32", method, 1, 500, seconds, 30.0, 1, 0.5)
 
-    report = BenchFitReport((result("loop", 3.0), result("thesis", 0.5)), 1e9)
+    report = BenchFitReport((result("loop", 3.0), result("thesis", 0.5)), 1e9, threads=2)
     assert report.ratios == {"32x32": {"loop/thesis": 6.0}}
 
 
