@@ -261,6 +261,9 @@ def train(
 ) -> None:
     """Train a point transformer on a store. Safe to run again: it continues."""
     from arcpipe.config import TrainConfig, build
+    from arcpipe.threads import set_waiting
+
+    set_waiting()
     from arcpipe.train import run_train
 
     values = {
@@ -305,6 +308,9 @@ def evaluate(
 ) -> None:
     """Accuracy, per class and confusion, of a trained run on a store."""
     from arcpipe.config import EvaluateConfig, build
+    from arcpipe.threads import set_waiting
+
+    set_waiting()
     from arcpipe.train import run_evaluate
 
     values = {
@@ -383,6 +389,9 @@ def run(
 ) -> None:
     """Convert, train and evaluate as a file says. Safe to run again: it continues."""
     from arcpipe.config import PipelineConfig, build, read_toml
+    from arcpipe.threads import set_waiting
+
+    set_waiting()
 
     config = build(PipelineConfig, with_defaults(read_toml(pipeline), pipeline), str(pipeline))
     if config.about:
@@ -493,6 +502,4 @@ def show(report: Any, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point of the `arcpipe` command."""
-    # Before torch starts its threads: spinning ones made a training step 30 times slower beside another job.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="arcpipe")

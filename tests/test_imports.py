@@ -30,9 +30,18 @@ FLOOR = {
     "errors": 0,
     "seeds": 0,
     "progress": 0,
+    "threads": 0,
     "__init__": 0,
 }
-GROUND_FLOOR_ORDER = ["__init__", "errors", "seeds", "progress", "cloud", "config"]  # imports point leftwards only
+GROUND_FLOOR_ORDER = [
+    "__init__",
+    "errors",
+    "seeds",
+    "progress",
+    "threads",
+    "cloud",
+    "config",
+]  # imports point leftwards only
 
 ONLY_IN = {
     "dask": {"cluster"},
