@@ -33,15 +33,8 @@ FLOOR = {
     "threads": 0,
     "__init__": 0,
 }
-GROUND_FLOOR_ORDER = [
-    "__init__",
-    "errors",
-    "seeds",
-    "progress",
-    "threads",
-    "cloud",
-    "config",
-]  # imports point leftwards only
+# Imports of the ground floor point leftwards only.
+GROUND_FLOOR_ORDER = ["__init__", "errors", "seeds", "progress", "threads", "cloud", "config"]
 
 ONLY_IN = {
     "dask": {"cluster"},
