@@ -1,7 +1,7 @@
 """How the threads of a training process wait for each other: spinning where the machine is idle, asleep elsewhere.
 
-Measured on 2 cores, an epoch of 8,000 clouds: threads that sleep at once 15 s, threads that spin for a while 8 s. Beside
-a busy neighbour it is 14 against 48 to 70 s, so it depends on the neighbours, when the process starts.
+Measured on 2 cores, an epoch of 8,000 clouds: threads that sleep at once 15 s, threads that spin for a while 8 s.
+Beside a busy neighbour it is 14 against 48 to 70 s, so it depends on the neighbours, when the process starts.
 """
 
 from __future__ import annotations
