@@ -8,14 +8,28 @@ import json
 import os
 import signal
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
 
 from arcpipe import __version__
-from arcpipe.errors import ArcpipeError, ConfigError, FileAccessError, NoSpaceError
+from arcpipe.errors import ArcpipeError, FileAccessError, NoSpaceError
+from arcpipe.options import (
+    Cache,
+    Dtype,
+    Edit,
+    Model,
+    Normalise,
+    Preset,
+    Recipe,
+    Schedule,
+    Weights,
+    default_run,
+    default_store,
+    with_defaults,
+    with_expert,
+)
 
 P = ParamSpec("P")
 
@@ -26,55 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Dtype(StrEnum):
-    float16 = "float16"
-    float32 = "float32"
-    int8 = "int8"
-
-
-class Cache(StrEnum):
-    pixels = "pixels"
-    none = "none"
-
-
-class Recipe(StrEnum):
-    thesis = "thesis"
-    fast = "fast"
-
-
-class Normalise(StrEnum):
-    per_dim = "per-dim"
-    whole = "whole"
-    none = "none"
-
-
-class Schedule(StrEnum):
-    constant = "constant"
-    cosine = "cosine"
-
-
-class Model(StrEnum):
-    ptv3 = "ptv3"
-
-
-class Preset(StrEnum):
-    small = "small"
-    large = "large"
-
-
-class Weights(StrEnum):
-    last = "last"
-    best = "best"
-
-
-class Edit(StrEnum):
-    push = "push"
-    rotate = "rotate"
-    flip = "flip"
-    mask = "mask"
-    mix = "mix"
 
 
 class Terminated(BaseException):
@@ -396,6 +361,8 @@ def run(
     config = build(PipelineConfig, with_defaults(read_toml(pipeline), pipeline), str(pipeline))
     if config.about:
         typer.echo(config.about, err=True)
+    from arcpipe.pipeline import run_pipeline
+
     reports = run_pipeline(config)
     if as_json:
         typer.echo(json.dumps({name: report.as_dict() for name, report in reports.items()}))
@@ -419,75 +386,6 @@ def bench_fit(
     from arcpipe.bench.fit import run_bench_fit
 
     show(run_bench_fit([size for size in sizes.split(",") if size.strip()], images), as_json)
-
-
-def run_pipeline(config: Any) -> dict[str, Any]:
-    """The three stages of a `PipelineConfig`, one after another; each continues what is there."""
-    from arcpipe.config import EvaluateConfig, build
-    from arcpipe.convert import run_convert
-
-    reports: dict[str, Any] = {"convert": run_convert(config.convert)}
-    if config.train is not None:
-        from arcpipe.train import run_evaluate, run_train
-
-        reports["train"] = run_train(config.train)
-        if config.evaluate is not None:
-            values = {**config.evaluate.model_dump(), "run": config.train.out, "store": config.train.store}
-            values |= {"seed": config.train.seed, "device": config.train.device}
-            reports["evaluate"] = run_evaluate(build(EvaluateConfig, values))
-    return reports
-
-
-def with_defaults(values: dict[str, Any], pipeline: Path) -> dict[str, Any]:
-    """Fill what a pipeline file may leave out: the store's path, the run's folder, `convert.source` as a name."""
-    converting = values.get("convert")
-    if isinstance(converting, dict):
-        if isinstance(converting.get("source"), str):
-            converting["source"] = {"source": converting["source"]}
-        converting.setdefault("out", Path("store") / f"{pipeline.stem}.zarr")
-        if isinstance(values.get("train"), dict):
-            values["train"].setdefault("store", converting["out"])
-            values["train"].setdefault("out", Path("runs") / pipeline.stem)
-    return values
-
-
-def with_expert(values: dict[str, Any], expert: list[str] | None) -> dict[str, Any]:
-    """Lay `--set section.key=value` over the options; values are TOML, bare words are text."""
-    import tomllib
-
-    example = "--set optim.clip_norm=1" if "optim" in values else "--set fit.lr=0.01"
-    for entry in expert or []:
-        key, sign, text = entry.partition("=")
-        if not sign or not key:
-            raise ConfigError(f"--set {entry} is not KEY=VALUE.", fix=[example])
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        target = values
-        *sections, name = key.strip().split(".")
-        for section in sections:
-            inner = target.setdefault(section, {})
-            if not isinstance(inner, dict):
-                raise ConfigError(f"--set {entry}: {section} has no settings inside.", fix=[example])
-            target = inner
-        target[name] = value
-    return values
-
-
-def default_store(source: str) -> Path:
-    """`store/NAME.zarr` for a source's name, folder or archive; `.` and `..` have the name of the folder they mean."""
-    name = Path(source).name
-    if name in ("", ".."):
-        name = Path(source).resolve().name
-    for ending in (".tar.gz", ".tgz", ".tar", ".zip"):
-        name = name.removesuffix(ending)
-    return Path("store") / f"{name or 'images'}.zarr"
-
-
-def default_run(store: Path) -> Path:
-    """`runs/NAME` for a store's path."""
-    return Path("runs") / store.name.removesuffix(".zarr")
 
 
 def show(report: Any, as_json: bool) -> None:

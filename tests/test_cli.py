@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arcpipe.cli import default_store
+from arcpipe.options import default_store
 from tests.pictures import contents, make_pictures
 
 SMALL = ["--steps", "30", "--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4"]

@@ -94,7 +94,7 @@ def test_differences_name_the_setting_and_both_values() -> None:
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("pipelines/*.toml")), ids=lambda p: p.stem)
 def test_every_pipeline_file_is_valid(path: Path) -> None:
-    from arcpipe.cli import with_defaults
+    from arcpipe.options import with_defaults
 
     build(PipelineConfig, with_defaults(read_toml(path), path), str(path))
 

@@ -13,8 +13,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "arcpipe"
 
 # Lower number = lower floor. A module may import lower floors, and its own room.
 FLOOR = {
-    "cli": 4,
-    "__main__": 5,
+    "__main__": 6,
+    "cli": 5,
+    "pipeline": 4,
     "bench": 3,
     "convert": 3,
     "train": 3,
@@ -29,12 +30,13 @@ FLOOR = {
     "config": 0,
     "errors": 0,
     "seeds": 0,
+    "options": 0,
     "progress": 0,
     "threads": 0,
     "__init__": 0,
 }
 # Imports of the ground floor point leftwards only.
-GROUND_FLOOR_ORDER = ["__init__", "errors", "seeds", "progress", "threads", "cloud", "config"]
+GROUND_FLOOR_ORDER = ["__init__", "errors", "seeds", "options", "progress", "threads", "cloud", "config"]
 
 ONLY_IN = {
     "dask": {"cluster"},

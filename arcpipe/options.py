@@ -1,0 +1,109 @@
+"""What the command line adds to `config`: the choices of its options, its default paths, and `--set KEY=VALUE`."""
+
+from __future__ import annotations
+
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from arcpipe.errors import ConfigError
+
+
+class Dtype(StrEnum):
+    float16 = "float16"
+    float32 = "float32"
+    int8 = "int8"
+
+
+class Cache(StrEnum):
+    pixels = "pixels"
+    none = "none"
+
+
+class Recipe(StrEnum):
+    thesis = "thesis"
+    fast = "fast"
+
+
+class Normalise(StrEnum):
+    per_dim = "per-dim"
+    whole = "whole"
+    none = "none"
+
+
+class Schedule(StrEnum):
+    constant = "constant"
+    cosine = "cosine"
+
+
+class Model(StrEnum):
+    ptv3 = "ptv3"
+
+
+class Preset(StrEnum):
+    small = "small"
+    large = "large"
+
+
+class Weights(StrEnum):
+    last = "last"
+    best = "best"
+
+
+class Edit(StrEnum):
+    push = "push"
+    rotate = "rotate"
+    flip = "flip"
+    mask = "mask"
+    mix = "mix"
+
+
+def with_defaults(values: dict[str, Any], pipeline: Path) -> dict[str, Any]:
+    """Fill what a pipeline file may leave out: the store's path, the run's folder, `convert.source` as a name."""
+    converting = values.get("convert")
+    if isinstance(converting, dict):
+        if isinstance(converting.get("source"), str):
+            converting["source"] = {"source": converting["source"]}
+        converting.setdefault("out", Path("store") / f"{pipeline.stem}.zarr")
+        if isinstance(values.get("train"), dict):
+            values["train"].setdefault("store", converting["out"])
+            values["train"].setdefault("out", Path("runs") / pipeline.stem)
+    return values
+
+
+def with_expert(values: dict[str, Any], expert: list[str] | None) -> dict[str, Any]:
+    """Lay `--set section.key=value` over the options; values are TOML, bare words are text."""
+    example = "--set optim.clip_norm=1" if "optim" in values else "--set fit.lr=0.01"
+    for entry in expert or []:
+        key, sign, text = entry.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"--set {entry} is not KEY=VALUE.", fix=[example])
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        target = values
+        *sections, name = key.strip().split(".")
+        for section in sections:
+            inner = target.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set {entry}: {section} has no settings inside.", fix=[example])
+            target = inner
+        target[name] = value
+    return values
+
+
+def default_store(source: str) -> Path:
+    """`store/NAME.zarr` for a source's name, folder or archive; `.` and `..` have the name of the folder they mean."""
+    name = Path(source).name
+    if name in ("", ".."):
+        name = Path(source).resolve().name
+    for ending in (".tar.gz", ".tgz", ".tar", ".zip"):
+        name = name.removesuffix(ending)
+    return Path("store") / f"{name or 'images'}.zarr"
+
+
+def default_run(store: Path) -> Path:
+    """`runs/NAME` for a store's path."""
+    return Path("runs") / store.name.removesuffix(".zarr")
