@@ -118,6 +118,25 @@ def ends_from(counts: Sequence[int]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))]).astype(np.int64)
 
 
+def morton_codes(positions: NDArray[Any]) -> NDArray[np.uint64]:
+    """Interleave the bits of rows and columns (below 2**32): bit 2i is bit i of the column, bit 2i + 1 of the row."""
+    rows, columns = positions[:, 0].astype(np.uint64), positions[:, 1].astype(np.uint64)
+    return (_spread(rows) << np.uint64(1)) | _spread(columns)
+
+
+def _spread(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Put a zero before every bit of 32-bit values."""
+    for shift, mask in (
+        (16, 0x0000FFFF0000FFFF),
+        (8, 0x00FF00FF00FF00FF),
+        (4, 0x0F0F0F0F0F0F0F0F),
+        (2, 0x3333333333333333),
+        (1, 0x5555555555555555),
+    ):
+        values = (values | (values << np.uint64(shift))) & np.uint64(mask)
+    return values
+
+
 def _stack(arrays: Sequence[NDArray[Any]], empty: tuple[int, int], dtype: Any) -> NDArray[Any]:
     return np.concatenate(list(arrays)) if arrays else np.zeros(empty, dtype)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from arcpipe.cloud import morton_codes
 from arcpipe.config import FitSection
 
 
@@ -94,19 +95,4 @@ def morton_order(positions: NDArray[Any]) -> NDArray[np.int64]:
         (k,) int64 permutation: by the bits of row and column interleaved, the row's above; equal places keep their
         order.
     """
-    code = (_spread(positions[:, 0]) << np.uint64(1)) | _spread(positions[:, 1])
-    return np.argsort(code, kind="stable")
-
-
-def _spread(values: NDArray[Any]) -> NDArray[np.uint64]:
-    """Put a 0 between the bits of 32-bit numbers."""
-    bits = values.astype(np.uint64)
-    for shift, mask in (
-        (16, 0x0000FFFF0000FFFF),
-        (8, 0x00FF00FF00FF00FF),
-        (4, 0x0F0F0F0F0F0F0F0F),
-        (2, 0x3333333333333333),
-        (1, 0x5555555555555555),
-    ):
-        bits = (bits | (bits << np.uint64(shift))) & np.uint64(mask)
-    return bits
+    return np.argsort(morton_codes(positions), kind="stable")

@@ -24,11 +24,6 @@ SPARE_BYTES = 2**28
 """Decompression stops while so much of the disk is still free, however much a file turns out to hold."""
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether a file begins like gzip, bzip2 or xz, whatever its name is."""
-    return _opener(path) is not None
-
-
 def uncompressed(path: Path, *, check: Callable[[], None] | None = None, progress: Progress = silent) -> Path:
     """The decompressed content of `path` as one file; `path` itself where it is not compressed.
 

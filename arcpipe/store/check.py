@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.cloud import CloudBatch, FailedSample
+from arcpipe.cloud import CloudBatch, FailedSample, morton_codes
 
 Problems = list[tuple[str, str]]  # array, what is wrong with it
 
@@ -47,25 +46,6 @@ def sample_problems(batch: CloudBatch, failures: Sequence[FailedSample], n_sampl
     if len(set(zip(batch.sample_ids.tolist(), batch.repeats.tolist(), strict=True))) != len(batch):
         problems.append("a sample is there twice with the same repeat")
     return problems
-
-
-def morton_codes(positions: NDArray[Any]) -> NDArray[np.uint64]:
-    """Interleave the bits of rows and columns (below 2**32): bit 2i is bit i of the column, bit 2i + 1 of the row."""
-    rows, columns = positions[:, 0].astype(np.uint64), positions[:, 1].astype(np.uint64)
-    return (_spread(rows) << np.uint64(1)) | _spread(columns)
-
-
-def _spread(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Put a zero before every bit of 32-bit values."""
-    for shift, mask in (
-        (16, 0x0000FFFF0000FFFF),
-        (8, 0x00FF00FF00FF00FF),
-        (4, 0x0F0F0F0F0F0F0F0F),
-        (2, 0x3333333333333333),
-        (1, 0x5555555555555555),
-    ):
-        values = (values | (values << np.uint64(shift))) & np.uint64(mask)
-    return values
 
 
 def _offset_problems(batch: CloudBatch) -> Problems:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -149,8 +148,3 @@ def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         ]
         changed += differences(made[0], made[1], "convert.")
     return changed
-
-
-def _content_settings(convert: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a conversion that change what is in its store."""
-    return {key: convert.get(key) for key in ("source", "fit", "store", "seed")}

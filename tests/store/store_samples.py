@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord
+from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, morton_codes
 from arcpipe.store import StoreHeader, StoreWriter, create_or_open, fingerprint
-from arcpipe.store.check import morton_codes
 
 LATENT_DIM = 6
 CLASSES = ("cats", "dogs", "pandas")
