@@ -1,4 +1,4 @@
-"""Where the work is done: a local cluster, one worker per GPU, or a given scheduler. Only this file imports Dask."""
+"""Where the work is done: a local cluster, one worker per GPU, or a given scheduler. Only this room imports Dask."""
 
 from __future__ import annotations
 
