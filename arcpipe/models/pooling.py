@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from arcpipe.models.share import Share, shared_batch_norm
+
 
 def segment_mean(values: Tensor, segment: Tensor, n: int) -> Tensor:
     """Mean of the rows of `values` (t, c) in each of n segments -> (n, c); an empty segment gives zeros.
@@ -32,11 +34,14 @@ def segment_max(values: Tensor, segment: Tensor, n: int) -> Tensor:
     return values.gather(0, winner)
 
 
-def batch_norm(norm: nn.BatchNorm1d, values: Tensor) -> Tensor:
+def batch_norm(norm: nn.BatchNorm1d, values: Tensor, share: Share | None = None) -> Tensor:
     """Apply `norm` to (t, c); in training, a batch of one row is normalised by the running statistics.
 
     One row has no variance, and torch refuses it; a batch that holds one tiny cloud is no reason to stop a run.
+    With a `share`, statistics are those of all processes that train on the batch.
     """
+    if norm.training and share is not None:
+        return shared_batch_norm(norm, values, share)
     if norm.training and len(values) < 2:
         return nn.functional.batch_norm(
             values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
@@ -53,6 +58,6 @@ class GridPool(nn.Module):
         self.linear = nn.Linear(inputs, outputs)
         self.norm = norm
 
-    def forward(self, features: Tensor, block: Tensor, n_blocks: int) -> Tensor:
+    def forward(self, features: Tensor, block: Tensor, n_blocks: int, share: Share | None = None) -> Tensor:
         pooled = segment_max(self.linear(features), block, n_blocks)
-        return nn.functional.gelu(batch_norm(self.norm, pooled))
+        return nn.functional.gelu(batch_norm(self.norm, pooled, share))

@@ -26,6 +26,7 @@ from arcpipe.models.attention import PatchAttention, Patches, cut_patches
 from arcpipe.models.planar_conv import Pairs, PlanarConv, neighbour_pairs
 from arcpipe.models.pooling import GridPool, batch_norm, segment_mean
 from arcpipe.models.serialization import CURVES, Curve
+from arcpipe.models.share import Share
 from arcpipe.models.voxels import Tokens, coarsen, voxelise
 
 STEM_KERNEL = 5
@@ -99,7 +100,12 @@ class PTv3(nn.Module):
         self.drop_rates = torch.linspace(0, drop_path, len(self.blocks)).tolist()
 
     def forward(
-        self, latents: Tensor, positions: Tensor, offsets: Tensor, generator: torch.Generator | None = None
+        self,
+        latents: Tensor,
+        positions: Tensor,
+        offsets: Tensor,
+        generator: torch.Generator | None = None,
+        share: Share | None = None,
     ) -> Tensor:
         """Logits (s, classes) of s clouds.
 
@@ -109,6 +115,8 @@ class PTv3(nn.Module):
             offsets: (s + 1,) int64; cloud i owns points `offsets[i]:offsets[i + 1]`. An empty cloud gets the logits of
                 a zero vector.
             generator: draws the curves and the dropped branches; needed in training, unused in evaluation.
+            share: in training, which clouds of the whole batch these are, where several processes train on it together;
+                every process then needs a point at least.
 
         Raises:
             ValueError: shapes disagree, or there is no generator in training.
@@ -119,25 +127,33 @@ class PTv3(nn.Module):
             raise ValueError("in training, PTv3 needs a torch.Generator: it draws curves and dropped branches")
         n_clouds = len(offsets) - 1
         if len(latents):
-            pooled = self._encode(latents, positions, offsets, generator if self.training else None)
+            drawn = (generator, share) if self.training else (None, None)
+            pooled = self._encode(latents, positions, offsets, *drawn)
         else:
             pooled = latents.new_zeros(n_clouds, self.head.in_features)
         logits: Tensor = self.head(pooled)
         return logits
 
-    def _encode(self, latents: Tensor, positions: Tensor, offsets: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _encode(
+        self,
+        latents: Tensor,
+        positions: Tensor,
+        offsets: Tensor,
+        generator: torch.Generator | None,
+        share: Share | None,
+    ) -> Tensor:
         """Mean of every cloud's last tokens (s, channels[-1]); drawn curves and branches if there is a generator."""
         n_clouds = len(offsets) - 1
         tokens, order = voxelise(positions, offsets, self.grid_px)
         pairs = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, STEM_KERNEL)
         features = self.stem(latents.index_select(0, order), tokens, pairs)
-        features = nn.functional.gelu(batch_norm(self.stem_norm, features))
+        features = nn.functional.gelu(batch_norm(self.stem_norm, features, share))
         pairs = pairs.inner()
-        branches = self._draw_branches(n_clouds, generator)
+        branches = self._draw_branches(n_clouds, generator, share)
         for stage, depth in enumerate(self.depths):
             if stage:
                 tokens, block = coarsen(tokens)
-                features = self.pools[stage - 1](features, block, len(tokens))
+                features = self.pools[stage - 1](features, block, len(tokens), share)
                 pairs = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, BLOCK_KERNEL)
             first = sum(self.depths[:stage])
             curves = draw_curves(first, depth, generator)
@@ -146,13 +162,16 @@ class PTv3(nn.Module):
                 features = self.blocks[i](features, tokens, pairs, patches[curve], branches[i])
         return segment_mean(features, tokens.cloud, n_clouds)
 
-    def _draw_branches(self, n_clouds: int, generator: torch.Generator | None) -> list[Tensor | None]:
+    def _draw_branches(
+        self, n_clouds: int, generator: torch.Generator | None, share: Share | None = None
+    ) -> list[Tensor | None]:
         """For every block, factors (2, s) that drop a cloud's branch at the block's rate and keep the expectation."""
         if generator is None:
             return [None] * len(self.blocks)
         weight = self.head.weight
-        chance = torch.rand(len(self.blocks), 2, n_clouds, generator=generator, device=generator.device)
-        chance = chance.to(weight.device)
+        total = n_clouds if share is None else share.total
+        chance = torch.rand(len(self.blocks), 2, total, generator=generator, device=generator.device)
+        chance = (chance if share is None else share.own(chance)).to(weight.device)
         return [
             (chance[i] >= rate).to(weight.dtype) / (1 - rate) if rate else None
             for i, rate in enumerate(self.drop_rates)
