@@ -46,7 +46,7 @@ ONLY_IN = {
     "pickle": set(),
     "PIL": {"sources", "inspect"},
 }
-NEVER_IN = {"store": {"torch"}, "arc": {"zarr", "dask", "typer"}, "models": {"zarr", "dask", "typer", "numba"}}
+NEVER_IN = {"store": {"torch"}, "arc": {"zarr", "dask", "typer"}, "models": {"zarr", "dask", "typer"}}
 
 
 def room(path: Path) -> str:

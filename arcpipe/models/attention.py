@@ -10,65 +10,76 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from arcpipe.models.cpu_attention import ShortPatchAttention
+from arcpipe.models.cpu import compilable
 from arcpipe.models.serialization import CODE_BITS, CURVES, Curve, encode
 from arcpipe.models.voxels import Tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Patches:
-    """Where tokens sit in a padded table of patches along one curve.
+    """The patches along one curve: `order` (t,) int64 tokens, patch after patch, which begin at `starts` (p + 1,).
 
-    With p patches of at most `length` tokens: `slots` (p, length) int64 token in each slot (0 in an empty one),
-    `filled` (p, length) bool, None where no slot is empty, `place` (t,) int64 slot of every token, counted patch by
-    patch.
+    The rest is the same as a padded table, made when it is first asked for.
     """
 
-    slots: Tensor
-    filled: Tensor | None
-    place: Tensor
+    order: Tensor
+    starts: Tensor
+
+    @property
+    def slots(self) -> Tensor:
+        """(p, longest patch) int64: the token in each slot, token 0 in an empty one."""
+        return self._padded[0]
+
+    @property
+    def filled(self) -> Tensor | None:
+        """(p, longest patch) bool; None where no slot is empty."""
+        return self._padded[1]
+
+    @property
+    def place(self) -> Tensor:
+        """(t,) int64: the slot of every token, counted patch by patch."""
+        return self._padded[2]
+
+    @cached_property
+    def _padded(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        lengths, n_tokens = self.starts.diff(), len(self.order)
+        longest = int(lengths.max()) if len(lengths) else 0
+        slot = torch.arange(longest, device=lengths.device)
+        filled = slot < lengths[:, None]
+        rank = torch.where(filled, self.starts[:-1, None] + slot, 0)
+        slots = torch.where(filled, self.order[rank], 0)
+        place = torch.empty_like(self.order)
+        place[self.order] = filled.flatten().nonzero().squeeze(1)
+        return slots, None if slots.numel() == n_tokens else filled, place
 
 
 def cut_patches(tokens: Tokens, size: int, curves: Sequence[Curve] = CURVES) -> dict[Curve, Patches]:
     """Cut every cloud into ceil(k / size) patches along each curve, whose lengths differ by at most one.
 
-    A cloud with at most `size` tokens is one patch; if all are, the curves make no difference and share one table.
+    A cloud with at most `size` tokens is one patch; if all are, the curves make no difference and share one order.
     """
     counts = tokens.counts
     pieces = (counts + size - 1) // size
-    start, first_patch = counts.cumsum(0) - counts, pieces.cumsum(0) - pieces
-    k, n = counts[tokens.cloud], pieces[tokens.cloud]
-    rank = torch.arange(len(tokens), device=k.device) - start[tokens.cloud]
-    piece = rank * n // k  # the token of rank r belongs to piece floor(r n / k), which starts at rank ceil(piece k / n)
-    slot = rank - (piece * k + n - 1) // n
-    length, n_patches = int(slot.max()) + 1, int(pieces.sum())
-    position = (first_patch[tokens.cloud] + piece) * length + slot
-    if int(pieces.max()) == 1:
-        one = _fill(torch.arange(len(tokens), device=k.device), position, n_patches, length)
-        return dict.fromkeys(curves, one)
-    return {curve: _fill(_order(tokens, curve), position, n_patches, length) for curve in set(curves)}
+    cloud = torch.repeat_interleave(pieces)
+    piece = torch.arange(len(cloud), device=counts.device) - (pieces.cumsum(0) - pieces)[cloud]
+    # The token of rank r belongs to piece floor(r n / k), which starts at rank ceil(piece k / n).
+    k, n = counts[cloud], pieces[cloud]
+    starts = (counts.cumsum(0) - counts)[cloud] + (piece * k + n - 1) // n
+    starts = torch.cat([starts, counts.sum()[None]])
+    if len(cloud) == 0 or int(pieces.max()) == 1:
+        return dict.fromkeys(curves, Patches(_order(tokens, "z"), starts))
+    return {curve: Patches(_order(tokens, curve), starts) for curve in set(curves)}
 
 
 def _order(tokens: Tokens, curve: Curve) -> Tensor:
     if curve == "z":  # tokens are in Morton order already
         return torch.arange(len(tokens), device=tokens.cloud.device)
     return (tokens.cloud << CODE_BITS | encode(tokens.fine, curve)).argsort(stable=True)
-
-
-def _fill(order: Tensor, position: Tensor, n_patches: int, length: int) -> Patches:
-    slots = order.new_zeros(n_patches * length)
-    slots[position] = order
-    place = torch.empty_like(order)
-    place[order] = position
-    if len(order) == len(slots):
-        return Patches(slots.view(n_patches, length), None, place)
-    filled = torch.zeros(len(slots), dtype=torch.bool, device=order.device)
-    filled[position] = True
-    return Patches(slots.view(n_patches, length), filled.view(n_patches, length), place)
 
 
 class RelativePosition(nn.Module):
@@ -115,13 +126,31 @@ class PatchAttention(nn.Module):
         self.relative = RelativePosition(patch, heads)
 
     def forward(self, features: Tensor, coords: Tensor, patches: Patches) -> Tensor:
+        if compilable(features) and self._fills_registers:
+            return self._compiled(features, coords, patches)
         n, length = patches.slots.shape
         padded = self.qkv(features).index_select(0, patches.slots.flatten()).view(n, length, 3, self.heads, -1)
-        values, index = self.relative(coords, patches)
-        attention = attend_on_cpu if features.device.type == "cpu" else attend
-        mixed = attention(padded, values, index).reshape(n * length, -1)
+        mixed = attend(padded, *self.relative(coords, patches)).reshape(n * length, -1)
         out: Tensor = self.out(mixed.index_select(0, patches.place))
         return out
+
+    @property
+    def _fills_registers(self) -> bool:
+        """Of 8 heads, or of all the channels of 1, 2 or 4."""
+        return self.heads % 8 == 0 or (self.heads in (1, 2, 4) and self.out.in_features % 8 == 0)
+
+    def _compiled(self, features: Tensor, coords: Tensor, patches: Patches) -> Tensor:
+        """The same, with a token's channels heads last: the rows of the weights are exchanged, not those of tokens."""
+        from arcpipe.models.cpu.attention import CompiledAttention
+
+        n, channels = features.shape
+        split = (self.heads, channels // self.heads)
+        weight = self.qkv.weight.view(3, *split, channels).transpose(1, 2).reshape(3 * channels, channels)
+        bias = self.qkv.bias.view(3, *split).transpose(1, 2).reshape(3 * channels)
+        qkv = nn.functional.linear(features, weight, bias).view(n, 3, *reversed(split))
+        mixed: Tensor = CompiledAttention.apply(qkv, self.relative.table, coords, patches.order, patches.starts)
+        weight = self.out.weight.view(channels, *split).transpose(1, 2).reshape(channels, channels)
+        return nn.functional.linear(mixed.view(n, channels), weight, self.out.bias)
 
 
 def attend(qkv: Tensor, values: Tensor, index: Tensor) -> Tensor:
@@ -137,10 +166,3 @@ def attend(qkv: Tensor, values: Tensor, index: Tensor) -> Tensor:
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     bias = values.T.index_select(0, index.flatten()).view(*index.shape, -1).permute(0, 3, 2, 1)
     return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
-
-
-def attend_on_cpu(qkv: Tensor, values: Tensor, index: Tensor) -> Tensor:
-    """The same as `attend`, in the layout that is fastest for short patches on a CPU."""
-    by_head = qkv.permute(2, 3, 0, 4, 1).contiguous()
-    mixed: Tensor = ShortPatchAttention.apply(by_head, values.contiguous(), index)
-    return mixed.permute(1, 3, 0, 2)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
 
-from arcpipe.models import attention
-from arcpipe.models.attention import PatchAttention, attend, attend_on_cpu, cut_patches
-from arcpipe.models.cpu_attention import ShortPatchAttention
+from arcpipe.models.attention import PatchAttention, cut_patches
+from arcpipe.models.cpu.attention import CompiledAttention
 from arcpipe.models.serialization import CURVES, encode
 from arcpipe.models.voxels import voxelise
 
@@ -61,11 +61,16 @@ def plain_attention(layer, features, coords):
     return layer.out(torch.cat(mixed, 1))
 
 
+def patch_by_patch(layer, features, coords, patches):
+    """The same layer by plain attention, one patch after the other."""
+    wanted = torch.empty_like(features)
+    for rows in torch.tensor_split(patches.order, patches.starts[1:-1]):
+        wanted[rows] = plain_attention(layer, features[rows], coords[rows])
+    return wanted
+
+
 @pytest.mark.parametrize("curve", CURVES)
-@pytest.mark.parametrize("path", [attend, attend_on_cpu])
-def test_attention_equals_plain_attention_patch_by_patch(make_batch, monkeypatch, curve, path):
-    # Both the general path, which other devices take, and the one for CPUs.
-    monkeypatch.setattr(attention, "attend_on_cpu", path)
+def test_attention_equals_plain_attention_patch_by_patch(make_batch, curve):
     tokens = lay(make_batch, [1, 30, 51])  # patches of 1, 15 and 17: there are empty slots
     torch.manual_seed(0)
     layer = PatchAttention(8, 2, 25).double()
@@ -73,10 +78,7 @@ def test_attention_equals_plain_attention_patch_by_patch(make_batch, monkeypatch
     features = torch.randn(82, 8, dtype=torch.float64, requires_grad=True)
     patches = cut_patches(tokens, 25)[curve]
     assert patches.filled is not None
-    found, wanted = layer(features, tokens.coords, patches), torch.empty(82, 8, dtype=torch.float64)
-    for slots, filled in zip(patches.slots, patches.filled, strict=True):
-        rows = slots[filled]
-        wanted[rows] = plain_attention(layer, features[rows], tokens.coords[rows])
+    found, wanted = layer(features, tokens.coords, patches), patch_by_patch(layer, features, tokens.coords, patches)
     torch.testing.assert_close(found, wanted)
     inputs, upstream = (features, *layer.parameters()), torch.randn_like(wanted)
     for ours, theirs in zip(
@@ -85,12 +87,54 @@ def test_attention_equals_plain_attention_patch_by_patch(make_batch, monkeypatch
         torch.testing.assert_close(ours, theirs)
 
 
-def test_cpu_attention_passes_gradcheck():
-    drawn = torch.Generator().manual_seed(0)
-    qkv = torch.randn(3, 2, 3, 2, 5, dtype=torch.float64, generator=drawn, requires_grad=True)
-    table = torch.randn(2, 7, dtype=torch.float64, generator=drawn, requires_grad=True)
-    index = torch.randint(7, (3, 5, 5), generator=drawn)
-    assert torch.autograd.gradcheck(ShortPatchAttention.apply, (qkv, table, index))
+@pytest.mark.parametrize(
+    ("channels", "heads"), [(64, 8), (64, 16), (64, 32), (32, 2), (8, 1), (24, 4), (48, 24), (8, 8)]
+)
+@pytest.mark.parametrize("sizes", [[51, 1, 0, 30, 107], [3], [9, 5]])
+def test_compiled_attention_equals_plain_attention(make_batch, channels, heads, sizes):
+    tokens = lay(make_batch, sizes)
+    torch.manual_seed(0)
+    layer = PatchAttention(channels, heads, 25)
+    assert layer._fills_registers
+    torch.nn.init.normal_(layer.relative.table)
+    features = torch.randn(sum(sizes), channels, requires_grad=True)
+    patches = cut_patches(tokens, 25)["hilbert"]
+    found, upstream = layer(features, tokens.coords, patches), torch.randn_like(features)
+    gradients = torch.autograd.grad(found, (features, *layer.parameters()), upstream)
+    precise = copy.deepcopy(layer).double()
+    inputs = features.detach().double().requires_grad_()
+    wanted = patch_by_patch(precise, inputs, tokens.coords, patches)
+    torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=1e-5)
+    theirs = torch.autograd.grad(wanted, (inputs, *precise.parameters()), upstream.double())
+    for ours, precise_one in zip(gradients, theirs, strict=True):
+        torch.testing.assert_close(ours.double(), precise_one, atol=1e-4, rtol=1e-4)
+
+
+def test_scores_of_any_size_are_weighed_and_a_nan_spreads(make_batch):
+    # The exponential is ours: its argument is cut off far below, and must not turn a NaN into a number.
+    tokens = lay(make_batch, [30])
+    torch.manual_seed(0)
+    layer, features = PatchAttention(16, 8, 25), 1000 * torch.randn(30, 16)
+    patches = cut_patches(tokens, 25)["z"]
+    wanted = patch_by_patch(copy.deepcopy(layer).double(), features.double(), tokens.coords, patches)
+    torch.testing.assert_close(layer(features, tokens.coords, patches).double(), wanted, atol=1e-3, rtol=1e-3)
+    features[3, 2] = torch.nan
+    assert layer(features, tokens.coords, patches).isnan().any(1).sum() == 15  # the patch of token 3, and no other
+
+
+def test_threads_change_no_bit_of_the_compiled_attention(make_batch):
+    tokens = lay(make_batch, [51, 107, 30] * 5)
+    torch.manual_seed(0)
+    patches, threads, found = cut_patches(tokens, 25)["z"], torch.get_num_threads(), []
+    values, table = torch.randn(len(tokens), 3, 2, 8, requires_grad=True), torch.randn(2, 41, 8, requires_grad=True)
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            out = CompiledAttention.apply(values, table, tokens.coords, patches.order, patches.starts)
+            found.append((out, *torch.autograd.grad(out.square().sum(), (values, table))))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(a.equal(b) for a, b in zip(*found, strict=True))
 
 
 def test_far_distances_share_the_outermost_bias():

@@ -1,0 +1,60 @@
+"""Attention within patches on a CPU, as a differentiable function: compiled, in several threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from arcpipe.models.cpu.attention_loops import attend, attend_backward
+from arcpipe.models.cpu.team import PIECES, spread
+
+
+class CompiledAttention(torch.autograd.Function):
+    """softmax(q k^T / sqrt(d) + bias) v in every patch and head.
+
+    Forward takes `qkv` (t, 3, d, heads), `table` (2, width, heads), the bias of every distance in rows and in columns,
+    query minus key and middle for 0, `coords` (t, 2), and patches as `order` (t,) and `starts` (p + 1,), see
+    `Patches`; gives (t, d, heads).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, table: Tensor, coords: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+        n_tokens, _, depth, heads = qkv.shape
+        lanes = max(heads, 8)
+        out = qkv.new_empty(n_tokens, depth, heads)
+        top, share = qkv.new_empty(2, n_tokens, lanes).unbind(0)
+        repeated = table.repeat(1, 1, lanes // heads)
+        ctx.save_for_backward(qkv, repeated, coords, order, starts, out, top, share)
+        ctx.bounds = _bounds(starts)
+        ctx.constants = int(starts.diff().max()) if len(starts) > 1 else 0, heads, depth * heads
+        arrays = [_flat(qkv), coords.numpy(), _flat(repeated), order.numpy(), starts.numpy()]
+        results = [_flat(out), _flat(top), _flat(share)]
+        spread(lambda i: attend(*arrays, *ctx.bounds[i : i + 2], *ctx.constants, *results))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, repeated, coords, order, starts, out, top, share = ctx.saved_tensors
+        grad = torch.zeros_like(qkv)
+        tables = repeated.new_zeros(PIECES, *repeated.shape)
+        arrays = [_flat(qkv), coords.numpy(), _flat(repeated), order.numpy(), starts.numpy()]
+        results = [_flat(out), _flat(top), _flat(share), _flat(upstream.contiguous()), _flat(grad)]
+        pieces = tables.flatten(1).numpy()
+        spread(
+            lambda i: attend_backward(*arrays, *ctx.bounds[i : i + 2], *ctx.constants, *results, table_grad=pieces[i])
+        )
+        return grad, tables.sum(0)[..., : qkv.shape[3]], None, None, None  # the other lanes say the same
+
+
+def _flat(values: Tensor) -> Any:
+    return values.detach().view(-1).numpy()
+
+
+def _bounds(starts: Tensor) -> list[int]:
+    """Patches where the pieces begin and end, each with about as many tokens."""
+    shares = torch.arange(PIECES + 1) * int(starts[-1]) // PIECES
+    return torch.searchsorted(starts, shares).tolist()
