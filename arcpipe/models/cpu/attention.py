@@ -44,9 +44,13 @@ class CompiledAttention(torch.autograd.Function):
         arrays = [_flat(qkv), coords.numpy(), _flat(repeated), order.numpy(), starts.numpy()]
         results = [_flat(out), _flat(top), _flat(share), _flat(upstream.contiguous()), _flat(grad)]
         pieces = tables.flatten(1).numpy()
-        spread(
-            lambda i: attend_backward(*arrays, *ctx.bounds[i : i + 2], *ctx.constants, *results, table_grad=pieces[i])
-        )
+
+        def work(piece: int) -> None:
+            bounds = ctx.bounds[piece : piece + 2]
+            arguments = (*arrays, *bounds, *ctx.constants, *results, pieces[piece])
+            attend_backward(*arguments)
+
+        spread(work)
         return grad, tables.sum(0)[..., : qkv.shape[3]], None, None, None  # the other lanes say the same
 
 
