@@ -335,14 +335,15 @@ def inspect(
 def verify(
     store: Annotated[Path, typer.Argument(help="A store.")],
     decode: Annotated[int, typer.Option(min=0, help="Also decode N samples and compare with their PSNR.")] = 0,
+    repair: Annotated[bool, typer.Option(help="Move damaged parts aside: the next convert makes them again.")] = False,
     as_json: Json = False,
 ) -> None:
     """Read every byte of a store, check it, and name what is damaged."""
     from arcpipe.convert import run_verify
 
-    report = run_verify(store, decode=decode)
+    report = run_verify(store, decode=decode, repair=repair)
     show(report, as_json)
-    if report.problems:
+    if not report.ok:
         raise typer.Exit(6)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from arcpipe import seeds
-from arcpipe.errors import ArcpipeError
-from arcpipe.progress import counted
-from arcpipe.sources import Source, open_source
-from arcpipe.store import Store, VerifyReport, open_store, verify
+from arcpipe.errors import ArcpipeError, ImageError
+from arcpipe.progress import Progress, counted
+from arcpipe.sources import Sample, Source, open_source
+from arcpipe.store import RepairReport, Store, VerifyReport, open_store, store_lock, verify
+from arcpipe.store import repair as mend
 
 # Rounding of another machine's arithmetic moves a PSNR by less than a thousandth of this.
 PSNR_TOLERANCE_DB = 0.01
@@ -22,60 +24,121 @@ PSNR_TOLERANCE_DB = 0.01
 
 @dataclass(frozen=True)
 class VerifySummary:
-    """Problems by name (empty: the store is as it was written), and counts of what was looked at."""
+    """Problems by name (empty: the store is as it was written), and counts of what was looked at.
+
+    `content`: hash of all that was converted; stores with the same hash hold the same clouds. None with problems.
+    `repaired`: what `--repair` did, None without it.
+    """
 
     store: Path
     problems: tuple[str, ...]
     checked: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    content: str | None = None
+    repaired: RepairReport | None = None
+
+    @property
+    def ok(self) -> bool:
+        """No problems, or all of them were repaired."""
+        if self.repaired is None:
+            return not self.problems
+        return not (self.repaired.left or self.repaired.fleeting)
 
     def as_dict(self) -> dict[str, Any]:
-        return {
+        summary = {
             "store": str(self.store),
-            "ok": not self.problems,
+            "ok": self.ok,
             "problems": list(self.problems),
             "checked": dict(self.checked),
+            "content": self.content,
             "notes": list(self.notes),
         }
+        if self.repaired is None:
+            return summary
+        done = self.repaired
+        aside = {"parts": done.parts, "strangers": done.strangers, "to": str(done.aside) if done.aside else None}
+        return {**summary, "repaired": {"aside": aside, "mended": done.mended, "left": [str(p) for p in done.left]}}
 
     def lines(self) -> list[str]:
         counts = ", ".join(f"{count} {name}" for name, count in self.checked.items())
         verdict = counted(len(self.problems), "problem", "problems") if self.problems else "as it was written"
-        return [f"{self.store}: {verdict} ({counts})", *(f"  {line}" for line in [*self.problems, *self.notes])]
+        lines = [f"{self.store}: {verdict} ({counts})", *(f"  {line}" for line in self.problems)]
+        if self.content:
+            lines.append(f"  content {self.content[:16]}")
+        return [*lines, *(f"  {line}" for line in self.notes)]
 
 
-def run_verify(path: Path, *, decode: int = 0) -> VerifySummary:
-    """Check every byte of a store; `decode`: also decode so many samples and compare their PSNR with the record."""
-    report = verify(path)
+def run_verify(path: Path, *, decode: int = 0, repair: bool = False) -> VerifySummary:
+    """Check every byte of a store; `decode`: also decode so many samples and compare their PSNR with the record.
+
+    `repair`: take what is damaged and can be made again out of the store, so that the next conversion makes it.
+
+    Raises:
+        StoreBusyError: `repair`, and a converter is at work.
+    """
+    with store_lock(path) if repair and path.is_dir() else nullcontext():
+        with Progress("verify", _n_parts(path), "parts") as progress:
+            report = verify(path, on_part=progress.update)
+        repaired = mend(path, report) if repair and report.problems else None
     problems = [str(problem) for problem in report.problems]
-    counted = ("parts", "clouds", "failed", "arrays", "chunks", "files", "bytes")
-    checked, notes = {name: int(getattr(report, name)) for name in counted}, []
-    if report.missing_parts:
-        notes.append(f"unfinished: {report.missing_parts} parts are missing; the same arcpipe convert continues")
-    notes += _mending(report)
+    names = ("parts", "clouds", "failed", "arrays", "chunks", "files", "bytes")
+    checked, notes = {name: int(getattr(report, name)) for name in names}, []
+    if report.missing_parts and not report.complete:
+        missing = counted(report.missing_parts, "part is", "parts are")
+        notes.append(f"unfinished: {missing} missing; the same arcpipe convert continues")
+    notes += _said(repaired) if repaired else _mending(report)
     if decode and not problems:
-        store = open_store(path, allow_unfinished=True)
-        try:
-            source = open_source(_section(store), seed=int(store.config["seed"]), download=False)
-            images = source.inventory().samples
-        except ArcpipeError as error:
-            checked["decoded samples"] = 0
-            notes.append(f"nothing was decoded, the source cannot be opened: {error.what}")
-        else:
-            n_decoded, differing = _decode_some(store, source, images, decode)
-            checked["decoded samples"] = n_decoded
-            problems += differing
-    return VerifySummary(path, tuple(problems), checked, tuple(notes))
+        n_decoded, differing, why = _decode(path, decode)
+        checked["decoded samples"] = n_decoded
+        problems += differing
+        notes += why
+    content = report.content if not problems else None
+    return VerifySummary(path, tuple(problems), checked, tuple(notes), content, repaired)
+
+
+def _n_parts(path: Path) -> int | None:
+    try:
+        return open_store(path, allow_unfinished=True).n_planned
+    except ArcpipeError:  # `verify` says what is wrong
+        return None
 
 
 def _mending(report: VerifyReport) -> list[str]:
-    """Commands that mend what can be mended: a part is made again, the root and the decoder cannot be."""
-    places = dict.fromkeys(tuple(problem.where.split("/")[:2]) for problem in report.problems)
-    folders = [report.path.joinpath(*place) for place in places if len(place) == 2 and place[0] != "decoder"]
-    parts = [shlex.quote(str(folder)) for folder in folders if folder.is_dir()]
-    if not parts:
+    if not report.problems:
         return []
-    return [f"try: rm -r {' '.join(parts)}, then the same arcpipe convert command again: it makes these parts again"]
+    return [
+        f"try: arcpipe verify {shlex.quote(str(report.path))} --repair",
+        "     (moves what is damaged aside; then the same arcpipe convert command makes it again)",
+    ]
+
+
+def _said(done: RepairReport) -> list[str]:
+    """What `--repair` did, and the next command."""
+    lines = []
+    if done.left:
+        return ["nothing was changed: this cannot be made again", *(f"try: {line}" for line in done.advice)]
+    if done.parts:
+        parts = counted(len(done.parts), "part is", "parts are")
+        lines.append(f"{parts} out of the store: {', '.join(done.parts[:8])}{', ...' if len(done.parts) > 8 else ''}")
+    if done.strangers:
+        lines.append(f"{counted(len(done.strangers), 'file', 'files')} that did not belong moved away")
+    lines += [f"{name} was written again" for name in done.mended]
+    if done.aside:
+        lines.append(f"moved to {done.aside}: delete it once the store is whole")
+    lines += [f"{name} was whole when it was read again: check memory, disk and network" for name in done.fleeting]
+    return [*lines, "try: the same arcpipe convert command again: it makes what is missing"]
+
+
+def _decode(path: Path, count: int) -> tuple[int, list[str], list[str]]:
+    """How many samples were decoded, which differ from their record, and why none could be."""
+    store = open_store(path, allow_unfinished=True)
+    try:
+        source = open_source(_section(store), seed=int(store.config["seed"]), download=False)
+        inventory = source.inventory().samples
+    except ArcpipeError as error:
+        return 0, [], [f"nothing was decoded, the source cannot be opened: {error.what}"]
+    images = {(split, sample.sample_id): sample for split, samples in inventory.items() for sample in samples}
+    return _decode_some(store, source, images, count)
 
 
 def _section(store: Store) -> Any:
@@ -84,7 +147,9 @@ def _section(store: Store) -> Any:
     return build(SourceSection, store.config["source"], str(store.path))
 
 
-def _decode_some(store: Store, source: Source, images: Mapping[str, Any], count: int) -> tuple[int, list[str]]:
+def _decode_some(
+    store: Store, source: Source, images: Mapping[tuple[str, int], Sample], count: int
+) -> tuple[int, list[str], list[str]]:
     """Decode a seeded choice of clouds and compare with the original pixels."""
     from arcpipe.arc.decoder import Decoder
     from arcpipe.arc.engine import decode
@@ -95,13 +160,22 @@ def _decode_some(store: Store, source: Source, images: Mapping[str, Any], count:
     ]
     chosen = seeds.generator("verify", store.fingerprint).permutation(len(rows))[:count]
     decoder = Decoder.from_record(store.decoder, "cpu")
-    problems = []
+    n_decoded, problems, notes = 0, [], []
     for split, part_id, row in (rows[i] for i in chosen):
         cloud = store.read_block(split, part_id, row, row + 1)[0]
-        sample = next(sample for sample in images[split] if sample.sample_id == cloud.sample_id)
-        image = source.read(sample, store.channels)
+        sample = images.get((split, cloud.sample_id))
+        if sample is None or sample.path != cloud.path:
+            notes.append(f"{split}/{cloud.path}: the source has no such image any more")
+            continue
+        try:
+            image = source.read(sample, store.channels)
+        except ImageError as error:
+            notes.append(f"{split}/{cloud.path}: the source has changed: {error.what}")
+            continue
+        n_decoded += 1
         picture = decode(np.asarray(cloud.latents, np.float32), cloud.positions, cloud.size, decoder, cloud.relative)
-        found = psnr(image, picture)
-        if abs(found - cloud.psnr) > PSNR_TOLERANCE_DB:
-            problems.append(f"{split}/{cloud.path}: PSNR {found:.3f} dB, the record says {cloud.psnr:.3f} dB")
-    return len(chosen), problems
+        found = psnr(image, picture) if picture.shape == image.shape else float("nan")
+        if not abs(found - cloud.psnr) <= PSNR_TOLERANCE_DB:
+            place = f"{split}/{part_id}, {cloud.path}"
+            problems.append(f"{place}: PSNR {found:.3f} dB, the record says {cloud.psnr:.3f} dB")
+    return n_decoded, problems, notes

@@ -6,12 +6,14 @@ for part in store.parts("train"):
     clouds = store.read_block("train", part.id, 0, 32)
 """
 
+from arcpipe.store.content import content_hash
 from arcpipe.store.create import check_place, create_or_open, existing_decoder, with_mended_images
 from arcpipe.store.decoder_file import load_decoder_file, save_decoder_file
 from arcpipe.store.lock import store_lock
 from arcpipe.store.part import Part
 from arcpipe.store.quantise import dequantise, position_dtype, quantise_latents, round_latents
 from arcpipe.store.reader import Store, open_store
+from arcpipe.store.repair import RepairReport, repair
 from arcpipe.store.schema import (
     FORMAT,
     FORMAT_VERSION,
@@ -22,7 +24,8 @@ from arcpipe.store.schema import (
     fingerprint,
     plan_parts,
 )
-from arcpipe.store.verify import Problem, VerifyReport, verify
+from arcpipe.store.verify import verify
+from arcpipe.store.verify_report import Problem, VerifyReport
 from arcpipe.store.writer import StoreWriter, committed_parts
 
 __all__ = [
@@ -33,12 +36,14 @@ __all__ = [
     "PartRecord",
     "PlannedPart",
     "Problem",
+    "RepairReport",
     "Store",
     "StoreHeader",
     "StoreWriter",
     "VerifyReport",
     "check_place",
     "committed_parts",
+    "content_hash",
     "create_or_open",
     "dequantise",
     "existing_decoder",
@@ -48,6 +53,7 @@ __all__ = [
     "plan_parts",
     "position_dtype",
     "quantise_latents",
+    "repair",
     "round_latents",
     "save_decoder_file",
     "store_lock",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,11 @@ def read_rows(array: zarr.Array, start: int, stop: int, where: Path) -> NDArray[
 def read_json(path: Path) -> dict[str, Any]:
     """Read a metadata document, or raise DamagedStoreError."""
     try:
-        if path.stat().st_size > MAX_METADATA_BYTES:
-            raise damaged(path, f"{path.stat().st_size} bytes of metadata")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            raise damaged(path, "no file")
+        if status.st_size > MAX_METADATA_BYTES:
+            raise damaged(path, f"{status.st_size} bytes of metadata")
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise damaged(path, "missing") from None
@@ -106,8 +110,7 @@ def damaged(where: Path, what: str) -> DamagedStoreError:
     fix = [f"arcpipe verify {store or 'STORE'}   (names everything that is damaged)"]
     inside = where.relative_to(store).parts if store else ()
     if len(inside) > 1 and inside[0] != "decoder":
-        part = "/".join(inside[:2])
-        fix.append(f"rm -r {store}/{part}, then the same arcpipe convert command again: it makes this part again")
+        fix.append(f"arcpipe verify {store} --repair, then the same arcpipe convert command: it makes this part again")
     return DamagedStoreError(f"{where} is damaged.", details=[what], fix=fix)
 
 

@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 from arcpipe.cloud import CloudBatch, FailedSample, morton_codes
 
 Problems = list[tuple[str, str]]  # array, what is wrong with it
+SAMPLED_PIXELS = 16
+"""Pixels of each cloud whose neighbours are compared with brute force."""
+BRUTE_FORCE = 2**18  # distances held at once
+SORTED_WHOLE = 256  # anchors, above which choosing before sorting is quicker
 
 
 def batch_problems(batch: CloudBatch, *, n_classes: int, latent_dim: int, n_neighbours: int) -> Problems:
@@ -43,9 +47,52 @@ def sample_problems(batch: CloudBatch, failures: Sequence[FailedSample], n_sampl
         problems.append(f"{len(converted)} samples with clouds and {len(failed)} failures, planned are {n_samples}")
     if len(set(failed)) != len(failed) or converted & set(failed):
         problems.append("a failed sample is there twice")
-    if len(set(zip(batch.sample_ids.tolist(), batch.repeats.tolist(), strict=True))) != len(batch):
+    pairs = set(zip(batch.sample_ids.tolist(), batch.repeats.tolist(), strict=True))
+    if len(pairs) != len(batch):
         problems.append("a sample is there twice with the same repeat")
+    elif pairs != {(sample, repeat) for sample in converted for repeat in range(len(batch) // max(len(converted), 1))}:
+        problems.append("the samples do not all have the same repeats")
     return problems
+
+
+def nearest_problems(batch: CloudBatch, rng: np.random.Generator, n_pixels: int = SAMPLED_PIXELS) -> Problems:
+    """Compare the neighbours of `n_pixels` random pixels of every cloud with a search through all its anchors.
+
+    Nearest first by squared distance, equal distances by lower row: exact, for positions are integers. The corners of
+    each image are always among the pixels. The batch has passed `batch_problems`.
+    """
+    if batch.neighbours is None or batch.pixel_offsets is None:
+        return []
+    n = batch.neighbours.shape[1]
+    for i in range(len(batch)):
+        height, width = (int(side) for side in batch.sizes[i])
+        corners = [0, width - 1, (height - 1) * width, height * width - 1]
+        pixels = np.unique([*corners, *rng.integers(height * width, size=max(0, n_pixels - len(corners)))])
+        positions = batch.positions[batch.offsets[i] : batch.offsets[i + 1]].astype(np.int64)
+        stored = batch.neighbours[batch.pixel_offsets[i] + pixels]
+        nearest = _nearest(positions, np.stack(np.divmod(pixels, width), axis=1), n)
+        wrong = (stored != nearest).any(axis=1)
+        if wrong.any():
+            k = int(np.argmax(wrong))
+            where = f"pixel ({pixels[k] // width}, {pixels[k] % width}) of cloud {i}"
+            return [("neighbours", f"{where} has {stored[k].tolist()}, the nearest are {nearest[k].tolist()}")]
+    return []
+
+
+def _nearest(positions: NDArray[np.int64], pixels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Rows of the n nearest of `positions` (k, 2) for each of `pixels` (q, 2): all distances, a stable sort."""
+    found = np.empty((len(pixels), n), np.int64)
+    step = max(1, BRUTE_FORCE // len(positions))
+    for start in range(0, len(pixels), step):
+        gaps = pixels[start : start + step, None] - positions
+        distances = (gaps * gaps).sum(axis=2)
+        if len(positions) <= SORTED_WHOLE:
+            found[start : start + step] = np.argsort(distances, axis=1, kind="stable")[:, :n]
+            continue
+        for row, own in enumerate(distances, start):  # sort only what can be among the nearest
+            candidates = np.flatnonzero(own <= np.partition(own, n - 1)[n - 1])
+            found[row] = candidates[np.argsort(own[candidates], kind="stable")][:n]
+    return found
 
 
 def _offset_problems(batch: CloudBatch) -> Problems:

@@ -12,8 +12,9 @@ from arcpipe.cloud import DecoderRecord
 from arcpipe.config import differences
 from arcpipe.errors import FileAccessError, StoreBusyError, StoreMismatchError
 from arcpipe.store.arrays import write_array
+from arcpipe.store.attributes import is_split_name
 from arcpipe.store.files import attempt_folder, file_hashes, publish, sync_tree, write_file
-from arcpipe.store.root import is_split_name, read_decoder, read_root
+from arcpipe.store.root import read_decoder, read_root
 from arcpipe.store.schema import FORMAT, FORMAT_VERSION, StoreHeader, group_document
 from arcpipe.store.writer import StoreWriter
 

@@ -29,7 +29,7 @@ def load_decoder_file(path: Path) -> DecoderRecord:
             about = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         record = DecoderRecord.from_arrays(arrays, int(about["n_neighbours"]), int(about["latent_dim"]))
-        problem = _misfit(record)
+        problem = misfit(record)
     except (OSError, KeyError, ValueError, IndexError, safetensors.SafetensorError) as error:
         problem = f"{type(error).__name__}: {error}"
     if problem:
@@ -41,7 +41,8 @@ def load_decoder_file(path: Path) -> DecoderRecord:
     return record
 
 
-def _misfit(record: DecoderRecord) -> str | None:
+def misfit(record: DecoderRecord) -> str | None:
+    """Say which layer's shapes do not fit the layer before it, or None."""
     width = record.n_neighbours * (record.latent_dim + 2)
     for i, (weight, bias) in enumerate(zip(record.weights, record.biases, strict=True)):
         if weight.shape != (*bias.shape, width):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.errors import DamagedStoreError
 from arcpipe.store.arrays import damaged, data_file, open_array, read_rows
+from arcpipe.store.attributes import files_problem, part_problem
 from arcpipe.store.group import Kinds, read_group
 from arcpipe.store.layout import DTYPES, PER_CLOUD, SMALL, decode_paths
 from arcpipe.store.neighbour_codec import decode_neighbours
@@ -66,7 +67,11 @@ class Part:
 
     def __init__(self, folder: Path, cache: ChunkCache | None = None) -> None:
         self.folder = folder
-        self.attributes = read_group(folder, DECODER_ATTRIBUTES if folder.name == "decoder" else PART_ATTRIBUTES)
+        decoder = folder.name == "decoder"
+        self.attributes = read_group(folder, DECODER_ATTRIBUTES if decoder else PART_ATTRIBUTES)
+        problem = files_problem(self.attributes["files"]) or (None if decoder else part_problem(self.attributes))
+        if problem:
+            raise damaged(folder / "zarr.json", problem)
         self._cache = cache
         self._arrays: dict[str, zarr.Array] = {}
         self._small: dict[str, NDArray[Any]] = {}

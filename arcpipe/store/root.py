@@ -10,11 +10,12 @@ from typing import Any
 from arcpipe.cloud import DecoderRecord
 from arcpipe.errors import NotAStoreError
 from arcpipe.store.arrays import MAX_METADATA_BYTES, damaged
+from arcpipe.store.attributes import root_problem
+from arcpipe.store.decoder_file import misfit
 from arcpipe.store.group import Kinds, read_group
 from arcpipe.store.part import Part
 from arcpipe.store.schema import FORMAT, FORMAT_VERSION
 
-MAX_PARTS = 10**7
 ROOT_ATTRIBUTES: Kinds = {
     **dict.fromkeys(("fingerprint", "dtype", "neighbours_cache"), str),
     **dict.fromkeys(("config", "splits", "decoder", "versions", "totals", "latent_statistics"), dict),
@@ -54,15 +55,10 @@ def read_root(path: Path) -> dict[str, Any]:
     if found[1] != FORMAT_VERSION:
         raise _not_a_store(path, f"format version {found[1]}, this arcpipe reads {FORMAT_VERSION}")
     root = read_group(path, ROOT_ATTRIBUTES)
-    for split, numbers in root["splits"].items():
-        if not is_split_name(split) or not 0 <= int(numbers["parts"]) <= MAX_PARTS:
-            raise damaged(file, f"split {split!r}: {numbers}")
+    problem = root_problem(root)
+    if problem:
+        raise damaged(file, problem)
     return root
-
-
-def is_split_name(name: str) -> bool:
-    """Whether a split may have this name: one folder, not hidden, not the decoder's."""
-    return name != "decoder" and not name.startswith(".") and "/" not in name and name != ""
 
 
 def read_decoder(path: Path, root: Mapping[str, Any]) -> DecoderRecord:
@@ -70,7 +66,13 @@ def read_decoder(path: Path, root: Mapping[str, Any]) -> DecoderRecord:
     part = Part(path / "decoder")
     names = {name.split("/")[0] for name in part.attributes["files"]}
     arrays = {name: part.raw(name) for name in names}
-    record = DecoderRecord.from_arrays(arrays, root["decoder"]["n_neighbours"], root["decoder"]["latent_dim"])
+    try:
+        record = DecoderRecord.from_arrays(arrays, root["decoder"]["n_neighbours"], root["decoder"]["latent_dim"])
+        problem = misfit(record) or (None if record.channels == root["channels"] else f"{record.channels} channels")
+    except (KeyError, IndexError) as error:
+        problem = f"its arrays {', '.join(sorted(names))} are no decoder's ({error})"
+    if problem:
+        raise damaged(part.folder, problem)
     expected = root["decoder"]["sha256"]
     if record.sha256 != expected:
         raise damaged(part.folder, f"decoder {record.sha256[:8]}, the store was made with {expected[:8]}")

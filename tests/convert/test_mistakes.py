@@ -28,10 +28,11 @@ from arcpipe.errors import (
     NoSpaceError,
     NotAStoreError,
     SourceError,
+    StoreBusyError,
     StoreMismatchError,
     TooManyFailuresError,
 )
-from arcpipe.store import open_store
+from arcpipe.store import open_store, store_lock
 from tests.pictures import contents, in_process, make_pictures, settings
 
 
@@ -206,13 +207,19 @@ def test_the_command_that_mends_a_damaged_part_works(pictures: Path, tmp_path: P
     victim = next((config.out / "train" / "0002").glob("latents/c/*/*"))
     victim.write_bytes(victim.read_bytes()[:-1])
     report = run_verify(config.out, decode=2)
+    assert not report.ok
     advice = next(note for note in report.notes if note.startswith("try: "))
-    command = advice.removeprefix("try: ").split(", then")[0]
-    assert shlex.split(command) == ["rm", "-r", str(config.out / "train" / "0002")]
-    subprocess.run(command, shell=True, check=True)
+    command = shlex.split(advice.removeprefix("try: "))
+    assert command == ["arcpipe", "verify", str(config.out), "--repair"]
+    with store_lock(config.out), pytest.raises(StoreBusyError):  # a converter is at work
+        run_verify(config.out, repair=True)
+    assert victim.is_file()
+    done = subprocess.run([sys.executable, "-m", *command, "--json"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, json.loads(done.stdout)["repaired"]["aside"]["parts"]) == (0, ["train/0002"]), done.stderr
+    assert (config.out.with_name("a b.zarr.damaged-1") / "train" / "0002").is_dir()
     run_convert(config, cluster=here)
     assert contents(config.out) == before
-    assert run_verify(config.out).problems == ()
+    assert run_verify(config.out).ok
 
 
 def test_without_the_images_nothing_can_be_decoded(tmp_path: Path, here: Cluster) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from store_samples import empty_store, full_store, make_batch
+from store_samples import empty_store, full_store, make_batch, make_decoder, make_header
 
+from arcpipe.cloud import FailedSample
 from arcpipe.errors import DamagedStoreError, NotAStoreError
+from arcpipe.store import Part, create_or_open, open_store, verify
 from arcpipe.store import arrays as array_module
-from arcpipe.store import open_store, verify
+from arcpipe.store.check import _nearest
+from arcpipe.store.group import read_group
+from arcpipe.store.neighbour_codec import decode_neighbours
 from arcpipe.store.schema import group_document
 
 # The package has a function of this name.
@@ -96,6 +102,80 @@ def test_a_changed_byte_of_data_is_never_read(store: Path) -> None:
     assert silent == []
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One part and a decoder: quick to verify hundreds of times."""
+    path = tmp_path_factory.mktemp("small") / "s.zarr"
+    writer = empty_store(path, {"train": {"samples": 4, "parts": 1}}, dtype="int8")
+    failed = FailedSample(3, "cats/broken.jpg", "truncated", "train/cats/broken.jpg is cut off.")
+    writer.commit_part("train", "0000", make_batch(range(3)), [failed], {"seconds": 0.5})
+    writer.finish()
+    return path
+
+
+def flips_found(path: Path, count: int, seed: int) -> list[str]:
+    """Flip so many single bits, one after another, half of them in a random file, half at a random byte of the store.
+
+    Returns those that `verify` did not name by their file; the store is whole again.
+    """
+    rng = np.random.default_rng(seed)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    sizes = np.array([file.stat().st_size for file in files])
+    silent = []
+    for i in range(count):
+        file = files[rng.choice(len(files), p=None if i % 2 else sizes / sizes.sum())]
+        data = file.read_bytes()
+        place, bit = int(rng.integers(len(data))), int(rng.integers(8))
+        file.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+        name = file.relative_to(path).as_posix()
+        if name not in {problem.where for problem in verify(path).problems}:
+            silent.append(f"{name}: byte {place}, bit {bit}")
+        file.write_bytes(data)
+    assert verify(path).ok
+    return silent
+
+
+@pytest.mark.parametrize(
+    ("count", "seed"), [(200, 0), pytest.param(2000, 1, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
+def test_every_flipped_bit_is_found_and_its_file_named(
+    small: Path, count: int, seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    silent = flips_found(small, count, seed)
+    record_property("flipped", count)
+    record_property("found", count - len(silent))
+    print(f"bits flipped {count}, found and named {count - len(silent)}")
+    assert silent == []
+
+
+@pytest.mark.parametrize("change", ["missing", "cut", "pipe", "folder", "a link that leads nowhere"])
+def test_whatever_happens_to_any_file_is_named(small: Path, tmp_path: Path, change: str) -> None:
+    path = Path(shutil.copytree(small, tmp_path / "s.zarr"))
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    groups = [file for file in files if b'"group"' in file.read_bytes()]
+    for victims in ([file for file in files if file not in groups], *([group] for group in groups)):
+        for file in victims:
+            spoil(file, change)
+        assert {file.relative_to(path).as_posix() for file in victims} <= {p.where for p in verify(path).problems}
+        for file in victims:
+            shutil.rmtree(file) if change == "folder" else file.unlink(missing_ok=True)
+            shutil.copyfile(small / file.relative_to(path), file)
+    assert verify(path).ok
+
+
+def spoil(file: Path, change: str) -> None:
+    data = file.read_bytes()
+    file.unlink()
+    if change == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    elif change == "pipe":
+        os.mkfifo(file)  # opening it would wait for ever
+    elif change == "folder":
+        file.mkdir()
+    elif change.startswith("a link"):
+        file.symlink_to("nowhere")
+
+
 @pytest.mark.parametrize("change", ["missing", "truncated", "longer", "empty"])
 @pytest.mark.parametrize("array", ["latents", "labels"])
 def test_files_that_are_missing_or_of_another_length(store: Path, change: str, array: str) -> None:
@@ -122,6 +202,13 @@ def test_swapped_parts_are_found(store: Path) -> None:
         open_store(store).read_part("train", "0000")
 
 
+def test_a_part_that_is_there_twice_is_found(store: Path) -> None:
+    shutil.rmtree(store / "train" / "0001")
+    shutil.copytree(store / "train" / "0000", store / "train" / "0001")
+    assert "train/0001: it is the part train/0000, in the wrong place" in named(store)
+    assert "train/0001/sample_ids: sample 0 is in part 0000 too" in named(store)
+
+
 def test_a_part_of_another_store_is_found(store: Path, tmp_path: Path) -> None:
     full_store(tmp_path / "other.zarr", dtype="float32")
     shutil.rmtree(store / "test" / "0000")
@@ -143,6 +230,13 @@ def test_missing_parts_of_an_unfinished_store_are_only_counted(tmp_path: Path) -
     writer.commit_part("train", "0001", make_batch(range(5)))
     report = verify(tmp_path / "s.zarr")
     assert (report.ok, report.complete, report.parts, report.missing_parts) == (True, False, 1, 1)
+
+
+def test_pipes_and_links_that_do_not_belong_are_named(store: Path) -> None:
+    os.mkfifo(store / "train" / "0000" / "pipe")
+    (store / "train" / "loop").symlink_to(store)
+    (store / "nowhere").symlink_to("nowhere")
+    assert [problem.where for problem in verify(store).problems] == ["train/0000/pipe", "nowhere", "train/loop"]
 
 
 @pytest.mark.parametrize("place", ["notes.txt", "train/notes.txt", "train/0000/latents/c/7/0", "train/0007/zarr.json"])
@@ -206,8 +300,6 @@ def test_a_deeply_nested_document_is_refused(store: Path) -> None:
 
 def test_sealed_metadata_that_lies_is_found(store: Path) -> None:
     """Somebody who seals again cannot pass off other numbers: arrays are compared with what the part says."""
-    from arcpipe.store.group import read_group
-    from arcpipe.store.schema import group_document
 
     part = store / "train" / "0000"
     own = read_group(part)
@@ -220,6 +312,80 @@ def test_sealed_metadata_that_lies_is_found(store: Path) -> None:
     assert "train/0000/zarr.json: attribute 'fingerprint' is None" in named(store)
     (part / "zarr.json").write_bytes(group_document({**own, "samples": 6}))
     assert "6 samples, 5 are planned" in named(store)
+    squares = {**own["latent_sums"], "sum_squares": [0.5] * 6}
+    for change, message in (
+        ({"latent_sums": squares}, "train/0000/zarr.json: latent_sums are not those of the latents"),
+        ({"psnr": {"sum": 1.0, "count": 5}}, "train/0000/zarr.json: psnr are not those of the clouds"),
+        ({"pixels": own["pixels"] + 1}, "train/0000/neighbours: shape"),
+        ({"files": {"../../secret": {"bytes": 1, "sha256": ""}}}, "attribute 'files': '../../secret'"),
+        ({"failures": [3]}, "attribute 'failures' cannot be understood"),
+        ({"clouds": -1}, "cannot be understood"),
+    ):
+        (part / "zarr.json").write_bytes(group_document({**own, **change}))
+        assert message in named(store)
+
+
+@pytest.mark.parametrize(("coding", "far"), [("plain", 0), ("sets", 0), ("sets", 3)])
+def test_neighbours_that_are_not_the_nearest_are_found(tmp_path: Path, coding: str, far: int) -> None:
+    """Sealed, hashed and within the rules: only a search through all anchors tells."""
+    batch = make_batch(range(3))
+    begins = batch.pixel_offsets[1] if batch.pixel_offsets is not None else 0
+    assert batch.neighbours is not None
+    row = batch.neighbours[begins]  # a corner of an image is always looked at
+    absent = next(k for k in range(batch.offsets[2] - batch.offsets[1]) if k not in row)
+    row[far] = absent
+    if coding == "sets":  # readers sort by distance: only the set can be wrong
+        batch.neighbours[:] = decode_neighbours(
+            batch.neighbours, "sets", batch.positions, batch.offsets, batch.pixel_offsets, batch.sizes
+        )
+    writer = empty_store(tmp_path / "s.zarr", {"train": {"samples": 3, "parts": 1}})
+    writer.commit_part("train", "0000", batch)
+    assert Part(tmp_path / "s.zarr" / "train" / "0000").attributes["neighbours_coding"] == coding
+    [problem] = verify(tmp_path / "s.zarr").problems
+    assert problem.where == "train/0000/neighbours"
+    assert re.match(r"pixel \(0, 0\) of cloud 1 has \[.*\], the nearest are \[", problem.what)
+
+
+def test_the_nearest_of_many_anchors_are_those_of_a_full_sort() -> None:
+    rng = np.random.default_rng(5)
+    positions = rng.integers(0, 40, (3000, 2))  # many equal distances
+    pixels = rng.integers(0, 40, (9, 2))
+    gaps = ((pixels[:, None] - positions) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(_nearest(positions, pixels, 4), np.argsort(gaps, axis=1, kind="stable")[:, :4])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"splits": {"train": {"samples": 10}}}, "split 'train'"),
+        ({"splits": {"train": {"samples": 10.5, "parts": 2}}}, "split 'train'"),
+        ({"splits": {"train": 3}}, "split 'train'"),
+        ({"splits": {"a/../..": {"samples": 1, "parts": 1}}}, "split 'a/../..'"),
+        ({"decoder": {"n_neighbours": 4, "latent_dim": 10**9, "sha256": ""}}, "decoder: "),
+        ({"decoder": {}}, "decoder: "),
+        ({"classes": [1, 2]}, "a class without a name"),
+        ({"channels": 7}, "channels: 7"),
+        ({"totals": {}}, "totals that do not name the splits"),
+        ({"replaces": "../../home"}, "replaces"),
+    ],
+)
+def test_a_sealed_root_that_makes_no_sense_is_refused(store: Path, change: dict[str, Any], message: str) -> None:
+    (store / "zarr.json").write_bytes(group_document({**read_group(store), **change}))
+    with pytest.raises(DamagedStoreError, match=re.escape(message)):
+        open_store(store)
+
+
+def test_a_decoder_of_other_shapes_is_refused(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    right = make_decoder()
+    for wrong in (
+        replace(right, biases=(right.biases[0], right.biases[1][:2])),
+        replace(right, weights=right.weights[:1], biases=right.biases[:1]),
+    ):
+        path = tmp_path / f"{len(wrong.weights)}.zarr"
+        create_or_open(path, make_header({"train": {"samples": 0, "parts": 0}}), wrong)
+        assert [problem.where for problem in verify(path).problems] == ["decoder"]
 
 
 def test_a_damaged_root_stops_reading(store: Path) -> None:
@@ -234,8 +400,6 @@ def test_a_damaged_root_stops_reading(store: Path) -> None:
     "splits", [{"../../etc": {"samples": 1, "parts": 1}}, {"train": {"samples": 1, "parts": 10**15}}]
 )
 def test_a_root_that_reaches_outside_or_promises_too_much_is_refused(store: Path, splits: dict[str, Any]) -> None:
-    from arcpipe.store.group import read_group
-    from arcpipe.store.schema import group_document
 
     (store / "zarr.json").write_bytes(group_document({**read_group(store), "splits": splits}))
     with pytest.raises(DamagedStoreError, match="is damaged") as caught:

@@ -1,0 +1,116 @@
+"""Checking the arrays of one part: every chunk decoded, then what the numbers mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.cloud import CloudBatch
+from arcpipe.errors import ArcpipeError, DamagedStoreError
+from arcpipe.seeds import generator
+from arcpipe.store.arrays import read_rows
+from arcpipe.store.check import batch_problems, nearest_problems, sample_problems
+from arcpipe.store.layout import array_names, expected_shapes
+from arcpipe.store.part import Part
+from arcpipe.store.reader import Store
+from arcpipe.store.statistics import latent_sums
+from arcpipe.store.verify_report import VerifyReport
+
+SeenSamples = dict[Path, NDArray[np.int64]]
+"""Folder of a part -> ids of its samples."""
+
+
+def check_arrays(store: Store, part: Part, report: VerifyReport, *, say: bool) -> bool:
+    """Decode every chunk by itself, so that a damaged one is named; `say`: its file is not in the report yet."""
+    names = array_names(store.dtype, store.root["neighbours_cache"])
+    shapes = expected_shapes(part.attributes, store.latent_dim, store.n_neighbours, names)
+    sound = True
+    for name in sorted(names):
+        report.arrays += 1
+        try:
+            array = part.array(name)
+        except DamagedStoreError as error:
+            sound = False
+            if say:
+                report.add(part.folder / name, "; ".join(error.details))
+            continue
+        if array.shape != shapes.get(name, array.shape):
+            sound = False
+            report.add(part.folder / name, f"shape {array.shape}, expected {shapes[name]}")
+        if name == "latents" and str(array.dtype) != store.dtype:
+            report.add(part.folder / name, f"{array.dtype}, the store says {store.dtype}")
+        step = array.chunks[0]
+        for i in range(-(-array.shape[0] // step)):
+            report.chunks += 1
+            try:
+                read_rows(array, i * step, min((i + 1) * step, array.shape[0]), part.folder / name)
+            except DamagedStoreError as error:
+                sound = False
+                report.add(part.folder / name, f"chunk {i}: {'; '.join(error.details)}")
+    return sound
+
+
+def check_content(store: Store, part: Part, report: VerifyReport, seen: SeenSamples) -> None:
+    """Check what the numbers of a part mean; adds its samples to those `seen`."""
+    try:
+        clouds = part.clouds(0, part.n_clouds, neighbours=store.has_neighbours)
+    except (ArcpipeError, ValueError, IndexError) as error:
+        report.add(part.folder, "; ".join(error.details) if isinstance(error, ArcpipeError) else str(error))
+        return
+    found = batch_problems(
+        clouds, n_classes=len(store.classes), latent_dim=store.latent_dim, n_neighbours=store.n_neighbours
+    )
+    found = found or nearest_problems(clouds, generator("verify", part.attributes["split"], part.attributes["part"]))
+    for name, what in found:
+        report.add(part.folder / name, what)
+    for what in sample_problems(clouds, part.failures(), part.attributes["samples"]):
+        report.add(part.folder, what)
+    _check_sums(part, clouds, report)
+    failed = [failure.sample_id for failure in part.failures()]
+    seen[part.folder] = np.unique(np.concatenate([clouds.sample_ids, np.array(failed, np.int64)]))
+
+
+def _check_sums(part: Part, clouds: CloudBatch, report: VerifyReport) -> None:
+    known = clouds.psnr[np.isfinite(clouds.psnr)].astype(np.float64)
+    found = {
+        "latent_sums": latent_sums(clouds.latents),
+        "psnr": {"sum": float(known.sum()), "count": len(known)},
+        "pixels": int(np.prod(np.asarray(clouds.sizes, np.int64), axis=1).sum()),
+    }
+    for name, values in found.items():
+        if not nearly_equal(values, part.attributes[name]):
+            of = {"latent_sums": "latents", "psnr": "clouds", "pixels": "sizes"}[name]
+            report.add(part.folder / "zarr.json", f"{name} are not those of the {of}")
+
+
+def check_seen(seen: SeenSamples, report: VerifyReport) -> None:
+    """No sample is in two parts of a split."""
+    for split in dict.fromkeys(folder.parent for folder in seen):
+        parts = [folder for folder in seen if folder.parent == split]
+        ids = np.concatenate([seen[folder] for folder in parts])
+        owner = np.repeat(np.arange(len(parts)), [len(seen[folder]) for folder in parts])
+        order = np.argsort(ids, kind="stable")
+        twice = np.flatnonzero(np.diff(ids[order]) == 0)
+        for i in dict.fromkeys(owner[order[twice + 1]].tolist()):
+            k = next(row for row in twice if owner[order[row + 1]] == i)
+            first = parts[owner[order[k]]].name
+            report.add(parts[i] / "sample_ids", f"sample {ids[order[k]]} is in part {first} too")
+
+
+def nearly_equal(left: Any, right: Any) -> bool:
+    """Equal, up to the rounding of sums in another order."""
+    if isinstance(left, Mapping):
+        return isinstance(right, Mapping) and all(
+            nearly_equal(left.get(key), right.get(key)) for key in {*left, *right}
+        )
+    if isinstance(left, list):
+        return isinstance(right, list) and len(left) == len(right) and all(map(nearly_equal, left, right))
+    if isinstance(left, float) or isinstance(right, float):
+        numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
+        return numbers and math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-6)
+    return bool(left == right)

@@ -1,0 +1,161 @@
+"""`verify --repair` takes damage out of a store so that it can be made again, and touches nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from store_samples import full_store, make_batch
+
+from arcpipe.errors import UnfinishedStoreError
+from arcpipe.store import RepairReport, Store, open_store, repair, verify
+from arcpipe.store.group import read_group
+from arcpipe.store.schema import group_document
+from arcpipe.store.writer import StoreWriter
+
+PARTS = (("train", "0000", range(5)), ("train", "0001", range(5, 10)), ("test", "0000", range(3)))
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> tuple[StoreWriter, Path]:
+    path = tmp_path / "s.zarr"
+    return full_store(path), path
+
+
+def make_again(writer: StoreWriter) -> None:
+    """What the converter does with a store that lacks parts."""
+    for split, part, numbers in PARTS:
+        writer.commit_part(split, part, make_batch(numbers), [], {"seconds": 0.5})
+    writer.finish()
+
+
+def tree(path: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Every file with its inode and times: not even written again with the same bytes."""
+    return {
+        file.relative_to(path).as_posix(): (file.stat().st_ino, file.stat().st_mtime_ns, file.read_bytes())
+        for file in path.rglob("*")
+        if file.is_file()
+    }
+
+
+def flip(file: Path, place: int = -1) -> None:
+    data = bytearray(file.read_bytes())
+    data[place] ^= 4
+    file.write_bytes(data)
+
+
+def repaired(path: Path) -> RepairReport:
+    return repair(path, verify(path))
+
+
+@pytest.mark.parametrize("victim", ["latents/c/0/0", "latents/zarr.json", "zarr.json", "labels/c/0"])
+def test_a_damaged_part_is_moved_aside_and_made_again(written: tuple[StoreWriter, Path], victim: str) -> None:
+    writer, path = written
+    content, before = verify(path).content, tree(path)
+    flip(path / "train/0001" / victim)
+    done = repaired(path)
+    assert (done.parts, done.strangers, done.left, done.mended) == (["train/0001"], [], [], [])
+    assert done.aside == path.with_name("s.zarr.damaged-1")
+    assert (done.aside / "train/0001" / victim).is_file()
+    after = tree(path)
+    sound = {name for name in before if not name.startswith("train/0001") and name != "zarr.json"}
+    assert {name: after[name] for name in sound} == {name: before[name] for name in sound}
+    with pytest.raises(UnfinishedStoreError):
+        open_store(path)
+    report = verify(path)
+    assert (report.ok, report.missing_parts, report.complete) == (True, 1, False)
+    make_again(writer)
+    assert verify(path).content == content
+
+
+def test_everything_at_once(written: tuple[StoreWriter, Path]) -> None:
+    writer, path = written
+    content = verify(path).content
+    shutil.rmtree(path / "train/0000")
+    flip(path / "train/zarr.json")
+    (path / "test/0000/zarr.json").unlink()
+    (path / "notes.txt").write_text("mine")
+    (path / "train/0001/psnr/c/1").write_text("mine too")
+    done = repaired(path)
+    assert done.parts == ["test/0000", "train/0000"]
+    assert done.mended == ["train/zarr.json"]
+    assert sorted(done.strangers) == ["notes.txt", "train/0001/psnr/c/1"]
+    assert done.aside is not None
+    assert (done.aside / "notes.txt").read_text() == "mine", "nothing is deleted"
+    assert verify(path).ok
+    make_again(writer)
+    assert verify(path).content == content
+
+
+def test_a_second_repair_gets_a_folder_of_its_own(written: tuple[StoreWriter, Path]) -> None:
+    _, path = written
+    for number in (1, 2):
+        (path / "notes.txt").write_text("mine")
+        assert repaired(path).aside == path.with_name(f"s.zarr.damaged-{number}")
+        assert Store(path).complete, "no part is missing"
+
+
+@pytest.mark.parametrize("victim", ["zarr.json", "decoder/zarr.json", "decoder/weight_0/c/0/0"])
+def test_what_cannot_be_made_again_is_left_with_advice(written: tuple[StoreWriter, Path], victim: str) -> None:
+    _, path = written
+    flip(path / victim, 40)
+    flip(path / "train/0001/latents/c/0/0")
+    before = tree(path)
+    done = repaired(path)
+    assert (done.parts, done.strangers, done.aside) == ([], [], None)
+    assert victim in {problem.where for problem in done.left}
+    assert any("from a copy of the store" in line for line in done.advice)
+    assert any(line.startswith("or start again: mv ") for line in done.advice)
+    assert tree(path) == before
+    assert os.listdir(path.parent) == ["s.zarr"]
+
+
+def test_parts_survive_a_lost_root(written: tuple[StoreWriter, Path]) -> None:
+    """The advice: begin again, stop, move the whole parts in, go on."""
+    _, path = written
+    content = verify(path).content
+    flip(path / "zarr.json", 40)
+    path.rename(path.with_name("s.zarr.damaged"))
+    writer = full_store(path)  # begun again ...
+    for split, part in (("train", "0000"), ("train", "0001"), ("test", "0000")):
+        shutil.rmtree(path / split / part)
+        (path.with_name("s.zarr.damaged") / split / part).rename(path / split / part)
+    make_again(writer)
+    assert verify(path).content == content
+
+
+def test_a_part_that_reads_well_a_second_time_is_left(
+    written: tuple[StoreWriter, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong bytes may come from memory or network: what is on the disk is looked at once more before it is moved."""
+    _, path = written
+    report = verify(path)
+    report.add(path / "train/0000/latents/c/0/0", "its bytes are not those that were written")
+    before = tree(path)
+    done = repair(path, report)
+    assert (done.parts, done.fleeting) == ([], ["train/0000"])
+    assert tree(path) == before
+
+
+def test_totals_that_lie_are_added_up_again(written: tuple[StoreWriter, Path]) -> None:
+    writer, path = written
+    root = read_group(path)
+    root["totals"]["splits"]["train"]["points"] += 1
+    (path / "zarr.json").write_bytes(group_document(root))
+    assert [problem.kind for problem in verify(path).problems] == ["totals"]
+    assert "train.points: was" in str(verify(path).problems[0])
+    assert repaired(path).parts == []
+    make_again(writer)
+    assert verify(path).ok
+
+
+def test_content_tells_stores_apart_and_not_their_times(tmp_path: Path) -> None:
+    full_store(tmp_path / "a.zarr")
+    full_store(tmp_path / "b.zarr")
+    full_store(tmp_path / "c.zarr", dtype="float32")
+    a, b, c = (verify(tmp_path / f"{name}.zarr").content for name in "abc")
+    assert a == b != c
+    assert a is not None
+    assert len(bytes.fromhex(a)) == 32
