@@ -27,7 +27,6 @@ from arcpipe.options import (
     Weights,
     default_run,
     default_store,
-    with_defaults,
     with_expert,
 )
 
@@ -266,12 +265,15 @@ def evaluate(
     weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = Weights.last,
     push: Annotated[float, typer.Option(min=0, help="Push every anchor by up to P pixels (experiment 4).")] = 0.0,
     shift: Annotated[float, typer.Option(min=0, help="Shift every cloud by up to S pixels (experiment 5).")] = 0.0,
+    displace: Annotated[bool, typer.Option(help="Put every cloud at a random place inside its image.")] = False,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Average at most N clouds of an image; else all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Draw calibration and confusion into this folder.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Accuracy, per class and confusion, of a trained run on a store."""
+    """Accuracy, per class, calibration and confusion, of a trained run on a store."""
     from arcpipe.config import EvaluateConfig, build
     from arcpipe.threads import set_waiting
 
@@ -285,6 +287,9 @@ def evaluate(
         "weights": weights.value,
         "push": push,
         "shift": shift,
+        "displace": displace,
+        "repeats": repeats,
+        "out": out,
         "batch_size": batch_size,
         "device": device,
         "seed": seed,
@@ -351,25 +356,28 @@ def verify(
 @reports_errors
 def run(
     pipeline: Annotated[Path, typer.Argument(help="A TOML file, for example pipelines/digits.toml.")],
+    data: Annotated[
+        Path | None, typer.Option(envvar="ARCPIPE_DATA", help="Where datasets are looked for.", show_envvar=True)
+    ] = None,
+    only: Annotated[str | None, typer.Option(metavar="ARM,...", help="These arms; by default all.")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="0,1,...", help="In place of the file's.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Tell what is done and what is left, and touch nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Convert, train and evaluate as a file says. Safe to run again: it continues."""
-    from arcpipe.config import PipelineConfig, build, read_toml
+    """Convert, train and evaluate as a file says, every arm and seed of it. Safe to run again: it continues."""
+    from arcpipe.options import numbers
     from arcpipe.threads import set_waiting
 
     set_waiting()
+    from arcpipe.pipeline import read_pipeline, run_pipeline
 
-    config = build(PipelineConfig, with_defaults(read_toml(pipeline), pipeline), str(pipeline))
-    if config.about:
-        typer.echo(config.about, err=True)
-    from arcpipe.pipeline import run_pipeline
-
-    reports = run_pipeline(config)
-    if as_json:
-        typer.echo(json.dumps({name: report.as_dict() for name, report in reports.items()}))
-    else:
-        for report in reports.values():
-            show(report, as_json=False)
+    read = read_pipeline(pipeline, data)
+    if read.about:
+        typer.echo(read.about, err=True)
+    arms = [name.strip() for name in (only or "").split(",") if name.strip()]
+    report = run_pipeline(read, only=arms, seeds=numbers(seeds or "", "--seeds"), dry_run=dry_run)
+    show(report, as_json)
+    report.check()
 
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine: ratios against named baselines in one run.")

@@ -47,6 +47,8 @@ class SourceSection(Section):
     """One channel (ITU-R 601 luma)."""
     limit: Count | None = None
     """At most so many samples of each split, evenly over the classes, the same ones every time."""
+    splits: tuple[str, ...] | None = None
+    """Only these splits; by default all."""
     max_pixels: Count = 2**25
     """Larger pictures (after shaping) are recorded as failed instead of fitted. 33.5 megapixels."""
 
@@ -181,7 +183,7 @@ class ConvertConfig(Section):
     run: RunSection = RunSection()
 
 
-Augmentation = Literal["noise", "mask", "push", "rotate", "flip", "arcmix"]
+Augmentation = Literal["noise", "mask", "push", "rotate", "flip", "displace", "arcmix"]
 
 
 class AugmentSection(Section):
@@ -289,34 +291,18 @@ class EvaluateConfig(Section):
     weights: Literal["last", "best"] = "last"
     """`best`: those that the validation split chose, where the store has one beside the reported split."""
     push: Annotated[float, Field(ge=0)] = 0.0
+    """Every anchor moves by at most so many pixels on each axis."""
     shift: Annotated[float, Field(ge=0)] = 0.0
+    """The whole cloud moves by at most so many pixels on each axis."""
+    displace: bool = False
+    """The whole cloud is put at a random place inside its image."""
+    repeats: Count | None = None
+    """Average at most so many clouds of each image; by default all."""
+    out: Path | None = None
+    """A folder for the figures of calibration and confusion."""
     batch_size: Count = 256
     seed: int = 0
     device: str = "auto"
-
-
-class EvaluateSection(Section):
-    """The part of `EvaluateConfig` that a pipeline file may set."""
-
-    split: str | None = None
-    push: Annotated[float, Field(ge=0)] = 0.0
-    shift: Annotated[float, Field(ge=0)] = 0.0
-
-
-class PipelineConfig(Section):
-    """A file for `arcpipe run`: convert, then train, then evaluate."""
-
-    about: str = ""
-    """One sentence for people, printed first."""
-    convert: ConvertConfig
-    train: TrainConfig | None = None
-    evaluate: EvaluateSection | None = None
-
-    @model_validator(mode="after")
-    def something_to_evaluate(self) -> Self:
-        if self.evaluate is not None and self.train is None:
-            raise ConfigError("[evaluate] needs [train]: there is nothing to evaluate.", fix=["add a line [train]"])
-        return self
 
 
 def build(kind: type[S], values: Mapping[str, Any], where: str = "the command line") -> S:
@@ -378,8 +364,11 @@ def _explain(kind: type[Section], problem: ErrorDetails) -> tuple[str, list[str]
 def _keys(kind: type[Section], path: list[str]) -> list[str]:
     """The keys known at `path` inside a section."""
     for name in path:
+        if name.isdigit():  # a place in a list of sections
+            continue
         annotation = kind.model_fields[name].annotation if name in kind.model_fields else None
-        choices = (annotation, *get_args(annotation))  # `Section` or `Section | None`
+        choices = [annotation, *get_args(annotation)]  # `Section`, `Section | None`, `tuple[Section, ...] | None`
+        choices += [inner for choice in choices for inner in get_args(choice)]
         inner = [choice for choice in choices if isinstance(choice, type) and issubclass(choice, Section)]
         if not inner:
             return []

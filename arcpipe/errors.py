@@ -161,3 +161,7 @@ class CheckpointError(ArcpipeError):
 
 class DivergedError(ArcpipeError):
     """The training loss is no longer a number."""
+
+
+class PipelineError(ArcpipeError):
+    """Some arms of a pipeline file failed; the others are done."""

@@ -59,19 +59,6 @@ class Edit(StrEnum):
     mix = "mix"
 
 
-def with_defaults(values: dict[str, Any], pipeline: Path) -> dict[str, Any]:
-    """Fill what a pipeline file may leave out: the store's path, the run's folder, `convert.source` as a name."""
-    converting = values.get("convert")
-    if isinstance(converting, dict):
-        if isinstance(converting.get("source"), str):
-            converting["source"] = {"source": converting["source"]}
-        converting.setdefault("out", Path("store") / f"{pipeline.stem}.zarr")
-        if isinstance(values.get("train"), dict):
-            values["train"].setdefault("store", converting["out"])
-            values["train"].setdefault("out", Path("runs") / pipeline.stem)
-    return values
-
-
 def with_expert(values: dict[str, Any], expert: list[str] | None) -> dict[str, Any]:
     """Lay `--set section.key=value` over the options; values are TOML, bare words are text."""
     example = "--set optim.clip_norm=1" if "optim" in values else "--set fit.lr=0.01"
@@ -107,3 +94,11 @@ def default_store(source: str) -> Path:
 def default_run(store: Path) -> Path:
     """`runs/NAME` for a store's path."""
     return Path("runs") / store.name.removesuffix(".zarr")
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """`0,1,2` as numbers; `option` is named where they are none."""
+    try:
+        return [int(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        raise ConfigError(f"{option} {text}: expected whole numbers.", fix=[f"{option} 0,1,2"]) from None

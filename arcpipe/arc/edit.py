@@ -25,6 +25,19 @@ def shift(cloud: Cloud, by_px: ArrayLike) -> Cloud:
     return _moved(cloud, cloud.positions + np.asarray(by_px, np.float64))
 
 
+def displace(cloud: Cloud, rng: np.random.Generator) -> Cloud:
+    """Put the whole cloud anywhere inside its image, by whole pixels, every place equally likely.
+
+    An axis on which the anchors (after other edits) reach farther than the image does is left alone.
+    """
+    if not len(cloud):
+        return cloud
+    low = -np.floor(cloud.positions.min(axis=0)).astype(np.int64)
+    high = np.array(cloud.size) - 1 - np.ceil(cloud.positions.max(axis=0)).astype(np.int64)
+    room = high >= low
+    return shift(cloud, np.where(room, rng.integers(np.where(room, low, 0), np.where(room, high, 0) + 1), 0))
+
+
 def rotate(cloud: Cloud, degrees: float) -> Cloud:
     """Turn all anchors about the middle of the image, counter-clockwise as one sees it (rows point down)."""
     angle = np.deg2rad(degrees)

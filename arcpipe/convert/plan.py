@@ -82,6 +82,8 @@ def content_settings(config: ConvertConfig, inventory: Inventory, decoder_sha256
     The path of the source is left out (its inventory's digest is in), so that a dataset may move.
     """
     source = config.source.model_dump(mode="json", exclude={"source", "data"})
+    if source["splits"] is None:  # the setting is younger than many a store
+        del source["splits"]
     return {
         "inventory": inventory.digest,
         "channels": inventory.channels,

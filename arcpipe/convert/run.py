@@ -22,7 +22,7 @@ from arcpipe.convert.report import ConvertReport, DryRunReport, summarise
 from arcpipe.convert.task import Work, convert_part, pretrain
 from arcpipe.errors import ArcpipeError, ClusterError
 from arcpipe.progress import Progress, counted, duration
-from arcpipe.sources import Inventory, located, open_source
+from arcpipe.sources import Inventory, located, only_splits, open_source
 from arcpipe.store import (
     PartRecord,
     StoreHeader,
@@ -124,7 +124,7 @@ def say(message: str) -> None:
 
 
 def _take_inventory(config: ConvertConfig) -> Inventory:
-    inventory = open_source(config.source, seed=config.seed, progress=say).inventory()
+    inventory = only_splits(open_source(config.source, seed=config.seed, progress=say).inventory(), config.source)
     total = sum(map(len, inventory.samples.values()))
     splits = ", ".join(f"{name} {len(samples)}" for name, samples in inventory.samples.items())
     say(f"{inventory.name}: {total} images ({splits}), {counted(len(inventory.classes), 'class', 'classes')}")

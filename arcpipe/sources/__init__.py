@@ -4,7 +4,7 @@
 """
 
 from arcpipe.sources.inventory import Inventory, Sample, Source
-from arcpipe.sources.opening import load_image, located, open_source
+from arcpipe.sources.opening import load_image, located, only_splits, open_source
 from arcpipe.sources.registry import list_names
 
-__all__ = ["Inventory", "Sample", "Source", "list_names", "load_image", "located", "open_source"]
+__all__ = ["Inventory", "Sample", "Source", "list_names", "load_image", "located", "only_splits", "open_source"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from arcpipe.sources.archive import Tar, Zip
 from arcpipe.sources.decode import check_bytes, decode
 from arcpipe.sources.files import Container, ImageFiles
 from arcpipe.sources.folder import Folder
-from arcpipe.sources.inventory import Progress, Source, silent
+from arcpipe.sources.inventory import Inventory, Progress, Source, silent
 from arcpipe.sources.layout import EXPECTED, is_image
 from arcpipe.sources.named import data_folder, open_named
 from arcpipe.sources.randomfile import RandomFile
@@ -50,22 +51,39 @@ def open_source(
         if Path(section.source).exists():
             progress(f"{section.source} is the dataset of that name; for the path write ./{section.source}")
         return open_named(SETS[section.source], section, seed=seed, progress=progress, download=download)
-    path = Path(section.source).expanduser()
+    path = _found(section)
     if path.is_dir():
         return ImageFiles(Folder(path), section, seed=seed, progress=progress)
     if not path.is_file():
-        raise _missing(path)
+        raise _missing(path, data_folder(section))
     return ImageFiles(_archive(path, progress), section, seed=seed, progress=progress)
 
 
 def located(section: SourceSection) -> SourceSection:
     """The section with absolute paths, so that workers and later commands find the images from any folder."""
     if section.source not in SETS:
-        path = Path(section.source).expanduser()
-        return section.model_copy(update={"source": str(path.absolute())}) if section.source.strip() else section
+        found = str(_found(section).absolute())
+        return section.model_copy(update={"source": found}) if section.source.strip() else section
     return (
         section.model_copy(update={"data": data_folder(section).absolute()}) if SETS[section.source].files else section
     )
+
+
+def only_splits(inventory: Inventory, section: SourceSection) -> Inventory:
+    """The inventory with no other splits than `section.splits`; classes, channels and digest stay those of the whole.
+
+    Raises:
+        SourceError: the dataset has no such split.
+    """
+    if section.splits is None:
+        return inventory
+    for split in section.splits:
+        if split not in inventory.samples:
+            raise SourceError(
+                f"{inventory.name} has no split {split}.", details=[f"splits: {', '.join(inventory.samples)}"]
+            )
+    kept = {split: samples for split, samples in inventory.samples.items() if split in section.splits}
+    return replace(inventory, samples=kept)
 
 
 def load_image(path: Path, section: SourceSection, channels: int, *, seed: int = 0) -> NDArray[np.float32]:
@@ -108,7 +126,14 @@ def _stem(path: Path) -> str:
     return name or path.name
 
 
-def _missing(path: Path) -> SourceError:
+def _found(section: SourceSection) -> Path:
+    """The path as it is written, else below the data folder; as it is written where neither is there."""
+    path = Path(section.source).expanduser()
+    below = data_folder(section) / path  # an absolute path stays what it is
+    return below if below.exists() and not path.exists() else path
+
+
+def _missing(path: Path, data: Path) -> SourceError:
     """Name what lies near: in the same folder, and among the named sets."""
     try:
         around = [entry.name for entry in path.absolute().parent.iterdir()]
@@ -119,8 +144,13 @@ def _missing(path: Path) -> SourceError:
     return SourceError(
         f"there is no dataset {path}.",
         details=[
+            f"looked for in {Path.cwd()}"
+            + ("" if path.is_absolute() else f" and in the data folder {data.absolute()}"),
             *([f"near it: {', '.join(near)}"] if near else []),
             f"names: {', '.join(list_names())}; otherwise a folder, a tar or a zip",
         ],
-        fix=[f"arcpipe convert {near[0] if near else 'digits'}"],
+        fix=[
+            f"arcpipe convert {near[0] if near else 'digits'}",
+            *([] if path.is_absolute() else ["--data FOLDER, or ARCPIPE_DATA=FOLDER, if it lies in another folder"]),
+        ],
     )

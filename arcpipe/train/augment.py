@@ -1,9 +1,11 @@
-"""The six augmentations of the thesis (section 3.4, figure 3): random changes of a cloud, five of which keep its label.
+"""The six augmentations of the thesis (section 3.4, figure 3), and `displace`: random changes of a cloud.
+
+All but ARCMix keep its label.
 
 Each is a pure function of clouds and a generator. A cloud's generator comes from the seed, the epoch and the cloud's
 own name, so its augmentation is the same in any batch, on any rank and after resuming. Only ARCMix looks at a second
-cloud: the next one in the batch. Order: noise, mask, push, rotate, flip, ARCMix. What a change does is in `arc.edit`;
-here is how it is drawn.
+cloud: the next one in the batch. Order: noise, mask, push, rotate, flip, displace, ARCMix. What a change does is in
+`arc.edit`; here is how it is drawn.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ def augment_cloud(cloud: Cloud, generator: np.random.Generator, section: Augment
     if "flip" in section.apply:
         rows, columns = generator.random(2) < section.flip
         cloud = edit.flip(cloud, rows=rows, columns=columns)
+    if "displace" in section.apply:
+        cloud = edit.displace(cloud, generator)
     return cloud
 
 

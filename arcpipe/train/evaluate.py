@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from arcpipe.config import AugmentSection, EvaluateConfig, StreamSection
-from arcpipe.errors import DivergedError, MissingSplitError, SourceError, StoreMismatchError
+from arcpipe.config import Augmentation, AugmentSection, EvaluateConfig, StreamSection
+from arcpipe.errors import DivergedError, FileAccessError, MissingSplitError, SourceError, StoreMismatchError
 from arcpipe.store import Store, open_store
 from arcpipe.train.device import choose_device
+from arcpipe.train.figures import draw_calibration, draw_confusion
 from arcpipe.train.loader import StreamLoader
 from arcpipe.train.measures import Measures, average_repeats, measure
 from arcpipe.train.run import RunFolder, open_run
@@ -24,26 +25,34 @@ from arcpipe.train.split import Normalisation, Split
 
 @dataclass(frozen=True)
 class EvaluateReport:
-    """Measures of one split. `push` and `shift` in pixels; images are counted once, whatever their repeats."""
+    """Measures of one split. `push` and `shift` in pixels; images are counted once, whatever their repeats.
+
+    `clouds`: how many were averaged into the images' answers. `files`: the figures, where a folder was given.
+    """
 
     run: Path
     store: Path
     split: str
     push: float
     shift: float
+    displace: bool
     clouds: int
     measures: Measures
+    files: tuple[Path, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         values = {**asdict(self), "run": str(self.run), "store": str(self.store)}
+        values["files"] = [str(path) for path in self.files]
         measures = values.pop("measures")
         return {**values, **measures}
 
     def lines(self) -> list[str]:
         moved = [f"pushed by up to {self.push:g} px"] if self.push else []
         moved += [f"shifted by up to {self.shift:g} px"] if self.shift else []
+        moved += ["displaced"] if self.displace else []
         what = f"{self.split} of {self.store}" + (f", {' and '.join(moved)}" if moved else "")
-        return [f"{self.run} on {what}", *measure_lines(self.measures, self.clouds)]
+        lines = [f"{self.run} on {what}", *measure_lines(self.measures, self.clouds)]
+        return lines + [f"  {path}" for path in self.files]
 
 
 def measure_lines(measures: Measures, clouds: int, split: str = "") -> list[str]:
@@ -83,15 +92,35 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
     loader = evaluation_loader(
         split, run.facts.classes, run.normalisation, run.config.stream, config.batch_size, moves(config), config.seed
     )
-    measures = score(model, loader, run.facts.classes, device)
-    return EvaluateReport(config.run, config.store, name, config.push, config.shift, len(split.manifest), measures)
+    measures = score(model, loader, run.facts.classes, device, repeats=config.repeats)
+    moved = (config.push, config.shift, config.displace)
+    report = EvaluateReport(config.run, config.store, name, *moved, measures.clouds, measures)
+    return report if config.out is None else replace(report, files=draw_measures(config.out, name, measures))
 
 
 def moves(config: EvaluateConfig) -> AugmentSection:
-    """`--push` and `--shift` as an augmentation."""
-    if not config.push and not config.shift:
-        return AugmentSection()
-    return AugmentSection(apply=("push",), push=config.push, shift=config.shift)
+    """`--push`, `--shift` and `--displace` as an augmentation."""
+    names: list[Augmentation] = ["push"] if config.push or config.shift else []
+    names += ["displace"] if config.displace else []
+    return AugmentSection(apply=tuple(names), push=config.push, shift=config.shift)
+
+
+def draw_measures(folder: Path, split: str, measures: Measures) -> tuple[Path, ...]:
+    """Write `calibration.png` and `confusion.png` of a split.
+
+    Raises:
+        FileAccessError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileAccessError(
+            f"{folder} cannot be made a folder.", details=[str(error)], fix=["--out FOLDER"]
+        ) from None
+    title = f"{split}: {100 * measures.accuracy:.2f} % of {measures.n} images"
+    draw_confusion(folder / "confusion.png", measures.confusion, list(measures.per_class), title)
+    draw_calibration(folder / "calibration.png", measures.calibration, measures.calibration_error, split)
+    return folder / "calibration.png", folder / "confusion.png"
 
 
 def evaluation_loader(
@@ -115,8 +144,11 @@ def score(
     classes: tuple[str, ...],
     device: torch.device,
     check: Callable[[], None] | None = None,
+    repeats: int | None = None,
 ) -> Measures:
-    """Measure a model on all batches of a loader; repeats of an image are averaged. `check` runs before each batch.
+    """Measure a model on all batches of a loader; `check` runs before each.
+
+    Probabilities of the repeats of an image are averaged: all of them, or the first `repeats`.
 
     Raises:
         SourceError: the split is empty.
@@ -130,7 +162,7 @@ def score(
             f"the model's answers on the split {loader.split.name} are no numbers: its weights have diverged.",
             fix=["train again with a smaller --lr and --overwrite"],
         )
-    return measure(*average_repeats(probabilities, labels, ids), classes)
+    return measure(*average_repeats(probabilities, labels, ids, repeats), classes)
 
 
 def predict_all(

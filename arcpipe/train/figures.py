@@ -58,6 +58,29 @@ def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], classes: Sequ
     figure.savefig(path, dpi=100)
 
 
+def draw_calibration(path: Path, bins: Sequence[tuple[int, float, float]], error: float, split: str) -> None:
+    """Draw the reliability diagram: share right against confidence, and how many images have which confidence.
+
+    `bins`: of `Measures.calibration`. A bar below the diagonal is confidence that is not earned.
+    """
+    figure = Figure(figsize=(5, 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    width = 1 / max(len(bins), 1)
+    middles = [(i + 0.5) * width for i in range(len(bins))]
+    total = max(sum(n for n, _, _ in bins), 1)
+    upper.plot([0, 1], [0, 1], color="#555555", linestyle="--", linewidth=1)
+    upper.bar(middles, [share for _, _, share in bins], 0.94 * width, color=COLOURS["train"], alpha=0.85)
+    known = [(mean, share) for n, mean, share in bins if n]
+    upper.plot(*zip(*known, strict=True), "o", color=COLOURS["test"], markersize=4) if known else None
+    upper.set(title=f"{split}: calibration error {100 * error:.2f} %", ylabel="share that is right", ylim=(0, 1))
+    lower.bar(middles, [100 * n / total for n, _, _ in bins], 0.94 * width, color="#999999")
+    lower.set(xlabel="confidence", ylabel="images, %", xlim=(0, 1))
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
 def _curve(axes: Axes, points: Sequence[tuple[float, float]], name: str) -> None:
     x, y = zip(*points, strict=True) if points else ((), ())
     last = f", last {y[-1]:.3g}" if y else ""

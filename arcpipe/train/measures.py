@@ -16,8 +16,9 @@ CALIBRATION_BINS = 15  # the usual number, Guo et al. 2017
 class Measures:
     """Of `n` images. `loss`: mean of -log p of the true class. `calibration_error`: see `calibration_error`.
 
-    `per_class`: share of each class that was recognised (None for a class without images); `confusion[i][j]`: images of
-    class i that were taken for class j.
+    `calibration`: for each of 15 equal bins of confidence the images, their mean confidence and the share right.
+    `clouds`: how many were averaged into the images' answers. `per_class`: share of each class that was recognised
+    (None for a class without images); `confusion[i][j]`: images of class i that were taken for class j.
     """
 
     n: int
@@ -26,13 +27,17 @@ class Measures:
     calibration_error: float
     per_class: Mapping[str, float | None]
     confusion: Sequence[Sequence[int]]
+    calibration: Sequence[tuple[int, float, float]] = ()
+    clouds: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def measure(probabilities: NDArray[np.float64], labels: NDArray[np.int64], classes: Sequence[str]) -> Measures:
-    """Measure predictions. `probabilities` (n, classes), rows sum to 1; `labels` (n,)."""
+def measure(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], clouds: int, classes: Sequence[str]
+) -> Measures:
+    """Measure predictions of images. `probabilities` (n, classes), rows sum to 1; `labels` (n,)."""
     predicted = probabilities.argmax(1)
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
@@ -45,22 +50,47 @@ def measure(probabilities: NDArray[np.float64], labels: NDArray[np.int64], class
         calibration_error=calibration_error(probabilities, labels),
         per_class={name: float(confusion[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(classes)},
         confusion=confusion.tolist(),
+        calibration=calibration_bins(probabilities, labels),
+        clouds=clouds,
     )
+
+
+def calibration_bins(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> list[tuple[int, float, float]]:
+    """Images, mean confidence and share right of 15 equal bins of confidence; 0, 0, 0 where nothing fell."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    means = [
+        np.bincount(bins, weights=values, minlength=CALIBRATION_BINS) / np.maximum(counts, 1)
+        for values in (confidence, right)
+    ]
+    return [(int(n), float(mean), float(share)) for n, mean, share in zip(counts, *means, strict=True)]
 
 
 def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     """Expected calibration error: |share right - mean confidence|, averaged over 15 equal bins of confidence."""
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+    gaps = [n * abs(share - mean) for n, mean, share in calibration_bins(probabilities, labels)]
+    return float(sum(gaps) / len(labels))
 
 
 def average_repeats(
-    probabilities: NDArray[np.float64], labels: NDArray[np.int64], sample_ids: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """One row per image: the mean over the clouds of the same sample id. Images in the order of their ids."""
+    probabilities: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    sample_ids: NDArray[np.int64],
+    repeats: int | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
+    """One row per image: the mean over the clouds of the same sample id. Images in the order of their ids.
+
+    `repeats`: only so many clouds of each image, the first ones. Returns also how many clouds were averaged.
+    """
+    if repeats is not None:
+        order = np.argsort(sample_ids, kind="stable")
+        _, first, counts = np.unique(sample_ids[order], return_index=True, return_counts=True)
+        turn = np.empty(len(order), np.int64)
+        turn[order] = np.arange(len(order)) - np.repeat(first, counts)
+        kept = turn < repeats
+        probabilities, labels, sample_ids = probabilities[kept], labels[kept], sample_ids[kept]
     _, first, image, count = np.unique(sample_ids, return_index=True, return_inverse=True, return_counts=True)
     total = np.zeros((len(count), probabilities.shape[1]))
     np.add.at(total, image, probabilities)
-    return total / count[:, None], labels[first]
+    return total / count[:, None], labels[first], len(labels)

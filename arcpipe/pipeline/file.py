@@ -1,0 +1,262 @@
+"""What a pipeline file says: shared settings, arms that change some of them, seeds, and the table they end in.
+
+about, seeds, [table], [convert], [train], [evaluate] or [[evaluate]], [[arm]]: docs/pipelines.md has every key.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from arcpipe.config import ConvertConfig, Count, Section, TrainConfig, build, read_toml
+from arcpipe.errors import ConfigError
+
+PLACEHOLDER = Path("-")
+"""Where a store or run lies is derived from its settings (`plan`) once they are known."""
+
+Numbers = dict[str, float]
+
+
+class EvaluateSection(Section):
+    """One evaluation of a trained run: a column of the table."""
+
+    name: str = ""
+    """Title of the column; `accuracy` if there is only one."""
+    split: str | None = None
+    weights: Literal["last", "best"] = "last"
+    push: Annotated[float, Field(ge=0)] = 0.0
+    shift: Annotated[float, Field(ge=0)] = 0.0
+    displace: bool = False
+    repeats: Count | None = None
+    convert: dict[str, Any] = Field(default_factory=dict)
+    """Evaluate on another conversion, by these settings in place of the arm's, under the arm's own decoder."""
+
+
+class ReferenceSection(Section):
+    """A row of the table that others measured."""
+
+    name: str
+    thesis: Numbers | float
+
+
+class TableSection(Section):
+    """The table that an experiment ends in."""
+
+    title: str = ""
+    thesis: str = "thesis"
+    """Which table of the thesis the numbers beside ours come from, for example `thesis table 5`."""
+    reference: tuple[ReferenceSection, ...] = ()
+    """Methods that are not run here, with the numbers that the thesis gives for them."""
+
+
+class ArmSection(Section):
+    """One row of the table: what it changes of the shared settings."""
+
+    name: Annotated[str, Field(min_length=1)]
+    thesis: Numbers | float | None = None
+    """The thesis's number of each column, or the one number of the only column; %."""
+    convert: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    evaluate: dict[str, Any] | list[dict[str, Any]] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def one_word_for_only(cls, name: str) -> str:
+        if "," in name:
+            raise ConfigError(f"the arm {name!r} has a comma in its name: --only separates names by it.")
+        return name
+
+
+class PipelineConfig(Section):
+    """A file for `arcpipe run`, or one of its arms with the shared settings: convert, then train, then evaluate."""
+
+    about: str = ""
+    """What it is and what it costs, for people; printed first."""
+    seeds: tuple[int, ...] = ()
+    """Every arm is trained with each of them; by default once, with `train.seed`."""
+    table: TableSection = TableSection()
+    arm: tuple[ArmSection, ...] = ()
+    convert: ConvertConfig
+    train: TrainConfig | None = None
+    evaluate: tuple[EvaluateSection, ...] | None = None
+
+    @field_validator("evaluate", mode="before")
+    @classmethod
+    def one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def something_to_evaluate(self) -> Self:
+        if self.evaluate is not None and self.train is None:
+            raise ConfigError("[evaluate] needs [train]: there is nothing to evaluate.", fix=["add a line [train]"])
+        return self
+
+
+@dataclass(frozen=True)
+class Column:
+    """An evaluation; `convert`: the conversion it is done on where that is not the arm's own."""
+
+    name: str
+    section: EvaluateSection
+    convert: ConvertConfig | None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row: settings with everything filled in, but for seed and paths. `thesis`: column -> %."""
+
+    name: str
+    convert: ConvertConfig
+    train: TrainConfig
+    columns: tuple[Column, ...]
+    thesis: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A file that was read. Without `arms` it is `plain`: one conversion, one training, one evaluation."""
+
+    path: Path
+    about: str
+    table: TableSection
+    seeds: tuple[int, ...]
+    arms: tuple[Arm, ...]
+    plain: PipelineConfig | None
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    def columns(self) -> list[str]:
+        """All columns of all arms, in the order of the file."""
+        return list(dict.fromkeys(column.name for arm in self.arms for column in arm.columns))
+
+
+def read_pipeline(path: Path, data: Path | None = None) -> Pipeline:
+    """Read a file and fill in everything; every arm is checked before any work.
+
+    Args:
+        data: folder of the datasets, where the file names none.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is wrong (with the arm that it is of).
+    """
+    values = _with_source(read_toml(path), data)
+    arms = values.get("arm", [])
+    if not arms and not values.get("seeds") and not isinstance(values.get("evaluate"), list):
+        plain = build(PipelineConfig, _with_paths(values, path.stem), str(path))
+        return Pipeline(path, plain.about, plain.table, (), (), plain)
+    if not isinstance(arms, list) or not all(isinstance(arm, dict) for arm in arms):
+        raise ConfigError(f"{path}: arm is no list of tables.", fix=["begin every arm with a line [[arm]]"])
+    shared = {key: value for key, value in values.items() if key != "arm"}
+    sections = [build(ArmSection, arm, f"{path}, arm {i + 1},") for i, arm in enumerate(arms)]
+    sections = sections or [ArmSection(name=path.stem)]
+    names = [section.name for section in sections]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ConfigError(f"{path} has two arms of one name.", details=sorted(twice), fix=["give each its own name"])
+    read = [_arm(path, shared, section) for section in sections]
+    first = read[0][1]
+    return Pipeline(
+        path, first.about, first.table, first.seeds or (read[0][0].train.seed,), tuple(arm for arm, _ in read), None
+    )
+
+
+def _arm(path: Path, shared: Mapping[str, Any], section: ArmSection) -> tuple[Arm, PipelineConfig]:
+    where = f"{path}, arm {section.name},"
+    changes: dict[str, Any] = {"convert": _with_source({"convert": section.convert}, None)["convert"]}
+    changes["train"] = section.train
+    if section.evaluate is not None:
+        changes["evaluate"] = section.evaluate
+    values = lay_over(shared, changes)
+    values.setdefault("evaluate", {})
+    for name, paths in (("convert", ("out",)), ("train", ("store", "out"))):
+        values[name] = dict.fromkeys(paths, PLACEHOLDER) | values[name] if isinstance(values[name], dict) else {}
+    config = build(PipelineConfig, values, where)
+    if config.train is None or not config.evaluate:
+        raise ConfigError(f"{where} has nothing to evaluate.", fix=["add a line [train]"])
+    several = len(config.evaluate) > 1
+    columns: list[Column] = []
+    for evaluation in config.evaluate:
+        name = evaluation.name or ("" if several else "accuracy")
+        if not name or name in [column.name for column in columns]:
+            raise ConfigError(f"{where} has several evaluations: each needs its own name.", fix=['name = "pushed"'])
+        columns.append(Column(name, evaluation, _other_conversion(values, evaluation, f"{where} evaluation {name},")))
+    arm = Arm(section.name, config.convert, config.train, tuple(columns), {})
+    return Arm(**{**vars(arm), "thesis": numbers_of(section.thesis, arm.columns, where)}), config
+
+
+def _other_conversion(values: Mapping[str, Any], evaluation: EvaluateSection, where: str) -> ConvertConfig | None:
+    """The arm's conversion with other settings, and of the evaluated split only."""
+    if not evaluation.convert:
+        return None
+    own = lay_over(values["convert"], _with_source({"convert": evaluation.convert}, None)["convert"])
+    if evaluation.split is not None:
+        own = lay_over(own, {"source": {"splits": [evaluation.split]}})
+    return build(ConvertConfig, own, where)
+
+
+def numbers_of(thesis: Numbers | float | None, columns: Sequence[Column], where: str) -> Numbers:
+    """Column -> number.
+
+    Raises:
+        ConfigError: a number for a column that is not there, or one number for several columns.
+    """
+    names = [column.name for column in columns]
+    if thesis is None:
+        return {}
+    if isinstance(thesis, dict):
+        unknown = [name for name in thesis if name not in names]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], names, n=1)
+            raise ConfigError(
+                f"{where} has a number of the thesis for a column that is not there: {unknown[0]}.",
+                details=[f"columns: {', '.join(names)}"],
+                fix=near,
+            )
+        return thesis
+    if len(names) > 1:
+        raise ConfigError(
+            f"{where} has one number of the thesis for {len(names)} columns.",
+            fix=[f'thesis = {{ "{names[0]}" = {thesis:g} }}'],
+        )
+    return {names[0]: thesis}
+
+
+def lay_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`; tables are merged, everything else is replaced. Neither is changed."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = lay_over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def _with_source(values: Mapping[str, Any], data: Path | None) -> dict[str, Any]:
+    """`convert.source` may be a name; `data` goes to it where the file says nothing."""
+    converting = values.get("convert")
+    if not isinstance(converting, dict):
+        return dict(values)
+    source = converting.get("source", {} if data is not None else None)
+    if isinstance(source, str):
+        source = {"source": source}
+    if isinstance(source, dict) and data is not None:
+        source = {"data": data, **source}
+    return {**values, "convert": {**converting, "source": source} if source is not None else converting}
+
+
+def _with_paths(values: dict[str, Any], stem: str) -> dict[str, Any]:
+    """Paths that a plain file leaves out: `store/NAME.zarr`, `runs/NAME`."""
+    converting = values.get("convert")
+    if not isinstance(converting, dict):
+        return values
+    values = {**values, "convert": {"out": Path("store") / f"{stem}.zarr", **converting}}
+    if isinstance(values.get("train"), dict):
+        paths = {"store": values["convert"]["out"], "out": Path("runs") / stem}
+        values["train"] = {**paths, **values["train"]}
+    return values

@@ -1,0 +1,144 @@
+"""`results/NAME/results.json`: every number of an experiment with the settings it stands for.
+
+Written whole or not at all. It is also the memory of `arcpipe run`: a number whose settings are those of the file is
+not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arcpipe.errors import ConfigError
+from arcpipe.pipeline.file import Pipeline, numbers_of
+from arcpipe.pipeline.plan import Evaluation, Job, same_settings
+
+FORMAT = "arcpipe-results"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A column of a row, %. `deviation`: of a sample (n - 1), None for one seed. `thesis`: its number, if any."""
+
+    values: tuple[float, ...]
+    thesis: float | None
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm, or (`reference`) a method of which only the thesis has numbers."""
+
+    name: str
+    cells: Mapping[str, Cell]
+    reference: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """`images`, `clouds` (of the training split), `epochs`, `minutes` (of one training), `psnr` (dB), `parameters`."""
+
+
+class Results:
+    """The entries of a results folder: one for each arm, seed and column that is measured."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entries: list[dict[str, Any]] = []
+        path = folder / "results.json"
+        if path.is_file():
+            try:
+                document = json.loads(path.read_text(encoding="utf-8"))
+                if document["format"] != FORMAT or document["version"] != VERSION:
+                    raise ValueError(f"format {document['format']}, version {document['version']}")
+                self.entries = list(document["results"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"{path} is no results file of this version.", details=[str(error)], fix=[f"mv {path} {path}.old"]
+                ) from None
+
+    def find(self, job: Job, evaluation: Evaluation) -> dict[str, Any] | None:
+        """The entry that stands for exactly these settings; arms may be renamed."""
+        return next((entry for entry in self.entries if same_settings(entry["settings"], evaluation.settings)), None)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        self.entries.append(entry)
+
+    def rows(self, pipeline: Pipeline, jobs: Iterable[Job]) -> list[Row]:
+        """The table as the file has it: references first, then all arms; what is not measured yet is empty.
+
+        `jobs`: all arms with every seed that counts.
+        """
+        rows = []
+        for reference in pipeline.table.reference:
+            columns = [column for arm in pipeline.arms for column in arm.columns]
+            unique = list({column.name: column for column in columns}.values())
+            known = numbers_of(reference.thesis, unique, f"{pipeline.path}, reference {reference.name},")
+            rows.append(Row(reference.name, {name: Cell((), number) for name, number in known.items()}, reference=True))
+        jobs = list(jobs)
+        for arm in pipeline.arms:
+            own = [job for job in jobs if job.arm.name == arm.name]
+            found = [
+                (evaluation.column.name, self.find(job, evaluation)) for job in own for evaluation in job.evaluations
+            ]
+            entries = [(name, entry) for name, entry in found if entry is not None]
+            cells = {
+                column.name: Cell(
+                    tuple(100 * entry["accuracy"] for name, entry in entries if name == column.name),
+                    arm.thesis.get(column.name),
+                )
+                for column in arm.columns
+            }
+            rows.append(Row(arm.name, cells, facts=_facts([entry for _, entry in entries])))
+        return rows
+
+    def write(self, pipeline: Pipeline, rows: Sequence[Row], facts: Mapping[str, Any]) -> None:
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": pipeline.name,
+            "file": str(pipeline.path),
+            "about": pipeline.about,
+            "title": pipeline.table.title,
+            "thesis": pipeline.table.thesis,
+            "columns": pipeline.columns(),
+            **facts,
+            "rows": [_row_json(row) for row in rows],
+            "results": self.entries,
+        }
+        write_whole(self.folder / "results.json", json.dumps(document, indent=1).encode())
+
+
+def _facts(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the trainings of an arm have in common; minutes are the mean of one training."""
+    trainings = list({entry["run"]: entry["training"] for entry in entries}.values())
+    if not trainings:
+        return {}
+    first = {name: trainings[0][name] for name in ("images", "clouds", "psnr", "epochs", "parameters")}
+    return {**first, "minutes": statistics.fmean(training["seconds"] for training in trainings) / 60}
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    cells = {
+        name: {"mean": cell.mean, "deviation": cell.deviation, "seeds": len(cell.values), "thesis": cell.thesis}
+        for name, cell in row.cells.items()
+    }
+    return {"name": row.name, "reference": row.reference, "cells": cells, **row.facts}
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Readers see the former file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)

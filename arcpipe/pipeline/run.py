@@ -1,0 +1,249 @@
+"""`arcpipe run`: work through the arms and seeds of a file, and write its table. Safe to run again: it continues."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arcpipe import __version__
+from arcpipe.config import ConvertConfig, EvaluateConfig, build
+from arcpipe.errors import ArcpipeError, PipelineError
+from arcpipe.pipeline.figure import draw_results
+from arcpipe.pipeline.file import Pipeline, PipelineConfig
+from arcpipe.pipeline.plan import Evaluation, Job, plan_jobs
+from arcpipe.pipeline.results import Results, write_whole
+from arcpipe.pipeline.state import Left, what_is_left
+from arcpipe.pipeline.table import comma_separated, markdown
+
+
+@dataclass(frozen=True)
+class PipelineReport:
+    """What a file came to. `stages`: of a plain file, the reports of its stages. `left`: of a dry run."""
+
+    folder: Path | None
+    stages: dict[str, Any]
+    table: tuple[str, ...] = ()
+    measured: int = 0
+    before: int = 0
+    failed: tuple[str, ...] = ()
+    left: tuple[Left, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        if self.stages:
+            return {name: report.as_dict() for name, report in self.stages.items()}
+        return {
+            "results": str(self.folder),
+            "measured": self.measured,
+            "before": self.before,
+            "failed": list(self.failed),
+            "left": [entry.as_dict() for entry in self.left],
+        }
+
+    def lines(self) -> list[str]:
+        if self.stages:
+            return [line for report in self.stages.values() for line in report.lines()]
+        if self.left:
+            return [line for entry in self.left for line in entry.lines()] + [_sum_of(self.left)]
+        lines = [*self.table, "", f"{self.folder}: {self.measured} measured now, {self.before} were there before"]
+        return lines + [f"  {name}" for name in ("table.md", "table.csv", "results.json", "table.png")]
+
+    def check(self) -> None:
+        """Raise `PipelineError` with the list of what failed."""
+        if self.failed:
+            raise PipelineError(
+                f"{len(self.failed)} of the pieces of {self.folder} failed; the others are done.",
+                details=self.failed,
+                fix=["run the same command again: what is done stays"],
+            )
+
+
+def run_pipeline(
+    pipeline: Pipeline, *, only: Iterable[str] = (), seeds: Iterable[int] = (), dry_run: bool = False
+) -> PipelineReport:
+    """Convert, train and evaluate what is left of a file, and write `results/NAME/`.
+
+    Args:
+        only: names of arms; by default all.
+        seeds: in place of the file's.
+        dry_run: tell what is done and left, and touch nothing.
+
+    Raises:
+        ConfigError: an arm is not in the file, or its settings contradict each other.
+        Of a plain file: what its stages raise.
+    """
+    if pipeline.plain is not None:
+        if dry_run:
+            return PipelineReport(None, {"convert": _dry_conversion(pipeline.plain.convert)})
+        return PipelineReport(None, _run_plain(pipeline.plain))
+    seeds = tuple(seeds)
+    jobs = plan_jobs(pipeline, only, seeds)
+    results = Results(Path("results") / pipeline.name)
+    if dry_run:
+        return PipelineReport(results.folder, {}, left=tuple(what_is_left(job, results) for job in jobs))
+    desk = _Desk(pipeline, results, plan_jobs(pipeline, (), {*pipeline.seeds, *seeds}))
+    for number, job in enumerate(jobs, 1):
+        missing = [evaluation for evaluation in job.evaluations if results.find(job, evaluation) is None]
+        desk.before += len(job.evaluations) - len(missing)
+        if missing:
+            say(f"[{number}/{len(jobs)}] {job.title}: {job.train.out} on {job.convert.out}")
+            _work(desk, job, missing)
+    table = desk.write()
+    return PipelineReport(results.folder, {}, tuple(table), desk.measured, desk.before, tuple(desk.failed))
+
+
+class _Desk:
+    """What stays while a file is worked through."""
+
+    def __init__(self, pipeline: Pipeline, results: Results, all_jobs: list[Job]) -> None:
+        self.pipeline, self.results, self.all_jobs = pipeline, results, all_jobs
+        self.stores: dict[Path, Any] = {}
+        self.measured = self.before = 0
+        self.failed: list[str] = []
+
+    def store(self, convert: ConvertConfig) -> Any:
+        """The report of a conversion, done once; one that failed fails again at once."""
+        from arcpipe.convert import run_convert
+
+        if convert.out not in self.stores:
+            try:
+                report = run_convert(convert)
+                report.check()
+            except Exception as error:
+                self.stores[convert.out] = error
+                raise
+            self.stores[convert.out] = report
+        found = self.stores[convert.out]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def write(self) -> list[str]:
+        """Write the four files and return the table's lines."""
+        rows = self.results.rows(self.pipeline, self.all_jobs)
+        name, table, columns = self.pipeline.name, self.pipeline.table, self.pipeline.columns()
+        lines = markdown(table.title or name, table.thesis, columns, rows)
+        self.results.write(self.pipeline, rows, {"failed": self.failed, **_machine()})
+        write_whole(self.results.folder / "table.md", ("\n".join(lines) + "\n").encode())
+        write_whole(self.results.folder / "table.csv", comma_separated(columns, rows).encode())
+        draw_results(self.results.folder / "table.png", table.title or name, table.thesis, columns, rows)
+        return lines
+
+
+def _work(desk: _Desk, job: Job, missing: list[Evaluation]) -> None:
+    """One arm with one seed; what goes wrong is noted, and the next one has its turn."""
+    from arcpipe.train import run_train
+
+    try:
+        report = desk.store(job.convert)
+        trained = run_train(job.train)
+    except Exception as error:
+        _note(desk, job.title, error)
+        return
+    split = report.splits[job.train.stream.train_split]
+    training = {
+        "images": split.samples,
+        "clouds": trained.clouds,
+        "psnr": split.mean_psnr,
+        "epochs": trained.epochs,
+        "parameters": trained.parameters,
+        "model": trained.model,
+        "seconds": trained.seconds,
+        "train_accuracy": trained.train_accuracy,
+        "train_loss": trained.train_loss,
+    }
+    for evaluation in missing:
+        try:
+            _evaluate(desk, job, evaluation, training)
+        except Exception as error:
+            _note(desk, f"{job.title}, {evaluation.column.name}", error)
+
+
+def _evaluate(desk: _Desk, job: Job, evaluation: Evaluation, training: dict[str, Any]) -> None:
+    from arcpipe.train import run_evaluate
+
+    if evaluation.convert is not None:
+        desk.store(evaluation.convert)
+    report = run_evaluate(evaluation.config)
+    say(f"  {evaluation.column.name}: {100 * report.measures.accuracy:.2f} %")
+    measures = {name: value for name, value in report.measures.as_dict().items() if name != "confusion"}
+    desk.results.add(
+        {
+            "arm": job.arm.name,
+            "seed": job.seed,
+            "column": evaluation.column.name,
+            **measures,
+            "split": report.split,
+            "clouds": report.clouds,
+            "run": str(job.train.out),
+            "store": str(evaluation.config.store),
+            "training": training,
+            "settings": dict(evaluation.settings),
+        }
+    )
+    desk.measured += 1
+    desk.write()
+
+
+def _note(desk: _Desk, what: str, error: Exception) -> None:
+    """An error that a user can fix is its message; any other keeps its traceback in a file."""
+    if isinstance(error, ArcpipeError):
+        message = f"{type(error).__name__}: {error.what}"
+        say(f"{what} failed: {type(error).__name__}: {error}")
+    else:
+        log = desk.results.folder / "errors.log"
+        message = f"{type(error).__name__}: {error} (see {log})"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as lines:
+            lines.write(f"{what}\n{''.join(traceback.format_exception(error))}\n")
+        say(f"{what} failed: {message}")
+    desk.failed.append(f"{what}: {message}")
+
+
+def _run_plain(config: PipelineConfig) -> dict[str, Any]:
+    """The three stages of a file without arms, one after another; each continues what is there."""
+    from arcpipe.convert import run_convert
+
+    reports: dict[str, Any] = {"convert": run_convert(config.convert)}
+    reports["convert"].check()
+    if config.train is not None:
+        from arcpipe.train import run_evaluate, run_train
+
+        reports["train"] = run_train(config.train)
+        for section in config.evaluate or ():
+            values = section.model_dump(exclude={"name", "convert"})
+            values |= {"run": config.train.out, "store": config.train.store}
+            values |= {"seed": config.train.seed, "device": config.train.device}
+            reports["evaluate"] = run_evaluate(build(EvaluateConfig, values))
+    return reports
+
+
+def _dry_conversion(config: ConvertConfig) -> Any:
+    from arcpipe.convert import run_convert
+
+    return run_convert(config, dry_run=True)
+
+
+def _machine() -> dict[str, Any]:
+    """Where the minutes were taken."""
+    model = ""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        pass
+    return {"arcpipe": __version__, "machine": {"cpu": model, "cores": os.cpu_count()}}
+
+
+def _sum_of(left: tuple[Left, ...]) -> str:
+    n_left = sum(entry.evaluations_left for entry in left)
+    return f"{n_left} of {sum(entry.evaluations for entry in left)} numbers are left to measure"
+
+
+def say(message: str) -> None:
+    """Tell the person on stderr."""
+    print(message, file=sys.stderr, flush=True)

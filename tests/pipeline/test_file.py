@@ -1,0 +1,109 @@
+"""A pipeline file is checked as a whole before any work, and its messages name the arm and the nearest key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arcpipe.errors import ConfigError
+from arcpipe.pipeline import read_pipeline
+from arcpipe.pipeline.file import lay_over
+from arcpipe.pipeline.plan import plan_jobs
+from tests.pipeline.conftest import ARMS
+
+FILES = sorted((Path(__file__).parents[2] / "pipelines").glob("*.toml"))
+PLAIN = '[convert]\nsource = "digits"\n[train]\n'
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_pipeline_file_is_valid_and_says_what_it_is(path: Path) -> None:
+    pipeline = read_pipeline(path)
+    assert pipeline.about
+    if pipeline.plain is None:
+        assert plan_jobs(pipeline)
+        assert "/" not in pipeline.arms[0].convert.source.source, "files are looked for in the data folder"
+
+
+def test_arms_change_the_shared_settings_and_only_those_that_they_name(write: Callable[..., Path]) -> None:
+    none, push = read_pipeline(write(ARMS)).arms
+    assert (none.train.augment.apply, push.train.augment.apply) == ((), ("push",))
+    assert none.train.optim == push.train.optim
+    assert none.convert == push.convert
+    assert push.thesis == {"intact": 51.79, "pushed": 69.06}
+    assert [column.section.push for column in push.columns] == [0, 2]
+
+
+def test_the_same_conversion_is_one_store_and_another_one_another(write: Callable[..., Path]) -> None:
+    arms = ARMS + '[[arm]]\nname = "wide"\nconvert.fit.latent_dim = 8\n'
+    jobs = plan_jobs(read_pipeline(write(arms)), seeds=[0])
+    stores = [job.convert.out for job in jobs]
+    assert stores[0] == stores[1] != stores[2]
+    assert len({job.train.out for job in jobs}) == 3
+    # whatever the file and the arm are called
+    other = plan_jobs(
+        read_pipeline(write(ARMS.replace('"push"\nthesis', '"pushed"\nthesis'), name="b.toml")), seeds=[0]
+    )
+    assert [job.train.out for job in other] == [job.train.out for job in jobs[:2]]
+
+
+def test_an_evaluation_on_another_conversion_has_the_arms_decoder(write: Callable[..., Path]) -> None:
+    text = ARMS.replace("push = 2\n", 'split = "test"\nconvert.source.pad = 20\n', 1)
+    job = plan_jobs(read_pipeline(write(text)))[0]
+    own, other = job.evaluations
+    assert own.convert is None
+    assert other.convert is not None
+    assert other.convert.fit.decoder == str(job.convert.out)
+    assert (other.convert.source.pad, other.convert.source.splits) == (20, ("test",))
+    assert other.config.store == other.convert.out != job.convert.out
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "fix"),
+    [
+        ('[[arm]]\nname = "a"\ntrain.optim.epoch = 2\n', "arm a.*train.optim.epoch: unknown key", "train.optim.epochs"),
+        ('[[arm]]\nname = "a"\nconvert.fit.step = 2\n', "arm a", "convert.fit.steps"),
+        ('[[arm]]\nnam = "a"\n', "arm 1.*nam: unknown key", "name"),
+        ('[[arm]]\nname = "a"\n[[arm]]\nname = "a"\n', "two arms of one name", "own name"),
+        ('[[arm]]\nname = "a,b"\n', "comma", None),
+        (ARMS + '[[arm]]\nname = "c"\nthesis = 5\n', "one number of the thesis for 2 columns", "intact"),
+        (ARMS + '[[arm]]\nname = "c"\nthesis = { pushd = 5 }\n', "a column that is not there: pushd", "pushed"),
+        ("[[evaluate]]\npush = 1\n[[evaluate]]\npush = 2\n", "needs its own name", "name ="),
+        ('[[evaluate]]\nname = "a"\npushh = 1\n', "evaluate.0.pushh: unknown key", "evaluate.0.push"),
+        ('[arm]\nname = "a"\n', "no list of tables", "[[arm]]"),
+        ('[[evaluate]]\nname = "a"\nconvert.source.pod = 3\n', "evaluation a.*source.pod: unknown key", "source.pad"),
+    ],
+)
+def test_mistakes_are_named_with_their_arm(
+    write: Callable[..., Path], text: str, message: str, fix: str | None
+) -> None:
+    with pytest.raises(ConfigError, match=f"(?s){message}") as caught:
+        read_pipeline(write(text))
+    assert caught.value.exit_code == 2
+    assert fix is None or any(fix in line for line in caught.value.fix), caught.value.fix
+
+
+def test_a_plain_file_keeps_its_plain_paths(write: Callable[..., Path]) -> None:
+    plain = read_pipeline(write("[evaluate]\n", shared=PLAIN, name="mine.toml")).plain
+    assert plain is not None
+    assert plain.train is not None
+    assert (plain.convert.out, plain.train.store) == (Path("store/mine.zarr"), Path("store/mine.zarr"))
+    assert plain.train.out == Path("runs/mine")
+
+
+def test_an_unknown_arm_or_two_stores_of_one_name(write: Callable[..., Path]) -> None:
+    pipeline = read_pipeline(write(ARMS))
+    with pytest.raises(ConfigError, match="there is no arm 'pusch'") as caught:
+        plan_jobs(pipeline, ["pusch"])
+    assert "none, push" in caught.value.details[0]
+    wide = ARMS + '[[arm]]\nname = "wide"\nconvert.fit.latent_dim = 8\n'
+    shared_out = write(wide, shared='[convert]\nsource = "digits"\nout = "one.zarr"\n[train]\n')
+    with pytest.raises(ConfigError, match=r"share convert.out = one.zarr"):
+        plan_jobs(read_pipeline(shared_out))
+
+
+def test_laying_over_changes_neither() -> None:
+    base, changes = {"a": {"b": 1, "c": [1]}}, {"a": {"c": [2]}, "d": 3}
+    assert lay_over(base, changes) == {"a": {"b": 1, "c": [2]}, "d": 3}
+    assert (base, changes) == ({"a": {"b": 1, "c": [1]}}, {"a": {"c": [2]}, "d": 3})
