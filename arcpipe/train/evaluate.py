@@ -18,7 +18,7 @@ from arcpipe.store import Store, open_store
 from arcpipe.train.device import choose_device
 from arcpipe.train.figures import draw_calibration, draw_confusion
 from arcpipe.train.loader import StreamLoader
-from arcpipe.train.measures import Measures, average_repeats, measure
+from arcpipe.train.measures import Measures, average_repeats, first_repeats, measure
 from arcpipe.train.run import RunFolder, open_run
 from arcpipe.train.split import Normalisation, Split
 
@@ -162,7 +162,10 @@ def score(
             f"the model's answers on the split {loader.split.name} are no numbers: its weights have diverged.",
             fix=["train again with a smaller --lr and --overwrite"],
         )
-    return measure(*average_repeats(probabilities, labels, ids, repeats), classes)
+    if repeats is not None:
+        kept = first_repeats(ids, repeats)
+        probabilities, labels, ids = probabilities[kept], labels[kept], ids[kept]
+    return measure(*average_repeats(probabilities, labels, ids), classes, len(ids))
 
 
 def predict_all(

@@ -35,9 +35,12 @@ class Measures:
 
 
 def measure(
-    probabilities: NDArray[np.float64], labels: NDArray[np.int64], clouds: int, classes: Sequence[str]
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], classes: Sequence[str], clouds: int | None = None
 ) -> Measures:
-    """Measure predictions of images. `probabilities` (n, classes), rows sum to 1; `labels` (n,)."""
+    """Measure predictions of images. `probabilities` (n, classes), rows sum to 1; `labels` (n,).
+
+    `clouds`: how many were averaged into them; one each if not given.
+    """
     predicted = probabilities.argmax(1)
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
@@ -51,7 +54,7 @@ def measure(
         per_class={name: float(confusion[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(classes)},
         confusion=confusion.tolist(),
         calibration=calibration_bins(probabilities, labels),
-        clouds=clouds,
+        clouds=len(labels) if clouds is None else clouds,
     )
 
 
@@ -73,24 +76,20 @@ def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int
     return float(sum(gaps) / len(labels))
 
 
-def average_repeats(
-    probabilities: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    sample_ids: NDArray[np.int64],
-    repeats: int | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
-    """One row per image: the mean over the clouds of the same sample id. Images in the order of their ids.
+def first_repeats(sample_ids: NDArray[np.int64], repeats: int) -> NDArray[np.bool_]:
+    """True for the first `repeats` clouds of each image."""
+    order = np.argsort(sample_ids, kind="stable")
+    _, first, counts = np.unique(sample_ids[order], return_index=True, return_counts=True)
+    kept = np.empty(len(order), np.bool_)
+    kept[order] = np.arange(len(order)) - np.repeat(first, counts) < repeats
+    return kept
 
-    `repeats`: only so many clouds of each image, the first ones. Returns also how many clouds were averaged.
-    """
-    if repeats is not None:
-        order = np.argsort(sample_ids, kind="stable")
-        _, first, counts = np.unique(sample_ids[order], return_index=True, return_counts=True)
-        turn = np.empty(len(order), np.int64)
-        turn[order] = np.arange(len(order)) - np.repeat(first, counts)
-        kept = turn < repeats
-        probabilities, labels, sample_ids = probabilities[kept], labels[kept], sample_ids[kept]
+
+def average_repeats(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], sample_ids: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """One row per image: the mean over the clouds of the same sample id. Images in the order of their ids."""
     _, first, image, count = np.unique(sample_ids, return_index=True, return_inverse=True, return_counts=True)
     total = np.zeros((len(count), probabilities.shape[1]))
     np.add.at(total, image, probabilities)
-    return total / count[:, None], labels[first], len(labels)
+    return total / count[:, None], labels[first]

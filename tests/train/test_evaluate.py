@@ -115,7 +115,7 @@ def test_repeats_of_an_image_vote_together(run: Path, new_store: Callable[..., P
 def test_the_report_is_plain_json(run: Path, store_path: Path) -> None:
     values = json.loads(json.dumps(run_evaluate(config(run, store_path)).as_dict(), allow_nan=False))
     assert set(values) == {
-        *("run", "store", "split", "push", "shift", "clouds"),
+        *("run", "store", "split", "push", "shift", "displace", "files", "clouds", "calibration"),
         *("n", "accuracy", "loss", "calibration_error", "per_class", "confusion"),
     }
     assert sum(map(sum, values["confusion"])) == values["n"] == 30
