@@ -161,6 +161,8 @@ class RunSection(Section):
     workers: Count | None = None
     gpus: Count | None = None
     scheduler: str | None = None
+    wait_s: Annotated[float, Field(gt=0)] = 120.0
+    """With `scheduler`: how long to wait for a worker, at the start and whenever all have left."""
     max_failed: Annotated[float, Field(ge=0)] = 0.05
     """Below 1: share of the samples that may fail. 1 and above: their number."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
 import pytest
 
 from arcpipe import cluster
+from arcpipe.cluster import joining
 from arcpipe.config import RunSection
 from arcpipe.errors import ClusterError, DeviceError, NoSpaceError
 
@@ -35,6 +37,8 @@ def test_local_cluster_is_on_loopback_and_shares_the_cores() -> None:
         assert two.executor.submit(os.getenv, "OMP_NUM_THREADS").result() == str(two.threads)
         assert two.executor.submit(os.getenv, "OMP_WAIT_POLICY").result() == "PASSIVE"
         assert two.executor.submit(os.getpid).result() != os.getpid()
+        has_bokeh = importlib.util.find_spec("bokeh") is not None
+        assert (two.dashboard is not None) == has_bokeh, "Dask has a link also where Bokeh is missing"
 
 
 def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +58,7 @@ def test_each_gpu_worker_sees_its_own_device(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "no-port"])
 def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    monkeypatch.setattr(cluster, "ANSWER_WITHIN", "1s")
+    monkeypatch.setattr(joining, "ANSWER_WITHIN", "1s")
     run = RunSection(scheduler=address)
     with pytest.raises(ClusterError, match="no Dask scheduler answers") as caught, cluster.open_cluster(run):
         pass

@@ -3,72 +3,77 @@
 from __future__ import annotations
 
 import os
-import shlex
-import socket
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.pictures import contents, make_pictures
+from arcpipe.convert import run_convert
+from tests.far_cluster import FarCluster, parts
+from tests.pictures import contents, in_process, make_pictures, settings
 
-COMPOSE = Path(__file__).resolve().parents[1] / "docker" / "compose.yaml"
-SMALL = ["--steps", "8", "--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4"]
-SMALL += ["--set", "fit.pretrain_steps=8", "--set", "store.part_samples=4"]
-
-
-def commands() -> dict[str, str]:
-    """The `command:` line of every service."""
-    found, service = {}, ""
-    for line in COMPOSE.read_text().splitlines():
-        if line.startswith("  ") and not line.startswith("   ") and line.endswith(":"):
-            service = line.strip(" :")
-        if line.strip().startswith("command: dask"):
-            found[service] = line.split("command:")[1].strip()
-    return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+# Parts that take about a second, so that there is time to come and go.
+SETTINGS: dict[str, Any] = {"fit": {"steps": 1500}, "store": {"part_samples": 1}}
+OPTIONS = ["--steps", "1500", "--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4"]
+OPTIONS += ["--set", "fit.pretrain_steps=8", "--set", "store.part_samples=1"]
 
 
 @pytest.fixture
-def scheduler(tmp_path: Path) -> Iterator[str]:
-    """Address of a scheduler with two workers, started by the compose file's own command lines, moved to loopback."""
-    port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    lines = {
-        name: command.replace("--host 0.0.0.0 --port 8786", f"--host 127.0.0.1 --port {port}")
-        .replace("--dashboard-address :8787", "--dashboard-address 127.0.0.1:0")
-        .replace("tcp://scheduler:8786", address)
-        for name, command in commands().items()
-    }
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+def far(tmp_path: Path) -> Iterator[FarCluster]:
     with ExitStack() as stack:
-        for name in ("scheduler", "worker", "worker"):
-            log = stack.enter_context((tmp_path / f"{name}.log").open("a"))
-            options = ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"] if name == "worker" else []
-            command = [*shlex.split(lines[name]), *options]
-            process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
-            stack.callback(process.wait, timeout=30)
-            stack.callback(process.terminate)
-        yield address
+        yield FarCluster(tmp_path, stack)
 
 
-def arcpipe(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "arcpipe", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200)
+def eventually(holds: Callable[[], bool], what: str, process: subprocess.Popen[bytes], within_s: float = 200) -> None:
+    """Wait until something holds while `process` is at work."""
+    end = time.monotonic() + within_s
+    while not holds():
+        assert process.poll() is None, f"ended before: {what}"
+        assert time.monotonic() < end, f"not within {within_s} s: {what}"
+        time.sleep(0.05)
 
 
-def test_a_scheduler_of_somebody_else_makes_the_same_store(scheduler: str, tmp_path: Path) -> None:
-    make_pictures(tmp_path / "pictures")
-    far = arcpipe("convert", "pictures", "--out", "far.zarr", "--scheduler", scheduler, *SMALL, cwd=tmp_path)
-    assert far.returncode == 0, far.stderr
-    near = arcpipe("convert", "pictures", "--out", "near.zarr", "--workers", "1", *SMALL, cwd=tmp_path)
-    assert near.returncode == 0, near.stderr
-    assert contents(tmp_path / "far.zarr") == contents(tmp_path / "near.zarr")
+@pytest.fixture(scope="module")
+def near(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """A folder of pictures, and the store that one process makes of it."""
+    folder = tmp_path_factory.mktemp("near")
+    pictures = make_pictures(folder / "pictures", per_class=4)
+    with ThreadPoolExecutor(1) as executor:
+        run_convert(settings(pictures, folder / "near.zarr", **SETTINGS), cluster=in_process(executor))
+    return pictures, contents(folder / "near.zarr")
+
+
+def made(store: Path) -> dict[str, bytes]:
+    """What is in a store but for the litter of workers that were killed: the next run sweeps it."""
+    return {name: data for name, data in contents(store).items() if not name.startswith(".attempts/")}
+
+
+@pytest.mark.timeout(600)
+def test_workers_come_and_go_and_one_is_of_other_versions(
+    far: FarCluster, near: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    pictures, expected = near
+    store, other = tmp_path / "far.zarr", tmp_path / "other"
+    (other / "numba-0.1.dist-info").mkdir(parents=True)
+    (other / "numba-0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: numba\nVersion: 0.1\n")
+    command = [sys.executable, "-m", "arcpipe", "convert", pictures, "--out", store, "--scheduler", far.address]
+    said = tmp_path / "said"
+    with said.open("w") as told, subprocess.Popen([*command, *OPTIONS], cwd=tmp_path, stderr=told) as converting:
+        first = far.worker("127.0.0.1")  # the client came first, and waits
+        eventually(lambda: parts(store) >= 1, "the first part", converting)
+        far.worker("127.0.0.3", PYTHONPATH=f"{other}:{os.environ.get('PYTHONPATH', '')}")
+        eventually(lambda: "runs other versions, so it gets no work" in said.read_text(), "a refusal", converting)
+        far.worker("127.0.0.2")
+        first.kill()  # the nanny; its worker follows
+        assert converting.wait(timeout=300) == 0, said.read_text()
+    errors = said.read_text()
+    assert "127.0.0.3" in errors
+    assert re.search(r"^numba +\S+ +0\.1$", errors, re.MULTILINE)
+    assert made(store) == expected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import signal
@@ -11,20 +10,17 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from arcpipe.cluster.joining import ANSWER_WITHIN, LOOPBACK, join
 from arcpipe.config import RunSection
-from arcpipe.errors import ClusterError, DeviceError
+from arcpipe.errors import DeviceError
 
 if TYPE_CHECKING:
     from distributed import Client
-
-LOOPBACK = "127.0.0.1"
-ANSWER_WITHIN = "15s"
-WAIT_FOR_WORKERS_S = 30
-"""Workers may still be starting when the client comes: importing torch alone takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ def open_cluster(run: RunSection) -> Iterator[Cluster]:
     """Start or join the cluster that `run` names; what was started here ends with the block.
 
     Everything listens on loopback only. Raises `DeviceError` for more GPUs than there are, `ClusterError` for a
-    scheduler that does not answer or whose workers run other versions.
+    scheduler that does not answer, or that has no worker of the versions that run here.
     """
     if run.gpus is not None:
         check_gpus(run.gpus)
@@ -57,13 +53,13 @@ def open_cluster(run: RunSection) -> Iterator[Cluster]:
         _quieten()
         stack.enter_context(dask.config.set({"distributed.comm.timeouts.connect": ANSWER_WITHIN}))
         if run.scheduler is not None:
-            client = stack.enter_context(_join(run.scheduler))
-            n_workers, threads = len(client.scheduler_info(n_workers=-1)["workers"]), 0
-        else:
-            n_workers = run.gpus or run.workers or available_cores()
-            threads = max(1, available_cores() // n_workers)
-            client = stack.enter_context(Client(_start(stack, n_workers, threads, on_gpus=run.gpus is not None)))
-        device = "cuda" if run.gpus is not None else "auto" if run.scheduler is not None else "cpu"
+            client, executor, n_workers = stack.enter_context(join(run.scheduler, run.wait_s))
+            yield Cluster(executor, n_workers, 0, "auto", _dashboard(client))
+            return
+        n_workers = run.gpus or run.workers or available_cores()
+        threads = max(1, available_cores() // n_workers)
+        client = stack.enter_context(Client(_start(stack, n_workers, threads, on_gpus=run.gpus is not None)))
+        device = "cuda" if run.gpus is not None else "cpu"
         yield Cluster(client.get_executor(pure=False), n_workers, threads, device, _dashboard(client))
 
 
@@ -168,47 +164,15 @@ def _one_gpu(index: int, on_gpus: bool) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": visible.split(",")[index].strip() if visible else str(index)}
 
 
-def _join(address: str) -> Client:
-    """Connect to a running scheduler and refuse workers that would compute something else."""
-    from distributed import Client
-
-    ours = f"tcp://{LOOPBACK}:8786"
-    fix = [f"dask scheduler --host {LOOPBACK} --port 8786", f"dask worker {ours} --nthreads 1", f"--scheduler {ours}"]
-    try:
-        client = Client(address, timeout=ANSWER_WITHIN)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise ClusterError(f"no Dask scheduler answers at {address}.", details=[str(error)], fix=fix) from None
-    try:
-        client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS_S)
-    except TimeoutError:
-        client.close()
-        raise ClusterError(
-            f"the scheduler at {address} has no workers.",
-            details=[f"expected one within {WAIT_FOR_WORKERS_S} s, found none"],
-            fix=[f"dask worker {address} --nthreads 1"],
-        ) from None
-    workers = client.run(_versions)
-    here = _versions()
-    for worker, theirs in workers.items():
-        if theirs != here:
-            client.close()
-            details = [
-                f"{name}: here {here[name]}, there {theirs.get(name)}"
-                for name in here
-                if here[name] != theirs.get(name)
-            ]
-            raise ClusterError(f"the worker {worker} runs other versions.", details=details)
-    return client
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name).split("+")[0] for name in ("arcpipe", "numpy", "torch", "zarr", "pillow")}
-
-
 def _dashboard(client: Client) -> str | None:
-    return client.dashboard_link if importlib.util.find_spec("bokeh") else None
+    """Link to the scheduler's dashboard, where it has one: Dask gives a link also where Bokeh is not installed."""
+    try:
+        client.run_on_scheduler(metadata.version, "bokeh")
+    except metadata.PackageNotFoundError:
+        return None
+    with suppress(KeyError):  # `dask scheduler --no-dashboard`
+        return client.dashboard_link
+    return None
 
 
 def dask_setup(worker: Any) -> None:

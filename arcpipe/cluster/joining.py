@@ -1,0 +1,200 @@
+"""Join a scheduler that others started: ask every worker who it is, wait for the first one, and say what goes on."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Executor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from arcpipe.cluster.vetting import (
+    ABSENT,
+    PACKAGES,
+    Versions,
+    admission,
+    admit,
+    differing,
+    versions_here,
+    versions_there,
+)
+from arcpipe.cluster.window import WindowExecutor
+from arcpipe.errors import ClusterError
+from arcpipe.progress import duration
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+LOOPBACK = "127.0.0.1"
+ANSWER_WITHIN = "15s"
+LOOK_EVERY_S = 0.5
+SAY_AFTER_S = 5.0
+"""Workers may still be starting when the client comes (importing torch alone takes seconds): then nobody is told."""
+GONE = (OSError, TimeoutError, CancelledError, RuntimeError, ValueError, KeyError)
+"""What asking a scheduler or a worker that is going away may raise."""
+
+
+@dataclass
+class Workforce:
+    """Who is connected: admitted workers with their threads, refused ones with the table of what differs."""
+
+    client: Client
+    window: WindowExecutor
+    address: str
+    wait_s: float
+    admitted: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, list[str]] = field(default_factory=dict)
+    here: Versions = field(default_factory=versions_here)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self) -> None:
+        """Look at the workers until `stop`; run in a thread of its own."""
+        last_seen, said = time.monotonic(), False
+        while True:
+            with suppress(
+                *GONE
+            ):  # the scheduler is going, and its futures say so; or a worker is: the next look says it
+                self._look()
+            alone = 0 if self.admitted else time.monotonic() - last_seen
+            if self.admitted:
+                if said:
+                    say("a worker is connected: going on")
+                last_seen, said = time.monotonic(), False
+            elif alone > self.wait_s:
+                say(f"no worker that can be used for {duration(alone)}: giving up")
+                self.window.give_up()
+                return
+            elif alone > SAY_AFTER_S and not said:
+                said = True
+                say(
+                    f"no worker that can be used is connected to {self.address}: waiting for up to "
+                    f"{duration(self.wait_s)}; this starts one: {worker_command(self.address)}"
+                )
+            if self._stop.wait(LOOK_EVERY_S):
+                return
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _look(self) -> None:
+        connected = set(self.client.scheduler_info(n_workers=-1)["workers"])
+        for worker in (set(self.admitted) | set(self.refused)) - connected:
+            self.admitted.pop(worker, None)
+            self.refused.pop(worker, None)
+        new = sorted(connected - set(self.admitted) - set(self.refused))
+        for worker, there in (versions_there(self.client, new) if new else {}).items():
+            table = differing(self.here, there)
+            if table:
+                self.refused[worker] = table
+                say(f"the worker {worker} runs other versions, so it gets no work:", *table)
+            else:
+                resource = admission(self.here)
+                self.admitted.update(self.client.run(admit, resource, workers=[worker], on_error="ignore"))
+        self.window.widen(sum(self.admitted.values()))
+
+
+@contextmanager
+def join(address: str, wait_s: float) -> Iterator[tuple[Client, Executor, int]]:
+    """Connect to a scheduler; yields the client, an executor that reaches admitted workers only, and their number.
+
+    Raises `ClusterError` if nobody answers, if no worker comes within `wait_s`, or if all run other versions.
+    """
+    warn_if_open(address)
+    client = _connect(address)
+    try:
+        window = WindowExecutor(client.get_executor(pure=False, resources={admission(versions_here()): 1}))
+        workforce = Workforce(client, window, address, wait_s)
+        watcher = threading.Thread(target=workforce.watch, daemon=True)
+        watcher.start()
+        try:
+            _first_worker(workforce)
+            yield client, window, len(workforce.admitted)
+        finally:
+            workforce.stop()
+            watcher.join(timeout=5)
+    finally:
+        client.close()
+
+
+def _connect(address: str) -> Client:
+    from distributed import Client
+
+    ours = f"tcp://{LOOPBACK}:8786"
+    fix = [f"dask scheduler --host {LOOPBACK} --port 8786", worker_command(ours), f"--scheduler {ours}"]
+    try:
+        return Client(address, timeout=ANSWER_WITHIN, set_as_default=False)
+    except TypeError as error:  # Dask's way to say that tls:// needs certificates
+        if not address.startswith("tls:"):
+            raise
+        where = "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ..__CLIENT__CERT and ..__CLIENT__KEY"
+        details = [f"certificates are looked for in Dask's configuration ({where})", str(error)]
+        raise ClusterError(f"no certificates for {address}.", details=details, fix=["see docs/clusters.md"]) from None
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ClusterError(f"no Dask scheduler answers at {address}.", details=[str(error)], fix=fix) from None
+
+
+def _first_worker(workforce: Workforce) -> None:
+    """Wait until a worker is admitted; raise where none will be."""
+    started = time.monotonic()
+    while not workforce.admitted:
+        waited = time.monotonic() - started
+        if workforce.refused and waited > SAY_AFTER_S:
+            raise ClusterError(
+                f"every worker of {workforce.address} runs other versions.",
+                details=[line for table in list(workforce.refused.values())[:3] for line in table],
+                fix=[_install(workforce.here) + " where the workers run", "or the same image for client and workers"],
+            )
+        if waited > workforce.wait_s:
+            raise ClusterError(
+                f"the scheduler at {workforce.address} has no workers.",
+                details=[f"expected one within {duration(workforce.wait_s)}, found none"],
+                fix=[worker_command(workforce.address), "or wait for longer: --set run.wait_s=3600"],
+            )
+        time.sleep(0.1)
+
+
+def worker_command(address: str) -> str:
+    """The command that starts a worker for the scheduler at `address`."""
+    return f"dask worker {address} --nthreads 1"
+
+
+def _install(here: Versions) -> str:
+    return "pip install " + " ".join(f"{name}=={here[name]}" for name in PACKAGES if here[name] != ABSENT)
+
+
+def warn_if_open(address: str) -> None:
+    """Say what a scheduler without TLS means where its address is not this machine's own."""
+    if not address.startswith("tls:") and not on_loopback(address):
+        say(
+            f"warning: {address} is not encrypted, and whoever reaches it is not asked who they are.",
+            "  They can run programs as the user of its scheduler and workers, and read your images on their way.",
+            "  In a network that is not yours alone use tls:// (docs/clusters.md says how to make the certificates).",
+        )
+
+
+def on_loopback(address: str) -> bool:
+    """Whether all that an address (`tcp://host:port`) means is this machine's loopback; names are looked up."""
+    try:
+        host = urlsplit(address if "://" in address else f"tcp://{address}").hostname or ""
+    except ValueError:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        pass
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return bool(found) and all(ipaddress.ip_address(one.split("%")[0]).is_loopback for one in found)
+
+
+def say(*lines: str) -> None:
+    """Tell the person, on stderr."""
+    print("\n".join(lines), file=sys.stderr, flush=True)
