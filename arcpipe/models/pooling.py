@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from arcpipe.models.cpu import compilable
 from arcpipe.models.share import Share, shared_batch_norm
 
 
@@ -25,11 +26,16 @@ def segment_max(values: Tensor, segment: Tensor, n: int) -> Tensor:
     gathered: `scatter_reduce`'s own backward took over 10 times longer, and every gradient has one place to go, so the
     result does not depend on the order of additions.
     """
+    if compilable(values):
+        from arcpipe.models.cpu.pooling import SegmentMax
+
+        pooled: Tensor = SegmentMax.apply(values, segment, n)
+        return pooled
     index = segment[:, None].expand_as(values)
     with torch.no_grad():
         top = values.new_full((n, values.shape[1]), -torch.inf).scatter_reduce(0, index, values, "amax")
         rows = torch.arange(len(values), device=values.device)[:, None]
-        rows = torch.where(values == top[segment], rows, len(values) - 1)
+        rows = torch.where((values == top[segment]) | values.isnan(), rows, len(values) - 1)
         winner = rows.new_full((n, values.shape[1]), len(values) - 1).scatter_reduce(0, index, rows, "amin")
     return values.gather(0, winner)
 

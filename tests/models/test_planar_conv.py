@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.nn.functional import conv2d
 
+from arcpipe.models import planar_conv
 from arcpipe.models.planar_conv import PlanarConv, neighbour_pairs
 from arcpipe.models.voxels import voxelise
 
@@ -45,6 +48,41 @@ def test_values_and_gradients_equal_conv2d(kernel, share):
         torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(wanted, inputs, upstream), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "inputs", "outputs"), [(3, 16, 16), (3, 64, 64), (5, 32, 16), (3, 48, 80), (5, 12, 16)]
+)
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 1.0])
+def test_compiled_products_equal_those_of_plain_torch(kernel, inputs, outputs, share):
+    tokens, _ = tokens_of(grids(share, clouds=5))
+    torch.manual_seed(0)
+    conv, upstream = PlanarConv(inputs, outputs, kernel), torch.randn(len(tokens), outputs)
+    features = torch.randn(len(tokens), inputs, requires_grad=inputs % 16 == 0)
+    precise, inputs64 = copy.deepcopy(conv).double(), features.detach().double().requires_grad_(features.requires_grad)
+    pairs = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, kernel)
+    found, wanted = conv(features, tokens, pairs), precise(inputs64, tokens, pairs)
+    assert share == 0 or "PairProducts" in str(found.grad_fn.next_functions)
+    torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=1e-5)
+    found.backward(upstream)
+    wanted.backward(upstream.double())
+    torch.testing.assert_close(conv.weight.grad.double(), precise.weight.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(conv.bias.grad.double(), precise.bias.grad, atol=1e-4, rtol=1e-4)
+    if features.requires_grad:
+        torch.testing.assert_close(features.grad.double(), inputs64.grad, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("sizes", [[51, 0, 107, 1], [700], []])
+def test_pairs_found_by_loops_and_by_torch_are_the_same(make_batch, monkeypatch, kernel, sizes):
+    _, positions, offsets = make_batch(sizes)
+    tokens, _ = voxelise(positions, offsets, 2.0)
+    found = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, kernel)
+    monkeypatch.setattr(planar_conv, "has_numba", lambda: False)
+    wanted = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, kernel)
+    assert found.counts == wanted.counts
+    assert found.source.equal(wanted.source)
+    assert found.target.equal(wanted.target)
 
 
 def test_inner_pairs_are_those_of_the_smaller_kernel():

@@ -67,6 +67,11 @@ def _llvm(builder: Any, name: str, *arguments: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32"), arguments)
 
 
+def _splat(builder: Any, value: Any) -> Any:
+    one = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, one, ir.Constant(INTEGERS, [0] * LANES))
+
+
 @intrinsic
 def load(typing: Any, array: Any, index: Any) -> Any:
     """`array[index:index + LANES]`."""
@@ -93,9 +98,7 @@ def splat(typing: Any, value: Any) -> Any:
     """The same float in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        first = ir.Constant(ir.IntType(32), 0)
-        one = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), arguments[0], first)
-        return builder.shuffle_vector(one, one, ir.Constant(INTEGERS, [0] * LANES))
+        return _splat(builder, arguments[0])
 
     return lanes(types.float32), generate
 
@@ -158,3 +161,107 @@ fold_4, fold_2, fold_1 = (_elementwise(1, _folded(distance)) for distance in (4,
 """Add to every lane the one so far away: after `fold_4` the lanes 0 to 3 and 4 to 7 agree, and so on."""
 exponential = _elementwise(1, _exponential)
 """e**x for x <= 0 within 2e-7 of its value, and NaN for NaN."""
+
+
+def _rows(builder: Any, context: Any, array_type: Any, rows: Any, first: Any, n: int, width: Any) -> list[Any]:
+    """Where n rows of a matrix begin, given the array of row numbers and the first one's place in it."""
+    data = context.make_array(array_type)(context, builder, rows).data
+    places = [builder.load(builder.gep(data, [builder.add(first, first.type(r))])) for r in range(n)]
+    return [builder.mul(place, width) for place in places]
+
+
+def _gathered(n_rows: int) -> Any:
+    """An intrinsic that adds to rows of `out` the product of rows of `a` and a matrix, all sums in registers.
+
+    For r below `n_rows`: `out[targets[p + r], o:o + 16] += sum over k, rising, of a[sources[p + r], k] b[k, o:o + 16]`.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, targets, out_width, o, a, sources, a_width, p, b, b_at, n_k = arguments
+        floats, rows = signature.args[0], signature.args[1]
+        out_rows = _rows(builder, context, rows, targets, p, n_rows, out_width)
+        a_rows = _rows(builder, context, rows, sources, p, n_rows, a_width)
+
+        def out_place(row: int, half: int) -> Any:
+            index = builder.add(builder.add(out_rows[row], o), o.type(half * LANES))
+            return _address(context, builder, floats, out, index)
+
+        a_data = context.make_array(floats)(context, builder, a).data
+        cells = [(row, half) for row in range(n_rows) for half in range(2)]
+        sums = {cell: cgutils.alloca_once(builder, VECTOR) for cell in cells}
+        for cell in cells:
+            builder.store(builder.load(out_place(*cell), align=4), sums[cell])
+        with cgutils.for_range(builder, n_k) as loop:
+            b_now = builder.add(builder.add(b_at, builder.mul(out_width, loop.index)), o)
+            halves = [
+                builder.load(_address(context, builder, floats, b, builder.add(b_now, o.type(half * LANES))), align=4)
+                for half in range(2)
+            ]
+            for row in range(n_rows):
+                factor = _splat(builder, builder.load(builder.gep(a_data, [builder.add(a_rows[row], loop.index)])))
+                for half in range(2):
+                    cell = sums[row, half]
+                    builder.store(_llvm(builder, "llvm.fmuladd", factor, halves[half], builder.load(cell)), cell)
+        for cell in cells:
+            builder.store(builder.load(sums[cell]), out_place(*cell), align=4)
+        return context.get_dummy_value()
+
+    def gathered(
+        typing: Any, out: Any, targets: Any, out_width: Any, o: Any, a: Any, sources: Any, a_width: Any, p: Any,
+        b: Any, b_at: Any, n_k: Any,
+    ) -> Any:  # fmt: skip
+        i = types.intp
+        return types.void(out, targets, i, i, out, targets, i, i, out, i, i), generate
+
+    return intrinsic(gathered)
+
+
+gathered_1, gathered_4 = _gathered(1), _gathered(4)
+
+
+@intrinsic
+def outer_4(
+    typing: Any, grad: Any, at: Any, a: Any, sources: Any, a_width: Any, i: Any, g: Any, targets: Any, g_width: Any,
+    o: Any, first: Any, last: Any,
+) -> Any:  # fmt: skip
+    """Sum outer products of rows in registers: 4 channels of `a` by 16 of `g`, over the pairs `first` to `last`.
+
+    `grad[at + r * g_width + o + c] += sum over p, rising, of a[sources[p], i + r] * g[targets[p], o + c]`.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        grad, at, a, sources, a_width, i, g, targets, g_width, o, first, last = arguments
+        floats, rows = signature.args[0], signature.args[3]
+
+        def place(row: int, half: int) -> Any:
+            index = builder.add(
+                builder.add(at, builder.mul(g_width, at.type(row))), builder.add(o, o.type(half * LANES))
+            )
+            return _address(context, builder, floats, grad, index)
+
+        a_data = context.make_array(floats)(context, builder, a).data
+        cells = [(row, half) for row in range(4) for half in range(2)]
+        sums = {cell: cgutils.alloca_once(builder, VECTOR) for cell in cells}
+        for cell in cells:
+            builder.store(builder.load(place(*cell), align=4), sums[cell])
+        with cgutils.for_range(builder, builder.sub(last, first)) as loop:
+            p = builder.add(first, loop.index)
+            (a_row,) = _rows(builder, context, rows, sources, p, 1, a_width)
+            (g_row,) = _rows(builder, context, rows, targets, p, 1, g_width)
+            a_now, g_now = builder.add(a_row, i), builder.add(g_row, o)
+            halves = [
+                builder.load(_address(context, builder, floats, g, builder.add(g_now, o.type(half * LANES))), align=4)
+                for half in range(2)
+            ]
+            for row in range(4):
+                index = builder.add(a_now, a_now.type(row))
+                factor = _splat(builder, builder.load(builder.gep(a_data, [index])))
+                for half in range(2):
+                    cell = sums[row, half]
+                    builder.store(_llvm(builder, "llvm.fmuladd", factor, halves[half], builder.load(cell)), cell)
+        for cell in cells:
+            builder.store(builder.load(sums[cell]), place(*cell), align=4)
+        return context.get_dummy_value()
+
+    n = types.intp
+    return types.void(grad, n, grad, sources, n, n, grad, sources, n, n, n, n), generate
