@@ -29,8 +29,17 @@ from arcpipe.options import (
     default_store,
     with_expert,
 )
+from arcpipe.place import as_folder, as_place
 
 P = ParamSpec("P")
+
+
+def _place(text: str) -> Path:
+    try:
+        return as_place(text)
+    except ArcpipeError as error:
+        raise typer.BadParameter(str(error)) from None
+
 
 app = typer.Typer(
     name="arcpipe",
@@ -44,6 +53,9 @@ app = typer.Typer(
 class Terminated(BaseException):
     """SIGTERM arrived: unwind like Ctrl-C does."""
 
+
+# A store's place, as an option or an argument.
+AT: dict[str, Any] = {"parser": _place, "metavar": "STORE"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Seed = Annotated[int, typer.Option(help="Everything random derives from it.")]
@@ -124,7 +136,10 @@ def convert(
             "split/class/file or class/file."
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="The store; by default store/NAME.zarr.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The store, a path or s3://BUCKET/NAME.zarr; by default store/NAME.zarr.", **AT),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(envvar="ARCPIPE_DATA", help="Where named datasets are, and where downloads go.", show_envvar=True),
@@ -201,7 +216,7 @@ def convert(
 @app.command()
 @reports_errors
 def train(
-    store: Annotated[Path, typer.Option(help="A store made by arcpipe convert.")],
+    store: Annotated[Path, typer.Option(help="A store made by arcpipe convert.", **AT)],
     out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME.")] = None,
     model: Annotated[Model, typer.Option(help="The classifier.")] = Model.ptv3,
     preset: Annotated[Preset, typer.Option(help="For clouds of tens of points, or of thousands.")] = Preset.small,
@@ -260,7 +275,7 @@ def train(
 @reports_errors
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    store: Annotated[Path, typer.Option(help="A store with the same decoder.")],
+    store: Annotated[Path, typer.Option(help="A store with the same decoder.", **AT)],
     split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
     weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = Weights.last,
     push: Annotated[float, typer.Option(min=0, help="Push every anchor by up to P pixels (experiment 4).")] = 0.0,
@@ -317,7 +332,7 @@ def predict(
 @app.command()
 @reports_errors
 def inspect(
-    store: Annotated[Path, typer.Argument(help="A store.")],
+    store: Annotated[Path, typer.Argument(help="A store.", **AT)],
     samples: Annotated[
         list[str] | None,
         typer.Argument(metavar="[SAMPLE]...", help="train/17 or train/cats/1.jpg; none: best, median and worst."),
@@ -331,14 +346,14 @@ def inspect(
     """Draw original, reconstruction, anchors and error."""
     from arcpipe.inspect import run_inspect
 
-    folder = out or Path("inspect") / store.name.removesuffix(".zarr")
+    folder = as_folder(out) if out else Path("inspect") / store.name.removesuffix(".zarr")
     show(run_inspect(store, samples or [], folder, scale=scale, edit=edit.value if edit else None, seed=seed), as_json)
 
 
 @app.command()
 @reports_errors
 def verify(
-    store: Annotated[Path, typer.Argument(help="A store.")],
+    store: Annotated[Path, typer.Argument(help="A store.", **AT)],
     decode: Annotated[int, typer.Option(min=0, help="Also decode N samples and compare with their PSNR.")] = 0,
     repair: Annotated[bool, typer.Option(help="Move damaged parts aside: the next convert makes them again.")] = False,
     as_json: Json = False,

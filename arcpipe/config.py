@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from arcpipe.errors import ConfigError
+from arcpipe.place import as_folder, as_place
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Place = Annotated[Path, BeforeValidator(as_place)]
+"""Where a store is: a path, or an address in a bucket."""
+Folder = Annotated[Path, BeforeValidator(as_folder)]
 
 
 S = TypeVar("S", bound="Section")
@@ -178,7 +182,7 @@ class ConvertConfig(Section):
     """Everything `arcpipe convert` is told."""
 
     source: SourceSection
-    out: Path
+    out: Place
     seed: int = 0
     fit: FitSection = FitSection()
     store: StoreSection = StoreSection()
@@ -273,8 +277,8 @@ class StreamSection(Section):
 class TrainConfig(Section):
     """Everything `arcpipe train` is told."""
 
-    store: Path
-    out: Path
+    store: Place
+    out: Folder
     seed: int = 0
     device: str = "auto"
     threads: Count | None = None
@@ -287,8 +291,8 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """Everything `arcpipe evaluate` is told."""
 
-    run: Path
-    store: Path
+    run: Folder
+    store: Place
     split: str | None = None
     weights: Literal["last", "best"] = "last"
     """`best`: those that the validation split chose, where the store has one beside the reported split."""

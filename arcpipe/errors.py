@@ -61,6 +61,12 @@ class DownloadError(ArcpipeError):
     exit_code = 1
 
 
+class RemoteStoreError(ArcpipeError):
+    """An object store does not answer, has no such bucket, or is of a kind that cannot hold a store."""
+
+    exit_code = 1
+
+
 class FileAccessError(ArcpipeError):
     """A file or folder cannot be read or written: no permission, a read-only place, a failing disk."""
 

@@ -29,6 +29,9 @@ FLOOR = {
     "cloud": 0,
     "config": 0,
     "errors": 0,
+    "outages": 0,
+    "objects": 0,
+    "place": 0,
     "seeds": 0,
     "options": 0,
     "progress": 0,
@@ -36,7 +39,8 @@ FLOOR = {
     "__init__": 0,
 }
 # Imports of the ground floor point leftwards only.
-GROUND_FLOOR_ORDER = ["__init__", "errors", "seeds", "options", "progress", "threads", "cloud", "config"]
+GROUND_FLOOR_ORDER = ["__init__", "errors", "outages", "objects", "place", "seeds", "options", "progress"]
+GROUND_FLOOR_ORDER += ["threads", "cloud", "config"]
 
 ONLY_IN = {
     "dask": {"cluster"},
@@ -44,6 +48,7 @@ ONLY_IN = {
     "zarr": {"store"},
     "typer": {"cli"},
     "pickle": set(),
+    "obstore": {"objects"},
     "PIL": {"sources", "inspect"},
 }
 NEVER_IN = {"store": {"torch"}, "arc": {"zarr", "dask", "typer"}, "models": {"zarr", "dask", "typer"}}

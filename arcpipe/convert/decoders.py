@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from arcpipe.cloud import DecoderRecord
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError
+from arcpipe.place import as_place
 
 
 def load_decoder(name: str) -> DecoderRecord:
@@ -17,7 +16,7 @@ def load_decoder(name: str) -> DecoderRecord:
     """
     from arcpipe.store import load_decoder_file, open_store
 
-    path = Path(name)
+    path = as_place(name)
     if not path.exists():
         raise ConfigError(
             f"--decoder {name}: there is no such store or file.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 from zarr.storage import LocalStore
 
-from arcpipe.errors import DamagedStoreError
+from arcpipe.errors import ArcpipeError, DamagedStoreError
+from arcpipe.place import RemotePath
 
 CHUNK_BYTES = 2**20  # what is read to get one row; smaller chunks compress worse and cost more calls
 MAX_CHUNK_BYTES = 2**26  # of an array somebody else wrote: more is refused before it is allocated
@@ -56,8 +58,15 @@ def write_array(folder: Path, name: str, values: NDArray[Any], *, columns_first:
         array[...] = values
 
 
-def open_array(folder: Path, name: str) -> zarr.Array:
+def file_bytes(file: Path) -> int:
+    """The size of a file, 0 where there is none."""
+    return file.stat().st_size if file.is_file() else 0
+
+
+def open_array(folder: Path, name: str, size_of: Callable[[Path], int] = file_bytes) -> zarr.Array:
     """Open an array after checking what its metadata claims, so that a hostile file allocates nothing.
+
+    `size_of`: tells the size of a file, for whoever knows it without asking again.
 
     Raises:
         DamagedStoreError: no such array, metadata that cannot be read, a codec or data type outside the format, or
@@ -66,22 +75,32 @@ def open_array(folder: Path, name: str) -> zarr.Array:
     place = folder / name
     document = read_json(place / "zarr.json")
     try:
-        problem = _implausible(place, document)
+        problem = _implausible(place, document, size_of)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         problem = f"metadata that cannot be understood ({type(error).__name__}: {error})"
     if problem:
         raise damaged(place, problem)
     try:
-        return zarr.open_array(LocalStore(place, read_only=True), mode="r", zarr_format=3)
+        return zarr.open_array(_array_store(place, document), mode="r", zarr_format=3)
+    except ArcpipeError:
+        raise
     except Exception as error:
         raise damaged(place, f"Zarr cannot open it: {error}") from error
+
+
+def _array_store(place: Path, document: dict[str, Any]) -> Any:
+    if not isinstance(place, RemotePath):
+        return LocalStore(place, read_only=True)
+    from arcpipe.store.remote_array import RemoteArrayStore
+
+    return RemoteArrayStore(place, json.dumps(document).encode())
 
 
 def read_rows(array: zarr.Array, start: int, stop: int, where: Path) -> NDArray[Any]:
     """Decode rows `start:stop`. Raises DamagedStoreError where a checksum, a codec or the file does not agree."""
     try:
         return np.asarray(array[start:stop])
-    except MemoryError:
+    except (MemoryError, ArcpipeError):  # the machine's and the network's: no damage
         raise
     except Exception as error:  # the codecs raise ValueError, RuntimeError, OSError and more for the same thing
         raise damaged(where, f"{type(error).__name__}: {error}") from error
@@ -119,7 +138,7 @@ def data_file(folder: Path, name: str, n_dimensions: int) -> Path:
     return folder / name / "/".join(["c", *["0"] * n_dimensions])
 
 
-def _implausible(place: Path, document: dict[str, Any]) -> str | None:
+def _implausible(place: Path, document: dict[str, Any], size_of: Callable[[Path], int]) -> str | None:
     """Say what is wrong with an array's metadata, or None."""
     if document["zarr_format"] != 3 or document["node_type"] != "array":
         return "not a Zarr v3 array"
@@ -143,7 +162,7 @@ def _implausible(place: Path, document: dict[str, Any]) -> str | None:
     if any(n > size for n, size in zip(shape, outer, strict=True)):
         return f"shape {shape} does not fit in one shard of {outer}"
     file = data_file(place.parent, place.name, len(shape))
-    n_bytes = file.stat().st_size if file.is_file() else 0
+    n_bytes = size_of(file)
     if _product(outer) // _product(inner) * MIN_STORED_CHUNK_BYTES > n_bytes:
         return f"shape {shape} declared, but {file.relative_to(place)} has {n_bytes} bytes"
     return None

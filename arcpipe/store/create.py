@@ -10,10 +10,12 @@ from typing import Any
 
 from arcpipe.cloud import DecoderRecord
 from arcpipe.config import differences
-from arcpipe.errors import FileAccessError, StoreBusyError, StoreMismatchError
+from arcpipe.errors import ConfigError, FileAccessError, StoreBusyError, StoreMismatchError
+from arcpipe.place import RemotePath, as_place
 from arcpipe.store.arrays import write_array
 from arcpipe.store.attributes import is_split_name
-from arcpipe.store.files import attempt_folder, file_hashes, publish, sync_tree, write_file
+from arcpipe.store.bucket import ATTEMPTS
+from arcpipe.store.files import attempt_folder, file_hashes, move, publish, write_file
 from arcpipe.store.root import read_decoder, read_root
 from arcpipe.store.schema import FORMAT, FORMAT_VERSION, StoreHeader, group_document
 from arcpipe.store.writer import StoreWriter
@@ -35,7 +37,7 @@ def create_or_open(path: Path, header: StoreHeader, decoder: DecoderRecord, *, o
     """
     if not all(is_split_name(split) for split in header.splits):
         raise ValueError(f"a split cannot have such a name: {list(header.splits)}")
-    path = Path(path)
+    path = as_place(path)
     replaces = None
     if _occupied(path):
         root = read_root(path)
@@ -45,11 +47,11 @@ def create_or_open(path: Path, header: StoreHeader, decoder: DecoderRecord, *, o
             _require_same(path, root, header, decoder)
             return _writer(path, root)
         replaces = _move_aside(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not isinstance(path, RemotePath):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with attempt_folder(path.parent, f".{path.name}.new") as attempt:
         _write_empty_store(attempt, header, decoder, replaces)
-        sync_tree(attempt)
-        if not publish(attempt, path) and not _occupied(path):
+        if not publish(attempt, path, path) and not _occupied(path):
             raise StoreBusyError(f"{path} appeared and disappeared.", fix=["run the same command again"])
     root = read_root(path)
     _require_same(path, root, header, decoder)  # another converter may have been first
@@ -82,6 +84,8 @@ def check_place(path: Path) -> None:
     """
     if _occupied(path):
         read_root(path)
+    if isinstance(path, RemotePath):  # whether it can be written is seen by taking its lease
+        return
     folder = Path(os.path.abspath(path)).parent
     while not os.path.lexists(folder):
         folder = folder.parent
@@ -109,6 +113,8 @@ def existing_decoder(path: Path, header: StoreHeader) -> DecoderRecord | None:
 
 
 def _occupied(path: Path) -> bool:
+    if isinstance(path, RemotePath):  # a killed beginning is none yet: its attempt is still there
+        return (path / "zarr.json").is_file() or (path.is_dir() and not (path / ATTEMPTS).is_dir())
     if path.is_dir():
         return any(path.iterdir())
     return path.exists() or path.is_symlink()
@@ -151,15 +157,24 @@ def _require_same(
     raise StoreMismatchError(
         f"cannot continue {path}: it was made by other settings.",
         details=[*details, f"fingerprint: was {root['fingerprint'][:8]}, now {header.fingerprint[:8]}"],
-        fix=[f"write another store: --out {other}", "or repeat the settings of before", "or replace it: --overwrite"]
+        fix=[f"write another store: --out {other}", "or repeat the settings of before"]
+        + ([] if isinstance(path, RemotePath) else ["or replace it: --overwrite"])
         + (["or, where only failed images were mended: --retry-failed"] if details == [IMAGES_DIFFER] else []),
     )
 
 
 def _move_aside(path: Path) -> str:
     """Rename a store to the first free `NAME.old-<n>` and return that name."""
+    if isinstance(path, RemotePath):
+        raise ConfigError(
+            f"--overwrite cannot replace {path}: objects cannot be moved aside until the new store is finished.",
+            fix=[
+                f"write another store: --out {path.with_name(f'{path.stem}-2{path.suffix}')}",
+                "or delete it first, with the tools of the bucket",
+            ],
+        )
     number = 1
-    while not publish(path, path.with_name(f"{path.name}.old-{number}")):
+    while not move(path, path.with_name(f"{path.name}.old-{number}")):
         number += 1
     return f"{path.name}.old-{number}"
 

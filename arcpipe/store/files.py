@@ -1,7 +1,6 @@
-"""Every file operation of the store: sync, atomic replace, create-if-absent, locks. The seam for other storage.
+"""Every file operation of the store: sync, atomic replace, create-if-absent, locks.
 
-A local folder is all that is supported: an object store needs another `publish` (arrays first, `zarr.json` last, with a
-create-if-absent put) and another lock, and nothing else in this room would change.
+A store in a bucket is written through the same functions: its attempts are local folders, and `bucket` publishes them.
 """
 
 from __future__ import annotations
@@ -17,7 +16,10 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from arcpipe import objects
 from arcpipe.errors import NoSpaceError
+from arcpipe.place import RemotePath
+from arcpipe.store.bucket import blocks_sha256, publish_objects, staging_folder
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -33,6 +35,9 @@ def write_file(path: Path, data: bytes) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Replace a file atomically: a reader, or a run after a power cut, sees the old bytes or the new ones."""
+    if isinstance(path, RemotePath):
+        objects.put(path.address, data)
+        return
     temporary = path.with_name(f".{path.name}.{attempt_tag()}")
     try:
         with no_space_as_error(path):
@@ -64,8 +69,16 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(root))
 
 
-def publish(attempt: Path, final: Path) -> bool:
-    """Rename a synced folder to its final name. False where that name is taken: `attempt` is then untouched."""
+def publish(attempt: Path, final: Path, store: Path) -> bool:
+    """Sync a folder and give it its final name in `store`. False where that name is taken: `attempt` is untouched."""
+    if isinstance(final, RemotePath) and isinstance(store, RemotePath):
+        return publish_objects(attempt, final, store, attempt_tag(), file_hashes(attempt))
+    sync_tree(attempt)
+    return move(attempt, final)
+
+
+def move(attempt: Path, final: Path) -> bool:
+    """Rename a folder. False where the new name is taken."""
     try:
         os.rename(attempt, final)  # POSIX: fails on a folder that is not empty
     except OSError as error:
@@ -86,6 +99,8 @@ def file_hashes(folder: Path) -> dict[str, dict[str, int | str]]:
 
 
 def file_sha256(path: Path) -> str:
+    if isinstance(path, RemotePath):
+        return blocks_sha256(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -100,8 +115,13 @@ def attempt_folder(place: Path, name: str) -> Iterator[Path]:
     """Make a folder that is locked while this process lives, and removed at the end unless it was published.
 
     The lock is on a file beside the folder and ends with the process, however it dies: that is how `remove_stale` tells
-    the litter of a killed attempt from one that is at work, with no clock and no process table.
+    the litter of a killed attempt from one that is at work, with no clock and no process table. Attempts at a store in
+    a bucket are local folders, too.
     """
+    if isinstance(place, RemotePath):
+        place = staging_folder()
+        place.mkdir(mode=0o700, exist_ok=True)
+        remove_stale(place)
     folder, descriptor = _locked_folder(place, name)
     try:
         with no_space_as_error(place):

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from arcpipe.errors import StoreBusyError
+from arcpipe.place import RemotePath
 from arcpipe.store.files import no_space_as_error, try_lock
+from arcpipe.store.lease import store_lease
 
 
 @contextlib.contextmanager
@@ -25,6 +27,10 @@ def store_lock(path: Path) -> Iterator[None]:
     Raises:
         StoreBusyError: another process holds it; says which, where and since when.
     """
+    if isinstance(path, RemotePath):
+        with store_lease(path):
+            yield
+        return
     path = Path(os.path.abspath(path))
     lock = path.with_name(f".{path.name}.lock")
     with no_space_as_error(lock):

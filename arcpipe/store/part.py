@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.errors import DamagedStoreError
-from arcpipe.store.arrays import damaged, data_file, open_array, read_rows
+from arcpipe.place import RemotePath
+from arcpipe.store.arrays import damaged, data_file, file_bytes, open_array, read_rows
 from arcpipe.store.attributes import files_problem, part_problem
+from arcpipe.store.bucket import object_sizes
 from arcpipe.store.group import Kinds, read_group
 from arcpipe.store.layout import DTYPES, PER_CLOUD, SMALL, decode_paths
 from arcpipe.store.neighbour_codec import decode_neighbours
@@ -74,6 +76,7 @@ class Part:
             raise damaged(folder / "zarr.json", problem)
         self._cache = cache
         self._arrays: dict[str, zarr.Array] = {}
+        self._sizes: dict[str, int] | None = None  # of a part in a bucket: one listing tells them all
         self._small: dict[str, NDArray[Any]] = {}
         self._lock = threading.Lock()
 
@@ -162,19 +165,26 @@ class Part:
             return self._arrays[name]
 
     def _open(self, name: str) -> zarr.Array:
-        array = open_array(self.folder, name)
+        array = open_array(self.folder, name, self._size_of)
         allowed = DTYPES.get(name, {"float32"})  # the others are a decoder's
         if str(array.dtype) not in allowed:
             raise self.damaged(name, f"data type {array.dtype}, expected {' or '.join(sorted(allowed))}")
         if array.shape[0]:
             file = data_file(self.folder, name, len(array.shape))
             recorded = self.attributes["files"].get(file.relative_to(self.folder).as_posix(), {}).get("bytes")
-            n_bytes = file.stat().st_size if file.is_file() else 0
+            n_bytes = self._size_of(file)
             if n_bytes != recorded:  # Zarr would read a missing file as zeros
                 raise self.damaged(name, f"{file.relative_to(self.folder)} has {n_bytes} bytes, expected {recorded}")
         if name in SMALL and array.shape[0] != self.n_clouds + (name.endswith("offsets")):
             raise self.damaged(name, f"{array.shape[0]} rows for {self.n_clouds} clouds")
         return array
+
+    def _size_of(self, file: Path) -> int:
+        if not isinstance(self.folder, RemotePath):
+            return file_bytes(file)
+        if self._sizes is None:
+            self._sizes = object_sizes(self.folder)
+        return self._sizes.get(file.relative_to(self.folder).as_posix(), 0)
 
     def _chunk(self, array: zarr.Array, name: str, i: int) -> NDArray[Any]:
         key = (self.folder, name, i)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from arcpipe import objects
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
 from arcpipe.errors import MissingSplitError, UnfinishedStoreError
+from arcpipe.place import as_place, is_remote
 from arcpipe.store.arrays import damaged
 from arcpipe.store.names import NameIndex
 from arcpipe.store.part import ChunkCache, Part
 from arcpipe.store.root import read_decoder, read_root
 from arcpipe.store.schema import PartInfo, plan_parts
 from arcpipe.store.statistics import combine_statistics
+
+T = TypeVar("T")
 
 CACHE_BYTES = 2**28
 OPEN_PARTS = 256
@@ -32,7 +37,7 @@ def open_store(path: Path | str, allow_unfinished: bool = False, *, cache_bytes:
         UnfinishedStoreError: the conversion has not finished and `allow_unfinished` is not set.
         DamagedStoreError: the root's metadata was changed.
     """
-    store = Store(Path(path), cache_bytes=cache_bytes)
+    store = Store(as_place(path), cache_bytes=cache_bytes)
     if not store.complete and not allow_unfinished:
         missing = store.n_planned - store.n_committed
         source = store.config.get("source", {}).get("source", "SOURCE")
@@ -109,7 +114,7 @@ class Store:
         """The committed parts of a split, by id. Raises MissingSplitError."""
         self._require(split)
         if split not in self._infos:
-            self._infos[split] = tuple(_info(self.part(split, part_id)) for part_id in self._ids(split))
+            self._infos[split] = tuple(self._each(lambda part_id: _info(self.part(split, part_id)), self._ids(split)))
         return self._infos[split]
 
     def part(self, split: str, part_id: str) -> Part:
@@ -157,7 +162,8 @@ class Store:
 
     def column(self, split: str, name: str) -> NDArray[Any]:
         """`labels`, `psnr`, `sample_ids`, `repeats`, `sizes`, `relative` or `counts` (points), part after part."""
-        return self._joined(split, [_column(self.part(split, info.id), name) for info in self.parts(split)], name)
+        pieces = self._each(lambda info: _column(self.part(split, info.id), name), self.parts(split))
+        return self._joined(split, pieces, name)
 
     def labels(self, split: str) -> NDArray[np.int64]:
         return self.column(split, "labels")
@@ -198,6 +204,10 @@ class Store:
             index.add_failures(split, self.failures(split))
         return index
 
+    def _each(self, act: Callable[[T], Any], items: Iterable[T]) -> list[Any]:
+        """Apply `act` to all items; from a bucket a few at once, since most of the time is waiting."""
+        return objects.each(act, items) if is_remote(self.path) else [act(item) for item in items]
+
     def _joined(self, split: str, pieces: list[NDArray[Any]], name: str) -> NDArray[Any]:
         if pieces:
             return np.concatenate(pieces)
@@ -205,6 +215,11 @@ class Store:
 
     def _ids(self, split: str) -> list[str]:
         planned = [part.id for part in plan_parts({split: self.root["splits"][split]})]
+        if is_remote(self.path):
+            if self.complete:  # a part that is missing is noticed when it is opened
+                return planned
+            there = {file.parent.name for file in (self.path / split).glob("*/zarr.json")}
+            return [part_id for part_id in planned if part_id in there]
         present = [part_id for part_id in planned if (self.path / split / part_id / "zarr.json").is_file()]
         if self.complete and len(present) < len(planned):
             absent = next(part_id for part_id in planned if part_id not in set(present))

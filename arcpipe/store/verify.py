@@ -9,6 +9,8 @@ from typing import Any
 
 from arcpipe.config import differences
 from arcpipe.errors import ArcpipeError, DamagedStoreError, NotAStoreError
+from arcpipe.place import as_place
+from arcpipe.store.bucket import ATTEMPTS
 from arcpipe.store.commit import add_up
 from arcpipe.store.content import content_hash
 from arcpipe.store.files import file_sha256
@@ -19,7 +21,6 @@ from arcpipe.store.schema import PlannedPart, plan_parts
 from arcpipe.store.statistics import combine_statistics
 from arcpipe.store.verify_part import SeenSamples, check_arrays, check_content, check_seen, nearly_equal
 from arcpipe.store.verify_report import VerifyReport
-from arcpipe.store.writer import ATTEMPTS
 
 OnPart = Callable[[int], None]
 
@@ -40,7 +41,7 @@ def verify(path: Path | str, *, on_part: OnPart | None = None) -> VerifyReport:
         NotAStoreError: nothing at `path`, or a store of another format version.
         PermissionError: a file may not be read by this user.
     """
-    path = Path(path)
+    path = as_place(path)
     report = VerifyReport(path)
     if not path.is_dir():
         raise NotAStoreError(f"there is no store {path}.", fix=["arcpipe convert digits"])

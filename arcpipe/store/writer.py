@@ -12,16 +12,15 @@ from typing import Any
 
 from arcpipe.cloud import CloudBatch, DecoderRecord, FailedSample
 from arcpipe.errors import UnfinishedStoreError
+from arcpipe.place import RemotePath
+from arcpipe.store.bucket import ATTEMPTS, delete_attempts, drop_objects, recover
 from arcpipe.store.check import batch_problems, sample_problems
 from arcpipe.store.commit import PartContent, add_up, part_record, write_part
-from arcpipe.store.files import attempt_folder, publish, remove_stale, replace_file, sync_folder, sync_tree
+from arcpipe.store.files import attempt_folder, publish, remove_stale, replace_file, sync_folder
 from arcpipe.store.part import Part
 from arcpipe.store.root import read_decoder, read_root
 from arcpipe.store.schema import PartRecord, PlannedPart, group_document, plan_parts
 from arcpipe.store.statistics import combine_statistics
-
-ATTEMPTS = ".attempts"
-"""Folder inside an unfinished store where parts are written before they are renamed into place."""
 
 
 def committed_parts(path: Path, splits: Iterable[str]) -> dict[str, set[str]]:
@@ -94,8 +93,7 @@ class StoreWriter:
             content = PartContent(planned, clouds, failures, attributes or {})
             with attempt_folder(self.path / ATTEMPTS, f"{split}-{part_id}") as attempt:
                 write_part(attempt, content, self.fingerprint, self.dtype, self.neighbours_cache)
-                sync_tree(attempt)
-                publish(attempt, final)  # taken: the same part, by another process
+                publish(attempt, final, self.path)  # taken: the same part, by another process
         return self.record(split, part_id)
 
     def drop_part(self, split: str, part_id: str) -> None:
@@ -103,6 +101,9 @@ class StoreWriter:
         root = read_root(self.path)
         if root["complete"]:
             self._write_root({**root, "complete": False, "totals": {}, "latent_statistics": {}})
+        if isinstance(self.path, RemotePath):
+            drop_objects(self.path / split / part_id, self.path)
+            return
         with attempt_folder(self.path / ATTEMPTS, f"dropped-{split}-{part_id}") as aside:
             os.rename(self.path / split / part_id, aside / part_id)
             sync_folder(self.path / split)
@@ -119,8 +120,11 @@ class StoreWriter:
     def sweep(self) -> int:
         """Remove what killed attempts left, and nothing that a living process works on. Returns how many.
 
-        Every attempt is locked by its process, and the lock ends with the process. `create_or_open` sweeps.
+        Every attempt is locked by its process, and the lock ends with the process. `create_or_open` sweeps. In a bucket
+        attempts have no locks: those that were chosen are committed here, the others wait for `finish`.
         """
+        if isinstance(self.path, RemotePath):
+            return recover(self.path)
         removed = remove_stale(self.path / ATTEMPTS)
         removed += remove_stale(self.path.parent, f".{self.path.name}.new.*")
         for file in self.path.glob(".zarr.json.*"):  # only the process that holds the store's lock replaces the root
@@ -176,5 +180,9 @@ class StoreWriter:
         replace_file(self.path / "zarr.json", group_document(attributes))
 
     def _remove_empty_attempts(self) -> None:
+        if isinstance(self.path, RemotePath):
+            if not self.remaining():
+                delete_attempts(self.path)
+            return
         with contextlib.suppress(OSError):  # not there, or somebody is at work in it
             (self.path / ATTEMPTS).rmdir()

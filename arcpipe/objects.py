@@ -1,0 +1,303 @@
+"""Objects in a bucket: get, put, create if absent, copy, list, delete. Only this file imports obstore.
+
+Requests that fail for a reason that passes (no answer, 429, 5xx) are tried again with growing pauses for
+`ARCPIPE_REMOTE_PATIENCE` seconds (120), so that a run outlives a short outage; then they end in a `RemoteStoreError`.
+A service that never answered gets `FIRST_ANSWER_S` only: its address is more likely wrong than its cable is cut.
+
+Credentials and endpoint are the environment's (AWS_*, GOOGLE_*, AZURE_*) or the machine's role. They are kept
+nowhere, and no message shows them. Missing objects raise FileNotFoundError, existing ones FileExistsError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from arcpipe.errors import ConfigError, RemoteStoreError
+from arcpipe.outages import Reason, reason_of
+
+T = TypeVar("T")
+
+SCHEMES = ("s3", "gs", "az")
+FIRST_ANSWER_S = 8.0
+PATIENCE_S = 120.0
+BLOCK_BYTES = 2**23  # of a large object that is read in pieces
+SINGLE_PUT_BYTES = 2**24  # more is sent in several parts at once
+CONNECTIONS = 8  # requests at once where many small objects are read or written
+
+_answered: set[str] = set()  # roots that have answered this process
+_hurry: ContextVar[bool] = ContextVar("arcpipe-hurry", default=False)
+
+
+@dataclass(frozen=True)
+class Address:
+    """One object, or a prefix of objects: `root` is "s3://bucket", `key` the rest without slashes at its ends."""
+
+    root: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.root}/{self.key}"
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a service says of an object: bytes, the tag of this version, seconds since 1970 when it was written."""
+
+    n_bytes: int
+    tag: str
+    modified: float
+
+
+def get(address: Address) -> bytes:
+    """A whole object."""
+
+    def read() -> bytes:
+        return bytes(_obstore().get(client(address.root), address.key).bytes())
+
+    return patiently(address, read)
+
+
+def blocks(address: Address) -> Iterator[bytes]:
+    """A whole object in pieces of `BLOCK_BYTES`, for what must not fill the memory."""
+    n_bytes = head(address).n_bytes
+    for start in range(0, n_bytes, BLOCK_BYTES):
+        stop = min(start + BLOCK_BYTES, n_bytes)
+
+        def read(start: int = start, stop: int = stop) -> bytes:
+            return bytes(_obstore().get_range(client(address.root), address.key, start=start, end=stop))
+
+        yield patiently(address, read)
+
+
+def head(address: Address) -> Head:
+    """Size and version of an object."""
+    about = patiently(address, lambda: _obstore().head(client(address.root), address.key))
+    return Head(about["size"], about["e_tag"] or "", about["last_modified"].timestamp())
+
+
+def put(address: Address, data: Any) -> None:
+    """Write an object, replacing an older one at once. `data`: bytes, or the Path of a local file."""
+    whole = isinstance(data, bytes) or data.stat().st_size <= SINGLE_PUT_BYTES
+    patiently(
+        address, lambda: _obstore().put(client(address.root), address.key, data, use_multipart=not whole, mode=None)
+    )
+
+
+def create(address: Address, data: bytes) -> str:
+    """Write an object that must not exist (`If-None-Match: *`). Returns its tag. Raises FileExistsError.
+
+    `data` is this writer's own: where an answer was lost and the object is there, its content says whether we wrote it.
+    """
+    return _conditional_put(address, data, "create")
+
+
+def _conditional_put(address: Address, data: bytes, mode: Any) -> str:
+    tries = 0
+
+    def write() -> str:
+        nonlocal tries
+        tries += 1
+        result = _obstore().put(client(address.root), address.key, data, mode=mode, use_multipart=False)
+        return str(result["e_tag"])
+
+    try:
+        return patiently(address, write)
+    except FileExistsError:
+        if tries > 1 and get(address) == data:
+            return head(address).tag
+        raise
+
+
+def swap(address: Address, data: bytes, tag: str) -> str:
+    """Replace the version `tag` of an object (`If-Match`); raises FileExistsError where it is another by now.
+
+    As for `create`, `data` is this writer's own.
+    """
+    return _conditional_put(address, data, {"e_tag": tag})
+
+
+def copy(source: Address, target: Address) -> None:
+    """Copy an object inside its bucket, without moving its bytes through here."""
+    patiently(source, lambda: _obstore().copy(client(source.root), source.key, target.key))
+
+
+def listing(prefix: Address) -> Iterator[tuple[str, int]]:
+    """Key (whole) and bytes of every object below a prefix, in order of keys."""
+    for batch in patiently(prefix, lambda: list(_obstore().list(client(prefix.root), _below(prefix), chunk_size=1000))):
+        for about in batch:
+            yield about["path"], about["size"]
+
+
+def children(prefix: Address) -> tuple[list[str], list[str]]:
+    """Keys (whole) of what is one step below a prefix: prefixes of their own, and objects."""
+    found = patiently(prefix, lambda: _obstore().list_with_delimiter(client(prefix.root), _below(prefix)))
+    return sorted(found["common_prefixes"]), sorted(about["path"] for about in found["objects"])
+
+
+def any_below(prefix: Address) -> bool:
+    """Whether there is an object below a prefix."""
+
+    def look() -> bool:
+        return any(True for batch in _obstore().list(client(prefix.root), _below(prefix), chunk_size=1) for _ in batch)
+
+    return patiently(prefix, look)
+
+
+def delete(root: str, keys: Iterable[str]) -> None:
+    """Delete objects; those that are not there are no error."""
+    chosen = list(keys)
+    for start in range(0, len(chosen), 1000):
+        _delete(root, chosen[start : start + 1000])
+
+
+def _delete(root: str, keys: list[str]) -> None:
+    patiently(Address(root, keys[0]), lambda: _obstore().delete(client(root), keys))
+
+
+def each(act: Callable[[T], Any], items: Iterable[T]) -> list[Any]:
+    """Apply `act` to all items, a few at once: waiting for answers is most of the time."""
+    with ThreadPoolExecutor(CONNECTIONS, "arcpipe-objects") as pool:
+        return list(pool.map(act, items))
+
+
+class Patience:
+    """Decides, for one request, whether a failed try is followed by another one."""
+
+    def __init__(self, address: Address) -> None:
+        self._address, self._started, self._pause = address, time.monotonic(), 0.1
+
+    def answered(self) -> None:
+        _answered.add(self._address.root)
+
+    def pause_after(self, error: Exception) -> float:
+        """Seconds to wait before the next try. Raises what a caller or a user understands where there is none."""
+        reason = reason_of(error, str(self._address))
+        if not reason.passes:
+            _answered.add(self._address.root)
+            raise reason.error from None
+        waited = time.monotonic() - self._started
+        limit = patience_s() if self._address.root in _answered else min(FIRST_ANSWER_S, patience_s())
+        pause, self._pause = self._pause * random.uniform(0.5, 1.5), min(2 * self._pause, 8.0)
+        if waited + pause > limit:
+            raise self._gone(reason, waited) from None
+        if waited > 2.0:
+            _say_once(self._address.root, f"{self._address.root}: {reason.short}; trying again for up to {limit:.0f} s")
+        return pause
+
+    def _gone(self, reason: Reason, waited: float) -> RemoteStoreError:
+        return RemoteStoreError(
+            f"{self._address.root} does not answer.",
+            details=[f"{reason.short}; tried again for {waited:.0f} s", *endpoint_line()],
+            fix=["run the same command again once it answers: it continues", *endpoint_advice()],
+        )
+
+
+def patiently(address: Address, act: Callable[[], T]) -> T:
+    """Do a request until it is answered or patience ends. Pauses are Python's, so that Ctrl-C ends them."""
+    patience = Patience(address)
+    while True:
+        try:
+            result = act()
+        except Exception as error:
+            if isinstance(error, (ConfigError, RemoteStoreError)):
+                raise
+            time.sleep(patience.pause_after(error))
+        else:
+            patience.answered()
+            return result
+
+
+@contextlib.contextmanager
+def impatient() -> Iterator[None]:
+    """Inside, this thread's requests are tried again for two seconds only: for tidying up on the way out."""
+    token = _hurry.set(True)
+    try:
+        yield
+    finally:
+        _hurry.reset(token)
+
+
+def patience_s() -> float:
+    """Seconds for which a request is tried again."""
+    if _hurry.get():
+        return 2.0
+    text = os.environ.get("ARCPIPE_REMOTE_PATIENCE", "")
+    try:
+        return float(text) if text else PATIENCE_S
+    except ValueError:
+        raise ConfigError(f"ARCPIPE_REMOTE_PATIENCE={text} is no number of seconds.") from None
+
+
+def client(root: str) -> Any:
+    """The obstore client of a bucket: one for each process and set of credentials, since it keeps connections."""
+    return _client(root, tuple((name, value) for name, value in sorted(os.environ.items()) if _matters(name)))
+
+
+@functools.lru_cache(maxsize=8)
+def _client(root: str, environment: tuple[tuple[str, str], ...]) -> Any:
+    values = dict(environment)
+    allow_http = values.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes")
+    at = endpoint()
+    if root.startswith("s3://") and at is not None and at.startswith("http://") and not allow_http:
+        raise ConfigError(
+            f"the endpoint {at} is not encrypted: keys and pictures would be open to read on the way.",
+            fix=["an https:// endpoint", "or, on a network that you trust: AWS_ALLOW_HTTP=true"],
+        )
+    _obstore()
+    from obstore.store import from_url
+
+    options = {"timeout": "60s", "connect_timeout": "10s", **({"allow_http": True} if allow_http else {})}
+    return from_url(root, client_options=options, retry_config={"max_retries": 0})  # type: ignore[call-overload]
+
+
+def _matters(name: str) -> bool:
+    return name.startswith(("AWS_", "GOOGLE_", "AZURE_"))
+
+
+def endpoint() -> str | None:
+    """The S3 endpoint that the environment names, without credentials; None: Amazon's own."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        if os.environ.get(name):
+            scheme, _, rest = os.environ[name].partition("://")
+            return f"{scheme}://{rest.rpartition('@')[2]}"
+    return None
+
+
+def endpoint_line() -> list[str]:
+    at = endpoint()
+    return [f"endpoint {at} (AWS_ENDPOINT_URL)"] if at else []
+
+
+def endpoint_advice() -> list[str]:
+    return ["check AWS_ENDPOINT_URL"] if endpoint() else ["for a service other than Amazon's, set AWS_ENDPOINT_URL"]
+
+
+@functools.cache
+def _obstore() -> Any:
+    try:
+        import obstore
+    except ImportError:
+        raise RemoteStoreError(
+            "stores in a bucket need the package obstore, which is not installed.",
+            fix=["pip install 'arcpipe[remote]'"],
+        ) from None
+    return obstore
+
+
+def _below(prefix: Address) -> str | None:
+    return f"{prefix.key}/" if prefix.key else None
+
+
+@functools.cache
+def _say_once(root: str, message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
