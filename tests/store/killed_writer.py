@@ -6,14 +6,22 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from store_samples import make_batch, make_decoder, make_header
 
-from arcpipe.store import commit, create, create_or_open, writer
+from arcpipe import objects
+from arcpipe.place import as_place
+from arcpipe.store import bucket, commit, create, create_or_open, files, writer
 
-MODULES = {"commit": commit, "create": create, "writer": writer}
+MODULES = {
+    "commit": commit,
+    "create": create,
+    "writer": writer,
+    "files": files,
+    "bucket": bucket,
+    "objects": objects,
+}
 
 
 def kill_at(where: str, call: int, *, after: bool) -> None:
@@ -39,4 +47,4 @@ if __name__ == "__main__":
     path, place, number, moment = sys.argv[1:]
     kill_at(place, int(number), after=moment == "after")
     header = make_header({"train": {"samples": 5, "parts": 1}})
-    create_or_open(Path(path), header, make_decoder()).commit_part("train", "0000", make_batch(range(5)))
+    create_or_open(as_place(path), header, make_decoder()).commit_part("train", "0000", make_batch(range(5)))

@@ -38,7 +38,7 @@ def files(folder: Path) -> list[str]:
         ("commit.write_array", 4, "after", False),
         ("commit.write_file", 1, "before", False),
         ("commit.write_file", 1, "after", False),
-        ("writer.sync_tree", 1, "after", False),
+        ("files.sync_tree", 2, "after", False),
         ("writer.publish", 1, "before", False),
         ("writer.publish", 1, "after", True),
     ],
