@@ -30,7 +30,7 @@ T = TypeVar("T")
 SCHEMES = ("s3", "gs", "az")
 FIRST_ANSWER_S = 8.0
 PATIENCE_S = 120.0
-BLOCK_BYTES = 2**23  # of a large object that is read in pieces
+BLOCK_BYTES = 2**22  # of a large object that is read in pieces
 SINGLE_PUT_BYTES = 2**24  # more is sent in several parts at once
 CONNECTIONS = 8  # requests at once where many small objects are read or written
 
@@ -67,16 +67,10 @@ def get(address: Address) -> bytes:
     return patiently(address, read)
 
 
-def blocks(address: Address) -> Iterator[bytes]:
-    """A whole object in pieces of `BLOCK_BYTES`, for what must not fill the memory."""
-    n_bytes = head(address).n_bytes
-    for start in range(0, n_bytes, BLOCK_BYTES):
-        stop = min(start + BLOCK_BYTES, n_bytes)
-
-        def read(start: int = start, stop: int = stop) -> bytes:
-            return bytes(_obstore().get_range(client(address.root), address.key, start=start, end=stop))
-
-        yield patiently(address, read)
+def stream(address: Address) -> Iterator[bytes]:
+    """An object in pieces, by one request that is not repeated: for use inside `patiently`."""
+    for block in _obstore().get(client(address.root), address.key).stream(min_chunk_size=BLOCK_BYTES):
+        yield bytes(block)
 
 
 def head(address: Address) -> Head:

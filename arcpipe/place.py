@@ -95,6 +95,9 @@ class RemotePath(PosixPath):
         found = (self._at(key) for key, _ in objects.listing(self.address))
         return (path for path in found if fnmatchcase(path.name, pattern))
 
+    def mkdir(self, *args: Any, **options: Any) -> None:
+        """Nothing: a prefix is there when an object is."""
+
     def unlink(self, missing_ok: bool = False) -> None:
         if not missing_ok:
             objects.head(self.address)

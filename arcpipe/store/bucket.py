@@ -102,16 +102,30 @@ def drop_objects(group: RemotePath, store: RemotePath) -> None:
     _delete_below(group)
 
 
+def move_objects(source: RemotePath, target: RemotePath, store: RemotePath) -> None:
+    """Move a group of a store, or one object in it, to another prefix of the bucket."""
+    keys = [key for key, _ in objects.listing(source.address)] or [source.address.key]
+    root, start = source.address.root, len(source.address.key)
+    objects.each(lambda key: objects.copy(Address(root, key), Address(root, target.address.key + key[start:])), keys)
+    drop_objects(source, store)
+    objects.delete(root, [source.address.key])
+
+
 def delete_attempts(store: RemotePath) -> None:
     """Delete what attempts left. Only of a store whose parts are all committed: one at work could still be chosen."""
     _delete_below(store / ATTEMPTS)
 
 
 def blocks_sha256(path: RemotePath) -> str:
-    digest = hashlib.sha256()
-    for block in objects.blocks(path.address):
-        digest.update(block)
-    return digest.hexdigest()
+    """Hash an object without holding it in memory."""
+
+    def read() -> str:
+        digest = hashlib.sha256()
+        for block in objects.stream(path.address):
+            digest.update(block)
+        return digest.hexdigest()
+
+    return objects.patiently(path.address, read)  # all over again where the connection broke
 
 
 def object_sizes(folder: RemotePath) -> dict[str, int]:

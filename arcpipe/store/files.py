@@ -89,6 +89,11 @@ def move(attempt: Path, final: Path) -> bool:
     return True
 
 
+def is_taken(path: Path) -> bool:
+    """Whether anything has this name, be it a broken link."""
+    return path.exists() if isinstance(path, RemotePath) else os.path.lexists(path)
+
+
 def file_hashes(folder: Path) -> dict[str, dict[str, int | str]]:
     """Size and sha256 of every file below `folder`, by relative name, sorted."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from arcpipe.store.files import replace_file, sync_folder
+from arcpipe.place import RemotePath
+from arcpipe.store.bucket import move_objects
+from arcpipe.store.files import is_taken, replace_file, sync_folder
 from arcpipe.store.reader import Store
 from arcpipe.store.root import read_root
 from arcpipe.store.schema import PlannedPart, group_document, plan_parts
@@ -111,13 +113,17 @@ def _declare_unfinished(path: Path) -> None:
 
 
 def _move_aside(path: Path, names: list[str]) -> Path | None:
-    there = [name for name in names if os.path.lexists(path / name)]
+    there = [name for name in names if is_taken(path / name)]
     if not there:
         return None
     number = 1
-    while os.path.lexists(path.with_name(f"{path.name}.damaged-{number}")):
+    while is_taken(path.with_name(f"{path.name}.damaged-{number}")):
         number += 1
     aside = path.with_name(f"{path.name}.damaged-{number}")
+    if isinstance(path, RemotePath) and isinstance(aside, RemotePath):
+        for name in there:
+            move_objects(path / name, aside / name, path)
+        return aside
     for name in there:
         (aside / name).parent.mkdir(parents=True, exist_ok=True)
         os.rename(path / name, aside / name)

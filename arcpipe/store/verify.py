@@ -9,11 +9,11 @@ from typing import Any
 
 from arcpipe.config import differences
 from arcpipe.errors import ArcpipeError, DamagedStoreError, NotAStoreError
-from arcpipe.place import as_place
+from arcpipe.place import RemotePath, as_place
 from arcpipe.store.bucket import ATTEMPTS
 from arcpipe.store.commit import add_up
 from arcpipe.store.content import content_hash
-from arcpipe.store.files import file_sha256
+from arcpipe.store.files import file_sha256, is_taken
 from arcpipe.store.group import read_group
 from arcpipe.store.part import Part
 from arcpipe.store.reader import Store
@@ -111,7 +111,7 @@ def _is_there(store: Store, part: PlannedPart, report: VerifyReport) -> bool:
     folder = store.path / part.split / part.id
     if (folder / "zarr.json").is_file():
         return True
-    if os.path.lexists(folder) or store.complete:
+    if is_taken(folder) or store.complete:
         report.add(folder / "zarr.json", "missing")
     report.missing_parts += 1
     return False
@@ -163,6 +163,8 @@ def _verify_files(folder: Path, recorded: Mapping[str, Mapping[str, Any]], repor
 
 
 def _file_problem(file: Path, expected: Mapping[str, Any]) -> str | None:
+    if isinstance(file, RemotePath):
+        return _object_problem(file, expected)
     try:
         if not file.is_file():
             return "no file" if os.path.lexists(file) else "missing"
@@ -175,9 +177,22 @@ def _file_problem(file: Path, expected: Mapping[str, Any]) -> str | None:
         return f"cannot be read: {error.strerror}"
 
 
+def _object_problem(file: RemotePath, expected: Mapping[str, Any]) -> str | None:
+    try:
+        n_bytes = file.stat().st_size
+        if n_bytes != expected["bytes"]:
+            return f"{n_bytes} bytes, expected {expected['bytes']}"
+        return None if file_sha256(file) == expected["sha256"] else "its bytes are not those that were written"
+    except FileNotFoundError:
+        return "missing"
+
+
 def _strangers(folder: Path, known: set[Path], skip: Iterable[Path] = ()) -> Iterator[Path]:
     """Whatever lies below a folder and is neither known nor a folder; `skip`: folders that are not looked into."""
     skipped = set(skip)
+    if isinstance(folder, RemotePath):
+        yield from (file for file in folder.rglob("*") if file not in known and skipped.isdisjoint(file.parents))
+        return
     for place, folders, names in os.walk(folder):
         here = Path(place)
         folders[:] = sorted(name for name in folders if here / name not in skipped)
