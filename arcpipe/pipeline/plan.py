@@ -24,6 +24,7 @@ NO_MATTER: dict[str, Any] = {
     "device": True,
     "threads": True,
     "stream": {"readers", "prefetch", "cache_mb", "allow_unfinished"},
+    "features": {"cache"},
 }
 """Settings of a training that change no number of it."""
 
