@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, ParamSpec
 import typer
 
 from arcpipe import __version__
-from arcpipe.errors import ArcpipeError, FileAccessError, NoSpaceError
+from arcpipe.errors import ArcpipeError, ConfigError, EndedElsewhereError, FileAccessError, NoSpaceError
 from arcpipe.options import (
     Cache,
     Dtype,
@@ -80,10 +80,10 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
                 raise
             raise _told(_file_error(error)) from None
         except KeyboardInterrupt:
-            typer.echo("interrupted: nothing is lost, the same command continues.", err=True)
+            _say("interrupted: nothing is lost, the same command continues.")
             raise typer.Exit(130) from None
         except Terminated:
-            typer.echo("terminated: nothing is lost, the same command continues.", err=True)
+            _say("terminated: nothing is lost, the same command continues.")
             raise typer.Exit(143) from None
         finally:
             signal.signal(signal.SIGTERM, previous)
@@ -91,8 +91,21 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
+def speaks() -> bool:
+    """Whether this process is the one to speak: under torchrun, the first one does for all."""
+    return os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ
+
+
+def _say(message: str) -> None:
+    if speaks():
+        typer.echo(message, err=True)
+
+
 def _told(error: ArcpipeError) -> typer.Exit:
-    typer.echo(f"{type(error).__name__}: {error}", err=True)
+    if isinstance(error, ConfigError):  # the same in all processes
+        _say(f"{type(error).__name__}: {error}")
+    elif not isinstance(error, EndedElsewhereError):
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
     return typer.Exit(error.exit_code)
 
 
@@ -233,7 +246,9 @@ def train(
     resume: Annotated[bool, typer.Option(help="Insist on continuing: an error where no run is.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Start again in a run folder of other settings.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="By default one per core.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each process; by default one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="N processes on the CPU share every batch.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="N GPUs share every batch.")] = None,
     seed: Seed = 0,
     expert: Expert = None,
     as_json: Json = False,
@@ -251,6 +266,8 @@ def train(
         "seed": seed,
         "device": device,
         "threads": threads,
+        "workers": workers,
+        "gpus": gpus,
         "stream": {
             "train_split": train_split,
             "test_split": test_split,
@@ -268,7 +285,9 @@ def train(
         },
     }
     config = build(TrainConfig, with_expert(values, expert))
-    show(run_train(config, resume=resume, overwrite=overwrite), as_json)
+    report = run_train(config, resume=resume, overwrite=overwrite)
+    if speaks():
+        show(report, as_json)
 
 
 @app.command()

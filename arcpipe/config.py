@@ -282,10 +282,25 @@ class TrainConfig(Section):
     seed: int = 0
     device: str = "auto"
     threads: Count | None = None
+    """Threads of each process; by default the cores divided by the processes."""
+    workers: Count | None = None
+    """Train in so many processes on the CPU; numbers change by rounding only."""
+    gpus: Count | None = None
+    """Train in one process for each of so many GPUs."""
     stream: StreamSection = StreamSection()
     model: ModelSection = ModelSection()
     augment: AugmentSection = AugmentSection()
     optim: OptimSection = OptimSection()
+
+    @model_validator(mode="after")
+    def one_kind_of_process(self) -> Self:
+        if self.workers is not None and self.gpus is not None:
+            raise ConfigError("--workers and --gpus cannot be combined.", fix=["give only one of them"])
+        if self.gpus is not None and self.device == "cpu":
+            raise ConfigError("--gpus and --device cpu cannot be combined.", fix=["--workers N for N processes"])
+        if self.workers is not None and self.device not in ("auto", "cpu"):
+            raise ConfigError("--workers are processes on the CPU.", fix=["--gpus N for one process per GPU"])
+        return self
 
 
 class EvaluateConfig(Section):

@@ -171,3 +171,15 @@ class DivergedError(ArcpipeError):
 
 class PipelineError(ArcpipeError):
     """Some arms of a pipeline file failed; the others are done."""
+
+
+class RankLostError(ArcpipeError):
+    """One of the processes that train together has ended."""
+
+
+class EndedElsewhereError(ArcpipeError):
+    """This process ends because another one that it works with does, and that one says why. Nothing is printed."""
+
+    def __init__(self, what: str, exit_code: int = 1) -> None:
+        super().__init__(what)
+        self.exit_code = exit_code

@@ -23,6 +23,8 @@ NO_MATTER = (
     ("store",),
     ("device",),
     ("threads",),
+    ("workers",),
+    ("gpus",),
     ("stream", "readers"),
     ("stream", "prefetch"),
     ("stream", "cache_mb"),

@@ -19,6 +19,7 @@ from arcpipe.train.device import choose_device
 from arcpipe.train.figures import draw_calibration, draw_confusion
 from arcpipe.train.loader import StreamLoader
 from arcpipe.train.measures import Measures, average_repeats, first_repeats, measure
+from arcpipe.train.ranks import ALONE, Ranks, gather
 from arcpipe.train.run import RunFolder, open_run
 from arcpipe.train.split import Normalisation, Split
 
@@ -131,10 +132,20 @@ def evaluation_loader(
     batch_size: int,
     augment: AugmentSection | None = None,
     seed: int = 0,
+    ranks: Ranks = ALONE,
 ) -> StreamLoader:
-    """Batches in the order of the store; every cloud once."""
+    """Batches in the order of the store; every cloud once, in one of the ranks."""
     return StreamLoader(
-        split, len(classes), normalisation, batch_size, section=section, seed=seed, augment=augment, shuffle=False
+        split,
+        len(classes),
+        normalisation,
+        batch_size,
+        section=section,
+        seed=seed,
+        augment=augment,
+        shuffle=False,
+        rank=ranks.rank,
+        world=ranks.world,
     )
 
 
@@ -145,10 +156,13 @@ def score(
     device: torch.device,
     check: Callable[[], None] | None = None,
     repeats: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Measures:
     """Measure a model on all batches of a loader; `check` runs before each.
 
     Probabilities of the repeats of an image are averaged: all of them, or the first `repeats`.
+
+    Several ranks answer for their own clouds, and all of them get the measures of all clouds.
 
     Raises:
         SourceError: the split is empty.
@@ -157,6 +171,10 @@ def score(
     if not len(loader.order):
         raise SourceError(f"the split {loader.split.name} of {loader.split.store.path} holds no clouds.")
     probabilities, labels, ids = predict_all(model, loader, device, check)
+    if ranks.world > 1:
+        places, n = loader.places(), len(loader.order)
+        probabilities = gather(ranks, places, n, probabilities)
+        labels, ids = gather(ranks, places, n, labels), gather(ranks, places, n, ids)
     if not np.isfinite(probabilities).all():
         raise DivergedError(
             f"the model's answers on the split {loader.split.name} are no numbers: its weights have diverged.",

@@ -11,13 +11,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Notes the first signal instead of acting on it; a second one acts at once.
+    """Notes the first signal instead of acting on it; a second one acts at once, unless `patient`.
 
     Outside the main thread, where Python allows no handlers, it does nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
         self.pending: int | None = None
+        self._patient = patient
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -33,16 +34,17 @@ class Interrupts:
             self.deliver()  # it came after the last step
         self._restore()
 
-    def deliver(self) -> None:
-        """Let the noted signal do what it would have done: KeyboardInterrupt for Ctrl-C."""
+    def deliver(self, otherwise: int | None = None) -> None:
+        """Let the noted signal do what it would have done: KeyboardInterrupt for Ctrl-C. `otherwise`: if none was."""
         self._restore()
-        if self.pending is not None:
-            number, self.pending = self.pending, None
+        number, self.pending = self.pending or otherwise, None
+        if number is not None:
             signal.raise_signal(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.pending = number
-        self._restore()
+        if not self._patient:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

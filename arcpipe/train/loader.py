@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class Batch:
 
     `latents` (m, z) float32, normalised; `positions` (m, 2) float32, row and column in pixels; `offsets` (s + 1,)
     int64; `labels` (s, classes) float32, rows sum to 1; `sample_ids` (s,) and `index`, the batch's number in its epoch.
+    Where several processes share a batch, these are its clouds `low:low + s` of `total`.
     """
 
     latents: Tensor
@@ -38,6 +40,8 @@ class Batch:
     labels: Tensor
     sample_ids: NDArray[np.int64]
     index: int
+    low: int
+    total: int
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,7 +71,8 @@ class StreamLoader:
         start_batch: Batches of the epoch that are done.
         augment: Random changes of the clouds; None leaves them as they are.
         shuffle: False visits the store in its own order.
-        rank, world: This process takes its share of each batch; the batches are those of a single process.
+        rank, world: This process takes its share of each batch; the batches are those of a single process. In a
+            shuffled epoch, a batch with fewer clouds than processes goes to each of them whole.
     """
 
     def __init__(
@@ -89,7 +94,7 @@ class StreamLoader:
         self.split, self.n_classes, self.normalisation, self.section = split, n_classes, normalisation, section
         self.seed, self.epoch, self.start_batch = seed, epoch, start_batch
         self.augment = augment if augment is not None and augment.apply else None
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.shuffle = rank, world, shuffle
         manifest, block, pool = split.manifest, section.block, section.pool
         if shuffle:
             self.order = epoch_order(manifest, seed, epoch, block=block, window=section.window, pool=pool)
@@ -138,7 +143,7 @@ class StreamLoader:
 
     def _make(self, index: int, pools: list[Pool]) -> Batch:
         start, stop = int(self.ends[index]), int(self.ends[index + 1])
-        low, high = rank_share(start, stop, self.rank, self.world)
+        low, high = self._share(start, stop)
         places = list(range(low, high))
         if self.augment is not None and "arcmix" in self.augment.apply and places:
             # A cloud is mixed with the next one of the batch, the last with the first: a rank needs one cloud more.
@@ -150,7 +155,18 @@ class StreamLoader:
             clouds = [augment_cloud(*pair, self.augment) for pair in zip(clouds, generators, strict=True)]
             if "arcmix" in self.augment.apply:
                 clouds, labels = mix_neighbours(clouds, labels, generators, self.augment)
-        return collate(clouds, labels, self.normalisation, index)
+        return collate(clouds, labels, self.normalisation, index, low - start, stop - start)
+
+    def _share(self, start: int, stop: int) -> tuple[int, int]:
+        """First and last cloud of this rank. In training none goes without: its batch norms would have nothing."""
+        if self.shuffle and stop - start < self.world:
+            return start, stop
+        return rank_share(start, stop, self.rank, self.world)
+
+    def places(self) -> NDArray[np.int64]:
+        """Places in the epoch's order of the clouds that this rank is given, batch after batch."""
+        shares = [self._share(*ends) for ends in pairwise(self.ends[self.start_batch :].tolist())]
+        return np.concatenate([np.zeros(0, np.int64), *(np.arange(low, high) for low, high in shares)])
 
     def _cloud(self, place: int, pools: list[Pool]) -> Cloud:
         part, row = int(self.order.part[place]), int(self.order.row[place])
@@ -176,8 +192,15 @@ class Pool:
         return self.blocks[part, row // self._block].result()[row % self._block]
 
 
-def collate(clouds: Sequence[Cloud], labels: NDArray[np.float32], normalisation: Normalisation, index: int) -> Batch:
-    """Lay clouds end to end as tensors. `labels` (s, classes)."""
+def collate(
+    clouds: Sequence[Cloud],
+    labels: NDArray[np.float32],
+    normalisation: Normalisation,
+    index: int,
+    low: int = 0,
+    total: int | None = None,
+) -> Batch:
+    """Lay clouds end to end as tensors. `labels` (s, classes); `low`, `total` as in `Batch`, by default all of it."""
     latents = [cloud.latents for cloud in clouds] or [np.zeros((0, len(normalisation.mean)), np.float32)]
     positions = [cloud.positions for cloud in clouds] or [np.zeros((0, 2), np.float32)]
     return Batch(
@@ -187,6 +210,8 @@ def collate(clouds: Sequence[Cloud], labels: NDArray[np.float32], normalisation:
         labels=torch.from_numpy(labels),
         sample_ids=np.array([cloud.sample_id for cloud in clouds], np.int64),
         index=index,
+        low=low,
+        total=len(clouds) if total is None else total,
     )
 
 

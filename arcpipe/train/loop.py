@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,19 +13,21 @@ import torch
 from torch import nn
 
 from arcpipe.config import TrainConfig
+from arcpipe.errors import DeviceError, DivergedError, EndedElsewhereError, RankLostError
 from arcpipe.models import describe, n_parameters, resolve
 from arcpipe.progress import Progress as Bar
 from arcpipe.seeds import derive_seed
 from arcpipe.store import Store, open_store
 from arcpipe.train.begin import create_or_continue
 from arcpipe.train.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint, save_tensors
-from arcpipe.train.device import choose_device
 from arcpipe.train.evaluate import evaluation_loader, score
 from arcpipe.train.facts import choose_splits, store_facts
 from arcpipe.train.figures import draw_confusion, draw_curves
 from arcpipe.train.interrupt import Interrupts
+from arcpipe.train.launch import run_ranks
 from arcpipe.train.loader import StreamLoader
 from arcpipe.train.measures import Measures
+from arcpipe.train.ranks import ALONE, Ranks, check_processes, from_torchrun, joined, threads_of
 from arcpipe.train.report import TrainReport
 from arcpipe.train.run import RunFolder
 from arcpipe.train.split import Split
@@ -50,6 +52,7 @@ class Job:
     device: torch.device
     interrupts: Interrupts
     bar: Bar
+    ranks: Ranks = ALONE
     drawn_s: float = float("-inf")
 
     @property
@@ -65,7 +68,7 @@ def run_train(
     On Ctrl-C or SIGTERM the step under way is finished and saved, then the signal takes its course.
 
     Args:
-        config: All settings.
+        config: All settings. `workers` and `gpus` start processes that train together; under torchrun, this is one.
         resume: Insist that there is a run to continue.
         overwrite: Start again in a folder that holds a run of other settings.
         quiet: Show no progress.
@@ -73,42 +76,83 @@ def run_train(
     Raises:
         NotAStoreError, UnfinishedStoreError, MissingSplitError, SourceError: nothing to train on.
         CheckpointError, StoreMismatchError, StoreBusyError: the run folder cannot be used.
-        ConfigError: there is no such model.
+        ConfigError, DeviceError: there is no such model, or not so many GPUs.
         DivergedError: the loss is no longer a number.
+        RankLostError: one of the processes that train together has ended.
     """
+    ranks = from_torchrun()
+    check_processes(config, ranks)
     resolve(config.model)  # refused before a folder is made
-    store = open_store(config.store, allow_unfinished=config.stream.allow_unfinished)
-    device = choose_device(config.device)
-    names = choose_splits(store, config.stream)
-    train = _open_split(store, names[0], config)
-    test, validation = (_open_split(store, name, config) if name else None for name in names[1:])
-    facts = store_facts(store, train, names, config)
-    run = create_or_continue(config, facts, store.decoder, resume=resume, overwrite=overwrite)
-    if run.summary is not None:
-        return replace(TrainReport.from_dict(run.summary), run=run.path, store=config.store, before=True)
-    with run.held(), _torch_threads(config), Interrupts() as interrupts:
-        model = run.model().to(device)
-        optimiser = make_optimiser(model, config.optim, device)
-        bar = Bar("train", config.optim.epochs * len(train.manifest), "clouds", enabled=not quiet)
-        return _train(Job(run, train, test, validation, model, optimiser, device, interrupts, bar))
+    if (config.workers or config.gpus or 1) > 1:
+        return run_ranks(config, resume=resume, overwrite=overwrite, quiet=quiet)
+    try:
+        return train_rank(config, ranks or ALONE, Interrupts(), resume=resume, overwrite=overwrite, quiet=quiet)
+    except (DeviceError, DivergedError, RankLostError) as error:  # all ranks notice these: the first one says so
+        if ranks is None or ranks.first:
+            raise
+        raise EndedElsewhereError(error.what, error.exit_code) from None
 
 
-def _open_split(store: Store, name: str, config: TrainConfig) -> Split:
-    return Split(store, name, cache_mb=config.stream.cache_mb, readers=config.stream.readers)
+def train_rank(
+    config: TrainConfig, ranks: Ranks, interrupts: Interrupts, *, resume: bool, overwrite: bool, quiet: bool
+) -> TrainReport:
+    """What each of the processes does that train together, or the only one."""
+    with joined(ranks, config) as device:
+        store = open_store(config.store, allow_unfinished=config.stream.allow_unfinished)
+        names = choose_splits(store, config.stream)
+        splits = open_splits(store, names, config, ranks)
+        facts = store_facts(store, splits[0], names, config)
+        run = RunFolder(config.out, config, facts)
+        with ranks.first_goes_ahead():
+            if ranks.first:
+                create_or_continue(config, facts, store.decoder, resume=resume, overwrite=overwrite)
+        if run.summary is not None:
+            return replace(TrainReport.from_dict(run.summary), run=run.path, store=config.store, before=True)
+        with _held(run, ranks), torch_threads(threads_of(ranks, config)), interrupts:
+            model = run.model().to(device)
+            optimiser = make_optimiser(model, config.optim, device)
+            shown = ranks.first and not quiet
+            bar = Bar("train", config.optim.epochs * len(splits[0].manifest), "clouds", enabled=shown)
+            return _train(Job(run, *splits, model, optimiser, device, interrupts, bar, ranks))
+
+
+def open_splits(
+    store: Store, names: tuple[str, str | None, str | None], config: TrainConfig, ranks: Ranks
+) -> tuple[Split, Split | None, Split | None]:
+    """The splits to train on, to report and to choose by; in memory those that fit, in this order."""
+    left = config.stream.cache_mb / ranks.local_world
+    splits: list[Split | None] = []
+    for name in names:
+        split = Split(store, name, cache_mb=left, readers=config.stream.readers) if name else None
+        left -= split.n_bytes / 2**20 if split is not None and split.in_memory else 0
+        splits.append(split)
+    assert splits[0] is not None
+    return splits[0], splits[1], splits[2]
+
+
+@contextmanager
+def _held(run: RunFolder, ranks: Ranks) -> Iterator[None]:
+    """Rank 0 holds the folder for all; nobody begins before it does."""
+    with ExitStack() as stack:
+        with ranks.first_goes_ahead():
+            if ranks.first:
+                stack.enter_context(run.held())
+        yield
 
 
 def _train(job: Job) -> TrainReport:
     progress = Progress()
     if has_checkpoint(job.run.checkpoint):
         progress = load_checkpoint(job.run.checkpoint, job.model, job.optimiser)
-    job.run.forget_metrics_after(progress.epoch, progress.step)
+    if job.ranks.first:
+        job.run.forget_metrics_after(progress.epoch, progress.step)
     first_step = progress.step or None
     measures = None
     with job.bar:
         while progress.epoch < job.config.optim.epochs:
             progress = _train_epoch(job, progress)
             progress, measures = _end_epoch(job, progress)
-            save_checkpoint(job.run.checkpoint, job.model, job.optimiser, progress)
+            _save(job, progress)
     return _finish(job, progress, measures, first_step)
 
 
@@ -122,22 +166,21 @@ def _train_epoch(job: Job, progress: Progress) -> Progress:
         arrived = time.monotonic()
         rate = learning_rate(optim, (progress.epoch + batch.index / loader.n_batches) / optim.epochs)
         seed = derive_seed(job.config.seed, "step", progress.step)
-        loss, right = train_step(job.model, job.optimiser, batch.to(job.device), optim, rate, seed)
+        loss, right = train_step(job.model, job.optimiser, batch.to(job.device), optim, rate, seed, job.ranks)
         done = time.monotonic()
         new = {
-            "loss": loss * len(batch),
+            "loss": loss * batch.total,
             "right": right,
-            "clouds": len(batch),
+            "clouds": batch.total,
             "seconds": done - mark,
             "waiting_s": arrived - mark,
         }
         partial = {name: progress.partial.get(name, 0) + value for name, value in new.items()}
         progress = replace(progress, batch=batch.index + 1, step=progress.step + 1, partial=partial)
         _show_step(job, progress, loss, rate)
-        if job.interrupts.pending is not None:
-            _stop(job, progress)
+        _heed(job, progress)
         if done - saved >= CHECKPOINT_EVERY_S:
-            save_checkpoint(job.run.checkpoint, job.model, job.optimiser, progress)
+            _save(job, progress)
             saved = time.monotonic()
         mark = time.monotonic()
     return progress
@@ -154,6 +197,8 @@ def _train_loader(job: Job, progress: Progress) -> StreamLoader:
         epoch=progress.epoch,
         start_batch=progress.batch,
         augment=job.config.augment,
+        rank=job.ranks.rank,
+        world=job.ranks.world,
     )
 
 
@@ -170,10 +215,11 @@ def _end_epoch(job: Job, progress: Progress) -> tuple[Progress, Measures | None]
         if chosen is not None and measures is not None and chosen.accuracy > best.get("accuracy", -1.0):
             best = _keep_best(job, epoch, chosen, measures)
     times = {"seconds": sums["seconds"], "waiting_s": sums["waiting_s"], "clouds": sums["clouds"]}
-    job.run.append_metrics(kind="epoch", epoch=epoch, step=progress.step, **line, **times)
-    _show_epoch(job, epoch, line)
-    if time.monotonic() - job.drawn_s >= DRAW_EVERY_S:
-        _draw_curves(job)
+    if job.ranks.first:
+        job.run.append_metrics(kind="epoch", epoch=epoch, step=progress.step, **line, **times)
+        _show_epoch(job, epoch, line)
+        if time.monotonic() - job.drawn_s >= DRAW_EVERY_S:
+            _draw_curves(job)
     return Progress(epoch=epoch, step=progress.step, best=best), measures
 
 
@@ -190,17 +236,17 @@ def _evaluate(job: Job, split: Split | None, progress: Progress) -> Measures | N
         return None
 
     def check() -> None:
-        if job.interrupts.pending is not None:
-            _stop(job, progress)
+        _heed(job, progress)
 
     facts, stream = job.run.facts, job.config.stream
-    loader = evaluation_loader(split, facts.classes, job.run.normalisation, stream, EVALUATION_BATCH)
-    return score(job.model, loader, facts.classes, job.device, check)
+    loader = evaluation_loader(split, facts.classes, job.run.normalisation, stream, EVALUATION_BATCH, ranks=job.ranks)
+    return score(job.model, loader, facts.classes, job.device, check, ranks=job.ranks)
 
 
 def _keep_best(job: Job, epoch: int, chosen: Measures, measures: Measures) -> dict[str, Any]:
     """Save the weights apart. The split that is reported has no say in it."""
-    save_tensors(job.run.path / "best.safetensors", job.model.state_dict())
+    if job.ranks.first:
+        save_tensors(job.run.path / "best.safetensors", job.model.state_dict())
     name = job.validation.name if job.validation else ""
     return {"split": name, "epoch": epoch, "accuracy": chosen.accuracy, "test_accuracy": measures.accuracy}
 
@@ -208,6 +254,13 @@ def _keep_best(job: Job, epoch: int, chosen: Measures, measures: Measures) -> di
 def _finish(job: Job, progress: Progress, measures: Measures | None, first_step: int | None) -> TrainReport:
     """Report the last weights and write the summary, which is what makes a run finished."""
     measures = measures or _evaluate(job, job.test, progress)
+    with job.ranks.first_goes_ahead():
+        if job.ranks.first:
+            _summarise(job, progress, measures, first_step)
+    return TrainReport.from_dict(job.run.summary or {})
+
+
+def _summarise(job: Job, progress: Progress, measures: Measures | None, first_step: int | None) -> None:
     if measures is not None and job.test is not None:
         title = f"{job.test.name}: {100 * measures.accuracy:.2f} % of {measures.n} images"
         draw_confusion(job.run.path / "confusion.png", measures.confusion, job.run.facts.classes, title)
@@ -233,14 +286,20 @@ def _finish(job: Job, progress: Progress, measures: Measures | None, first_step:
         resumed_at_step=first_step,
     )
     job.run.write_summary(report.as_dict())
-    return report
 
 
-def _stop(job: Job, progress: Progress) -> None:
-    """Save, then let the signal do what it would have done."""
-    save_checkpoint(job.run.checkpoint, job.model, job.optimiser, progress)
+def _heed(job: Job, progress: Progress) -> None:
+    """If any rank was interrupted: save, then let the signal do what it would have done, in all of them."""
+    if not job.ranks.any(job.interrupts.pending is not None):
+        return
+    _save(job, progress)
     job.bar.note(f"saved at step {progress.step} of {job.run.path}")
-    job.interrupts.deliver()
+    job.interrupts.deliver(otherwise=signal.SIGTERM)
+
+
+def _save(job: Job, progress: Progress) -> None:
+    if job.ranks.first:
+        save_checkpoint(job.run.checkpoint, job.model, job.optimiser, progress)
 
 
 def _show_step(job: Job, progress: Progress, loss: float, rate: float) -> None:
@@ -251,7 +310,7 @@ def _show_step(job: Job, progress: Progress, loss: float, rate: float) -> None:
         loss=f"{sums['loss'] / sums['clouds']:.3f}",
         accuracy=f"{100 * sums['right'] / sums['clouds']:.1f} %",
     )
-    if progress.step % LOG_EVERY_STEPS == 0:
+    if job.ranks.first and progress.step % LOG_EVERY_STEPS == 0:
         job.run.append_metrics(kind="step", epoch=progress.epoch + 1, step=progress.step, loss=loss, rate=rate)
 
 
@@ -264,10 +323,10 @@ def _show_epoch(job: Job, epoch: int, line: dict[str, float]) -> None:
 
 
 @contextmanager
-def _torch_threads(config: TrainConfig) -> Iterator[None]:
+def torch_threads(wanted: int) -> Iterator[None]:
     """Threads of torch for the time of a training; they are given back."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    torch.set_num_threads(wanted)
     try:
         yield
     finally:

@@ -46,7 +46,7 @@ class Split:
         readers: Threads that fill the memory.
     """
 
-    def __init__(self, store: Store, name: str, *, cache_mb: int = 0, readers: int = 2) -> None:
+    def __init__(self, store: Store, name: str, *, cache_mb: float = 0, readers: int = 2) -> None:
         self.store, self.name = store, name
         parts = store.parts(name)
         cuts = np.cumsum([part.n_clouds for part in parts])[:-1]

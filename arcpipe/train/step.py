@@ -11,6 +11,7 @@ from torch.nn import functional
 from arcpipe.config import OptimSection
 from arcpipe.errors import DivergedError
 from arcpipe.train.loader import Batch
+from arcpipe.train.ranks import ALONE, Ranks
 
 
 def make_optimiser(model: nn.Module, optim: OptimSection, device: torch.device) -> torch.optim.Optimizer:
@@ -31,12 +32,20 @@ def learning_rate(optim: OptimSection, share: float) -> float:
 
 
 def train_step(
-    model: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, optim: OptimSection, rate: float, seed: int
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    optim: OptimSection,
+    rate: float,
+    seed: int,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, int]:
     """Make one step; randomness inside the model comes from `seed` alone, so that a resumed run repeats it.
 
+    Several ranks make the step of one process on the whole batch: every cloud weighs the same, whoever has it.
+
     Returns:
-        Loss, and how many clouds got the class of their larger label share.
+        Loss, and how many clouds got the class of their larger label share, of the whole batch.
 
     Raises:
         DivergedError: the loss is not finite; the weights were not changed.
@@ -44,20 +53,28 @@ def train_step(
     for group in optimiser.param_groups:
         group["lr"] = rate
     generator = torch.Generator().manual_seed(seed)
-    logits = model(batch.latents, batch.positions, batch.offsets, generator=generator)
+    share = ranks.share(batch)
+    logits = model(batch.latents, batch.positions, batch.offsets, generator=generator, share=share)
     loss = functional.cross_entropy(logits, batch.labels, label_smoothing=optim.label_smoothing)
-    value = loss.item()
+    if ranks.world > 1:
+        loss = loss * (len(batch) / (batch.total * ranks.replicas(batch)))
+    right = int((logits.argmax(1) == batch.labels.argmax(1)).sum())
+    value, n_right = ranks.totals(loss.item(), right / ranks.replicas(batch))
     if not math.isfinite(value):
-        finite = bool(torch.isfinite(batch.latents).all())
-        smaller = f"a smaller rate: the same command with --lr {min(optim.lr / 10, 3e-4):g} --overwrite"
-        raise DivergedError(
-            f"the training loss became {value}.",
-            details=[f"learning rate {rate:g}", f"latents finite: {finite}"],
-            fix=[smaller if finite else "arcpipe verify STORE"],
-        )
+        raise _diverged(value, rate, optim, bool(torch.isfinite(batch.latents).all()))
     optimiser.zero_grad()
     loss.backward()
+    ranks.add_gradients(model)
     if optim.clip_norm:
         nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
     optimiser.step()
-    return value, int((logits.argmax(1) == batch.labels.argmax(1)).sum())
+    return value, round(n_right)
+
+
+def _diverged(value: float, rate: float, optim: OptimSection, finite: bool) -> DivergedError:
+    smaller = f"a smaller rate: the same command with --lr {min(optim.lr / 10, 3e-4):g} --overwrite"
+    return DivergedError(
+        f"the training loss became {value}.",
+        details=[f"learning rate {rate:g}", f"latents finite: {finite}"],
+        fix=[smaller if finite else "arcpipe verify STORE"],
+    )

@@ -189,8 +189,8 @@ from arcpipe.config import EvaluateConfig, TrainConfig
 from arcpipe.train import loop
 loop.CHECKPOINT_EVERY_S = 0.0
 plain = loop.train_step
-def step(model, optimiser, batch, optim, rate, seed):
-    result = plain(model, optimiser, batch, optim, rate, seed)
+def step(model, optimiser, batch, *rest):
+    result = plain(model, optimiser, batch, *rest)
     if batch.index == 2 and optimiser.state_dict()["state"][0]["step"] == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return result

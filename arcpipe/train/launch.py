@@ -1,0 +1,163 @@
+"""Starts the processes that train together on this machine, watches them, and ends them together.
+
+Each is `python -m arcpipe.train.rank FOLDER RANK`. They meet in a file of FOLDER and talk over loopback only. They
+ignore Ctrl-C, which a terminal sends to all: this process hears it and asks them to stop, so that all stop after the
+same step. Their standard input is a pipe that nobody writes to: it closes when this process is gone, even by `kill -9`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import arcpipe
+from arcpipe import errors
+from arcpipe.config import TrainConfig
+from arcpipe.errors import ArcpipeError, EndedElsewhereError, RankLostError
+from arcpipe.train.interrupt import Interrupts
+from arcpipe.train.report import TrainReport
+
+LOOK_EVERY_S = 0.05
+GRACE_S = 5.0
+"""Time for the others to leave, once one has failed: their collectives fail as its connections close."""
+
+Process = subprocess.Popen[bytes]
+
+
+def run_ranks(config: TrainConfig, *, resume: bool, overwrite: bool, quiet: bool) -> TrainReport:
+    """Train in `config.workers` processes on the CPU, or `config.gpus` with a GPU each.
+
+    Raises:
+        RankLostError: a process was killed, or crashed.
+        Whatever `train_rank` raises: the first process that says more than that another one ended is believed.
+    """
+    world = config.workers or config.gpus or 1
+    with tempfile.TemporaryDirectory(prefix="arcpipe-") as name, Interrupts() as interrupts:
+        folder = Path(name)
+        job = {"world": world, "resume": resume, "overwrite": overwrite, "quiet": quiet}
+        (folder / "job.json").write_text(json.dumps({**job, "config": config.model_dump(mode="json")}))
+        processes: list[Process] = []
+        try:
+            for rank in range(world):
+                processes.append(_start(folder, rank))
+            _watch(processes, interrupts)
+        finally:
+            _end(processes)
+        interrupts.deliver()
+        return _result(folder, processes)
+
+
+def _start(folder: Path, rank: int) -> Process:
+    package = str(Path(arcpipe.__file__).parents[1])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([package, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).strip(os.pathsep),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+    }
+    command = [sys.executable, "-m", "arcpipe.train.rank", str(folder), str(rank)]
+    with _deaf_to_ctrl_c():
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2, env=environment)  # stdout is for results
+
+
+def _watch(processes: list[Process], interrupts: Interrupts) -> None:
+    """Wait until all are done, or one has failed. An interrupt is passed on, and then all are waited for."""
+    asked = False
+    while any(process.poll() is None for process in processes):
+        if interrupts.pending is not None and not asked:
+            _signal(processes, signal.SIGTERM)
+            asked = True
+        if not asked and any(process.poll() for process in processes):
+            time.sleep(4 * LOOK_EVERY_S)  # who was killed is known before anybody is asked to leave
+            return
+        time.sleep(LOOK_EVERY_S)
+
+
+def _end(processes: list[Process]) -> None:
+    """End what is left, gently where it still answers: rank 0 may have a bar on the terminal."""
+    for process in processes:
+        process.poll()
+    codes = {process: process.returncode for process in processes}
+    _signal(processes, signal.SIGTERM)
+    until = time.monotonic() + GRACE_S
+    while any(process.poll() is None for process in processes) and time.monotonic() < until:
+        time.sleep(LOOK_EVERY_S)
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        if codes[process] is None:
+            process.returncode = 0  # it ended because another one did
+
+
+def _signal(processes: list[Process], number: int) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def _result(folder: Path, processes: list[Process]) -> TrainReport:
+    """What rank 0 reports, or the error that explains most."""
+    outcomes = [_outcome(folder, rank) for rank in range(len(processes))]
+    failures = [_error(outcome) for outcome in outcomes if "error" in outcome or "os_error" in outcome]
+    for failure in failures:
+        if not isinstance(failure, RankLostError | EndedElsewhereError):
+            raise failure
+    for rank, process in enumerate(processes):
+        if process.returncode:
+            raise RankLostError(
+                f"process {rank + 1} of the {len(processes)} that train together {_death(process.returncode)}.",
+                details=["the others were ended; at most the work since the last checkpoint is lost"],
+                fix=["the same command again: it continues"],
+            )
+    if failures:
+        raise failures[0]
+    return TrainReport.from_dict(outcomes[0]["report"])
+
+
+def _outcome(folder: Path, rank: int) -> dict[str, Any]:
+    path = folder / f"outcome-{rank}.json"
+    outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return outcome
+
+
+def _error(outcome: dict[str, Any]) -> Exception:
+    if "os_error" in outcome:
+        return OSError(*outcome["os_error"])
+    kind, what, details, fix = outcome["error"]
+    if kind == EndedElsewhereError.__name__:
+        return EndedElsewhereError(what)
+    made: ArcpipeError = getattr(errors, kind)(what, details=details, fix=fix)
+    return made
+
+
+def _death(code: int) -> str:
+    if code >= 0:
+        return "crashed"
+    name = signal.Signals(-code).name
+    return f"was killed ({name}{': perhaps out of memory' if code == -signal.SIGKILL else ''})"
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started in the block ignore SIGINT. Outside the main thread, where none arrives, nothing is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
