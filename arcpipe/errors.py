@@ -179,7 +179,3 @@ class RankLostError(ArcpipeError):
 
 class EndedElsewhereError(ArcpipeError):
     """This process ends because another one that it works with does, and that one says why. Nothing is printed."""
-
-    def __init__(self, what: str, exit_code: int = 1) -> None:
-        super().__init__(what)
-        self.exit_code = exit_code

@@ -90,7 +90,9 @@ def run_train(
     except (DeviceError, DivergedError, RankLostError) as error:  # all ranks notice these: the first one says so
         if ranks is None or ranks.first:
             raise
-        raise EndedElsewhereError(error.what, error.exit_code) from None
+        ended = EndedElsewhereError(error.what)
+        ended.exit_code = error.exit_code
+        raise ended from None
 
 
 def train_rank(
