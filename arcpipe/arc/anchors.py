@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from arcpipe.cloud import morton_codes
 from arcpipe.config import FitSection
+
+BAND = 2**16
+"""Pixels whose gradient is computed at once: bounds the work memory to some 15 MB, whatever the image."""
 
 
 def gradient_norm(image: NDArray[Any]) -> NDArray[np.float32]:
@@ -23,11 +25,18 @@ def gradient_norm(image: NDArray[Any]) -> NDArray[np.float32]:
         (height, width) float32: Sobel responses along both axes, squared, summed over channels and axes, square root.
         The border is replicated, so a flat image gives exactly 0 everywhere.
     """
-    total = np.zeros(image.shape[:2], np.float64)
-    for channel in np.moveaxis(image, 2, 0):
-        for axis in (0, 1):
-            total += np.square(ndimage.sobel(channel.astype(np.float64), axis=axis, mode="nearest"))
-    return np.sqrt(total).astype(np.float32)
+    height, width = image.shape[:2]
+    norm = np.empty((height, width), np.float32)
+    band = max(1, BAND // max(1, width))
+    for top in range(0, height, band):
+        bottom = min(top + band, height)
+        rows = np.clip(np.arange(top - 1, bottom + 1), 0, height - 1)
+        values = image[rows][:, np.clip(np.arange(-1, width + 1), 0, width - 1)].astype(np.float64)
+        down, right = values[2:] - values[:-2], values[:, 2:] - values[:, :-2]
+        squares = np.square(down[:, :-2] + 2 * down[:, 1:-1] + down[:, 2:])
+        squares += np.square(right[:-2] + 2 * right[1:-1] + right[2:])
+        norm[top:bottom] = np.sqrt(squares.sum(axis=2))
+    return norm
 
 
 def count_anchors(n_pixels: int, fit: FitSection) -> int:
@@ -55,7 +64,7 @@ def draw_anchors(image: NDArray[Any], fit: FitSection, rng: np.random.Generator)
     """
     height, width = image.shape[:2]
     n_pixels = height * width
-    weights = gradient_norm(image).ravel().astype(np.float64)
+    weights = gradient_norm(image).ravel()
     race = rng.exponential(size=n_pixels)
     if n_pixels <= fit.neighbours:
         chosen = np.resize(np.arange(n_pixels), fit.neighbours)
@@ -65,24 +74,30 @@ def draw_anchors(image: NDArray[Any], fit: FitSection, rng: np.random.Generator)
     return positions[morton_order(positions)]
 
 
-def _winners(weights: NDArray[np.float64], race: NDArray[np.float64], wanted: int, least: int) -> NDArray[np.int64]:
+def _winners(weights: NDArray[np.float32], race: NDArray[np.float64], wanted: int, least: int) -> NDArray[np.int64]:
     """Draw `wanted` pixels one after the other in proportion to `weights`, shrunk to those that have a weight.
 
     The smallest of independent exponential times divided by their weights are distributed exactly like
     draws without replacement (Efraimidis and Spirakis 2006), without a loop. The same times serve the uniform rest.
+    `race` is overwritten.
     """
-    weighted = np.flatnonzero(weights > 0)
-    if len(weighted) >= least:
-        times = race[weighted] / weights[weighted]
-        return weighted[_smallest(times, min(wanted, len(weighted)))]
+    weighted = np.count_nonzero(weights > 0)
+    if weighted >= least:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            np.divide(race, weights, out=race)  # infinite without a weight
+        return _smallest(race, min(wanted, weighted))
     rest = np.flatnonzero(weights <= 0)
-    return np.concatenate([weighted, rest[_smallest(race[rest], least - len(weighted))]])
+    return np.concatenate([np.flatnonzero(weights > 0), rest[_smallest(race[rest], least - weighted)]])
 
 
 def _smallest(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    if count == len(times):
-        return np.arange(count)
-    return np.argpartition(times, count)[:count]
+    """Places of the `count` smallest, rising; of equal ones the first."""
+    last = np.partition(times, count - 1)[count - 1]
+    below = np.flatnonzero(times <= last)
+    if len(below) > count:  # a tie at the end: drop the last of those that are equal
+        equal = np.flatnonzero(times[below] == last)
+        below = np.delete(below, equal[count - len(below) :])
+    return below
 
 
 def morton_order(positions: NDArray[Any]) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import Factorised
 from arcpipe.arc.kernels import choose_kernel
 from arcpipe.arc.neighbours import Finder
-from arcpipe.arc.problem import group_images, prepare_image, standardised_gaps
+from arcpipe.arc.problem import FittedCloud, standardised_gaps
 from arcpipe.arc.tiles import index_rows, padded
 from arcpipe.arc.whiten import whiten
 from arcpipe.config import FitSection
@@ -23,19 +23,6 @@ from arcpipe.errors import ConfigError, DeviceError, ImageError
 
 BLOCK = 64
 """Side of the squares in which an image is decoded, pixels."""
-
-
-@dataclass(frozen=True, slots=True)
-class FittedCloud:
-    """A fitted image: `positions` (k, 2) int64, `latents` (k, z) float32, `neighbours` (pixels, n) int32 rows of them
-    in raster order, `relative` mean and std of `anchor - pixel` in pixels, `losses` (steps,) float32 of each
-    mini-batch."""
-
-    positions: NDArray[np.int64]
-    latents: NDArray[np.float32]
-    neighbours: NDArray[np.int32]
-    relative: tuple[float, float]
-    losses: NDArray[np.float32]
 
 
 def fit_clouds(
@@ -57,8 +44,9 @@ def fit_clouds(
         seeds: One for each image; it alone decides anchors, first latents and mini-batches.
         kernel: `auto` or a name in `arcpipe.arc.kernels.KERNELS`.
         device: Where to compute.
-        memory_bytes: Of the kernel `torch`: index tensors beyond this are rebuilt in each step instead of kept, at
-            about half the speed. It changes no number.
+        memory_bytes: How much the fit may use beside images and clouds; it changes no number. The kernel `numba` works
+            on fewer images at a time (on one at least), `torch` rebuilds index tensors in each step instead of
+            keeping them, at about half the speed. `arcpipe.arc.memory` says what an image needs.
 
     Returns:
         Clouds in the order of the images. On a CPU a cloud is the same bit for bit whatever images are fitted beside
@@ -77,19 +65,11 @@ def fit_clouds(
         check_image(image, decoder.channels)
     decoder = decoder.to(checked_device(device))
     inner, basis = whiten(decoder) if fit.whiten else (decoder, None)
-    solver = choose_kernel(kernel, inner)
-    clouds: dict[int, FittedCloud] = {}
-    for group in group_images([image.shape[:2] for image in images], fit, solver.group_pixels):
-        prepared = [prepare_image(images[i], fit, seeds[i]) for i in group]
-        for i, fitted, solution in zip(group, prepared, solver.run(prepared, fit, memory_bytes), strict=True):
-            clouds[i] = FittedCloud(
-                positions=fitted.positions,
-                latents=solution.latents if basis is None else (solution.latents @ basis.T).astype(np.float32),
-                neighbours=fitted.neighbours,
-                relative=fitted.relative,
-                losses=solution.losses,
-            )
-    return [clouds[i] for i in range(len(images))]
+    clouds = choose_kernel(kernel, inner).run(images, fit, seeds, memory_bytes)
+    if basis is None:
+        return clouds
+    # Not `@`: how a BLAS sums may depend on its threads.
+    return [replace(cloud, latents=np.einsum("kz,yz->ky", cloud.latents, basis).astype(np.float32)) for cloud in clouds]
 
 
 def decode(

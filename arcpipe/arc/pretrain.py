@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import check_image, checked_device
 from arcpipe.arc.kernels import choose_kernel
-from arcpipe.arc.problem import prepare_image
 from arcpipe.config import FitSection
 
 
@@ -25,6 +24,7 @@ def pretrain_decoder(
     kernel: str = "auto",
     device: str = "cpu",
     memory_bytes: int = 2**30,
+    stepped: Callable[[int], None] = lambda taken: None,
 ) -> tuple[Decoder, NDArray[np.float32]]:
     """Fit a decoder jointly with the clouds of some images; the clouds are thrown away.
 
@@ -40,6 +40,7 @@ def pretrain_decoder(
         kernel: `auto` or a name in `arcpipe.arc.kernels.KERNELS`.
         device: Where to compute.
         memory_bytes: Of the kernel `torch`: index tensors beyond this are rebuilt in each step. It changes no number.
+        stepped: Told the number of steps taken after each of them.
 
     Returns:
         The decoder, on the CPU, and the mean loss of the images before each step, (steps,) float32.
@@ -54,6 +55,5 @@ def pretrain_decoder(
     for image in images:
         check_image(image, channels)
     decoder = Decoder.initial(fit, channels, seed).to(checked_device(device))
-    prepared = [prepare_image(image, fit, image_seed) for image, image_seed in zip(images, seeds, strict=True)]
-    losses = choose_kernel(kernel, decoder).run_jointly(prepared, fit.joint, memory_bytes)
+    losses = choose_kernel(kernel, decoder).run_jointly(images, fit.joint, seeds, memory_bytes, stepped)
     return decoder.to("cpu"), losses

@@ -31,8 +31,8 @@ class PreparedImage:
     """One image with everything that is fixed before the first step.
 
     `target` (pixels, channels) float32; `positions` (k, 2) int64; `neighbours` (pixels, n) int32; `relative`: mean and
-    std of `anchor - pixel`; `latents` (k, z) float32 before the first step; `batch_of` (pixels,) int32: the mini-batch
-    of each pixel, of `n_batches`.
+    std of `anchor - pixel`; `batch_of` (pixels,) unsigned: the mini-batch of each pixel, of `n_batches`. The first
+    latents are drawn when they are asked for, so that a large image need not keep them.
     """
 
     size: tuple[int, int]
@@ -40,9 +40,14 @@ class PreparedImage:
     positions: NDArray[np.int64]
     neighbours: NDArray[np.int32]
     relative: tuple[float, float]
-    latents: NDArray[np.float32]
-    batch_of: NDArray[np.int32]
+    batch_of: NDArray[Any]
     n_batches: int
+    fit: FitSection
+    seed: int
+
+    def first_latents(self) -> NDArray[np.float32]:
+        """(k, z) latents before the first step, the same ones every time."""
+        return initial_latents(len(self.positions), self.fit, generator(self.seed, "latents"))
 
     def batch(self, number: int) -> NDArray[np.int64]:
         """Pixels of a mini-batch in Morton order: their sum is the same but for rounding in any order, and pixels near
@@ -52,11 +57,15 @@ class PreparedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Solution:
-    """What a kernel makes of an image: `latents` (k, z) float32, and `losses` (steps,) float32 of the mini-batch before
-    each step."""
+class FittedCloud:
+    """A fitted image: `positions` (k, 2) int64, `latents` (k, z) float32, `neighbours` (pixels, n) int32 rows of them
+    in raster order, `relative` mean and std of `anchor - pixel` in pixels, `losses` (steps,) float32 of each
+    mini-batch before its step."""
 
+    positions: NDArray[np.int64]
     latents: NDArray[np.float32]
+    neighbours: NDArray[np.int32]
+    relative: tuple[float, float]
     losses: NDArray[np.float32]
 
 
@@ -82,18 +91,21 @@ def prepare_image(image: NDArray[Any], fit: FitSection, seed: int) -> PreparedIm
     positions = draw_anchors(image, fit, generator(seed, "anchors"))
     neighbours = nearest_anchors(positions, (height, width), fit.neighbours)
     batches = mini_batches(height * width, fit.pixel_share, generator(seed, "pixels"))
-    batch_of = np.empty(height * width, np.int32)
+    n_batches = len(batches)
+    batch_of = np.empty(height * width, np.uint8 if n_batches <= 2**8 else np.int32)
     for number, pixels in enumerate(batches):
         batch_of[pixels] = number
+    del batches, pixels
     return PreparedImage(
         size=(height, width),
         target=np.require(image, np.float32, ["C", "W"]).reshape(-1, channels),
         positions=positions,
         neighbours=neighbours,
         relative=relative_statistics(positions, neighbours, (height, width)),
-        latents=initial_latents(len(positions), fit, generator(seed, "latents")),
         batch_of=batch_of,
-        n_batches=len(batches),
+        n_batches=n_batches,
+        fit=fit,
+        seed=seed,
     )
 
 
@@ -163,7 +175,7 @@ class Problem:
     ) -> None:
         self.images = tuple(images)
         self.device = torch.device(device)
-        self.latent_offsets = ends_from([len(image.latents) for image in images])
+        self.latent_offsets = ends_from([len(image.positions) for image in images])
         self.n_batches = images[0].n_batches
         self._tile_pixels = tile_pixels
         self._keep = keep
@@ -171,7 +183,7 @@ class Problem:
 
     def latents(self) -> Tensor:
         """The first latents of all images end to end, on the device."""
-        return torch.from_numpy(np.concatenate([image.latents for image in self.images])).to(self.device)
+        return torch.from_numpy(np.concatenate([image.first_latents() for image in self.images])).to(self.device)
 
     def tiles(self, step: int) -> tuple[Tile, ...]:
         """The mini-batch of a step, counted from 0."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from arcpipe.arc.decoder import Decoder
 
@@ -31,6 +32,12 @@ def whiten(decoder: Decoder) -> tuple[Decoder, NDArray[np.float64]]:
     Returns:
         The decoder of u, and the basis (z, z): `decoder(basis @ u) == whitened(u)` within rounding.
     """
+    # On one thread: how a BLAS sums may depend on their number, and starting them takes longer than all of this.
+    with threadpool_limits(1, user_api="blas"):
+        return _whiten(decoder)
+
+
+def _whiten(decoder: Decoder) -> tuple[Decoder, NDArray[np.float64]]:
     n, z = decoder.n_neighbours, decoder.latent_dim
     first, *later = (weight.detach().cpu().numpy().astype(np.float64) for weight in decoder.weights)
     slots = first[:, : n * z].reshape(-1, n, z)

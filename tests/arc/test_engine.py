@@ -59,9 +59,12 @@ def test_any_number_of_neighbours_and_channels(
     assert_like_reference([make_image(7, 13, channels), make_image(1, 5, channels)], fit, kernel)
 
 
-@pytest.mark.parametrize("hidden", [(24,), (20, 12), (16, 16, 8)])
-def test_any_number_of_hidden_layers(make_image: MakeImage, fit: FitSection, hidden: tuple[int, ...]) -> None:
-    assert_like_reference([make_image(7, 13), make_image(6, 5)], fit.model_copy(update={"hidden": hidden}))
+@each_kernel
+@pytest.mark.parametrize("hidden", [(24,), (20, 12), (16, 16, 8), (9, 33)])
+def test_any_number_of_hidden_layers(
+    make_image: MakeImage, fit: FitSection, hidden: tuple[int, ...], kernel: str
+) -> None:
+    assert_like_reference([make_image(7, 13), make_image(6, 5)], fit.model_copy(update={"hidden": hidden}), kernel)
 
 
 @each_kernel

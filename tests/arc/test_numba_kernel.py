@@ -47,10 +47,14 @@ def test_blocks_multiply_matrices_of_any_size(vectors: int, n_k: int) -> None:
 
 
 @pytest.mark.parametrize("tile_pixels", [4096, 20])
-@pytest.mark.parametrize(("channels", "n"), [(3, 3), (1, 6)])
-def test_gradients_are_those_of_autograd(make_image: MakeImage, tile_pixels: int, channels: int, n: int) -> None:
-    """Of latents and decoder, in one tile and in several."""
-    fit = FitSection(latent_dim=8, neighbours=n, hidden=(21,), init=0.5)
+@pytest.mark.parametrize(
+    ("channels", "n", "hidden"), [(3, 3, (21,)), (1, 6, (21,)), (3, 3, (21, 12)), (1, 2, (9, 17, 40))]
+)
+def test_gradients_are_those_of_autograd(
+    make_image: MakeImage, tile_pixels: int, channels: int, n: int, hidden: tuple[int, ...]
+) -> None:
+    """Of latents and decoder, in one tile and in several, of one hidden layer and more."""
+    fit = FitSection(latent_dim=8, neighbours=n, hidden=hidden, init=0.5)
     decoder = Decoder.initial(fit, channels, 7)
     image = make_image(15, 18, channels)
     cloud = ReferenceCloud(image, fit, 3)
@@ -68,7 +72,7 @@ def test_gradients_are_those_of_autograd(make_image: MakeImage, tile_pixels: int
     latents, losses, sums = lay_latents([prepared], network), np.zeros(1, np.float32), no_gradients(network)
     gradient = zeros(latents.size)
     fused.accumulate(1, network, scene, lay_work(network, [scene]), latents, gradient, losses, True, sums)
-    found = [gradient.reshape(-1, network.zp)[:-1, :8], *decoder_gradients(sums, network)]
+    found = [gradient.reshape(-1, network.zp)[:-1, :8], *decoder_gradients(sums, network, decoder)]
     np.testing.assert_allclose(losses[0], expected_loss.item(), rtol=1e-6)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-7, rtol=1e-4)
@@ -101,10 +105,12 @@ def test_the_fastest_kernel_that_can_run_the_decoder_is_chosen(monkeypatch: pyte
     one, two = (Decoder.initial(FitSection(hidden=hidden), 3, 1) for hidden in (None, (8, 8)))
     assert isinstance(choose_kernel("auto", one), NumbaKernel)
     assert isinstance(choose_kernel("torch", one), TorchKernel)
-    assert isinstance(choose_kernel("auto", two), TorchKernel)
+    assert isinstance(choose_kernel("auto", two), NumbaKernel)
+    many = Decoder.initial(FitSection(), 4, 1)
+    assert isinstance(choose_kernel("auto", many), TorchKernel)
     with pytest.raises(ConfigError, match="cannot run this decoder here") as caught:
-        choose_kernel("numba", two)
-    assert "hidden widths (8, 8)" in str(caught.value)
+        choose_kernel("numba", many)
+    assert "hidden widths (136,), 4 channels" in str(caught.value)
     monkeypatch.setattr(kernels, "has_numba", lambda: False)
     assert isinstance(choose_kernel("auto", one), TorchKernel)
     with pytest.raises(ConfigError, match="cannot run this decoder here") as caught:

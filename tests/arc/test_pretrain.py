@@ -18,7 +18,9 @@ from arcpipe.errors import ImageError
 SIZES = [(7, 13), (1, 1), (23, 11), (1, 9), (12, 12)]
 
 
-@pytest.mark.parametrize(("kernel", "hidden"), [("numba", None), ("torch", None), ("auto", (20, 12))])
+@pytest.mark.parametrize(
+    ("kernel", "hidden"), [("numba", None), ("torch", None), ("numba", (20, 12)), ("torch", (20, 12))]
+)
 def test_the_pretrained_decoder_is_that_of_the_reference(
     make_image: Callable[..., np.ndarray],
     fit: FitSection,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,25 +15,32 @@ from arcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
     from arcpipe.arc.decoder import Decoder
-    from arcpipe.arc.problem import PreparedImage, Solution
+    from arcpipe.arc.problem import FittedCloud
 
 KERNELS = ("numba", "torch")
 
 
 class Kernel(Protocol):
-    """Fits latents under the decoder that it was made for.
+    """Fits latents under the decoder that it was made for. Images are (height, width, channels), each with a seed."""
 
-    `group_pixels`: how many supervised pixels of a step it likes to be given at once.
-    """
-
-    group_pixels: int
-
-    def run(self, images: Sequence[PreparedImage], fit: FitSection, memory_bytes: int) -> list[Solution]:
+    def run(
+        self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
+    ) -> list[FittedCloud]:
         """Take `fit.steps` steps of Adam for each image; the decoder stays."""
         ...
 
-    def run_jointly(self, images: Sequence[PreparedImage], fit: FitSection, memory_bytes: int) -> NDArray[np.float32]:
+    def run_jointly(
+        self,
+        images: Sequence[NDArray[Any]],
+        fit: FitSection,
+        seeds: Sequence[int],
+        memory_bytes: int,
+        stepped: Callable[[int], None],
+    ) -> NDArray[np.float32]:
         """Move the latents of all images and, in place, the decoder, `fit.steps` times.
+
+        Args:
+            stepped: Told the number of steps taken after each of them.
 
         Returns:
             (steps,) the mean loss of the images before each step.
@@ -66,7 +73,7 @@ def choose_kernel(name: str, decoder: Decoder) -> Kernel:
         raise ConfigError(
             "the kernel 'numba' cannot run this decoder here.",
             details=[
-                "expected Numba installed, a CPU, one hidden layer and at most 3 channels",
+                "expected Numba installed, a CPU, hidden layers and at most 3 channels",
                 f"found Numba {'installed' if has_numba() else 'missing'}, device {decoder.device}",
                 f"found hidden widths {decoder.hidden}, {decoder.channels} channels",
             ],

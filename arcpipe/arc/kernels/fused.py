@@ -85,6 +85,8 @@ def project(t, network, scene, work, latents):
     mean, std = scene.mean[image], scene.std[image]
     for row in range(count):
         latent = scene.row_latents[first + row]
+        if latent > scene.n_latents:
+            latent = scene.ghosts[latent - scene.n_latents - 1]
         for j in range(0, zp, LANES):
             store(work.near, row * step + j, load(latents, latent * zp + j))
         for axis in range(2):
@@ -141,15 +143,14 @@ def decode_pixels(t, weight, network, scene, work):
 
 
 @compiled
-def carry_back(n_pixels, network, work):
-    """Replace the hidden values of a tile's pixels by their gradients."""
-    hp, hidden, errors, output = network.hp, work.hidden, work.errors, network.output
-    for j in range(0, hp, LANES):
-        out_0, out_1, out_2 = load(output, j), load(output, hp + j), load(output, 2 * hp + j)
+def carry_back(n_pixels, hidden, at, width, errors, output):
+    """Replace the values of the last hidden layer, which begin at `at`, by their gradients."""
+    for j in range(0, width, LANES):
+        out_0, out_1, out_2 = load(output, j), load(output, width + j), load(output, 2 * width + j)
         for i in range(n_pixels):
             gradient = fma(splat(errors[5 * i]), out_0,
                            fma(splat(errors[5 * i + 1]), out_1, multiply(splat(errors[5 * i + 2]), out_2)))  # fmt: skip
-            store(hidden, i * hp + j, gated(load(hidden, i * hp + j), gradient))
+            store(hidden, at + i * width + j, gated(load(hidden, at + i * width + j), gradient))
 
 
 @compiled
@@ -200,20 +201,22 @@ def collect(t, network, scene, work, gradient, learn, learned):
 
 
 @compiled
-def learn_output(t, network, scene, work, learned):
-    """Add a tile to the gradients of the output layer; between `decode_pixels` and `carry_back`."""
-    hp, hidden, errors = network.hp, work.hidden, work.errors
-    n_pixels = scene.tile_pixels[t + 1] - scene.tile_pixels[t]
-    for j in range(0, hp, LANES):
-        out_0, out_1, out_2 = (load(learned.output, j), load(learned.output, hp + j), load(learned.output, 2 * hp + j))
+def learn_output(n_pixels, hidden, start, width, errors, learned):
+    """Add a tile to the gradients of the output layer, given the values of the last hidden one, from `start` on."""
+    for j in range(0, width, LANES):
+        out_0, out_1, out_2 = (
+            load(learned.output, j),
+            load(learned.output, width + j),
+            load(learned.output, 2 * width + j),
+        )
         for i in range(n_pixels):
-            value = load(hidden, i * hp + j)
+            value = load(hidden, start + i * width + j)
             out_0 = fma(splat(errors[5 * i]), value, out_0)
             out_1 = fma(splat(errors[5 * i + 1]), value, out_1)
             out_2 = fma(splat(errors[5 * i + 2]), value, out_2)
         store(learned.output, j, out_0)
-        store(learned.output, hp + j, out_1)
-        store(learned.output, 2 * hp + j, out_2)
+        store(learned.output, width + j, out_1)
+        store(learned.output, 2 * width + j, out_2)
     for i in range(n_pixels):
         for c in range(3):
             learned.output_bias[c] += errors[5 * i + c]
@@ -237,38 +240,176 @@ def learn_start(t, network, scene, work, learned):
 
 
 @compiled
-def accumulate(step, network, scene, work, latents, gradient, losses, learn, learned):
-    """Set `gradient` to that of one step, and `losses` (images,) to each image's loss."""
-    for j in range(0, len(gradient), LANES):
-        store(gradient, j, splat(np.float32(0)))
-    for image in range(len(losses)):
-        batch = step % scene.n_batches[image]
-        first = scene.image_tiles[image] + batch * scene.n_squares[image]
-        n_pixels = scene.tile_pixels[first + scene.n_squares[image]] - scene.tile_pixels[first]
-        weight = np.float32(1 / (n_pixels * network.channels))
-        squares = 0.0
-        for t in range(first, first + scene.n_squares[image]):
-            if scene.tile_pixels[t] == scene.tile_pixels[t + 1]:
-                continue
-            project(t, network, scene, work, latents)
-            squares += decode_pixels(t, weight, network, scene, work)
-            if learn:
-                learn_output(t, network, scene, work, learned)
-            carry_back(scene.tile_pixels[t + 1] - scene.tile_pixels[t], network, work)
-            if learn:
-                learn_start(t, network, scene, work, learned)
-            collect(t, network, scene, work, gradient, learn, learned)
-        losses[image] = squares / (n_pixels * network.channels)
+def hide_pixels(t, network, scene, work):
+    """The first half of `decode_pixels` where more hidden layers follow: values of the first, and places."""
+    hp, slots = network.hp, scene.slots
+    image = scene.tile_image[t]
+    width, inverse = scene.widths[image], np.float32(1) / scene.std[image]
+    projected, hidden, rows, errors, place = work.projected, work.hidden, scene.rows, work.errors, network.place
+    first = scene.tile_pixels[t]
+    for i in range(first, scene.tile_pixels[t + 1]):
+        pixel = scene.pixels[i]
+        down = (np.float32(pixel // width) - scene.origins[2 * t]) * inverse
+        right = (np.float32(pixel % width) - scene.origins[2 * t + 1]) * inverse
+        errors[(i - first) * 5 + 3], errors[(i - first) * 5 + 4] = down, right
+        for j in range(0, hp, LANES):
+            value = load(projected, rows[i * slots] * hp + j)
+            for s in range(1, slots):
+                value = add(value, load(projected, rows[i * slots + s] * hp + j))
+            value = fma(splat(down), load(place, j), fma(splat(right), load(place, hp + j), value))
+            store(hidden, (i - first) * hp + j, gated(value, value))
 
 
 @compiled
-def move(parameters, gradient, first, second, n, step, lr, slow, slower, eps):
-    """One step of Adam (counted from 1) over the first n elements; the formula of `arcpipe.arc.adam`."""
+def deepen(n_pixels, network, work):
+    """Take the pixels through the hidden layers behind the first. Returns where the values of the last one begin."""
+    widths, padded, before, at = network.widths, -(-n_pixels // ROWS) * ROWS, 0, 0
+    for i in range(1, len(widths)):
+        values, width = work.hidden if i == 1 else work.deep, widths[i]
+        multiply_rows(
+            work.deep, at, width, network.deep_bias, network.bias_at[i], 0, values, before, widths[i - 1], 1,
+            network.deep, network.deep_at[i], width, widths[i - 1], padded, width,
+        )  # fmt: skip
+        for j in range(at, at + padded * width, LANES):
+            value = load(work.deep, j)
+            store(work.deep, j, gated(value, value))
+        before = at
+        at += work.deep_rows * width
+    return before
+
+
+@compiled
+def compare_pixels(t, start, weight, network, scene, work):
+    """The second half of `decode_pixels`: outputs from the last hidden values, from `start` on."""
+    width, channels, errors, output = network.widths[-1], network.channels, work.errors, network.output
+    first, squares = scene.tile_pixels[t], 0.0
+    first_pixel = scene.image_pixels[scene.tile_image[t]]
+    for i in range(first, scene.tile_pixels[t + 1]):
+        out_0, out_1, out_2 = splat(np.float32(0)), splat(np.float32(0)), splat(np.float32(0))
+        for j in range(0, width, LANES):
+            value = load(work.deep, start + (i - first) * width + j)
+            out_0 = fma(value, load(output, j), out_0)
+            out_1 = fma(value, load(output, width + j), out_1)
+            out_2 = fma(value, load(output, 2 * width + j), out_2)
+        to, target = (i - first) * 5, (first_pixel + scene.pixels[i]) * channels
+        errors[to], errors[to + 1], errors[to + 2] = total(out_0), total(out_1), total(out_2)
+        for c in range(channels):
+            error = errors[to + c] + network.output_bias[c] - scene.target[target + c]
+            squares += error * error
+            errors[to + c] = 2 * weight * error
+        for c in range(channels, 3):
+            errors[to + c] = 0
+    return squares
+
+
+@compiled
+def surface(n_pixels, start, network, work, learn, learned):
+    """Carry gradients of the last hidden layer, from `start` on, back to `work.hidden`, all in the layers' places."""
+    widths, padded = network.widths, -(-n_pixels // ROWS) * ROWS
+    for i in range(len(widths) - 1, 0, -1):
+        width, below = widths[i], widths[i - 1]
+        values = work.hidden if i == 1 else work.deep
+        before = 0 if i == 1 else start - work.deep_rows * below
+        if learn:
+            multiply_rows(
+                learned.deep, network.deep_at[i], width, learned.deep, network.deep_at[i], width, values, before, 1,
+                below, work.deep, start, width, n_pixels, below, width,
+            )  # fmt: skip
+            for p in range(n_pixels):
+                for j in range(0, width, LANES):
+                    at = network.bias_at[i] + j
+                    store(
+                        learned.deep_bias, at, add(load(learned.deep_bias, at), load(work.deep, start + p * width + j))
+                    )
+        multiply_rows(
+            work.carried, 0, below, work.zeros, 0, 0, work.deep, start, width, 1,
+            network.deep_back, network.deep_at[i], below, width, padded, below,
+        )  # fmt: skip
+        for j in range(0, n_pixels * below, LANES):
+            store(values, before + j, gated(load(values, before + j), load(work.carried, j)))
+        start = before
+
+
+@compiled
+def walk(first, last, weight, network, scene, work, latents, gradient, learn, learned):
+    """Add the gradients of the tiles `first` to `last` to `gradient`. Returns the sum of the squared errors."""
+    squares, deep = 0.0, len(network.widths) > 1
+    for t in range(first, last):
+        n_pixels = scene.tile_pixels[t + 1] - scene.tile_pixels[t]
+        if n_pixels == 0:
+            continue
+        project(t, network, scene, work, latents)
+        if deep:
+            hide_pixels(t, network, scene, work)
+            start = deepen(n_pixels, network, work)
+            squares += compare_pixels(t, start, weight, network, scene, work)
+            if learn:
+                learn_output(n_pixels, work.deep, start, network.widths[-1], work.errors, learned)
+            carry_back(n_pixels, work.deep, start, network.widths[-1], work.errors, network.output)
+            surface(n_pixels, start, network, work, learn, learned)
+        else:
+            squares += decode_pixels(t, weight, network, scene, work)
+            if learn:
+                learn_output(n_pixels, work.hidden, 0, network.hp, work.errors, learned)
+            carry_back(n_pixels, work.hidden, 0, network.hp, work.errors, network.output)
+        if learn:
+            learn_start(t, network, scene, work, learned)
+        collect(t, network, scene, work, gradient, learn, learned)
+    return squares
+
+
+@compiled
+def walk_band(step, image, band, network, scene, work, latents, gradient, learn, learned):
+    """`walk` over one band of an image's mini-batch."""
+    first = scene.image_tiles[image] + step % scene.n_batches[image] * scene.n_squares[image]
+    n_pixels = scene.tile_pixels[first + scene.n_squares[image]] - scene.tile_pixels[first]
+    weight = np.float32(1 / (n_pixels * network.channels))
+    # Bands count squares through all images, tiles those of every mini-batch.
+    first -= scene.band_squares[scene.image_bands[image]]
+    return walk(
+        first + scene.band_squares[band], first + scene.band_squares[band + 1],
+        weight, network, scene, work, latents, gradient, learn, learned,
+    )  # fmt: skip
+
+
+@compiled
+def mean_square(squares, step, image, network, scene):
+    """The loss of an image from its sum of squared errors."""
+    first = scene.image_tiles[image] + step % scene.n_batches[image] * scene.n_squares[image]
+    n_pixels = scene.tile_pixels[first + scene.n_squares[image]] - scene.tile_pixels[first]
+    return squares / (n_pixels * network.channels)
+
+
+@compiled
+def lay_ghosts(gradient, scene, zp):
+    """Add the gradients of ghosts to those of their latents, and clear them."""
+    for ghost in range(len(scene.ghosts)):
+        at, to = (scene.n_latents + 1 + ghost) * zp, scene.ghosts[ghost] * zp
+        for j in range(0, zp, LANES):
+            store(gradient, to + j, add(load(gradient, to + j), load(gradient, at + j)))
+            store(gradient, at + j, splat(np.float32(0)))
+
+
+@compiled
+def accumulate(step, network, scene, work, latents, gradient, losses, learn, learned):
+    """Add the gradients of one step to `gradient`, and set `losses` (images,) to each image's loss."""
+    for image in range(len(losses)):
+        squares = 0.0
+        for band in range(scene.image_bands[image], scene.image_bands[image + 1]):
+            squares += walk_band(step, image, band, network, scene, work, latents, gradient, learn, learned)
+        losses[image] = mean_square(squares, step, image, network, scene)
+    lay_ghosts(gradient, scene, network.zp)
+
+
+@compiled
+def move(parameters, gradient, first, second, start, stop, step, lr, slow, slower, eps):
+    """One step of Adam (counted from 1) over elements `start:stop`; the formula of `arcpipe.arc.adam`. Clears the
+    gradient."""
     rate = splat(np.float32(-lr / (1 - slow**step)))
     spread = splat(np.float32(math.sqrt(1 - slower**step)))
     keep, fresh, small = splat(np.float32(slower)), splat(np.float32(1 - slower)), splat(np.float32(eps))
     share = splat(np.float32(1 - slow))
-    for j in range(0, n, LANES):
+    for j in range(start, stop, LANES):
         now = load(gradient, j)
         mean = load(first, j)
         mean = fma(share, subtract(now, mean), mean)
@@ -277,6 +418,7 @@ def move(parameters, gradient, first, second, n, step, lr, slow, slower, eps):
         store(second, j, square)
         scaled = divide(mean, add(divide(root(square), spread), small))
         store(parameters, j, fma(rate, scaled, load(parameters, j)))
+        store(gradient, j, splat(np.float32(0)))
 
 
 @compiled
@@ -286,4 +428,4 @@ def fit_latents(
     """Take all steps under a frozen decoder; `losses` (steps, images)."""
     for step in range(steps):
         accumulate(step, network, scene, work, latents, gradient, losses[step], False, learned)
-        move(latents, gradient, first, second, len(latents) - network.zp, step + 1, rates[step], slow, slower, eps)
+        move(latents, gradient, first, second, 0, len(first), step + 1, rates[step], slow, slower, eps)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.kernels.simd import ROWS, padded_length
-from arcpipe.arc.kernels.squares import LEAST_SLOTS, cut_image
+from arcpipe.arc.kernels.squares import LEAST_SLOTS, Cut, cut_image
 from arcpipe.arc.problem import PreparedImage
 from arcpipe.cloud import ends_from
 
@@ -22,12 +23,14 @@ MOST_CHANNELS = 3
 
 
 class Network(NamedTuple):
-    """A decoder of one hidden layer.
+    """A decoder; `output` belongs to its last hidden layer, `hp` and all else that is not `deep` to the first.
 
     `forward` (n, z + 2, hp): of each slot what multiplies a latent and its anchor's place; `start` (n, hp): the first
     bias on slot 0, else 0; `place` (2, hp): what multiplies a pixel's place; `backward` (n, hp, zp): the latents'
-    part of `forward`, transposed; `output` (3, hp) and `output_bias` (3,), 0 beyond the channels. `first_rows`: z + 2
-    padded to a multiple of `simd.ROWS`.
+    part of `forward`, transposed; `output` (3, last width) and `output_bias` (3,), 0 beyond the channels. `first_rows`:
+    z + 2 padded to a multiple of `simd.ROWS`. `widths` of all hidden layers, padded. Layer i, from the second one on,
+    multiplies by `deep[deep_at[i]:]` (width before, width) and adds `deep_bias[bias_at[i]:]`; `deep_back` is `deep`
+    transposed, layer by layer.
     """
 
     n: int
@@ -43,6 +46,12 @@ class Network(NamedTuple):
     backward: Floats
     output: Floats
     output_bias: Floats
+    widths: NDArray[np.int64]
+    deep_at: NDArray[np.int64]
+    bias_at: NDArray[np.int64]
+    deep: Floats
+    deep_back: Floats
+    deep_bias: Floats
 
 
 class Learned(NamedTuple):
@@ -53,6 +62,8 @@ class Learned(NamedTuple):
     bias: Floats
     output: Floats
     output_bias: Floats
+    deep: Floats
+    deep_bias: Floats
 
 
 class Scene(NamedTuple):
@@ -61,7 +72,9 @@ class Scene(NamedTuple):
     `pixels` and `rows` (pixels, slots) uint16 lie in the order of the tiles, which own `tile_pixels[t]:[t + 1]`;
     the other arrays of tiles are those of `squares.Cut`. Of each tile its `tile_image`. Of each image: `image_tiles`
     and `image_pixels`, where its tiles and its pixels in `target` begin, `n_batches`, `n_squares`, `widths`, `mean` and
-    `std`. `positions` (latents + 1, 2) and `target` (pixels, channels).
+    `std`. `positions` (latents + 1, 2) and `target` (pixels, channels). `n_latents` of all images; a row
+    beyond that and the row of zeros is a ghost. Image i is cut into the bands `image_bands[i]:[i + 1]` of squares, band
+    b having `band_squares[b]:[b + 1]`, counted through all images.
     """
 
     slots: int
@@ -84,11 +97,16 @@ class Scene(NamedTuple):
     std: Floats
     positions: Floats
     target: Floats
+    n_latents: int
+    ghosts: NDArray[np.int32]
+    image_bands: NDArray[np.int64]
+    band_squares: NDArray[np.int64]
 
 
 class Work(NamedTuple):
     """Memory of one tile: products and sums of its rows (rows, hp), its latents with their places (rows, near_step),
-    hidden values of its pixels (pixels, hp), and the gradients of their outputs and their places (pixels, 5)."""
+    hidden values of its pixels (pixels, hp), those of deeper layers layer by layer, each (`deep_rows`, width), with
+    memory for the gradients on their way back, and the gradients of their outputs and their places (pixels, 5)."""
 
     near_step: int
     projected: Floats
@@ -98,10 +116,13 @@ class Work(NamedTuple):
     zeros: Floats
     hidden: Floats
     errors: Floats
+    deep_rows: int
+    deep: Floats
+    carried: Floats
 
 
 def lay_network(decoder: Decoder) -> Network:
-    """Copy a decoder of one hidden layer and at most `MOST_CHANNELS` channels."""
+    """Copy a decoder of at most `MOST_CHANNELS` channels."""
     n, z, h, channels = decoder.n_neighbours, decoder.latent_dim, decoder.hidden[0], decoder.channels
     zp, hp = padded_length(z), padded_length(h)
     first = decoder.weights[0].numpy()
@@ -114,14 +135,27 @@ def lay_network(decoder: Decoder) -> Network:
     start[0, :h] = decoder.biases[0].numpy()
     backward = np.zeros((n, hp, zp), np.float32)
     backward[:, :h, :z] = latent_part.transpose(1, 0, 2)
-    output = np.zeros((MOST_CHANNELS, hp), np.float32)
-    output[:channels, :h] = decoder.weights[1].numpy()
+    widths = [padded_length(width) for width in decoder.hidden]
+    output = np.zeros((MOST_CHANNELS, widths[-1]), np.float32)
+    output[:channels, : decoder.hidden[-1]] = decoder.weights[-1].numpy()
     output_bias = np.zeros(MOST_CHANNELS, np.float32)
-    output_bias[:channels] = decoder.biases[1].numpy()
+    output_bias[:channels] = decoder.biases[-1].numpy()
+    deep, deep_bias = [np.empty((0, 0), np.float32)], [np.empty(0, np.float32)]
+    for i in range(1, len(widths)):
+        weight, bias = decoder.weights[i].numpy(), decoder.biases[i].numpy()
+        deep.append(np.zeros((widths[i - 1], widths[i]), np.float32))
+        deep[-1][: weight.shape[1], : weight.shape[0]] = weight.T
+        deep_bias.append(np.zeros(widths[i], np.float32))
+        deep_bias[-1][: len(bias)] = bias
     return Network(
         n=n, z=z, h=h, zp=zp, hp=hp, channels=channels, first_rows=-(-(z + 2) // ROWS) * ROWS,
         forward=aligned(forward), start=aligned(start), place=aligned(-forward[:, z:].sum(0)),
         backward=aligned(backward), output=aligned(output), output_bias=output_bias,
+        widths=np.array(widths), deep_at=ends_from([part.size for part in deep]),
+        bias_at=ends_from([part.size for part in deep_bias]),
+        deep=aligned(np.concatenate([part.ravel() for part in deep])),
+        deep_back=aligned(np.concatenate([part.T.ravel() for part in deep])),
+        deep_bias=aligned(np.concatenate(deep_bias)),
     )  # fmt: skip
 
 
@@ -130,37 +164,46 @@ def no_gradients(network: Network) -> Learned:
         forward=zeros(network.n * network.first_rows * network.hp),
         place=zeros(2 * network.hp),
         bias=zeros(network.hp),
-        output=zeros(MOST_CHANNELS * network.hp),
+        output=zeros(network.output.size),
         output_bias=zeros(MOST_CHANNELS),
+        deep=zeros(network.deep.size),
+        deep_bias=zeros(network.deep_bias.size),
     )
 
 
-def decoder_gradients(learned: Learned, network: Network) -> list[Floats]:
+def decoder_gradients(learned: Learned, network: Network, decoder: Decoder) -> list[Floats]:
     """Gradients of a decoder's weights, then biases, in the shapes of `Decoder`."""
-    n, z, h, hp, channels = network.n, network.z, network.h, network.hp, network.channels
+    n, z, h, hp, channels, widths = network.n, network.z, network.h, network.hp, network.channels, network.widths
     forward = learned.forward.reshape(n, network.first_rows, hp)[:, :, :h]
     latent_part = forward[:, :z].transpose(2, 0, 1).reshape(h, n * z)
     place_part = forward[:, z : z + 2] - learned.place.reshape(2, hp)[:, :h]
-    first = np.concatenate([latent_part, place_part.transpose(2, 0, 1).reshape(h, 2 * n)], axis=1)
-    output = learned.output.reshape(MOST_CHANNELS, hp)[:channels, :h]
-    return [first, output.copy(), learned.bias[:h].copy(), learned.output_bias[:channels].copy()]
+    weights = [np.concatenate([latent_part, place_part.transpose(2, 0, 1).reshape(h, 2 * n)], axis=1)]
+    biases = [learned.bias[:h].copy()]
+    for i, (before, after) in enumerate(pairwise(decoder.hidden), start=1):
+        deep = learned.deep[network.deep_at[i] : network.deep_at[i + 1]].reshape(widths[i - 1], widths[i])
+        weights.append(deep[:before, :after].T.copy())
+        biases.append(learned.deep_bias[network.bias_at[i] : network.bias_at[i] + after].copy())
+    output = learned.output.reshape(MOST_CHANNELS, -1)[:channels, : decoder.hidden[-1]]
+    return [*weights, output.copy(), *biases, learned.output_bias[:channels].copy()]
 
 
 def lay_scene(images: Sequence[PreparedImage], tile_pixels: int) -> Scene:
     """Cut images into tiles of about so many supervised pixels and lay them end to end."""
-    cuts = [cut_image(image, tile_pixels) for image in images]
+    return join_scene(images, [cut_image(image, tile_pixels) for image in images])
+
+
+def join_scene(images: Sequence[PreparedImage], cuts: Sequence[Cut]) -> Scene:
+    """Lay images that are cut end to end; a single one without a copy. Only a single one keeps its bands."""
     n_tiles = [len(cut.tile_pixels) - 1 for cut in cuts]
-    latent_ends = ends_from([len(image.latents) for image in images])
-    row_latents = [
-        np.where(cut.row_latents == len(image.latents), latent_ends[-1], cut.row_latents + first).astype(np.int32)
-        for image, cut, first in zip(images, cuts, latent_ends[:-1], strict=True)
-    ]
+    n_squares = [count // image.n_batches for count, image in zip(n_tiles, images, strict=True)]
+    latent_ends = ends_from([len(image.positions) for image in images])
+    alone = len(images) == 1
     return Scene(
         slots=max(LEAST_SLOTS, images[0].neighbours.shape[1]),
         pixels=_join([cut.pixels for cut in cuts]),
         rows=_join([cut.rows for cut in cuts]),
         tile_pixels=_chain([cut.tile_pixels for cut in cuts]),
-        row_latents=_join(row_latents),
+        row_latents=cuts[0].row_latents if alone else _join(_moved_latents(images, cuts, latent_ends)),
         tile_rows=_chain([cut.tile_rows for cut in cuts]),
         slot_rows=_join([cut.slot_rows for cut in cuts]),
         users=_join([cut.users for cut in cuts]),
@@ -170,13 +213,30 @@ def lay_scene(images: Sequence[PreparedImage], tile_pixels: int) -> Scene:
         image_tiles=ends_from(n_tiles),
         image_pixels=ends_from([len(image.target) for image in images]),
         n_batches=np.array([image.n_batches for image in images]),
-        n_squares=np.array([count // image.n_batches for count, image in zip(n_tiles, images, strict=True)]),
+        n_squares=np.array(n_squares),
         widths=np.array([image.size[1] for image in images], np.int32),
         mean=np.array([image.relative[0] for image in images], np.float32),
         std=np.array([image.relative[1] for image in images], np.float32),
         positions=np.concatenate([*(image.positions.ravel() for image in images), [0, 0]]).astype(np.float32),
         target=_join([image.target.ravel() for image in images]),
+        n_latents=int(latent_ends[-1]),
+        ghosts=cuts[0].ghosts if alone else np.empty(0, np.int32),
+        image_bands=np.array([0, len(cuts[0].bands) - 1]) if alone else np.arange(len(images) + 1),
+        band_squares=cuts[0].bands if alone else ends_from(n_squares),
     )
+
+
+def _moved_latents(
+    images: Sequence[PreparedImage], cuts: Sequence[Cut], ends: NDArray[np.int64]
+) -> list[NDArray[np.int32]]:
+    """Of each image the latents of its rows, counted through all images, and without ghosts."""
+    moved = []
+    for image, cut, first in zip(images, cuts, ends[:-1], strict=True):
+        own = len(image.positions)
+        known = np.concatenate([np.arange(own), [-1], cut.ghosts]) + first
+        known[own + 1 :][cut.ghosts == own] = known[own] = ends[-1]
+        moved.append(known[cut.row_latents].astype(np.int32))
+    return moved
 
 
 def lay_work(network: Network, scenes: Sequence[Scene]) -> Work:
@@ -184,15 +244,19 @@ def lay_work(network: Network, scenes: Sequence[Scene]) -> Work:
     n_rows = max(int(np.diff(scene.tile_rows).max()) for scene in scenes)
     n_pixels = max(int(np.diff(scene.tile_pixels).max()) for scene in scenes)
     near_step = -(-(network.zp + 2) // ROWS) * ROWS
+    deep_rows = -(-n_pixels // ROWS) * ROWS if len(network.widths) > 1 else 0
     return Work(
         near_step=near_step,
         projected=zeros(n_rows * network.hp),
         sums=zeros(n_rows * network.hp),
         near=zeros(n_rows * near_step),
         back=zeros(ROWS * network.zp),
-        zeros=zeros(network.zp),
-        hidden=zeros(n_pixels * network.hp),
+        zeros=zeros(max(network.zp, int(network.widths.max()))),
+        hidden=zeros(max(n_pixels, deep_rows) * network.hp),
         errors=zeros(n_pixels * 5),
+        deep_rows=deep_rows,
+        deep=zeros(deep_rows * int(network.widths[1:].sum())),
+        carried=zeros(deep_rows * int(network.widths.max())),
     )
 
 
@@ -214,7 +278,10 @@ def _join(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _chain(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+def _chain(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Put offsets of several arrays behind one another: the first of each is where the last one ended."""
+    if len(parts) == 1:
+        return parts[0]
     starts = ends_from([int(part[-1]) for part in parts])
-    return np.concatenate([[0], *(part[1:] + start for part, start in zip(parts, starts[:-1], strict=True))])
+    joined = [[0], *(part[1:] + start for part, start in zip(parts, starts[:-1], strict=True))]
+    return np.concatenate(joined).astype(parts[0].dtype)

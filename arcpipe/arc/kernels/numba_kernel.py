@@ -1,43 +1,46 @@
-"""The fit on a CPU: one image after the other, all its steps in one compiled call that needs neither torch nor the GIL.
+"""The fit on a CPU, compiled: small images one for each thread, large ones by all threads together.
 
-An image that is worked on by one thread from first to last fits into that core's cache as long as it is small, and has
-the same bits whatever is fitted beside it; several threads take several images.
+An image that is worked on by one thread from first to last fits into that core's cache as long as it is small, and its
+steps are one call that needs neither torch nor the GIL. The bands of a large image are worked on by whoever is free,
+and their sums are taken in one order. So an image has the same bits whatever is fitted beside it and on any threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from arcpipe.arc.adam import Adam, learning_rates
+from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.kernels import fused
 from arcpipe.arc.kernels.layout import (
     MOST_CHANNELS,
-    Learned,
     Network,
     Scene,
     Work,
-    decoder_gradients,
+    join_scene,
     lay_network,
-    lay_scene,
     lay_work,
     no_gradients,
     zeros,
 )
-from arcpipe.arc.problem import PreparedImage, Solution
+from arcpipe.arc.kernels.squares import cut_image, restore_neighbours
+from arcpipe.arc.memory import fit_bytes
+from arcpipe.arc.problem import FittedCloud, PreparedImage, prepare_image
 from arcpipe.config import FitSection
 
 TILE_PIXELS = 512
 """Supervised pixels of a tile: 1.2 MB of work memory. From 256 to 4096 equally fast within 4 % (Zen 4, 1 MiB of L2)."""
-CHUNKS = 8
-"""Into so many groups the images are dealt for pretraining, whatever the number of threads, so that sums are always
-taken in one order."""
+TOGETHER_PIXELS = 2**20
+"""Larger images are fitted one after the other by all threads: one at a time is in memory. Smaller ones are too where
+there are fewer of them than threads."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,96 +49,160 @@ R = TypeVar("R")
 class NumbaKernel:
     """See `arcpipe.arc.kernels.Kernel`. Uses as many threads as torch is set to."""
 
-    group_pixels = 2**18
-
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
 
     @staticmethod
     def supports(decoder: Decoder) -> bool:
-        """One hidden layer, few channels, on a CPU."""
+        """Hidden layers, few channels, on a CPU."""
         return (
             decoder.device.type == "cpu"
             and decoder.dtype == torch.float32
-            and len(decoder.hidden) == 1
+            and len(decoder.hidden) > 0
             and decoder.channels <= MOST_CHANNELS
         )
 
-    def run(self, images: Sequence[PreparedImage], fit: FitSection, memory_bytes: int) -> list[Solution]:
-        network = lay_network(self.decoder)
-        return spread(lambda image: fit_image(image, network, fit), images)
+    def run(
+        self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
+    ) -> list[FittedCloud]:
+        network, threads = lay_network(self.decoder), torch.get_num_threads()
+        alone, together = share_out([image.shape for image in images], fit, threads, memory_bytes)
+        clouds: dict[int, FittedCloud] = {}
+        for rows, workers in alone:
+            made = spread(lambda i: fit_image(images[i], network, fit, seeds[i]), rows, workers)
+            clouds.update(zip(rows, made, strict=True))
+        for i in together:
+            with team(threads) as helpers:
+                clouds[i] = fit_image(images[i], network, fit, seeds[i], helpers)
+        return [clouds[i] for i in range(len(images))]
 
-    def run_jointly(self, images: Sequence[PreparedImage], fit: FitSection, memory_bytes: int) -> NDArray[np.float32]:
-        decoder = self.decoder
-        adam = Adam([*decoder.weights, *decoder.biases], fit)
-        network = lay_network(decoder)
-        chunks = [Chunk(images[i::CHUNKS], network) for i in range(min(CHUNKS, len(images)))]
-        threads = min(torch.get_num_threads(), len(chunks))
-        # Work memory belongs to a thread, not to a chunk: it stays in that core's cache.
-        teams = [(chunks[i::threads], lay_work(network, [c.scene for c in chunks])) for i in range(threads)]
-        losses = np.zeros(fit.steps, np.float32)
-        for step in range(fit.steps):
-            spread(lambda team: step_chunks(step, *team, network, fit), teams)  # noqa: B023
-            losses[step] = sum(float(chunk.losses.sum(dtype=np.float64)) for chunk in chunks) / len(images)
-            total = Learned(
-                *(np.sum(parts, axis=0) for parts in zip(*(chunk.learned for chunk in chunks), strict=True))
-            )
-            adam.update([torch.from_numpy(part) for part in decoder_gradients(total, network)])
-            network = lay_network(decoder)
-        return losses
+    def run_jointly(
+        self,
+        images: Sequence[NDArray[Any]],
+        fit: FitSection,
+        seeds: Sequence[int],
+        memory_bytes: int,
+        stepped: Callable[[int], None],
+    ) -> NDArray[np.float32]:
+        from arcpipe.arc.kernels.joint import fit_jointly
 
-
-class Chunk:
-    """Some images that are pretrained on by one thread: their latents, and Adam's memory of them."""
-
-    def __init__(self, images: Sequence[PreparedImage], network: Network) -> None:
-        self.scene = lay_scene(images, TILE_PIXELS)
-        self.latents = lay_latents(images, network)
-        self.gradient, self.first, self.second = (zeros(self.latents.size) for _ in range(3))
-        self.losses = np.zeros(len(images), np.float32)
-        self.learned = no_gradients(network)
-
-    def step(self, step: int, network: Network, work: Work, fit: FitSection) -> None:
-        """Move the latents; leaves the images' losses and the decoder's gradients in `losses` and `learned`."""
-        for part in self.learned:
-            part.fill(0)
-        fused.accumulate(step, network, self.scene, work, self.latents, self.gradient, self.losses, True, self.learned)
-        size, rate = self.latents.size - network.zp, learning_rates(fit)[step]
-        fused.move(self.latents, self.gradient, self.first, self.second, size, step + 1, rate, *fit.betas, fit.eps)
+        return fit_jointly(self.decoder, images, fit, seeds, stepped)
 
 
-def step_chunks(step: int, chunks: Sequence[Chunk], work: Work, network: Network, fit: FitSection) -> None:
-    for chunk in chunks:
-        chunk.step(step, network, work, fit)
+def share_out(
+    shapes: Sequence[tuple[int, ...]], fit: FitSection, threads: int, memory_bytes: int
+) -> tuple[list[tuple[list[int], int]], list[int]]:
+    """Say which images are fitted by one thread each, in groups with the number of threads at work, and which by all.
+
+    Threads that would need more than `memory_bytes` together stay out; one is always at work.
+    """
+    large = [i for i, shape in enumerate(shapes) if shape[0] * shape[1] > TOGETHER_PIXELS]
+    small = [i for i, shape in enumerate(shapes) if shape[0] * shape[1] <= TOGETHER_PIXELS]
+    # The last few that would leave threads idle.
+    odd = len(small) % threads
+    small, left = (small[: len(small) - odd], small[len(small) - odd :]) if threads > 1 else (small, [])
+    quick = [i for i in left if shapes[i][0] * shapes[i][1] < 2**14]  # gone before others could help
+    together = [i for i in left if i not in quick] + large
+    alone = []
+    for rows in (small, quick):
+        most = max((fit_bytes(shapes[i], fit) for i in rows), default=1)
+        alone.append((rows, max(1, min(threads, memory_bytes // most))))
+    return [(rows, workers) for rows, workers in alone if rows], together
 
 
-def fit_image(image: PreparedImage, network: Network, fit: FitSection) -> Solution:
-    """Fit the latents of one image under a frozen decoder."""
-    scene: Scene = lay_scene([image], TILE_PIXELS)
-    work: Work = lay_work(network, [scene])
-    latents = lay_latents([image], network)
-    gradient, first, second = (zeros(latents.size) for _ in range(3))
-    losses = np.zeros((fit.steps, 1), np.float32)
-    fused.fit_latents(
-        fit.steps, network, scene, work, latents, gradient, first, second, losses, no_gradients(network),
-        learning_rates(fit), *fit.betas, fit.eps,
-    )  # fmt: skip
+class Helpers:
+    """Some threads with work memory of their own, for the bands of one image."""
+
+    def __init__(self, pool: ThreadPoolExecutor | None, count: int) -> None:
+        self.pool, self.count = pool, count
+
+    def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Do the items, in any order; results in theirs."""
+        if self.pool is None or len(items) < 2:
+            return [work(item) for item in items]
+        return list(self.pool.map(work, items))
+
+
+@contextmanager
+def team(threads: int) -> Iterator[Helpers]:
+    """Threads that sleep between their pieces of work, so that a busy neighbour costs only its share."""
+    if threads < 2:
+        yield Helpers(None, 1)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield Helpers(pool, threads)
+
+
+def fit_image(
+    image: NDArray[Any], network: Network, fit: FitSection, seed: int, helpers: Helpers | None = None
+) -> FittedCloud:
+    """Fit the latents of one image under a frozen decoder. Memory is let go as soon as it has served."""
+    prepared: PreparedImage | None = prepare_image(image, fit, seed)
+    assert prepared is not None
+    cut = cut_image(prepared, TILE_PIXELS)
+    scene = join_scene([prepared], [cut])
+    positions, relative, n = prepared.positions, prepared.relative, prepared.neighbours.shape[1]
+    latents = lay_latents([prepared], network)
+    prepared = None
+    losses = take_steps(network, scene, latents, fit, helpers)
     rows = latents.reshape(-1, network.zp)[:-1, : network.z]
-    return Solution(latents=rows.copy(), losses=losses[:, 0])
+    neighbours = restore_neighbours(cut, len(positions), n, scene.slots)
+    return FittedCloud(positions, rows if rows.flags.c_contiguous else rows.copy(), neighbours, relative, losses)
+
+
+def take_steps(
+    network: Network, scene: Scene, latents: NDArray[np.float32], fit: FitSection, helpers: Helpers | None
+) -> NDArray[np.float32]:
+    """Move the latents of one image `fit.steps` times; returns the losses."""
+    size = latents.size - network.zp  # without the row of zeros
+    gradient = zeros(latents.size + len(scene.ghosts) * network.zp)
+    first, second = zeros(size), zeros(size)
+    losses, learned, rates = np.zeros((fit.steps, 1), np.float32), no_gradients(network), learning_rates(fit)
+    n_bands = int(scene.image_bands[1])
+    if helpers is None or helpers.count < 2 or n_bands < 2:
+        fused.fit_latents(
+            fit.steps, network, scene, lay_work(network, [scene]), latents, gradient, first, second, losses, learned,
+            rates, *fit.betas, fit.eps,
+        )  # fmt: skip
+        return losses[:, 0]
+    works: SimpleQueue[Work] = SimpleQueue()
+    for _ in range(min(helpers.count, n_bands)):
+        works.put(lay_work(network, [scene]))
+    cuts = np.linspace(0, size // network.zp, 4 * helpers.count + 1).astype(int) * network.zp
+
+    def band_squares(step: int, band: int) -> float:
+        work = works.get()
+        try:
+            made: float = fused.walk_band(step, 0, band, network, scene, work, latents, gradient, False, learned)
+            return made
+        finally:
+            works.put(work)
+
+    def move(step: int, i: int) -> None:
+        fused.move(latents, gradient, first, second, cuts[i], cuts[i + 1], step + 1, rates[step], *fit.betas, fit.eps)
+
+    for step in range(fit.steps):
+        squares = helpers.each(lambda band: band_squares(step, band), range(n_bands))  # noqa: B023
+        fused.lay_ghosts(gradient, scene, network.zp)
+        losses[step] = fused.mean_square(sum(squares), step, 0, network, scene)
+        helpers.each(lambda i: move(step, i), range(len(cuts) - 1))  # noqa: B023
+    return losses[:, 0]
 
 
 def lay_latents(images: Sequence[PreparedImage], network: Network) -> NDArray[np.float32]:
     """The first latents of all images, rows padded, and a row of zeros: (latents + 1, zp), flat."""
-    first = np.concatenate([image.latents for image in images])
-    latents = zeros((len(first) + 1) * network.zp)
-    latents.reshape(-1, network.zp)[:-1, : network.z] = first
+    count = sum(len(image.positions) for image in images)
+    latents = zeros((count + 1) * network.zp)
+    rows, start = latents.reshape(-1, network.zp), 0
+    for image in images:
+        rows[start : start + len(image.positions), : network.z] = image.first_latents()
+        start += len(image.positions)
     return latents
 
 
-def spread(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Do the items in as many threads as torch is set to."""
-    threads = min(torch.get_num_threads(), len(items))
-    if threads < 2:
+def spread(work: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
+    """Do the items in so many threads."""
+    if min(threads, len(items)) < 2:
         return [work(item) for item in items]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, items))

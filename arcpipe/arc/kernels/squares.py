@@ -13,6 +13,9 @@ from arcpipe.arc.kernels.fused import compiled
 from arcpipe.arc.kernels.simd import ROWS
 from arcpipe.arc.problem import PreparedImage
 
+MOST_BANDS, BAND_SQUARES = 16, 8
+"""A large image is cut into bands of at least `BAND_SQUARES` squares that may be worked on at the same time. Their
+number depends on the image alone, and sums are taken band by band, so that threads change no bit."""
 LEAST_SLOTS = 4
 """The kernel adds up 4 rows for every pixel, and more in a loop; fewer neighbours are filled up with rows of zeros."""
 
@@ -24,7 +27,9 @@ class Cut(NamedTuple):
     (pixels * slots,) uint16, the row of each pixel and slot in its tile; `row_latents`, the latent of each row, tile t
     owning `tile_rows[t]:tile_rows[t + 1]`; `slot_rows` (tiles * (n + 1),), where in a tile the rows of a slot begin and
     end; `users`, the pixels of each row as numbers in the tile, row r owning `row_users[r]:row_users[r + 1]`;
-    `origins` (tiles, 2) float32, the middle pixel of the tile's square.
+    `origins` (tiles, 2) float32, the middle pixel of the tile's square. `bands` (bands + 1,): where the squares of each
+    band begin. A latent that several bands use has a *ghost* in each of them, row `latents + 1 + ghost`, which
+    `row_latents` names; `ghosts` (ghosts,) says of which latent, band after band.
     """
 
     pixels: NDArray[np.int32]
@@ -36,6 +41,8 @@ class Cut(NamedTuple):
     users: NDArray[np.uint16]
     row_users: NDArray[np.int64]
     origins: NDArray[np.float32]
+    bands: NDArray[np.int64]
+    ghosts: NDArray[np.int32]
 
 
 def cut_image(image: PreparedImage, tile_pixels: int) -> Cut:
@@ -46,10 +53,65 @@ def cut_image(image: PreparedImage, tile_pixels: int) -> Cut:
     area = min(tile_pixels * image.n_batches, (2**16 - ROWS * (n + 1)) // n)
     sides = square_sides(image.size, area)
     pixels, ends = sort_pixels(image.batch_of, image.n_batches, *image.size, *sides)
-    rows, latents, tile_rows, slot_rows = number_rows(pixels, ends, image.neighbours, len(image.latents), slots)
+    n_latents = len(image.positions)
+    rows, latents, tile_rows, slot_rows = number_rows(pixels, ends, image.neighbours, n_latents, slots)
     users, row_users = list_users(rows, ends, tile_rows, n, slots)
     middles = origins(image.size, sides, image.n_batches)
-    return Cut(pixels, ends, rows, latents, tile_rows, slot_rows, users, row_users, middles)
+    bands = band_ends((len(ends) - 1) // image.n_batches)
+    ghosts = raise_ghosts(latents, tile_rows, bands, image.n_batches, n_latents)
+    return Cut(pixels, ends, rows, latents, tile_rows, slot_rows, users, row_users, middles, bands, ghosts)
+
+
+def band_ends(n_squares: int) -> NDArray[np.int64]:
+    """Where the squares of each band begin, (bands + 1,)."""
+    n_bands = min(MOST_BANDS, max(1, n_squares // BAND_SQUARES))
+    return np.arange(n_bands + 1, dtype=np.int64) * n_squares // n_bands
+
+
+@compiled
+def raise_ghosts(latents, tile_rows, bands, n_batches, n_latents):
+    """Give the latents (rows,) that several bands use a ghost in each; changes `latents`, returns the ghosts."""
+    n_bands, n_squares = len(bands) - 1, bands[-1]
+    if n_bands == 1:
+        return np.empty(0, np.int32)
+    owner = np.full(n_latents + 1, -1, np.int32)
+    for band in range(n_bands):
+        for batch in range(n_batches):
+            first = batch * n_squares
+            for row in range(tile_rows[first + bands[band]], tile_rows[first + bands[band + 1]]):
+                latent = latents[row]
+                if owner[latent] == -1:
+                    owner[latent] = band
+                elif owner[latent] != band:
+                    owner[latent] = -2
+    place, seen = np.empty(n_latents + 1, np.int32), np.full(n_latents + 1, -1, np.int32)
+    ghosts, n_ghosts = np.empty(n_bands * np.sum(owner == -2), np.int32), 0
+    for band in range(n_bands):
+        for batch in range(n_batches):
+            first = batch * n_squares
+            for row in range(tile_rows[first + bands[band]], tile_rows[first + bands[band + 1]]):
+                latent = latents[row]
+                if owner[latent] != -2:
+                    continue
+                if seen[latent] != band:
+                    seen[latent] = band
+                    place[latent] = n_latents + 1 + n_ghosts
+                    ghosts[n_ghosts] = latent
+                    n_ghosts += 1
+                latents[row] = place[latent]
+    return ghosts[:n_ghosts].copy()
+
+
+@compiled
+def restore_neighbours(cut, n_latents, n, slots):
+    """The neighbours (pixels, n) int32 that an image was cut by, in raster order."""
+    neighbours = np.empty((len(cut.pixels), n), np.int32)
+    for t in range(len(cut.tile_pixels) - 1):
+        for i in range(cut.tile_pixels[t], cut.tile_pixels[t + 1]):
+            for s in range(n):
+                latent = cut.row_latents[cut.tile_rows[t] + cut.rows[i * slots + s]]
+                neighbours[cut.pixels[i], s] = latent if latent < n_latents else cut.ghosts[latent - n_latents - 1]
+    return neighbours
 
 
 @compiled
@@ -124,13 +186,14 @@ def number_rows(order, ends, neighbours, n_latents, slots):
 @compiled
 def list_users(rows, ends, tile_rows, n, slots):
     """List the pixels of each row: their numbers in the tile, rising, (pixels * n,) uint16, and where those of a row
-    begin, (rows + 1,) int64."""
-    starts = np.zeros(tile_rows[-1] + 2, np.int64)
+    begin, (rows + 1,) int32."""
+    starts = np.zeros(tile_rows[-1] + 2, np.int32)
     for t in range(len(ends) - 1):
         for i in range(ends[t], ends[t + 1]):
             for s in range(n):
                 starts[tile_rows[t] + rows[i * slots + s] + 2] += 1
-    starts = np.cumsum(starts)
+    for row in range(1, len(starts)):
+        starts[row] += starts[row - 1]
     users = np.empty(len(rows) // slots * n, np.uint16)
     for t in range(len(ends) - 1):
         for i in range(ends[t], ends[t + 1]):

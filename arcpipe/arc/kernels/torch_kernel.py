@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from arcpipe.arc.adam import Adam
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import DecoderGradient, Factorised, sum_rows
-from arcpipe.arc.problem import PreparedImage, Problem, Solution, group_images, kept_bytes
+from arcpipe.arc.problem import FittedCloud, PreparedImage, Problem, group_images, kept_bytes, prepare_image
 from arcpipe.arc.tiles import Tile
 from arcpipe.config import FitSection
 
@@ -32,15 +33,17 @@ class TorchKernel:
         self.network = Factorised(decoder)
         self.group_pixels = CPU_TILE_PIXELS if decoder.device.type == "cpu" else GPU_TILE_PIXELS
 
-    def run(self, images: Sequence[PreparedImage], fit: FitSection, memory_bytes: int) -> list[Solution]:
-        solutions: dict[int, Solution] = {}
-        for group in group_images([image.size for image in images], fit, self.group_pixels):
-            members = [images[i] for i in group]
+    def run(
+        self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
+    ) -> list[FittedCloud]:
+        clouds: dict[int, FittedCloud] = {}
+        for group in group_images([image.shape[:2] for image in images], fit, self.group_pixels):
+            members = [prepare_image(images[i], fit, seeds[i]) for i in group]
             problem = self._problem(members, keep=kept_bytes(members) <= memory_bytes)
             latents = problem.latents()
             losses = self.fit(problem, latents, fit)
-            solutions.update(zip(group, split_solutions(problem, latents, losses), strict=True))
-        return [solutions[i] for i in range(len(images))]
+            clouds.update(zip(group, split_clouds(problem, latents, losses), strict=True))
+        return [clouds[i] for i in range(len(images))]
 
     def _problem(self, images: Sequence[PreparedImage], *, keep: bool) -> Problem:
         return Problem(images, tile_pixels=self.group_pixels, device=self.decoder.device, keep=keep)
@@ -59,9 +62,17 @@ class TorchKernel:
         return losses
 
     @torch.no_grad()
-    def run_jointly(self, images: Sequence[PreparedImage], fit: FitSection, memory_bytes: int) -> NDArray[np.float32]:
+    def run_jointly(
+        self,
+        images: Sequence[NDArray[Any]],
+        fit: FitSection,
+        seeds: Sequence[int],
+        memory_bytes: int,
+        stepped: Callable[[int], None],
+    ) -> NDArray[np.float32]:
         decoder = self.decoder
-        problems = self._problems(images, fit, memory_bytes)
+        prepared = [prepare_image(image, fit, seed) for image, seed in zip(images, seeds, strict=True)]
+        problems = self._problems(prepared, fit, memory_bytes)
         latents = [problem.latents() for problem in problems]
         latent_adams = [Adam([part], fit) for part in latents]
         decoder_adam = Adam([*decoder.weights, *decoder.biases], fit)
@@ -79,6 +90,7 @@ class TorchKernel:
             first = decoder.join_first(sums.latent_part, sums.relative_part)
             decoder_adam.update([first, *sums.weights, *sums.biases])
             self.network.refresh()
+            stepped(step + 1)
         return losses.cpu().numpy()
 
     def _problems(self, images: Sequence[PreparedImage], fit: FitSection, memory_bytes: int) -> list[Problem]:
@@ -109,11 +121,11 @@ class TorchKernel:
             gradient.index_add_(0, tile.rows, near_gradient)
 
 
-def split_solutions(problem: Problem, latents: Tensor, losses: Tensor) -> list[Solution]:
-    """Cut fitted latents (m, z) and losses (steps, images) into one solution for each image."""
+def split_clouds(problem: Problem, latents: Tensor, losses: Tensor) -> list[FittedCloud]:
+    """Cut fitted latents (m, z) and losses (steps, images) into one cloud for each image."""
     all_latents, all_losses = latents.cpu().numpy(), losses.cpu().numpy()
-    cuts = problem.latent_offsets[1:-1]
+    parts = np.split(all_latents, problem.latent_offsets[1:-1])
     return [
-        Solution(latents=rows.copy(), losses=all_losses[:, i].copy())
-        for i, rows in enumerate(np.split(all_latents, cuts))
+        FittedCloud(image.positions, rows.copy(), image.neighbours, image.relative, all_losses[:, i].copy())
+        for i, (image, rows) in enumerate(zip(problem.images, parts, strict=True))
     ]

@@ -1,0 +1,98 @@
+"""The joint stage on a CPU, compiled: the latents of many images and their decoder, moved together (thesis 3.2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from arcpipe.arc.adam import Adam, learning_rates
+from arcpipe.arc.decoder import Decoder
+from arcpipe.arc.kernels import fused, numba_kernel
+from arcpipe.arc.kernels.layout import (
+    Learned,
+    Network,
+    Work,
+    decoder_gradients,
+    join_scene,
+    lay_network,
+    lay_work,
+    no_gradients,
+    zeros,
+)
+from arcpipe.arc.kernels.squares import cut_image
+from arcpipe.arc.problem import prepare_image
+from arcpipe.config import FitSection
+
+CHUNKS = 8
+"""Into so many groups the images are dealt, whatever the number of threads, so that sums are always taken in one
+order."""
+
+
+def fit_jointly(
+    decoder: Decoder,
+    images: Sequence[NDArray[Any]],
+    fit: FitSection,
+    seeds: Sequence[int],
+    stepped: Callable[[int], None],
+) -> NDArray[np.float32]:
+    """Move all latents and, in place, the decoder; see `arcpipe.arc.kernels.Kernel.run_jointly`."""
+    adam = Adam([*decoder.weights, *decoder.biases], fit)
+    network = lay_network(decoder)
+    chunks = [Chunk(images[i::CHUNKS], seeds[i::CHUNKS], fit, network) for i in range(min(CHUNKS, len(images)))]
+    threads = min(torch.get_num_threads(), len(chunks))
+    # Work memory belongs to a thread, not to a chunk: it stays in that core's cache.
+    teams = [(chunks[i::threads], lay_work(network, [c.scene for c in chunks])) for i in range(threads)]
+    losses = np.zeros(fit.steps, np.float32)
+    with numba_kernel.team(threads) as helpers:
+        for step in range(fit.steps):
+            helpers.each(lambda team: step_chunks(step, *team, network, fit), teams)  # noqa: B023
+            losses[step] = sum(float(chunk.losses.sum(dtype=np.float64)) for chunk in chunks) / len(images)
+            total = Learned(
+                *(np.sum(parts, axis=0) for parts in zip(*(chunk.learned for chunk in chunks), strict=True))
+            )
+            adam.update([torch.from_numpy(part) for part in decoder_gradients(total, network, decoder)])
+            network = lay_network(decoder)
+            stepped(step + 1)
+    return losses
+
+
+class Chunk:
+    """Some images that one thread works on: their latents, and Adam's memory of them."""
+
+    def __init__(self, images: Sequence[NDArray[Any]], seeds: Sequence[int], fit: FitSection, network: Network) -> None:
+        prepared = [prepare_image(image, fit, seed) for image, seed in zip(images, seeds, strict=True)]
+        self.scene = join_scene(prepared, [cut_image(image, numba_kernel.TILE_PIXELS) for image in prepared])
+        self.latents = numba_kernel.lay_latents(prepared, network)
+        size = self.latents.size - network.zp
+        self.gradient = zeros(self.latents.size + len(self.scene.ghosts) * network.zp)
+        self.first, self.second = zeros(size), zeros(size)
+        self.losses = np.zeros(len(images), np.float32)
+        self.learned = no_gradients(network)
+
+    def step(self, step: int, network: Network, work: Work, fit: FitSection) -> None:
+        """Move the latents; leaves the images' losses and the decoder's gradients in `losses` and `learned`."""
+        for part in self.learned:
+            part.fill(0)
+        fused.accumulate(step, network, self.scene, work, self.latents, self.gradient, self.losses, True, self.learned)
+        rate = learning_rates(fit)[step]
+        fused.move(
+            self.latents,
+            self.gradient,
+            self.first,
+            self.second,
+            0,
+            len(self.first),
+            step + 1,
+            rate,
+            *fit.betas,
+            fit.eps,
+        )
+
+
+def step_chunks(step: int, chunks: Sequence[Chunk], work: Work, network: Network, fit: FitSection) -> None:
+    for chunk in chunks:
+        chunk.step(step, network, work, fit)

@@ -1,0 +1,32 @@
+"""How much memory a fit needs: a model by which images are grouped, and refused before they are read.
+
+Bytes are added up array by array, with what is alive at the same time, for `n` neighbours, `z` numbers in a latent and
+k latents. A test measures that the peak of a process stays below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from arcpipe.arc.anchors import count_anchors
+from arcpipe.config import FitSection
+
+
+def cloud_bytes(shape: Sequence[int], fit: FitSection) -> int:
+    """What a fitted image leaves: positions, latents and neighbours."""
+    n_pixels = shape[0] * shape[1]
+    return count_anchors(n_pixels, fit) * (16 + 4 * fit.latent_dim) + 4 * fit.neighbours * n_pixels
+
+
+def fit_bytes(shape: Sequence[int], fit: FitSection) -> int:
+    """The most that fitting one image takes at any time, its cloud included, without the image (4 bytes a value)."""
+    n_pixels, n = shape[0] * shape[1], fit.neighbours
+    k = count_anchors(n_pixels, fit)
+    # Tiles: number, rows and users of each pixel; latent and users of each row. A row is a latent, a slot and a
+    # mini-batch that meet, at most one for each pixel and slot; their padding is the third part on top.
+    rows = min(n * n_pixels, 1.33 * n * k / fit.pixel_share)
+    tiles = n_pixels * (4 + 2 * max(4, n) + 2 * n) + 8 * rows
+    laid = 17 * k + tiles + 4 * (4 * fit.latent_dim) * k * 1.15  # latents, gradient (with ghosts) and Adam's memory
+    cutting = n_pixels * (4 * n + 1) + 17 * k + tiles + 4 * n * n_pixels / 4
+    ending = laid + 4 * n * n_pixels - 2 * (4 * fit.latent_dim) * k
+    return int(max(laid, cutting, ending)) + 2**22
