@@ -81,7 +81,7 @@ def _winners(weights: NDArray[np.float32], race: NDArray[np.float64], wanted: in
     draws without replacement (Efraimidis and Spirakis 2006), without a loop. The same times serve the uniform rest.
     `race` is overwritten.
     """
-    weighted = np.count_nonzero(weights > 0)
+    weighted = int(np.count_nonzero(weights > 0))
     if weighted >= least:
         with np.errstate(divide="ignore", invalid="ignore"):
             np.divide(race, weights, out=race)  # infinite without a weight
@@ -92,10 +92,10 @@ def _winners(weights: NDArray[np.float32], race: NDArray[np.float64], wanted: in
 
 def _smallest(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Places of the `count` smallest, rising; of equal ones the first."""
-    last = np.partition(times, count - 1)[count - 1]
+    last = float(np.partition(times, count - 1)[count - 1])
     below = np.flatnonzero(times <= last)
     if len(below) > count:  # a tie at the end: drop the last of those that are equal
-        equal = np.flatnonzero(times[below] == last)
+        equal: NDArray[np.int64] = np.flatnonzero(times[below] == last)
         below = np.delete(below, equal[count - len(below) :])
     return below
 

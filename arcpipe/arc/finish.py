@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import FittedCloud, decode
+from arcpipe.arc.engine import decode
 from arcpipe.arc.metrics import psnr
+from arcpipe.arc.problem import FittedCloud
 from arcpipe.cloud import Cloud
 from arcpipe.errors import ImageError
 

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import FittedCloud, fit_clouds
+from arcpipe.arc.engine import fit_clouds
 from arcpipe.arc.finish import finish_cloud
+from arcpipe.arc.problem import FittedCloud
 from arcpipe.config import FitSection, SourceSection, StoreSection
 from arcpipe.errors import CheckpointError, ImageError
 from arcpipe.progress import Progress
