@@ -223,15 +223,19 @@ class AugmentSection(Section):
 class ModelSection(Section):
     """The classifier; `preset` fills what is not given."""
 
-    model: Literal["ptv3"] = "ptv3"
+    model: Literal["ptv3", "ptv1"] = "ptv3"
     preset: Literal["small", "large"] = "small"
-    """`small`: the published network (0.45 M parameters), for clouds of 10 to 100 points. `large` (3.8 M): for more."""
+    """`small`: for clouds of 10 to 100 points; of PTv3, the published network (0.45 M parameters). `large`: more."""
     channels: tuple[Count, ...] | None = None
     depths: tuple[Count, ...] | None = None
     heads: tuple[Count, ...] | None = None
     patch: Count | None = None
     grid_px: Annotated[float, Field(gt=0)] | None = None
-    """Voxel edge before the first stage, pixels."""
+    """Voxel edge before the first stage, pixels; of PTv1, the unit of distances."""
+    grid_origin: Literal["cloud", "image"] = "cloud"
+    """Where PTv3's voxels begin: at the cloud's own minimum, so that shifts change nothing, or the image's corner."""
+    neighbours: Count | None = None
+    """Points that a point of PTv1 attends to."""
     mlp_ratio: Annotated[float, Field(gt=0)] | None = None
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
 

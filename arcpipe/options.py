@@ -39,6 +39,7 @@ class Schedule(StrEnum):
 
 class Model(StrEnum):
     ptv3 = "ptv3"
+    ptv1 = "ptv1"
 
 
 class Preset(StrEnum):

@@ -12,7 +12,8 @@ __all__ = ["PRESETS", "PTv3", "build_model", "describe", "n_parameters", "resolv
 
 PRESETS = {
     # The published Fashion-MNIST configuration of the ARC thesis, for clouds of 10 to 100 points.
-    "small": ModelSection(
+    ("ptv3", "small"): ModelSection(
+        model="ptv3",
         preset="small",
         channels=(64, 64, 64, 64),
         depths=(1, 1, 2, 1),
@@ -23,7 +24,8 @@ PRESETS = {
         drop_path=0.3,
     ),
     # For thousands of points: wider with depth, 16 channels a head, patches that span about 50 x 50 pixels.
-    "large": ModelSection(
+    ("ptv3", "large"): ModelSection(
+        model="ptv3",
         preset="large",
         channels=(32, 64, 128, 256),
         depths=(2, 2, 4, 2),
@@ -33,25 +35,61 @@ PRESETS = {
         mlp_ratio=2.0,
         drop_path=0.3,
     ),
+    # Stages of 51, 13 and 4 points; 4 pixels are about the distance of neighbours at 5 % of the pixels.
+    ("ptv1", "small"): ModelSection(
+        model="ptv1",
+        preset="small",
+        channels=(32, 64, 128),
+        depths=(1, 1, 2),
+        neighbours=16,
+        grid_px=4.0,
+        drop_path=0.1,
+    ),
+    # The paper's widths and number of stages.
+    ("ptv1", "large"): ModelSection(
+        model="ptv1",
+        preset="large",
+        channels=(32, 64, 128, 256, 512),
+        depths=(1, 1, 2, 2, 1),
+        neighbours=16,
+        grid_px=4.0,
+        drop_path=0.1,
+    ),
 }
+OPEN = {
+    "ptv3": ("channels", "depths", "heads", "patch", "grid_px", "mlp_ratio", "drop_path"),
+    "ptv1": ("channels", "depths", "neighbours", "grid_px", "drop_path"),
+}
+"""What a model takes of the settings that only some models have."""
 
 
 def resolve(section: ModelSection) -> ModelSection:
-    """Fill what `section` leaves open from its preset.
+    """Fill what `section` leaves open from its preset; what its model does not have stays None.
 
     Raises:
-        ConfigError: stages disagree in number, or a stage's channels are not a multiple of its heads.
+        ConfigError: the model has no such setting, stages disagree in number, or a stage's channels are not a multiple
+            of its heads.
     """
     given = section.model_dump(exclude_none=True)
-    full = PRESETS[section.preset].model_copy(update=given)
-    lengths = {name: len(getattr(full, name)) for name in ("channels", "depths", "heads")}
+    foreign = set(given) & set().union(*OPEN.values()) - set(OPEN[section.model])
+    if section.model != "ptv3" and section.grid_origin != "cloud":
+        foreign.add("grid_origin")
+    if foreign:
+        raise ConfigError(
+            f"{section.model} has no {', '.join(sorted(foreign))}.",
+            details=[f"it has {', '.join(OPEN[section.model])}"],
+            fix=[f"the same without model.{name}" for name in sorted(foreign)],
+        )
+    full = PRESETS[section.model, section.preset].model_copy(update=given)
+    staged = [name for name in ("channels", "depths", "heads") if name in OPEN[section.model]]
+    lengths = {name: len(getattr(full, name)) for name in staged}
     if len(set(lengths.values())) > 1:
         raise ConfigError(
             "the model's stages disagree in number.",
             details=[f"model.{name} has {n}" for name, n in lengths.items()],
-            fix=["give channels, depths and heads one number per stage"],
+            fix=[f"give {', '.join(staged)} one number per stage"],
         )
-    for channels, heads in zip(full.channels or (), full.heads or (), strict=True):
+    for channels, heads in zip(full.channels or (), full.heads or (), strict=False):
         if channels % heads:
             raise ConfigError(
                 "a stage's channels must be a multiple of its heads.",
@@ -63,8 +101,13 @@ def resolve(section: ModelSection) -> ModelSection:
 
 def build_model(section: ModelSection, latent_dim: int, n_classes: int) -> nn.Module:
     """Make the classifier that `section` describes, with weights drawn from torch's current random state."""
-    settings = resolve(section).model_dump(exclude={"model", "preset"})
-    return PTv3(latent_dim, n_classes, **settings)
+    full = resolve(section)
+    settings = full.model_dump(include=set(OPEN[full.model]))
+    if full.model == "ptv1":
+        from arcpipe.models.ptv1 import PTv1
+
+        return PTv1(latent_dim, n_classes, **settings)
+    return PTv3(latent_dim, n_classes, **settings, grid_origin=full.grid_origin)
 
 
 def n_parameters(model: nn.Module) -> int:

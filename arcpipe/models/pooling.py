@@ -40,6 +40,11 @@ def segment_max(values: Tensor, segment: Tensor, n: int) -> Tensor:
     return values.gather(0, winner)
 
 
+def new_batch_norm(channels: int) -> nn.BatchNorm1d:
+    """Batch norm as in PTv3, but for its momentum of 0.01: that is for schedules of 100,000 steps, not of 1,000."""
+    return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.1)
+
+
 def batch_norm(norm: nn.BatchNorm1d, values: Tensor, share: Share | None = None) -> Tensor:
     """Apply `norm` to (t, c); in training, a batch of one row is normalised by the running statistics.
 

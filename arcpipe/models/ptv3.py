@@ -4,7 +4,8 @@ Source: arXiv 2312.10035; ARC thesis, section 4 and appendix B. It differs from 
 
 - Planar kernels (5x5, 3x3) instead of 5x5x5 and 3x3x3, the same function on a plane: 0.45 M parameters, not 1.02 M.
 - Grid origin and patches are a cloud's own, not the batch's, so a prediction does not depend on its batch, and moving
-  a whole cloud changes nothing (in the thesis, table 8, a shift took accuracy from 79 to 58 %).
+  a whole cloud changes nothing (in the thesis, table 8, a shift took accuracy from 79 to 58 %). With
+  `grid_origin="image"` voxels begin at the image's corner: still no batch mates, but a shift changes the voxels.
 - Patches of a cloud have equal lengths, instead of full ones and a remainder.
 - Points that share a voxel stay apart (`PlanarConv`), instead of reaching the convolution as duplicates.
 - The curves are drawn in training only; in evaluation, blocks take the four in turn.
@@ -18,13 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from arcpipe.models.attention import PatchAttention, Patches, cut_patches
+from arcpipe.models.batch import check_batch
+from arcpipe.models.drop_path import draw_branches
 from arcpipe.models.planar_conv import Pairs, PlanarConv, neighbour_pairs
-from arcpipe.models.pooling import GridPool, batch_norm, segment_mean
+from arcpipe.models.pooling import GridPool, batch_norm, new_batch_norm, segment_mean
 from arcpipe.models.serialization import CURVES, Curve
 from arcpipe.models.share import Share
 from arcpipe.models.voxels import Tokens, coarsen, voxelise
@@ -71,6 +75,7 @@ class PTv3(nn.Module):
         grid_px: voxel edge of the first stage, pixels.
         mlp_ratio: hidden width of a block's MLP over its width.
         drop_path: chance that a cloud skips a branch in the last block; rises linearly from 0 in the first.
+        grid_origin: where voxels and codes begin: at the cloud's own minimum, or at the image's corner.
     """
 
     def __init__(
@@ -85,12 +90,13 @@ class PTv3(nn.Module):
         grid_px: float,
         mlp_ratio: float,
         drop_path: float,
+        grid_origin: Literal["cloud", "image"] = "cloud",
     ) -> None:
         super().__init__()
-        self.patch, self.grid_px, self.depths = patch, grid_px, tuple(depths)
+        self.patch, self.grid_px, self.depths, self.grid_origin = patch, grid_px, tuple(depths), grid_origin
         self.stem = PlanarConv(latent_dim, channels[0], STEM_KERNEL, bias=False)
-        self.stem_norm = _batch_norm(channels[0])
-        self.pools = nn.ModuleList(GridPool(a, b, _batch_norm(b)) for a, b in pairwise(channels))
+        self.stem_norm = new_batch_norm(channels[0])
+        self.pools = nn.ModuleList(GridPool(a, b, new_batch_norm(b)) for a, b in pairwise(channels))
         self.blocks = nn.ModuleList(
             Block(width, n_heads, patch, mlp_ratio)
             for width, n_heads, depth in zip(channels, heads, depths, strict=True)
@@ -122,7 +128,7 @@ class PTv3(nn.Module):
             ValueError: shapes disagree, or there is no generator in training.
             ConfigError: a cloud is wider than 2**16 voxels, or a position is not finite.
         """
-        _check(latents, positions, offsets)
+        check_batch(latents, positions, offsets)
         if self.training and generator is None:
             raise ValueError("in training, PTv3 needs a torch.Generator: it draws curves and dropped branches")
         n_clouds = len(offsets) - 1
@@ -144,7 +150,7 @@ class PTv3(nn.Module):
     ) -> Tensor:
         """Mean of every cloud's last tokens (s, channels[-1]); drawn curves and branches if there is a generator."""
         n_clouds = len(offsets) - 1
-        tokens, order = voxelise(positions, offsets, self.grid_px)
+        tokens, order = voxelise(positions, offsets, self.grid_px, self.grid_origin)
         pairs = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, STEM_KERNEL)
         features = self.stem(latents.index_select(0, order), tokens, pairs)
         features = nn.functional.gelu(batch_norm(self.stem_norm, features, share))
@@ -166,16 +172,7 @@ class PTv3(nn.Module):
         self, n_clouds: int, generator: torch.Generator | None, share: Share | None = None
     ) -> list[Tensor | None]:
         """For every block, factors (2, s) that drop a cloud's branch at the block's rate and keep the expectation."""
-        if generator is None:
-            return [None] * len(self.blocks)
-        weight = self.head.weight
-        total = n_clouds if share is None else share.total
-        chance = torch.rand(len(self.blocks), 2, total, generator=generator, device=generator.device)
-        chance = (chance if share is None else share.own(chance)).to(weight.device)
-        return [
-            (chance[i] >= rate).to(weight.dtype) / (1 - rate) if rate else None
-            for i, rate in enumerate(self.drop_rates)
-        ]
+        return draw_branches(self.drop_rates, n_clouds, self.head.weight, generator, share)
 
 
 def draw_curves(first: int, n: int, generator: torch.Generator | None) -> list[Curve]:
@@ -184,14 +181,3 @@ def draw_curves(first: int, n: int, generator: torch.Generator | None) -> list[C
     if generator is not None:
         order = torch.randperm(len(CURVES), generator=generator, device=generator.device).tolist()
     return [CURVES[order[(first + i) % len(CURVES)]] for i in range(n)]
-
-
-def _check(latents: Tensor, positions: Tensor, offsets: Tensor) -> None:
-    points, last = len(latents), int(offsets[-1])
-    if positions.shape != (points, 2) or last != points:
-        raise ValueError(f"latents {tuple(latents.shape)}, positions {tuple(positions.shape)}, offsets end at {last}")
-
-
-def _batch_norm(channels: int) -> nn.BatchNorm1d:
-    # PTv3 has momentum 0.01, for schedules of 100,000 steps; a run here may have a few hundred.
-    return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.1)

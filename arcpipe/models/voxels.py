@@ -7,6 +7,7 @@ runs of `code >> 2`, and neighbours are found by binary search in the codes as t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -40,27 +41,33 @@ class Tokens:
         return len(self.cloud)
 
 
-def voxelise(positions: Tensor, offsets: Tensor, grid_px: float) -> tuple[Tokens, Tensor]:
-    """Lay every cloud on its own grid, whose origin is the cloud's own minimum (so a shift changes nothing).
+def voxelise(
+    positions: Tensor, offsets: Tensor, grid_px: float, grid_origin: Literal["cloud", "image"] = "cloud"
+) -> tuple[Tokens, Tensor]:
+    """Lay every cloud on a grid that begins at its own minimum (so a shift changes nothing) or at the image's corner.
 
     Args:
         positions: (m, 2) float, (row, column), pixels; finite.
         offsets: (s + 1,) int64; cloud i owns points `offsets[i]:offsets[i + 1]` and may own none.
         grid_px: edge of a voxel, pixels.
+        grid_origin: `image`: (0, 0) is where four voxels meet, at every stage; points may lie at negative positions.
 
     Returns:
         The tokens, one per point, and `order` (m,) int64: token i is point `order[i]`.
 
     Raises:
-        ConfigError: a cloud is wider than 2**16 voxels, or a position is not finite.
+        ConfigError: a cloud is wider than 2**16 voxels (`image`: reaches beyond 2**15), or a position is not finite.
     """
     counts = offsets.diff()
     cloud = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
     positions = positions.float()
-    index = cloud[:, None].expand(-1, 2)
-    origin = positions.new_full((len(counts), 2), torch.inf).scatter_reduce(0, index, positions, "amin")
+    bias = 1 << COORD_BITS - 1  # a power of two: blocks of voxels begin at the corner too
+    if grid_origin == "cloud":
+        bias, index = 0, cloud[:, None].expand(-1, 2)
+        origin = positions.new_full((len(counts), 2), torch.inf).scatter_reduce(0, index, positions, "amin")
+        positions = positions - origin[cloud]
     # Rounded, not floored: whole pixels lie on voxel edges, where an error of 1e-7 after a shift would change voxels.
-    fine = ((positions - origin[cloud]) * (2**FINE_BITS / grid_px)).round().long()
+    fine = (positions * (2**FINE_BITS / grid_px)).round().long() + bias
     if len(fine) and not 0 <= int(fine.min()) <= int(fine.max()) < 2**COORD_BITS:
         raise ConfigError(
             f"a cloud is too wide for voxels of {grid_px:g} pixels.",

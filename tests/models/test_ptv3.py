@@ -76,6 +76,19 @@ def test_moving_a_whole_cloud_changes_nothing(model, make_batch, shift):
 
 
 @torch.no_grad()
+def test_from_the_images_corner_shifts_matter_and_batch_mates_do_not(make_batch):
+    torch.manual_seed(0)
+    net = build_model(ModelSection(grid_origin="image"), 32, 10).eval()
+    batch = latents, positions, offsets = make_batch(SIZES)
+    before = net(*batch)
+    alone = torch.cat([net(*pick(batch, [i])) for i in range(len(SIZES))])
+    torch.testing.assert_close(alone, before, atol=1e-5, rtol=0)
+    moved = net(latents, positions - 15.0, offsets)  # across the corner, and by half a voxel
+    assert moved.isfinite().all()
+    assert (moved - before).abs().max() > 1e-3
+
+
+@torch.no_grad()
 def test_moving_points_against_each_other_changes_the_prediction(model, make_batch):
     latents, positions, offsets = make_batch([51])
     scattered = positions[torch.randperm(51, generator=torch.Generator().manual_seed(1))]
@@ -192,7 +205,7 @@ def test_a_setting_replaces_that_of_the_preset():
     resolved = resolve(ModelSection(patch=8, drop_path=0.0))
     assert (resolved.patch, resolved.drop_path, resolved.channels) == (8, 0.0, (64, 64, 64, 64))
     assert resolve(resolved) == resolved
-    assert None not in resolved.model_dump().values()
+    assert [name for name, value in resolved.model_dump().items() if value is None] == ["neighbours"]
 
 
 def test_settings_that_do_not_fit_together_are_refused():

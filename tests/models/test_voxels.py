@@ -53,6 +53,15 @@ def test_a_shifted_cloud_has_the_same_voxels(make_batch, shift):
     assert after.coords.equal(before.coords)
 
 
+@pytest.mark.parametrize("shift", [0.0, -40.0, 1000.0])
+def test_from_the_images_corner_voxels_are_those_of_the_image(make_batch, shift):
+    _, positions, offsets = make_batch([51, 200])
+    tokens, order = voxelise(positions + shift, offsets, 2.0, "image")
+    assert (tokens.coords - 2**15).equal((positions[order] + shift).div(2).floor().long())
+    coarse, block = coarsen(tokens)
+    assert (coarse.coords[block] - 2**14).equal((positions[order] + shift).div(4).floor().long())
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 2.0**20])
 def test_a_cloud_that_does_not_fit_is_refused(bad):
     with pytest.raises(ConfigError, match=r"too wide for voxels of 2 pixels[\s\S]*grid_px"):
