@@ -19,6 +19,7 @@ from arcpipe.options import (
     Cache,
     Dtype,
     Edit,
+    Features,
     Model,
     Normalise,
     Preset,
@@ -239,6 +240,9 @@ def train(
     weight_decay: Annotated[float, typer.Option(min=0)] = 1e-3,
     schedule: Annotated[Schedule, typer.Option(help="Of the learning rate.")] = Schedule.constant,
     augment: Annotated[str, typer.Option(help="Of push,rotate,flip,noise,mask,arcmix: any, comma-separated.")] = "",
+    features: Annotated[
+        Features, typer.Option(help="Of a point: its latent, what its cloud decodes to around it, or both.")
+    ] = Features.latents,
     normalise: Annotated[Normalise, typer.Option(help="Of latents, by training statistics.")] = Normalise.per_dim,
     train_split: Annotated[str, typer.Option()] = "train",
     test_split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
@@ -274,6 +278,7 @@ def train(
             "normalise": normalise.value,
             "allow_unfinished": allow_unfinished,
         },
+        "features": {"kind": features.value},
         "model": {"model": model.value, "preset": preset.value},
         "augment": {"apply": [name.strip() for name in augment.split(",") if name.strip()]},
         "optim": {

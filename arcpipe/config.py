@@ -208,6 +208,8 @@ class AugmentSection(Section):
     """Rotate about the middle of the image, uniformly within so many degrees either way."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Chance of a flip, for each axis by itself."""
+    flip_axes: Literal["both", "rows", "columns"] = "both"
+    """`columns` flips left and right only, as photographs may be; `rows` upside down only."""
     arcmix_alpha: Annotated[float, Field(gt=0)] = 1.0
     """The mixing share is drawn from Beta(alpha, alpha)."""
     arcmix: Literal["points", "box"] = "points"
@@ -218,6 +220,40 @@ class AugmentSection(Section):
     def once_and_in_order(cls, names: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
         """The order of the words changes nothing, so it must not make another run of the same one."""
         return tuple(name for name in get_args(Augmentation) if name in names)
+
+
+class FeaturesSection(Section):
+    """What the classifier is given of every point."""
+
+    kind: Literal["latents", "decoded", "both"] = "latents"
+    """`latents`: as in the thesis. `decoded`: what the cloud decodes to around the point. `both` in turn."""
+    windows: tuple[Count, ...] = (7, 15)
+    """Edges of the decoded windows around a point, pixels, odd."""
+    order: Annotated[int, Field(ge=0)] = 3
+    """A window's cosine coefficients (u, v) up to u + v = order: 10 a channel for 3."""
+    cache: Path | None = None
+    """Folder for decoded features; by default `.features` beside the run's folder."""
+
+    @field_validator("windows")
+    @classmethod
+    def odd(cls, windows: tuple[int, ...]) -> tuple[int, ...]:
+        if not windows or any(window % 2 == 0 for window in windows):
+            raise ConfigError(
+                "features.windows must be odd numbers: a window has its point in the middle.",
+                details=[f"found {list(windows)}"],
+                fix=["--set features.windows=[7,15]"],
+            )
+        return windows
+
+    @model_validator(mode="after")
+    def waves_fit(self) -> Self:
+        if min(self.windows) <= self.order:
+            raise ConfigError(
+                "features.order is too high for the smallest of features.windows.",
+                details=[f"expected at most {min(self.windows) - 1}", f"found {self.order}"],
+                fix=[f"--set features.order={min(self.windows) - 1}"],
+            )
+        return self
 
 
 class ModelSection(Section):
@@ -292,6 +328,7 @@ class TrainConfig(Section):
     gpus: Count | None = None
     """Train in one process for each of so many GPUs."""
     stream: StreamSection = StreamSection()
+    features: FeaturesSection = FeaturesSection()
     model: ModelSection = ModelSection()
     augment: AugmentSection = AugmentSection()
     optim: OptimSection = OptimSection()

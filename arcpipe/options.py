@@ -26,6 +26,12 @@ class Recipe(StrEnum):
     fast = "fast"
 
 
+class Features(StrEnum):
+    latents = "latents"
+    decoded = "decoded"
+    both = "both"
+
+
 class Normalise(StrEnum):
     per_dim = "per-dim"
     whole = "whole"

@@ -26,8 +26,16 @@ def cloud_generator(seed: int, epoch: int, cloud: Cloud) -> np.random.Generator:
     return seeds.generator(seed, "augment", epoch, cloud.sample_id, cloud.repeat)
 
 
-def augment_cloud(cloud: Cloud, generator: np.random.Generator, section: AugmentSection) -> Cloud:
-    """Apply what `section.apply` names, except ARCMix, in the order of the thesis."""
+def augment_cloud(
+    cloud: Cloud,
+    generator: np.random.Generator,
+    section: AugmentSection,
+    mirror: NDArray[np.float32] | None = None,
+) -> Cloud:
+    """Apply what `section.apply` names, except ARCMix, in the order of the thesis.
+
+    `mirror` (2, width): factors on a point's features where rows are flipped, where columns are.
+    """
     if "noise" in section.apply:
         cloud = add_noise(cloud, generator, section.noise)
     if "mask" in section.apply:
@@ -38,7 +46,7 @@ def augment_cloud(cloud: Cloud, generator: np.random.Generator, section: Augment
         cloud = edit.rotate(cloud, generator.uniform(-section.rotate, section.rotate))
     if "flip" in section.apply:
         rows, columns = generator.random(2) < section.flip
-        cloud = edit.flip(cloud, rows=rows, columns=columns)
+        cloud = flip(cloud, rows and section.flip_axes != "columns", columns and section.flip_axes != "rows", mirror)
     if "displace" in section.apply:
         cloud = edit.displace(cloud, generator)
     return cloud
@@ -55,6 +63,15 @@ def push(cloud: Cloud, generator: np.random.Generator, reach: float, shift: floa
     """Move every point by up to `reach` pixels on each axis, and the whole cloud by up to `shift`, both uniformly."""
     pushed = edit.push(cloud, reach, generator) if reach else cloud
     return edit.shift(pushed, generator.uniform(-shift, shift, 2)) if shift else pushed
+
+
+def flip(cloud: Cloud, rows: bool, columns: bool, mirror: NDArray[np.float32] | None = None) -> Cloud:
+    """Mirror the anchors and, by the factors `mirror`, those of their features that know up from down."""
+    flipped = edit.flip(cloud, rows=rows, columns=columns)
+    if mirror is None or not (rows or columns):
+        return flipped
+    signs = (mirror[0] if rows else 1) * (mirror[1] if columns else 1)
+    return edit.changed(flipped, flipped.positions, cloud.latents * signs)
 
 
 def mix_neighbours(

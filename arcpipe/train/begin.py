@@ -25,6 +25,7 @@ NO_MATTER = (
     ("threads",),
     ("workers",),
     ("gpus",),
+    ("features", "cache"),
     ("stream", "readers"),
     ("stream", "prefetch"),
     ("stream", "cache_mb"),

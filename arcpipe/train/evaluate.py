@@ -13,9 +13,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from arcpipe.config import Augmentation, AugmentSection, EvaluateConfig, StreamSection
-from arcpipe.errors import DivergedError, FileAccessError, MissingSplitError, SourceError, StoreMismatchError
+from arcpipe.errors import (
+    ConfigError,
+    DivergedError,
+    FileAccessError,
+    MissingSplitError,
+    SourceError,
+    StoreMismatchError,
+)
 from arcpipe.store import Store, open_store
 from arcpipe.train.device import choose_device
+from arcpipe.train.features import feature_cache
 from arcpipe.train.figures import draw_calibration, draw_confusion
 from arcpipe.train.loader import StreamLoader
 from arcpipe.train.measures import Measures, average_repeats, first_repeats, measure
@@ -89,7 +97,8 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
     device = choose_device(config.device)
     model = run.model().to(device)
     run.load_weights(model, config.weights)
-    split = Split(store, name)
+    check_moves(run, config)
+    split = Split(store, name, features=feature_cache(run.config.features, store, run.path))
     loader = evaluation_loader(
         split, run.facts.classes, run.normalisation, run.config.stream, config.batch_size, moves(config), config.seed
     )
@@ -97,6 +106,22 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
     moved = (config.push, config.shift, config.displace)
     report = EvaluateReport(config.run, config.store, name, *moved, measures.clouds, measures)
     return report if config.out is None else replace(report, files=draw_measures(config.out, name, measures))
+
+
+def check_moves(run: RunFolder, config: EvaluateConfig) -> None:
+    """Refuse to move clouds whose features were decoded: they would show the picture as it was before.
+
+    Raises:
+        ConfigError: `--push` or `--shift` with a run of decoded features.
+    """
+    if run.features.decoded and (config.push or config.shift or config.displace):
+        raise ConfigError(
+            "--push, --shift and --displace need a run that was trained on latents.",
+            details=[
+                f"{run.path} has --features {run.config.features.kind}, decoded from the clouds as they are stored"
+            ],
+            fix=[f"arcpipe train --store {config.store} --features latents"],
+        )
 
 
 def moves(config: EvaluateConfig) -> AugmentSection:

@@ -71,6 +71,7 @@ class StreamLoader:
         start_batch: Batches of the epoch that are done.
         augment: Random changes of the clouds; None leaves them as they are.
         shuffle: False visits the store in its own order.
+        mirror: Factors (2, width) that a flip of rows, of columns puts on a point's features; ones by default.
         rank, world: This process takes its share of each batch; the batches are those of a single process. In a
             shuffled epoch, a batch with fewer clouds than processes goes to each of them whole.
     """
@@ -88,13 +89,14 @@ class StreamLoader:
         start_batch: int = 0,
         augment: AugmentSection | None = None,
         shuffle: bool = True,
+        mirror: NDArray[np.float32] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.split, self.n_classes, self.normalisation, self.section = split, n_classes, normalisation, section
         self.seed, self.epoch, self.start_batch = seed, epoch, start_batch
         self.augment = augment if augment is not None and augment.apply else None
-        self.rank, self.world, self.shuffle = rank, world, shuffle
+        self.mirror, self.rank, self.world, self.shuffle = mirror, rank, world, shuffle
         manifest, block, pool = split.manifest, section.block, section.pool
         if shuffle:
             self.order = epoch_order(manifest, seed, epoch, block=block, window=section.window, pool=pool)
@@ -152,7 +154,7 @@ class StreamLoader:
         labels = one_hot([cloud.label for cloud in clouds], self.n_classes)
         if self.augment is not None:
             generators = [cloud_generator(self.seed, self.epoch, cloud) for cloud in clouds]
-            clouds = [augment_cloud(*pair, self.augment) for pair in zip(clouds, generators, strict=True)]
+            clouds = [augment_cloud(*pair, self.augment, self.mirror) for pair in zip(clouds, generators, strict=True)]
             if "arcmix" in self.augment.apply:
                 clouds, labels = mix_neighbours(clouds, labels, generators, self.augment)
         return collate(clouds, labels, self.normalisation, index, low - start, stop - start)

@@ -22,6 +22,7 @@ from arcpipe.train.begin import create_or_continue
 from arcpipe.train.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint, save_tensors
 from arcpipe.train.evaluate import evaluation_loader, score
 from arcpipe.train.facts import choose_splits, store_facts
+from arcpipe.train.features import feature_cache
 from arcpipe.train.figures import draw_confusion, draw_curves
 from arcpipe.train.interrupt import Interrupts
 from arcpipe.train.launch import run_ranks
@@ -123,9 +124,10 @@ def open_splits(
 ) -> tuple[Split, Split | None, Split | None]:
     """The splits to train on, to report and to choose by; in memory those that fit, in this order."""
     left = config.stream.cache_mb / ranks.local_world
+    cache = feature_cache(config.features, store, config.out)
     splits: list[Split | None] = []
     for name in names:
-        split = Split(store, name, cache_mb=left, readers=config.stream.readers) if name else None
+        split = Split(store, name, cache_mb=left, readers=config.stream.readers, features=cache) if name else None
         left -= split.n_bytes / 2**20 if split is not None and split.in_memory else 0
         splits.append(split)
     assert splits[0] is not None
@@ -201,6 +203,7 @@ def _train_loader(job: Job, progress: Progress) -> StreamLoader:
         augment=job.config.augment,
         rank=job.ranks.rank,
         world=job.ranks.world,
+        mirror=job.run.features.mirror,
     )
 
 

@@ -151,7 +151,7 @@ def _predict(
     except ImageError as error:
         return Prediction(str(path), error=str(error))
     no_label = np.zeros((1, len(run.facts.classes)), np.float32)
-    batch = collate([cloud], no_label, run.normalisation, 0).to(device)
+    batch = collate([run.features.describe(cloud)], no_label, run.normalisation, 0).to(device)
     with torch.inference_mode():
         shares = model(batch.latents, batch.positions, batch.offsets).double().softmax(1)[0].tolist()
     return Prediction(

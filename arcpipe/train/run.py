@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from arcpipe.config import TrainConfig, build
 from arcpipe.errors import CheckpointError, ConfigError, StoreBusyError
 from arcpipe.models import build_model
 from arcpipe.train import checkpoint
+from arcpipe.train.features import Features
 from arcpipe.train.split import Normalisation
 
 FORMAT = "arcpipe-run"
@@ -93,7 +95,7 @@ class RunFolder:
         """A model of the run's shape; its weights come from the run's seed, whatever the global state."""
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            return build_model(self.config.model, self.facts.latent_dim, len(self.facts.classes))
+            return build_model(self.config.model, self.features.width, len(self.facts.classes))
 
     def load_weights(self, model: nn.Module, which: Literal["last", "best"] = "last") -> None:
         """Put the weights of the last step, or those that the validation split chose, into `model`.
@@ -116,6 +118,11 @@ class RunFolder:
     @property
     def normalisation(self) -> Normalisation:
         return Normalisation.from_dict(dict(self.facts.normalisation))
+
+    @cached_property
+    def features(self) -> Features:
+        """How the points of the run's clouds are described."""
+        return Features(self.config.features, self.decoder())
 
     def decoder(self) -> DecoderRecord:
         """The decoder of the store that the run was trained on."""

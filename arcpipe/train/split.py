@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from arcpipe.cloud import CloudBatch
 from arcpipe.store import Store
+from arcpipe.train.features import FeatureCache
 from arcpipe.train.order import Manifest
 
 
@@ -44,10 +45,13 @@ class Split:
         name: The split; `MissingSplitError` if the store has none of that name.
         cache_mb: A split of at most so many megabytes is read once and kept. Content and order are the same.
         readers: Threads that fill the memory.
+        features: Where features are computed from clouds and kept: clouds are read with these in place of latents.
     """
 
-    def __init__(self, store: Store, name: str, *, cache_mb: float = 0, readers: int = 2) -> None:
-        self.store, self.name = store, name
+    def __init__(
+        self, store: Store, name: str, *, cache_mb: float = 0, readers: int = 2, features: FeatureCache | None = None
+    ) -> None:
+        self.store, self.name, self._cache = store, name, features
         parts = store.parts(name)
         cuts = np.cumsum([part.n_clouds for part in parts])[:-1]
         self.manifest = Manifest(
@@ -55,10 +59,22 @@ class Split:
             points=tuple(np.split(store.column(name, "counts"), cuts)) if parts else (),
             labels=tuple(np.split(store.labels(name), cuts)) if parts else (),
         )
+        if features is not None:
+            features.fill(name, threads=readers)
         self._memory: tuple[CloudBatch, ...] | None = None
         if self.n_bytes <= cache_mb * 2**20:
             with ThreadPoolExecutor(readers, "arcpipe-read") as pool:
                 self._memory = tuple(pool.map(self._read_part, range(len(parts))))
+
+    @property
+    def width(self) -> int:
+        """Numbers in a point's features."""
+        return self.store.latent_dim if self._cache is None else self._cache.features.width
+
+    @property
+    def computed(self) -> bool:
+        """Whether features are more than the latents of the store."""
+        return self._cache is not None
 
     @property
     def in_memory(self) -> bool:
@@ -66,18 +82,26 @@ class Split:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the split in memory: latents as stored (4 bytes a value at most), positions and a row per cloud."""
-        return self.manifest.n_points * (4 * self.store.latent_dim + 8) + 48 * len(self.manifest)
+        """Bytes of the split in memory: features (4 bytes a value at most), positions and a row per cloud."""
+        return self.manifest.n_points * (4 * self.width + 8) + 48 * len(self.manifest)
 
     def read(self, part: int, start: int, stop: int) -> CloudBatch:
         """Clouds `start:stop` of part number `part` of the manifest, without neighbours and paths. Thread-safe."""
         if self._memory is not None:
             return cut(self._memory[part], start, stop)
-        return self.store.read_block(self.name, self.manifest.parts[part], start, stop)
+        return self._read(part, start, stop)
+
+    def _read(self, part: int, start: int, stop: int) -> CloudBatch:
+        name, points = self.manifest.parts[part], self.manifest.points[part]
+        clouds = self.store.read_block(self.name, name, start, stop)
+        if self._cache is None:
+            return clouds
+        first = int(points[:start].sum())
+        stencils = self._cache.read(self.name, name, slice(first, first + len(clouds.positions)))
+        return self._cache.features.put(clouds, stencils)
 
     def _read_part(self, part: int) -> CloudBatch:
-        n_clouds = len(self.manifest.points[part])
-        return self.store.read_block(self.name, self.manifest.parts[part], 0, n_clouds)
+        return self._read(part, 0, len(self.manifest.points[part]))
 
 
 def cut(clouds: CloudBatch, start: int, stop: int) -> CloudBatch:
@@ -101,21 +125,20 @@ def cut(clouds: CloudBatch, start: int, stop: int) -> CloudBatch:
 
 
 def normalisation(split: Split, kind: Literal["per-dim", "whole", "none"]) -> Normalisation:
-    """Choose mean and std of the training latents (thesis experiment 6).
+    """Choose mean and std of the training latents, or features (thesis experiment 6).
 
     Args:
         split: The training split.
         kind: `per-dim`: one mean and std per latent dimension; `whole`: one of each; `none`: latents stay as they are.
     """
-    latent_dim = split.store.latent_dim
     if kind == "none":
-        return Normalisation(np.zeros(latent_dim, np.float32), np.ones(latent_dim, np.float32))
+        return Normalisation(np.zeros(split.width, np.float32), np.ones(split.width, np.float32))
     statistics = split.store.latent_statistics
-    if statistics.get("split") != split.name:  # the store keeps those of its own training split only
+    if statistics.get("split") != split.name or split.computed:  # the store keeps those of its own training split only
         statistics = _statistics(split)
     if kind == "whole":
-        mean = np.full(latent_dim, statistics["whole_mean"], np.float32)
-        std = np.full(latent_dim, statistics["whole_std"], np.float32)
+        mean = np.full(split.width, statistics["whole_mean"], np.float32)
+        std = np.full(split.width, statistics["whole_std"], np.float32)
     else:
         mean, std = np.array(statistics["mean"], np.float32), np.array(statistics["std"], np.float32)
     return Normalisation(mean, np.where(std > 0, std, np.float32(1)))  # a constant dimension becomes 0, not NaN
@@ -123,7 +146,7 @@ def normalisation(split: Split, kind: Literal["per-dim", "whole", "none"]) -> No
 
 def _statistics(split: Split) -> dict[str, Any]:
     """Mean and std of the latents, per dimension and over all, in float64, block by block."""
-    count, total, square = 0, np.zeros(split.store.latent_dim), np.zeros(split.store.latent_dim)
+    count, total, square = 0, np.zeros(split.width), np.zeros(split.width)
     for part, points in enumerate(split.manifest.points):
         for start in range(0, len(points), 256):
             latents = split.read(part, start, min(start + 256, len(points))).latents.astype(np.float64)

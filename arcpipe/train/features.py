@@ -1,0 +1,153 @@
+"""What the classifier is given of every point: its latent (the thesis), what its cloud decodes to around it, or both.
+
+Decoded features are computed once for a store, part by part, and kept beside the runs: decoding a cloud takes a hundred
+times as long as reading it. That folder may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.arc.decoder import Decoder
+from arcpipe.arc.stencil import mirror_signs, stencil_features
+from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord
+from arcpipe.config import FeaturesSection
+from arcpipe.progress import Progress
+from arcpipe.store import Store
+
+FORMAT = "stencil-1"
+"""Goes into a cache's name: change it with anything that changes a feature."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """How the points of one store's clouds are described."""
+
+    section: FeaturesSection
+    decoder: DecoderRecord
+
+    @property
+    def decoded(self) -> bool:
+        """Whether something is computed from the cloud, beyond what is stored."""
+        return self.section.kind != "latents"
+
+    @property
+    def width(self) -> int:
+        """Numbers in a point's features."""
+        return self.mirror.shape[1]
+
+    @property
+    def mirror(self) -> NDArray[np.float32]:
+        """Factors (2, width) that a flip puts on the features: [0] of rows, [1] of columns. Latents do not turn."""
+        latents = np.ones((2, self.decoder.latent_dim), np.float32)
+        if not self.decoded:
+            return latents
+        signs = mirror_signs(self.decoder.channels, self.section.windows, self.section.order)
+        return signs if self.section.kind == "decoded" else np.concatenate([latents, signs], axis=1)
+
+    def of(self, clouds: Sequence[Cloud]) -> NDArray[np.float32]:
+        """Stencil features (points of all clouds, d): the part of the features that is not in the store."""
+        decoder = Decoder.from_record(self.decoder)
+        found = [stencil_features(cloud, decoder, self.section.windows, self.section.order) for cloud in clouds]
+        width = self.width - (self.decoder.latent_dim if self.section.kind == "both" else 0)
+        return np.concatenate([np.zeros((0, width), np.float32), *found])
+
+    def put(self, clouds: CloudBatch, stencils: NDArray[Any]) -> CloudBatch:
+        """Clouds whose `latents` are the features (m, width): `stencils` (m, d) alone, or behind the latents."""
+        if self.section.kind == "both":
+            stencils = np.concatenate([clouds.latents.astype(np.float32), stencils.astype(np.float32)], axis=1)
+        return replace(clouds, latents=stencils)
+
+    def describe(self, cloud: Cloud) -> Cloud:
+        """One cloud with its features as `latents`."""
+        if not self.decoded:
+            return cloud
+        return self.put(CloudBatch.join([cloud]).without_neighbours(), self.of([cloud]))[0]
+
+
+class FeatureCache:
+    """Stencil features of a store's parts, each a plain .npy file of (points, d) float16.
+
+    Args:
+        folder: Where caches are; each gets a folder of its own, named after store and settings.
+    """
+
+    def __init__(self, folder: Path, store: Store, features: Features) -> None:
+        settings = f"{FORMAT}/{features.section.windows}/{features.section.order}"
+        digest = hashlib.sha256(f"{store.fingerprint}/{store.decoder_sha256}/{settings}".encode()).hexdigest()[:16]
+        self.path, self.store, self.features = folder / digest, store, features
+
+    def fill(self, split: str, *, threads: int = 1, quiet: bool = False) -> None:
+        """Compute what is missing of a split; another process that does the same is waited for.
+
+        A part's file is written whole or not at all.
+        """
+        parts = self.store.parts(split)
+        if all(self._file(split, part.id).is_file() for part in parts):
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with _alone(self.path / ".lock"), ThreadPoolExecutor(threads, "arcpipe-decode") as pool:
+            missing = [part for part in parts if not self._file(split, part.id).is_file()]
+            with Progress(
+                f"decode {split}", sum(part.n_clouds for part in missing), "clouds", enabled=not quiet
+            ) as bar:
+                done = 0
+                for part in missing:
+                    done = self._make(split, part.id, part.n_clouds, pool, bar, done)
+
+    def read(self, split: str, part: str, rows: slice) -> NDArray[np.float16]:
+        """Features of the points `rows` of a part."""
+        found: NDArray[np.float16] = np.load(self._file(split, part), mmap_mode="r", allow_pickle=False)
+        return np.array(found[rows])
+
+    def _make(self, split: str, part: str, n_clouds: int, pool: ThreadPoolExecutor, bar: Progress, done: int) -> int:
+        blocks = [(start, min(start + 32, n_clouds)) for start in range(0, n_clouds, 32)]
+        found = [self.features.of([]).astype(np.float16)]
+        for stencils, n_block in pool.map(lambda block: self._block(split, part, *block), blocks):
+            found.append(stencils)
+            done += n_block
+            bar.update(done)
+        target = self._file(split, part)
+        partial = target.with_name(f"{target.name}.partial")
+        with partial.open("wb") as file:
+            np.save(
+                file, np.concatenate(found) if found else self.features.of([]).astype(np.float16), allow_pickle=False
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+        return done
+
+    def _block(self, split: str, part: str, start: int, stop: int) -> tuple[NDArray[np.float16], int]:
+        clouds = self.store.read_block(split, part, start, stop)
+        return self.features.of(list(clouds)).astype(np.float16), stop - start
+
+    def _file(self, split: str, part: str) -> Path:
+        return self.path / f"{split}-{part}.npy"
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def feature_cache(section: FeaturesSection, store: Store, run: Path) -> FeatureCache | None:
+    """Where the features of a run in the folder `run` are kept; None where the store's latents are all it needs."""
+    features = Features(section, store.decoder)
+    return FeatureCache(section.cache or run.parent / ".features", store, features) if features.decoded else None
