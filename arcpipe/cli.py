@@ -393,6 +393,21 @@ def verify(
 
 @app.command()
 @reports_errors
+def doctor(
+    out: Annotated[Path, typer.Option(help="Where a store would be made.")] = Path("store") / "NAME.zarr",
+    as_json: Json = False,
+) -> None:
+    """Check this machine and the folder of a store: what was found, and what to do about it."""
+    from arcpipe.doctor import run_doctor
+
+    report = run_doctor(out)
+    show(report, as_json)
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+@reports_errors
 def run(
     pipeline: Annotated[Path, typer.Argument(help="A TOML file, for example pipelines/digits.toml.")],
     data: Annotated[

@@ -18,6 +18,7 @@ FLOOR = {
     "pipeline": 4,
     "bench": 3,
     "convert": 3,
+    "doctor": 3,
     "train": 3,
     "inspect": 3,
     "sources": 2,
