@@ -394,7 +394,7 @@ def verify(
 @app.command()
 @reports_errors
 def doctor(
-    out: Annotated[Path, typer.Option(help="Where a store would be made.")] = Path("store") / "NAME.zarr",
+    out: Annotated[Path, typer.Option(**AT, help="Where a store would be made.")] = "store/NAME.zarr",  # type: ignore
     as_json: Json = False,
 ) -> None:
     """Check this machine and the folder of a store: what was found, and what to do about it."""

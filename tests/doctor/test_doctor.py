@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from arcpipe.cli import app
 from arcpipe.doctor import machine, network, place, versions
 from arcpipe.doctor.finding import DoctorReport, Finding, guarded, ok, problem
+from arcpipe.place import as_place
 
 
 def only(findings: Iterable[Finding], check: str) -> Finding:
@@ -140,7 +141,7 @@ def test_a_folder_that_cannot_be_written() -> None:
 
 
 def test_a_file_system_whose_renames_replace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(place, "publish", lambda attempt, final: True)
+    monkeypatch.setattr(place, "move", lambda attempt, final: True)
     assert "replaces" in only(place.folder(tmp_path / "x.zarr"), "folder").found
 
 
@@ -155,6 +156,20 @@ def test_a_slow_disk_and_a_full_one(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(place, "LITTLE_BYTES", 1e18)
     found = list(place.folder(tmp_path / "x.zarr")) + list(place.speed(tmp_path / "x.zarr"))
     assert [only(found, check).state for check in ("folder", "space", "speed")] == ["warning"] * 3
+
+
+def test_a_bucket_that_nobody_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("obstore")
+    for name, value in (
+        ("ENDPOINT_URL", "http://127.0.0.1:9"),
+        ("ACCESS_KEY_ID", "a"),
+        ("SECRET_ACCESS_KEY", "hidden"),
+    ):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    [found] = place.folder(as_place("s3://bucket/name.zarr"))
+    assert (found.check, found.state) == ("bucket", "problem")
+    assert "hidden" not in f"{found}"
 
 
 def test_bytes_that_change_on_their_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
