@@ -113,7 +113,7 @@ class CloudBatch:
         )
 
 
-def ends_from(counts: Sequence[int]) -> NDArray[np.int64]:
+def ends_from(counts: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
     """Offsets (len(counts) + 1,) that start at 0 and rise by `counts`."""
     return np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))]).astype(np.int64)
 

@@ -12,15 +12,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arcpipe.cloud import Cloud, CloudBatch, ends_from
+from arcpipe.cloud import CloudBatch, ends_from
 from arcpipe.config import AugmentSection, StreamSection
-from arcpipe.train.augment import augment_cloud, cloud_generator, mix_neighbours
+from arcpipe.train.augment import augment
+from arcpipe.train.draws import cloud_keys
 from arcpipe.train.order import cut_batches, epoch_order, natural_order, rank_share
 from arcpipe.train.split import Normalisation, Split
 
@@ -127,9 +129,7 @@ class StreamLoader:
             first, last = self._pools_of(index)
             for number in range(first, min(last + 2, len(self.order.pools) - 1)):
                 if number not in pools:
-                    pools[number] = Pool.request(
-                        self.split, self.order.pool_blocks(number), self.section.block, reading
-                    )
+                    pools[number] = Pool.request(self.split, self.order.pool_blocks(number), reading)
             for number in [number for number in pools if number < first]:
                 del pools[number]
             ready.append(making.submit(self._make, index, [pools[number] for number in range(first, last + 1)]))
@@ -144,20 +144,41 @@ class StreamLoader:
         return int(first), int(last)
 
     def _make(self, index: int, pools: list[Pool]) -> Batch:
+        """A batch from the pools that hold its clouds."""
         start, stop = int(self.ends[index]), int(self.ends[index + 1])
         low, high = self._share(start, stop)
-        places = list(range(low, high))
-        if self.augment is not None and "arcmix" in self.augment.apply and places:
+        places = np.arange(low, high)
+        mixed = self.augment is not None and "arcmix" in self.augment.apply and low < high
+        if mixed:
             # A cloud is mixed with the next one of the batch, the last with the first: a rank needs one cloud more.
-            places.append(high if high < stop else start)
-        clouds = [self._cloud(place, pools) for place in places]
-        labels = one_hot([cloud.label for cloud in clouds], self.n_classes)
-        if self.augment is not None:
-            generators = [cloud_generator(self.seed, self.epoch, cloud) for cloud in clouds]
-            clouds = [augment_cloud(*pair, self.augment, self.mirror) for pair in zip(clouds, generators, strict=True)]
-            if "arcmix" in self.augment.apply:
-                clouds, labels = mix_neighbours(clouds, labels, generators, self.augment)
-        return collate(clouds, labels, self.normalisation, index, low - start, stop - start)
+            places = np.append(places, high if high < stop else start)
+        clouds = self._clouds(index, places, pools)
+        ids = clouds.sample_ids[: high - low]
+        labels = one_hot(clouds.labels, self.n_classes)
+        if self.augment is None or not len(clouds):
+            return collate(clouds, labels, self.normalisation, index, low - start, stop - start)
+        keys = cloud_keys(self.seed, self.epoch, clouds.sample_ids, clouds.repeats)
+        changed = augment(clouds, labels, keys, self.augment, self.mirror)
+        return Batch(
+            latents=torch.from_numpy(self.normalisation(changed.latents)),
+            positions=torch.from_numpy(changed.positions),
+            offsets=torch.from_numpy(changed.offsets),
+            labels=torch.from_numpy(changed.labels),
+            sample_ids=ids,
+            index=index,
+            low=low - start,
+            total=stop - start,
+        )
+
+    def _clouds(self, index: int, places: NDArray[np.int64], pools: list[Pool]) -> CloudBatch:
+        """The clouds at some places of the order, end to end, from the pools of batch `index`."""
+        number = np.searchsorted(self.order.pools, places, side="right") - 1 - self._pools_of(index)[0]
+        runs = np.split(np.arange(len(places)), np.flatnonzero(np.diff(number)) + 1)
+        taken = []
+        for run in runs:
+            parts, rows = self.order.part[places[run]], self.order.row[places[run]]
+            taken.append(pools[int(number[run[0]]) if len(run) else 0].take(parts, rows))
+        return _end_to_end(taken)
 
     def _share(self, start: int, stop: int) -> tuple[int, int]:
         """First and last cloud of this rank. In training none goes without: its batch norms would have nothing."""
@@ -170,53 +191,84 @@ class StreamLoader:
         shares = [self._share(*ends) for ends in pairwise(self.ends[self.start_batch :].tolist())]
         return np.concatenate([np.zeros(0, np.int64), *(np.arange(low, high) for low, high in shares)])
 
-    def _cloud(self, place: int, pools: list[Pool]) -> Cloud:
-        part, row = int(self.order.part[place]), int(self.order.row[place])
-        return next(pool.cloud(part, row) for pool in pools if (part, row // self.section.block) in pool.blocks)
-
 
 class Pool:
-    """Blocks that are read together; `blocks` maps (part, number of the block in it) to its clouds."""
+    """Blocks that are read together, and lie end to end once somebody asks for a cloud of them.
 
-    def __init__(self, blocks: dict[tuple[int, int], Future[CloudBatch]], block: int) -> None:
-        self.blocks, self._block = blocks, block
+    `blocks` (b, 3) rises by part and start: part, start, stop of the blocks that `reads` gives.
+    """
+
+    def __init__(self, blocks: NDArray[np.int64], reads: list[Future[CloudBatch]]) -> None:
+        self.blocks, self._reads = blocks, reads
+        self._starts = np.concatenate([[0], np.cumsum(blocks[:, 2] - blocks[:, 1])])
+        self._keys = _block_keys(blocks[:, 0], blocks[:, 1])
+        self._clouds: CloudBatch | None = None
 
     @classmethod
-    def request(cls, split: Split, blocks: NDArray[np.int64], block: int, readers: ThreadPoolExecutor) -> Pool:
+    def request(cls, split: Split, blocks: NDArray[np.int64], readers: ThreadPoolExecutor) -> Pool:
         """Ask the reader threads for `blocks` (b, 3): part, start, stop; part by part, as they lie on disk."""
-        rows = blocks[np.lexsort((blocks[:, 1], blocks[:, 0]))].tolist()
-        return cls(
-            {(part, start // block): readers.submit(split.read, part, start, stop) for part, start, stop in rows}, block
-        )
+        rows = blocks[np.lexsort((blocks[:, 1], blocks[:, 0]))]
+        return cls(rows, [readers.submit(split.read, *row) for row in rows.tolist()])
 
-    def cloud(self, part: int, row: int) -> Cloud:
-        """The cloud at a row of a part; waits until its block is there."""
-        return self.blocks[part, row // self._block].result()[row % self._block]
+    def take(self, parts: NDArray[Any], rows: NDArray[Any]) -> CloudBatch:
+        """The clouds (n,) at rows of parts, end to end; waits until all blocks are there. One thread at a time."""
+        if self._clouds is None:
+            self._clouds = _end_to_end([read.result() for read in self._reads])
+            self._reads = []
+        block = np.searchsorted(self._keys, _block_keys(parts, rows), side="right") - 1
+        return _take(self._clouds, self._starts[block] + rows - self.blocks[block, 1])
+
+
+def _block_keys(part: NDArray[Any], row: NDArray[Any]) -> NDArray[np.int64]:
+    return np.asarray(part, np.int64) << 40 | np.asarray(row, np.int64)
+
+
+def _end_to_end(batches: Sequence[CloudBatch]) -> CloudBatch:
+    """One batch of all clouds, without paths and neighbours."""
+    if len(batches) == 1:
+        return batches[0]
+    names = ("positions", "latents", "sizes", "relative", "labels", "psnr", "repeats", "sample_ids")
+    counts = np.concatenate([np.diff(batch.offsets) for batch in batches])
+    joined = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names}
+    return CloudBatch(offsets=ends_from(counts), paths=(), **joined)
+
+
+def _take(clouds: CloudBatch, chosen: NDArray[np.int64]) -> CloudBatch:
+    """Some clouds in the given order, end to end, without paths and neighbours."""
+    counts = np.diff(clouds.offsets)[chosen]
+    offsets = ends_from(counts)
+    points = np.arange(offsets[-1]) + np.repeat(clouds.offsets[chosen] - offsets[:-1], counts)
+    names = ("sizes", "relative", "labels", "psnr", "repeats", "sample_ids")
+    return CloudBatch(
+        offsets=offsets,
+        positions=clouds.positions[points],
+        latents=clouds.latents[points],
+        paths=(),
+        **{name: getattr(clouds, name)[chosen] for name in names},
+    )
 
 
 def collate(
-    clouds: Sequence[Cloud],
+    clouds: CloudBatch,
     labels: NDArray[np.float32],
     normalisation: Normalisation,
     index: int,
     low: int = 0,
     total: int | None = None,
 ) -> Batch:
-    """Lay clouds end to end as tensors. `labels` (s, classes); `low`, `total` as in `Batch`, by default all of it."""
-    latents = [cloud.latents for cloud in clouds] or [np.zeros((0, len(normalisation.mean)), np.float32)]
-    positions = [cloud.positions for cloud in clouds] or [np.zeros((0, 2), np.float32)]
+    """Clouds as tensors. `labels` (s, classes); `low`, `total` as in `Batch`, by default all of it."""
     return Batch(
-        latents=torch.from_numpy(normalisation(np.concatenate(latents))),
-        positions=torch.from_numpy(np.concatenate(positions).astype(np.float32)),
-        offsets=torch.from_numpy(ends_from([len(cloud) for cloud in clouds])),
+        latents=torch.from_numpy(normalisation(clouds.latents)),
+        positions=torch.from_numpy(clouds.positions.astype(np.float32)),
+        offsets=torch.from_numpy(clouds.offsets),
         labels=torch.from_numpy(labels),
-        sample_ids=np.array([cloud.sample_id for cloud in clouds], np.int64),
+        sample_ids=clouds.sample_ids,
         index=index,
         low=low,
         total=len(clouds) if total is None else total,
     )
 
 
-def one_hot(labels: Sequence[int], n_classes: int) -> NDArray[np.float32]:
+def one_hot(labels: NDArray[np.int64] | Sequence[int], n_classes: int) -> NDArray[np.float32]:
     """Labels (s,) as rows (s, n_classes) of one 1."""
     return np.eye(n_classes, dtype=np.float32)[np.asarray(labels, np.int64)]

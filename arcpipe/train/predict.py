@@ -18,6 +18,7 @@ from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import fit_clouds
 from arcpipe.arc.finish import finish_cloud
 from arcpipe.arc.problem import FittedCloud
+from arcpipe.cloud import CloudBatch
 from arcpipe.config import FitSection, SourceSection, StoreSection
 from arcpipe.errors import CheckpointError, ImageError
 from arcpipe.progress import Progress
@@ -151,7 +152,7 @@ def _predict(
     except ImageError as error:
         return Prediction(str(path), error=str(error))
     no_label = np.zeros((1, len(run.facts.classes)), np.float32)
-    batch = collate([run.features.describe(cloud)], no_label, run.normalisation, 0).to(device)
+    batch = collate(CloudBatch.join([run.features.describe(cloud)]), no_label, run.normalisation, 0).to(device)
     with torch.inference_mode():
         shares = model(batch.latents, batch.positions, batch.offsets).double().softmax(1)[0].tolist()
     return Prediction(

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from arcpipe.cloud import Cloud
+from arcpipe.arc import edit
+from arcpipe.cloud import Cloud, CloudBatch
 from arcpipe.config import AugmentSection
-from arcpipe.train.augment import (
-    add_noise,
-    augment_cloud,
-    cloud_generator,
-    mix_box,
-    mix_neighbours,
-    mix_points,
-    push,
-)
+from arcpipe.train.augment import augment, augment_cloud
+from arcpipe.train.draws import beta, cloud_keys, normal, uniform
 
-ALL = AugmentSection(apply=("noise", "mask", "push", "rotate", "flip", "arcmix"))
+ALL = AugmentSection(apply=("noise", "mask", "push", "rotate", "flip", "displace", "arcmix"))
 
 
 def cloud_of(n: int, size: tuple[int, int] = (20, 30), label: int = 0, sample_id: int = 0) -> Cloud:
@@ -31,18 +26,23 @@ def cloud_of(n: int, size: tuple[int, int] = (20, 30), label: int = 0, sample_id
 
 def augmented(cloud: Cloud, name: str, strength: float, seed: int = 0) -> Cloud:
     """One augmentation alone, of a given strength."""
-    return augment_cloud(cloud, rng(seed), AugmentSection.model_validate({"apply": (name,), name: strength}))
+    return augment_cloud(cloud, seed, AugmentSection.model_validate({"apply": (name,), name: strength}))
 
 
-def rng(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
+def mixed(first: Cloud, second: Cloud, seed: int, **settings: object) -> tuple[Cloud, float]:
+    """ARCMix of two clouds of labels 0 and 1: the mixed cloud and the share of the first in its label."""
+    section = AugmentSection.model_validate({"apply": ("arcmix",), **settings})
+    keys = np.array([seed, 10**6 + seed], np.uint64)
+    made = augment(CloudBatch.join([first, second]), np.eye(2, dtype=np.float32), keys, section)
+    assert made.labels.shape == (1, 2)
+    return replace(first, positions=made.positions, latents=made.latents), float(made.labels[0, 0])
 
 
 @pytest.mark.parametrize("apply", [(name,) for name in ALL.apply[:-1]] + [ALL.apply])
 def test_a_cloud_is_never_changed_in_place(apply: tuple[str, ...]) -> None:
     cloud = cloud_of(50)
     before = (cloud.positions.copy(), cloud.latents.copy())
-    changed = augment_cloud(cloud, rng(), AugmentSection.model_validate({"apply": apply}))
+    changed = augment_cloud(cloud, 2, AugmentSection.model_validate({"apply": apply}))
     np.testing.assert_array_equal(cloud.positions, before[0])
     np.testing.assert_array_equal(cloud.latents, before[1])
     same = changed.positions.shape == before[0].shape and np.array_equal(changed.positions, before[0])
@@ -51,14 +51,14 @@ def test_a_cloud_is_never_changed_in_place(apply: tuple[str, ...]) -> None:
 
 def test_what_is_not_asked_for_is_not_done() -> None:
     cloud = cloud_of(50)
-    changed = augment_cloud(cloud, rng(), AugmentSection())
+    changed = augment_cloud(cloud, 0, AugmentSection())
     np.testing.assert_array_equal(changed.positions, cloud.positions)
     np.testing.assert_array_equal(changed.latents, cloud.latents)
 
 
 def test_noise_has_its_standard_deviation_and_moves_no_point() -> None:
     cloud = cloud_of(20_000)
-    noisy = add_noise(cloud, rng(), 0.01)
+    noisy = augmented(cloud, "noise", 0.01)
     difference = noisy.latents - cloud.latents
     assert difference.std() == pytest.approx(0.01, rel=0.02)
     assert abs(difference.mean()) < 2e-4
@@ -68,7 +68,7 @@ def test_noise_has_its_standard_deviation_and_moves_no_point() -> None:
 def test_noise_is_not_lost_in_float16() -> None:
     # a latent of 8 in float16 has steps of 0.008: sigma 0.001 would round away
     cloud = Cloud(np.zeros((9, 2), np.float32), np.full((9, 3), 8, np.float16), (4, 4))
-    assert (add_noise(cloud, rng(), 0.001).latents != 8).all()
+    assert (augmented(cloud, "noise", 0.001).latents != 8).all()
 
 
 def test_mask_keeps_its_share_of_points_with_their_latents() -> None:
@@ -94,7 +94,7 @@ def test_mask_leaves_a_point_where_there_was_one(n: int) -> None:
 
 def test_push_moves_every_point_by_itself_within_its_reach() -> None:
     cloud = cloud_of(5000)
-    moves = push(cloud, rng(), 2.0).positions - cloud.positions
+    moves = augmented(cloud, "push", 2.0).positions - cloud.positions
     assert np.abs(moves).max() <= 2.00001
     assert moves.std() == pytest.approx(2 / np.sqrt(3), rel=0.03)  # uniform on (-2, 2)
     assert abs(np.corrcoef(moves.T)[0, 1]) < 0.05
@@ -102,7 +102,8 @@ def test_push_moves_every_point_by_itself_within_its_reach() -> None:
 
 def test_shift_moves_the_whole_cloud_at_once() -> None:
     cloud = cloud_of(50)
-    moves = push(cloud, rng(), 0.0, shift=5.0).positions - cloud.positions
+    section = AugmentSection(apply=("push",), push=0.0, shift=5.0)
+    moves = augment_cloud(cloud, 0, section).positions - cloud.positions
     np.testing.assert_allclose(moves, np.broadcast_to(moves[0], moves.shape), atol=1e-5)
     assert 0 < np.abs(moves).max() <= 5
     assert moves[0, 0] != moves[0, 1]
@@ -146,25 +147,34 @@ def test_flip_mirrors_each_axis_by_itself() -> None:
     np.testing.assert_array_equal(augmented(cloud, "flip", 0.0).positions, cloud.positions)
 
 
+def test_flips_may_be_kept_to_one_axis() -> None:
+    cloud = cloud_of(10)
+    section = AugmentSection(apply=("flip",), flip=1, flip_axes="columns")
+    expected = edit.flip(cloud, columns=True).positions
+    np.testing.assert_allclose(augment_cloud(cloud, 0, section).positions, expected, atol=1e-5)
+
+
 def test_arcmix_keeps_a_share_of_each_cloud_and_of_each_label() -> None:
     first, second = cloud_of(100, label=0), cloud_of(60, label=1)
     for seed in range(50):
-        mixed, share = mix_points(first, second, rng(seed), 1.0)
-        from_first = np.isin(mixed.latents[:, 0], first.latents[:, 0]).sum()
-        assert from_first == round(share * 100)
-        assert len(mixed) - from_first == round((1 - share) * 60)
-        assert len(np.unique(mixed.latents, axis=0)) == len(mixed)  # no point twice
+        cloud, share = mixed(first, second, seed)
+        from_first = np.isin(cloud.latents[:, 0], first.latents[:, 0])
+        assert from_first.sum() == pytest.approx(share * 100, abs=0.501)
+        assert len(cloud) - from_first.sum() == pytest.approx((1 - share) * 60, abs=0.501)
+        assert len(np.unique(cloud.latents, axis=0)) == len(cloud)  # no point twice
+        assert (np.diff(from_first.astype(int)) <= 0).all()  # the first's points, then the second's
 
 
 def test_arcmix_shares_are_beta_distributed() -> None:
-    shares = [mix_points(cloud_of(4), cloud_of(4, label=1), rng(seed), 0.5)[1] for seed in range(2000)]
+    shares = [mixed(cloud_of(4), cloud_of(4, label=1), seed, arcmix_alpha=0.5)[1] for seed in range(2000)]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.03)
     assert np.var(shares) == pytest.approx(1 / 8, rel=0.1)  # of Beta(0.5, 0.5)
 
 
-def test_arcmix_of_single_points_leaves_a_point() -> None:
+@pytest.mark.parametrize("how", ["points", "box"])
+def test_arcmix_of_single_points_leaves_a_point(how: str) -> None:
     for seed in range(50):
-        assert len(mix_points(cloud_of(1), cloud_of(1, label=1), rng(seed), 1.0)[0]) >= 1
+        assert len(mixed(cloud_of(1), cloud_of(1, label=1), seed, arcmix=how)[0]) >= 1
 
 
 def test_a_box_takes_the_second_clouds_points_and_labels_follow_its_area() -> None:
@@ -172,11 +182,11 @@ def test_a_box_takes_the_second_clouds_points_and_labels_follow_its_area() -> No
     first = Cloud(grid, np.zeros((1600, 1), np.float32), (40, 40), label=0)
     second = replace(first, latents=np.ones((1600, 1), np.float32), label=1)
     for seed in range(30):
-        mixed, share = mix_box(first, second, rng(seed), 1.0)
-        assert len(mixed) == 1600  # every place once: the box of one, the rest of the other
-        assert len(np.unique(mixed.positions, axis=0)) == 1600
-        assert 1 - mixed.latents.mean() == pytest.approx(share, abs=0.06)  # the box's border falls between the pixels
-        box = mixed.positions[mixed.latents[:, 0] == 1]
+        cloud, share = mixed(first, second, seed, arcmix="box")
+        assert len(cloud) == 1600  # every place once: the box of one, the rest of the other
+        assert len(np.unique(cloud.positions, axis=0)) == 1600
+        assert 1 - cloud.latents.mean() == pytest.approx(share, abs=0.06)  # the box's border falls between the pixels
+        box = cloud.positions[cloud.latents[:, 0] == 1]
         if len(box):
             assert np.prod(box.max(0) - box.min(0) + 1) == len(box)
 
@@ -184,9 +194,9 @@ def test_a_box_takes_the_second_clouds_points_and_labels_follow_its_area() -> No
 def test_a_box_of_a_smaller_picture_stays_inside_it() -> None:
     first, second = cloud_of(400, size=(100, 100)), cloud_of(400, size=(10, 50), label=1)
     for seed in range(20):
-        mixed, share = mix_box(first, second, rng(seed), 1.0)
-        assert 0.95 - 1e-9 <= share <= 1
-        assert len(mixed) >= 350
+        cloud, share = mixed(first, second, seed, arcmix="box")
+        assert 0.95 - 1e-6 <= share <= 1
+        assert len(cloud) >= 350
 
 
 @pytest.mark.parametrize("how", ["points", "box"])
@@ -194,23 +204,96 @@ def test_mixed_labels_sum_to_one(how: str) -> None:
     clouds = [cloud_of(30 + i, label=i % 3) for i in range(9)]
     labels = np.eye(3, dtype=np.float32)[[c.label for c in clouds]]
     section = AugmentSection.model_validate({"apply": ("arcmix",), "arcmix": how})
-    mixed, soft = mix_neighbours(clouds, labels, [rng(i) for i in range(9)], section)
-    assert len(mixed) == len(soft) == 8
-    np.testing.assert_allclose(soft.sum(1), 1, atol=1e-6)
-    assert ((soft > 0).sum(1) <= 2).all()
-    assert soft.max(1).min() < 0.999
+    made = augment(CloudBatch.join(clouds), labels, np.arange(9, dtype=np.uint64), section)
+    assert len(made.offsets) - 1 == len(made.labels) == 8
+    np.testing.assert_allclose(made.labels.sum(1), 1, atol=1e-6)
+    assert ((made.labels > 0).sum(1) <= 2).all()
+    assert made.labels.max(1).min() < 0.999
 
 
-def test_a_generator_belongs_to_seed_epoch_and_cloud() -> None:
-    cloud = cloud_of(10, sample_id=7)
-    draws = {
-        (seed, epoch, c.sample_id, c.repeat): cloud_generator(seed, epoch, c).random()
-        for seed in (0, 1)
-        for epoch in (0, 1)
-        for c in (cloud, replace(cloud, sample_id=8), replace(cloud, repeat=1))
-    }
-    assert len(set(draws.values())) == 12
-    assert cloud_generator(0, 0, replace(cloud, label=5)).random() == draws[0, 0, 7, 0]
+def test_displacing_puts_the_cloud_everywhere_inside_its_image_by_whole_pixels() -> None:
+    corner = Cloud(np.array([[1, 2], [3, 2]], np.float32), np.zeros((2, 3), np.float32), (6, 5))
+    section = AugmentSection(apply=("displace",))
+    moved = [augment_cloud(corner, seed, section).positions for seed in range(400)]
+    assert {tuple(place[0].tolist()) for place in moved} == {(float(r), float(c)) for r in range(4) for c in range(5)}
+    assert all((place[1] - place[0]).tolist() == [2, 0] for place in moved)
+    large = Cloud(np.array([[-4, 0], [9, 1]], np.float32), np.zeros((2, 3), np.float32), (6, 5))
+    assert augment_cloud(large, 0, section).positions[:, 0].tolist() == [-4, 9]
+
+
+def test_a_batch_changes_as_its_clouds_alone_do() -> None:
+    clouds = [cloud_of(n, size=(9 + n, 30), sample_id=n) for n in (7, 1, 0, 40, 13)]
+    section = AugmentSection(apply=ALL.apply[:-1])
+    keys = np.arange(5, dtype=np.uint64) * np.uint64(7)
+    made = augment(CloudBatch.join(clouds), np.ones((5, 1), np.float32), keys, section)
+    for i, cloud in enumerate(clouds):
+        rows = slice(int(made.offsets[i]), int(made.offsets[i + 1]))
+        alone = augment_cloud(cloud, 7 * i, section)
+        np.testing.assert_array_equal(made.positions[rows], alone.positions)
+        np.testing.assert_array_equal(made.latents[rows], alone.latents)
+
+
+def test_moves_are_those_of_the_plain_edits() -> None:
+    cloud = cloud_of(50, size=(9, 31))
+    keys = np.array([3], np.uint64)
+    angle = 30 * (2 * float(uniform(keys, "rotate")[0]) - 1)
+    turned = augmented(cloud, "rotate", 30.0, 3).positions
+    np.testing.assert_allclose(turned, edit.rotate(cloud, angle).positions, atol=1e-4)
+    rows, columns = (float(uniform(keys, f"flip {axis}")[0]) < 0.5 for axis in ("rows", "columns"))
+    flipped = augmented(cloud, "flip", 0.5, 3).positions
+    np.testing.assert_allclose(flipped, edit.flip(cloud, rows=rows, columns=columns).positions, atol=1e-4)
+
+
+def test_a_flip_puts_its_factors_on_what_describes_the_points() -> None:
+    cloud, mirror = cloud_of(6), np.array([[1, -1, 1], [1, 1, -2]], np.float32)
+    section = AugmentSection(apply=("mask", "flip"), mask=0.5)
+    seen = set()
+    for seed in range(40):
+        plain, signed = (augment_cloud(cloud, seed, section, factors) for factors in (None, mirror))
+        key = np.array([seed], np.uint64)
+        rows, columns = (bool(uniform(key, f"flip {axis}")[0] < 0.5) for axis in ("rows", "columns"))
+        factors = (mirror[0] if rows else 1) * (mirror[1] if columns else np.ones(3, np.float32))
+        np.testing.assert_array_equal(signed.latents, plain.latents * factors)
+        seen.add((rows, columns))
+    assert len(seen) == 4
+
+
+def test_keys_belong_to_seed_epoch_and_cloud() -> None:
+    ids, repeats = np.array([7, 8, 7]), np.array([0, 0, 1])
+    keys = np.concatenate([cloud_keys(seed, epoch, ids, repeats) for seed in (0, 1) for epoch in (0, 1)])
+    assert len(np.unique(keys)) == 12
+    np.testing.assert_array_equal(cloud_keys(0, 0, ids[1:2], repeats[1:2]), keys[1:2])
+
+
+def test_draws_are_uniform_and_independent_between_clouds_uses_and_indices() -> None:
+    keys = cloud_keys(0, 0, np.arange(300), np.zeros(300, np.int64))
+    table = uniform(keys[:, None], "push", np.arange(300))
+    assert table.min() >= 0
+    assert table.max() < 1
+    counts = np.histogram(table, 20, (0, 1))[0]
+    assert np.abs(counts - 4500).max() < 5 * np.sqrt(4500)
+    other = uniform(keys[:, None], "mask", np.arange(300))
+    for first, second in ((table, other), (table[1:], table[:-1]), (table[:, 1:], table[:, :-1])):
+        assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.017  # 5 standard deviations
+    bell = normal(keys[:, None], "noise", np.arange(300))
+    assert (bell.mean(), bell.std()) == (pytest.approx(0, abs=0.02), pytest.approx(1, abs=0.02))
+    assert np.mean(bell**4) == pytest.approx(3, abs=0.2)
+    assert beta(keys, "arcmix", 2.0).var() == pytest.approx(0.05, rel=0.3)
+
+
+def test_a_large_cloud_is_copied_no_more_often_than_needed() -> None:
+    """Latents are gathered once, and only those that stay."""
+    clouds = CloudBatch.join(
+        [Cloud(np.zeros((50_000, 2), np.float32), np.zeros((50_000, 64), np.float16), (4000, 4000))]
+    )
+    labels, keys = np.ones((1, 1), np.float32), np.zeros(1, np.uint64)
+    for apply, copies in ((("push", "rotate", "flip", "displace"), 1.0), (("mask",), 0.7)):
+        section = AugmentSection.model_validate({"apply": apply})
+        tracemalloc.start()
+        augment(clouds, labels, keys, section)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak <= copies * clouds.latents.nbytes + 30 * 8 * 50_000, (apply, peak / clouds.latents.nbytes)
 
 
 def _numbered(n: int) -> Cloud:

@@ -13,7 +13,7 @@ from arcpipe.cloud import Cloud
 from arcpipe.config import EvaluateConfig, TrainConfig
 from arcpipe.errors import CheckpointError, MissingSplitError, StoreMismatchError
 from arcpipe.train import loop, run_evaluate, run_train
-from arcpipe.train.augment import augment_cloud, cloud_generator
+from arcpipe.train.augment import augment_cloud
 from arcpipe.train.evaluate import moves
 from arcpipe.train.measures import average_repeats, calibration_error, measure
 
@@ -72,7 +72,7 @@ def test_shift_reaches_the_batches() -> None:
     assert moves(EvaluateConfig(run=Path("r"), store=Path("s"))).apply == ()
     section = moves(EvaluateConfig(run=Path("r"), store=Path("s"), shift=3))
     cloud = Cloud(np.zeros((5, 2), np.uint16), np.zeros((5, 1), np.float16), (9, 9), sample_id=3)
-    moved = augment_cloud(cloud, cloud_generator(0, 0, cloud), section).positions - cloud.positions
+    moved = augment_cloud(cloud, 3, section).positions - cloud.positions
     assert 0 < abs(moved).max() <= 3
 
 
