@@ -359,7 +359,9 @@ def inspect(
     store: Annotated[Path, typer.Argument(help="A store.", **AT)],
     samples: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SAMPLE]...", help="train/17 or train/cats/1.jpg; none: best, median and worst."),
+        typer.Argument(
+            metavar="[SAMPLE]...", help="train/17, train/cats/1.jpg, a repeat train/17#3; none: best, median, worst."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the pictures; by default inspect/NAME.")] = None,
     scale: Annotated[int, typer.Option(min=1, max=16, help="Render between the pixels.")] = 1,

@@ -63,6 +63,7 @@ class Edit(StrEnum):
     rotate = "rotate"
     flip = "flip"
     mask = "mask"
+    noise = "noise"
     mix = "mix"
 
 

@@ -20,6 +20,14 @@ def push(cloud: Cloud, reach_px: float, rng: np.random.Generator) -> Cloud:
     return _moved(cloud, cloud.positions + rng.uniform(-reach_px, reach_px, cloud.positions.shape))
 
 
+def add_noise(cloud: Cloud, sigma: float, rng: np.random.Generator) -> Cloud:
+    """Add Gaussian noise of standard deviation `sigma` to the latents; they become float32."""
+    noise = rng.standard_normal(cloud.latents.shape, np.float32)
+    noise *= np.float32(sigma)
+    noise += cloud.latents
+    return changed(cloud, cloud.positions, noise)
+
+
 def shift(cloud: Cloud, by_px: ArrayLike) -> Cloud:
     """Move all anchors by the same (row, column)."""
     return _moved(cloud, cloud.positions + np.asarray(by_px, np.float64))

@@ -21,6 +21,7 @@ from arcpipe.inspect.samples import (
     Place,
     View,
     best_median_worst,
+    cloud_name,
     decibel,
     file_stems,
     known,
@@ -73,8 +74,8 @@ def run_inspect(
 
     Without `samples`: `best-median-worst.png` over all splits, and `psnr.png`. With them: `sample-NAME.png` and the
     full-size `reconstruction-NAME.png` of each. `scale` renders between the pixels and adds `-x4` to the file names.
-    `edit` (push, rotate, flip, mask, mix) draws `edit-EDIT.png` instead, of the given samples or of three median ones;
-    what is random about it derives from `seed`. `use_cache` False finds neighbours anew: the pictures are the same.
+    `edit` (push, rotate, flip, mask, noise, mix) draws `edit-EDIT.png` instead, of the given samples or of three median
+    ones; what is random about it derives from `seed`. `use_cache` False finds neighbours anew: the same pictures.
 
     Raises:
         ConfigError: `scale` and `edit` together, a render that is too large, or `out` inside the store.
@@ -117,7 +118,7 @@ def _draw_overview(desk: Desk) -> tuple[list[Path], list[SampleReport]]:
 
 def _draw_named(desk: Desk, places: Sequence[Place]) -> tuple[list[Path], list[SampleReport]]:
     files, reports = [], []
-    stems = file_stems([f"{place.split}/{desk.store.read_cloud(*place.key).path}" for place in places])
+    stems = file_stems([cloud_name(place.split, desk.store.read_cloud(*place.key)) for place in places])
     for place in places:
         view = desk.view(place)
         stem = stems[view.name]

@@ -19,6 +19,7 @@ from arcpipe.inspect.sheet import Row, Sheet
 
 DISC = 0.38  # radius of the disc that one cloud leaves to another, share of the shorter side
 DONE = {"push": "pushed", "rotate": "rotated", "flip": "flipped", "mask": "masked", "mix": "mixed"}
+DONE |= {"noise": "with noise"}
 
 Edit = Callable[[Cloud, int, int, np.random.Generator], tuple[Cloud, str]]
 """Cloud, level of the edit (0 to 2), fewest anchors that can be decoded, generator -> edited cloud, what was done."""
@@ -34,7 +35,7 @@ class Mixed:
 
 
 def draw_edit(decoder: DecoderRecord, views: Sequence[View], edit: str, seed: int, box: int) -> Sheet:
-    """Lay out the sheet of an edit: `push`, `rotate`, `flip`, `mask`, or `mix` (of two views or more).
+    """Lay out the sheet of an edit: `push`, `rotate`, `flip`, `mask`, `noise`, or `mix` (of two views or more).
 
     One sample is shown at three levels of the edit; of several, each at the next level. Neighbours are found anew after
     the edit. What is random derives from `seed` and the names of the samples.
@@ -47,7 +48,8 @@ def draw_edit(decoder: DecoderRecord, views: Sequence[View], edit: str, seed: in
     levels = list(zip(views, range(len(views)), strict=True)) if len(views) > 1 else [(views[0], i) for i in range(3)]
     rows = tuple(_edit_row(decoder, view, edit, level % 3, seed, box) for view, level in levels)
     columns = ("reconstruction", "its anchors", f"anchors, {DONE[edit]}", "decoded again")
-    about = "The latents stay as they are; the colour of an anchor tells where it was before."
+    about = "The colour of an anchor tells where it was before. "
+    about += "Places stay, latents change." if edit == "noise" else "Latents stay as they are: they do not turn."
     return Sheet(title, columns, rows, (about,))
 
 
@@ -93,7 +95,15 @@ def _mask(cloud: Cloud, level: int, fewest: int, rng: np.random.Generator) -> tu
     return left, f"{len(left):,} of {len(cloud):,} anchors kept"
 
 
-EDITS: dict[str, Edit] = {"push": _push, "rotate": _rotate, "flip": _flip, "mask": _mask}
+def _noise(cloud: Cloud, level: int, fewest: int, rng: np.random.Generator) -> tuple[Cloud, str]:
+    """The strength of the training's augmentation can hardly be seen; so also 0.3 and 1 of the latents' own size."""
+    size = float(np.sqrt(np.square(np.asarray(cloud.latents, np.float32)).mean()))
+    sigma = (0.001, 0.3 * size, size)[level]
+    words = "as in training" if level == 0 else f"{(0.3, 1)[level - 1]:g} of their root mean square"
+    return arc_edit.add_noise(cloud, sigma, rng), f"Gaussian noise of {sigma:.3g} on the latents, {words}"
+
+
+EDITS: dict[str, Edit] = {"push": _push, "rotate": _rotate, "flip": _flip, "mask": _mask, "noise": _noise}
 
 
 def _pairs(views: Sequence[View]) -> list[tuple[View, View]]:

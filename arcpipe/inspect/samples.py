@@ -81,7 +81,7 @@ def view_sample(store: Store, originals: Originals, place: Place, *, use_cache: 
         warning = "the source image is gone or cannot be read"
     return View(
         place=place,
-        name=f"{place.split}/{cloud.path}",
+        name=cloud_name(place.split, cloud),
         class_name=store.classes[cloud.label] if 0 <= cloud.label < len(store.classes) else str(cloud.label),
         cloud=cloud,
         image=image,
@@ -90,6 +90,11 @@ def view_sample(store: Store, originals: Originals, place: Place, *, use_cache: 
         warning=warning,
         cloud_bytes=cloud.latents.size * BYTES[store.dtype] + cloud.positions.nbytes,
     )
+
+
+def cloud_name(split: str, cloud: Cloud) -> str:
+    """What `Store.find` finds it by: `train/cats/1.jpg`, and `train/cats/1.jpg#3` for a repeat."""
+    return f"{split}/{cloud.path}" + (f"#{cloud.repeat}" if cloud.repeat else "")
 
 
 def best_median_worst(psnr: Mapping[str, NDArray[Any]], each: int = 3) -> list[tuple[str, str, int]]:
@@ -131,7 +136,10 @@ def file_stems(names: Iterable[str]) -> dict[str, str]:
     """A safe file name for every sample's name: letters, digits, `.`, `_` and `-`, of any script, no two the same."""
     stems: dict[str, str] = {}
     for name in names:
-        bare = unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
+        path, mark, repeat = name.rpartition("#")
+        if not mark or not repeat.isdecimal():
+            path, repeat = name, ""
+        bare = unicodedata.normalize("NFC", str(PurePosixPath(path).with_suffix(""))) + (f"-{repeat}" if repeat else "")
         stem = re.sub(r"[^\w.-]+", "-", bare).strip("-.") or "sample"
         short = stem.encode()[:NAME_BYTES].decode(errors="ignore")
         if short != stem or short.casefold() in {other.casefold() for other in stems.values()}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from arcpipe.cloud import FailedSample
 from arcpipe.errors import SampleNotFoundError
 
 Place = tuple[str, str, int]  # split, part, row
+Repeats = dict[int, Place]
 
 
 class NameIndex:
@@ -21,18 +23,16 @@ class NameIndex:
 
     def __init__(self, store: Path) -> None:
         self._store = store
-        self._numbers: dict[tuple[str, int], tuple[int, Place]] = {}
-        self._paths: dict[str, dict[str, tuple[int, Place]]] = {}  # path -> split -> (repeat, place)
+        self._numbers: dict[tuple[str, int], Repeats] = {}
+        self._paths: dict[str, dict[str, Repeats]] = {}  # path -> split -> its repeats
         self._failed: dict[str, dict[str, FailedSample]] = {}
 
     def add(self, split: str, part: str, sample_ids: NDArray[Any], repeats: NDArray[Any], paths: Sequence[str]) -> None:
-        """Add the clouds of a part; of several repeats the first is what a name means."""
+        """Add the clouds of a part."""
         for row, (number, repeat, path) in enumerate(zip(sample_ids.tolist(), repeats.tolist(), paths, strict=True)):
-            entry = (repeat, (split, part, row))
-            key = (split, number)
-            self._numbers[key] = min(entry, self._numbers.get(key, entry))
-            splits = self._paths.setdefault(path, {})
-            splits[split] = min(entry, splits.get(split, entry))
+            repeats_of = self._paths.setdefault(path, {}).setdefault(split, {})
+            repeats_of[repeat] = (split, part, row)
+            self._numbers[split, number] = repeats_of
 
     def add_failures(self, split: str, failures: Sequence[FailedSample]) -> None:
         for failure in failures:
@@ -42,21 +42,38 @@ class NameIndex:
     def find(self, name: str) -> Place:
         """Look up a name, see `Store.find`."""
         wanted = name.strip().lstrip("./")
+        repeats = self._repeats(wanted, name)
+        repeat = re.fullmatch(r"(.+)#([0-9]+)", wanted)
+        if repeats is None and repeat is not None:  # a path may end in #3 too: it was looked for first
+            wanted = repeat[1]
+            repeats = self._repeats(wanted, name)
+            if repeats is not None and int(repeat[2]) not in repeats:
+                raise SampleNotFoundError(
+                    f"{name} is not in {self._store}: there is no such repeat.",
+                    details=[f"its repeats: {', '.join(map(str, sorted(repeats)))}"],
+                    fix=[self._command(f"{wanted}#{max(repeats)}")],
+                )
+        if repeats is None:
+            raise self._not_found(name, wanted)
+        return repeats[int(repeat[2]) if repeat is not None and repeat[1] == wanted else min(repeats)]
+
+    def _repeats(self, wanted: str, name: str) -> Repeats | None:
+        """The clouds of the sample that `wanted` names."""
         pieces = wanted.split("/")
         # Longest first: "train/cats/1.jpg" is a path of split train before it is looked for as a bare path.
         for i in range(len(pieces)):
-            place = self._exact("/".join(pieces[i:]), name, bare=i == 0)
-            if place is not None:
-                return place
-        raise self._not_found(name, wanted)
+            found = self._exact("/".join(pieces[i:]), name, bare=i == 0)
+            if found is not None:
+                return found
+        return None
 
-    def _exact(self, wanted: str, name: str, *, bare: bool) -> Place | None:
+    def _exact(self, wanted: str, name: str, *, bare: bool) -> Repeats | None:
         split, _, rest = wanted.partition("/")
         found = self._paths.get(rest, {}).get(split)
         if found is None and rest.isdecimal():
             found = self._numbers.get((split, int(rest)))
         if found is not None:
-            return found[1]
+            return found
         if split in self._failed.get(rest, {}):
             raise self._failure(name, self._failed[rest][split])
         if bare:
@@ -64,7 +81,7 @@ class NameIndex:
             if len(places) > 1:
                 raise self._ambiguous(name, wanted, sorted(places))
             if places:
-                return next(iter(places.values()))[1]
+                return next(iter(places.values()))
             for failure in self._failed.get(wanted, {}).values():
                 raise self._failure(name, failure)
         return None

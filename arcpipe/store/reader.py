@@ -184,7 +184,7 @@ class Store:
         return [failure for info in self.parts(split) for failure in self.part(split, info.id).failures()]
 
     def find(self, name: str) -> tuple[str, str, int]:
-        """Where a sample is: (split, part id, row). Of several repeats the first.
+        """Where a sample is: (split, part id, row). Of several repeats the first, or that of a name ending in `#3`.
 
         `name` is `split/number` (its sample id), `split/path`, a path that only one split has, or a longer path that
         ends in `split/path`.

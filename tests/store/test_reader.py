@@ -90,6 +90,11 @@ def test_a_failed_sample_says_why_and_of_repeats_the_first_is_found(tmp_path: Pa
     store = open_store(tmp_path / "s.zarr")
     assert store.find("train/0") == ("train", "0000", 2)
     assert store.find("dogs/0001.jpg") == ("train", "0000", 1)
+    assert store.find("train/0#1") == ("train", "0000", 0)
+    assert store.find("dogs/0001.jpg#1") == ("train", "0000", 3)
+    assert store.find("dogs/0001.jpg#0") == ("train", "0000", 1)
+    with pytest.raises(SampleNotFoundError, match=r"(?s)no such repeat.*its repeats: 0, 1.*train/0#1"):
+        store.find("train/0#2")
     for name in ("train/cats/bad.jpg", "cats/bad.jpg", "train/5"):
         with pytest.raises(SampleNotFoundError, match="could not be converted") as caught:
             store.find(name)

@@ -11,11 +11,11 @@ import pytest
 
 from arcpipe.cloud import Cloud
 from arcpipe.config import EvaluateConfig, TrainConfig
-from arcpipe.errors import CheckpointError, MissingSplitError, StoreMismatchError
+from arcpipe.errors import CheckpointError, FileAccessError, MissingSplitError, StoreMismatchError
 from arcpipe.train import loop, run_evaluate, run_train
 from arcpipe.train.augment import augment_cloud
 from arcpipe.train.evaluate import moves
-from arcpipe.train.measures import average_repeats, calibration_error, measure
+from arcpipe.train.measures import average_repeats, calibration_error, first_repeats, measure
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +143,31 @@ def test_a_calibrated_guesser_has_no_calibration_error() -> None:
     confidence = generator.uniform(0.5, 1, 200_000)
     labels = (generator.random(200_000) > confidence).astype(np.int64)
     assert calibration_error(np.stack([confidence, 1 - confidence], 1), labels) < 0.005
+
+
+def test_only_the_first_repeats_are_averaged() -> None:
+    kept = first_repeats(np.array([9, 4, 9, 9, 4]), 2)
+    assert kept.tolist() == [True, True, True, False, True]
+
+
+def test_one_of_several_repeats_is_another_answer_from_fewer_clouds(run: Path, new_store: Callable[..., Path]) -> None:
+    store = new_store(repeats=3)
+    everything, one = (run_evaluate(config(run, store, repeats=repeats)) for repeats in (None, 1))
+    assert (everything.clouds, one.clouds) == (90, 30)
+    assert everything.measures.n == one.measures.n == 30
+    assert everything.measures.loss != one.measures.loss
+    assert run_evaluate(config(run, store, repeats=5)).measures == everything.measures
+
+
+def test_the_bins_of_calibration_count_every_image(run: Path, store_path: Path, tmp_path: Path) -> None:
+    report = run_evaluate(config(run, store_path, displace=True, out=tmp_path / "figures"))
+    bins = report.measures.calibration
+    assert sum(n for n, _, _ in bins) == 30
+    error = sum(n * abs(share - confidence) for n, confidence, share in bins) / 30
+    assert error == pytest.approx(report.measures.calibration_error)
+    assert [path.name for path in report.files] == ["calibration.png", "confusion.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in report.files)
+    assert "displaced" in report.lines()[0]
+    (tmp_path / "file").touch()
+    with pytest.raises(FileAccessError, match="cannot be made a folder"):
+        run_evaluate(config(run, store_path, out=tmp_path / "file"))
