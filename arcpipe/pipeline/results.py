@@ -130,10 +130,23 @@ def _facts(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _row_json(row: Row) -> dict[str, Any]:
     cells = {
-        name: {"mean": cell.mean, "deviation": cell.deviation, "seeds": len(cell.values), "thesis": cell.thesis}
+        name: {"values": cell.values, "mean": cell.mean, "deviation": cell.deviation, "thesis": cell.thesis}
         for name, cell in row.cells.items()
     }
-    return {"name": row.name, "reference": row.reference, "cells": cells, **row.facts}
+    return {"name": row.name, "reference": row.reference, "cells": cells, "facts": row.facts}
+
+
+def read_rows(document: Mapping[str, Any]) -> list[Row]:
+    """The rows of a results.json."""
+    return [
+        Row(
+            row["name"],
+            {name: Cell(tuple(cell["values"]), cell["thesis"]) for name, cell in row["cells"].items()},
+            row["reference"],
+            row["facts"],
+        )
+        for row in document["rows"]
+    ]
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -1,0 +1,61 @@
+"""docs/results.md: made from results.json alone, and honest about the order of the arms."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from arcpipe.pipeline.results import Cell, Row
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "results.py"
+
+
+@pytest.fixture(scope="module")
+def page() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results_page", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(name: str, values: tuple[float, ...], thesis: float | None) -> Row:
+    return Row(name, {"accuracy": Cell(values, thesis)})
+
+
+def test_pairs_count_against_the_thesis_only_beyond_the_spread(page: ModuleType) -> None:
+    rows = [row("a", (40.0, 42.0), 30), row("b", (50.0, 50.2), 40), row("c", (39.9, 41.9), 35), row("d", (), 50)]
+    (line,) = page.order(rows, "accuracy")
+    assert "2 of 3 pairs" in line  # b above a, b above c
+    assert "1 the other way round within the spread" in line  # a above c by 0.1
+    (line,) = page.order([row("a", (60.0, 60.5), 30), row("b", (50.0, 50.2), 40)], "accuracy")
+    assert "0 of 1 pairs" in line
+    assert "beyond it: a above b by 10.1 (thesis: below by 10.0)" in line
+    (line,) = page.order([row("a", (60.0,), 30), row("b", (50.0,), 40)], "accuracy")
+    assert "one seed has no spread" in line
+    assert page.order([row("a", (60.0,), None)], "accuracy") == []
+
+
+def test_a_section_has_table_and_cost(page: ModuleType) -> None:
+    facts: dict[str, Any] = {"images": 8000, "clouds": 8000, "psnr": 31.25, "epochs": 15, "minutes": 2.5}
+    cells = {"accuracy": {"values": [38.0, 40.0], "mean": 39.0, "deviation": 1.41, "thesis": 38.12}}
+    document = {
+        "name": "exp",
+        "title": "Augmentations",
+        "about": "what\nit is",
+        "thesis": "thesis table 5",
+        "failed": [],
+        "columns": ["accuracy"],
+        "arcpipe": "0.1",
+        "machine": {"cores": 2, "cpu": "X"},
+        "rows": [{"name": "none", "reference": False, "cells": cells, "facts": facts}],
+        "results": [{"run": f"r{i}", "training": {"seconds": 150.0}} for i in (0, 0, 1)],
+    }
+    lines = page.section(document)
+    assert "| none | 39.00 ± 1.41 (2) | 38.12 | 8,000 | 8,000 | 31.2 | 15 | 2.5 |" in lines
+    assert any("2 trainings, 5 minutes in all on 2 cores (X)" in line for line in lines)
