@@ -132,7 +132,7 @@ def _draw_named(desk: Desk, places: Sequence[Place]) -> tuple[list[Path], list[S
 
 
 def _draw_edits(desk: Desk, places: Sequence[Place], edit: str, seed: int) -> tuple[list[Path], list[SampleReport]]:
-    places = list(places) or _medians(desk, 4 if edit == "mix" else 3)
+    places = list(places) or _medians(desk, 2 if edit == "mix" else 3)
     if edit == "mix" and len(places) == 1:
         places += [place for place in _medians(desk, 2) if place.key != places[0].key][:1]
     views = [desk.view(place) for place in places]

@@ -43,7 +43,7 @@ def draw_edit(decoder: DecoderRecord, views: Sequence[View], edit: str, seed: in
     title = f"clouds, {DONE[edit]}"
     if edit == "mix":
         columns = ("first (its anchors vermillion)", "second (blue)", "anchors, mixed", "decoded together")
-        rows = tuple(row for pair in _pairs(views) for row in _mix_rows(decoder, *pair, box))
+        rows = tuple(row for pair in _pairs(views) for row in _mix_rows(decoder, *pair, seed, box))
         return Sheet(title, columns, rows, ("Two clouds in one image, under the shared decoder.",))
     levels = list(zip(views, range(len(views)), strict=True)) if len(views) > 1 else [(views[0], i) for i in range(3)]
     rows = tuple(_edit_row(decoder, view, edit, level % 3, seed, box) for view, level in levels)
@@ -112,14 +112,19 @@ def _pairs(views: Sequence[View]) -> list[tuple[View, View]]:
     return list(zip(firsts, [*seconds, *views[: len(firsts) - len(seconds)]], strict=True))
 
 
-def _mix_rows(decoder: DecoderRecord, first: View, second: View, box: int) -> tuple[Row, Row]:
-    """The second in a disc of the first, and all anchors of both (thesis figure 6, top and bottom)."""
+def _mix_rows(decoder: DecoderRecord, first: View, second: View, seed: int, box: int) -> list[Row]:
+    """The second in a disc of the first, all anchors of both (thesis figure 6), and the two forms of ARCMix."""
     # Images of other sizes: middle on middle.
     gap = (np.array(first.cloud.size) - np.array(second.cloud.size)) / 2
     moved = arc_edit.shift(second.cloud, gap)
-    mixes = mix_disc(first.cloud, moved), mix_stack(first.cloud, moved)
-    disc, stack = (_mix_row(decoder, first, second, mixed, box) for mixed in mixes)
-    return disc, stack
+    rng = seeds.generator(seed, "inspect", "mix", first.name, second.name)
+    mixes = (
+        mix_disc(first.cloud, moved),
+        mix_stack(first.cloud, moved),
+        mix_points(first.cloud, moved, rng),
+        mix_box(first.cloud, moved),
+    )
+    return [_mix_row(decoder, first, second, mixed, box) for mixed in mixes]
 
 
 def mix_disc(first: Cloud, second: Cloud) -> Mixed:
@@ -134,6 +139,22 @@ def mix_disc(first: Cloud, second: Cloud) -> Mixed:
 def mix_stack(first: Cloud, second: Cloud) -> Mixed:
     """All anchors of both clouds."""
     return Mixed(arc_edit.stack(first, second), len(first), f"stacked: all {len(first) + len(second):,} anchors")
+
+
+def mix_points(first: Cloud, second: Cloud, rng: np.random.Generator) -> Mixed:
+    """ARCMix by random subsets: half of the anchors of both."""
+    mixed = arc_edit.mix(first, second, 0.5, rng)
+    return Mixed(mixed, round(0.5 * len(first)), f"ARCMix, points: half of the anchors of both, {len(mixed):,}")
+
+
+def mix_box(first: Cloud, second: Cloud) -> Mixed:
+    """ARCMix by a spatial cut: what the second has in the right half replaces what the first has there."""
+    low, high = (-np.inf, (first.size[1] - 1) / 2), (np.inf, np.inf)
+    mixed = arc_edit.mix_box(first, second, low, high)
+    n_first = int((first.positions[:, 1] < low[1]).sum())
+    return Mixed(
+        mixed, n_first, f"ARCMix, box: {len(mixed) - n_first:,} anchors of the second, {n_first:,} of the first"
+    )
 
 
 def _mix_row(decoder: DecoderRecord, first: View, second: View, mixed: Mixed, box: int) -> Row:

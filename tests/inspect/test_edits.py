@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arcpipe.cloud import Cloud
-from arcpipe.inspect.edits import DISC, EDITS, mix_disc, mix_stack
+from arcpipe.inspect.edits import DISC, EDITS, mix_box, mix_disc, mix_points, mix_stack
 
 
 def cloud_of(seed: int, size: tuple[int, int] = (40, 30), k: int = 60) -> Cloud:
@@ -30,6 +30,17 @@ def test_a_disc_takes_the_inside_from_the_second_and_the_outside_from_the_first(
 def test_a_stack_keeps_every_anchor_of_both() -> None:
     mixed = mix_stack(cloud_of(0), cloud_of(1, k=20))
     assert (len(mixed.cloud), mixed.n_first) == (80, 60)
+
+
+def test_arcmix_is_shown_as_it_trains_by_points_and_by_a_box() -> None:
+    first, second = cloud_of(0), cloud_of(1)
+    half = mix_points(first, second, np.random.default_rng(0))
+    assert (half.n_first, len(half.cloud)) == (30, 60)
+    cut = mix_box(first, second)
+    right = cut.cloud.positions[:, 1] >= 14.5
+    for mixed in (half, cut):
+        assert (mixed.cloud.latents[:, 0] == np.repeat([0, 1], [mixed.n_first, len(mixed.cloud) - mixed.n_first])).all()
+    assert right.tolist() == [False] * cut.n_first + [True] * (len(cut.cloud) - cut.n_first)
 
 
 @pytest.mark.parametrize("edit", EDITS)
