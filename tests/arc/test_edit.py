@@ -105,3 +105,26 @@ def test_an_edit_forgets_what_no_longer_holds_and_changes_nothing_else() -> None
         assert (edited.size, edited.relative, edited.label) == (cloud.size, cloud.relative, cloud.label)
     np.testing.assert_array_equal(cloud.positions, before)
     assert cloud.neighbours is not None
+
+
+def test_displacing_moves_the_cloud_as_a_whole_to_every_place_in_the_image() -> None:
+    corner = Cloud(np.array([[1, 2], [3, 2]], np.float32), np.zeros((2, 3), np.float32), (6, 5))
+    places = {tuple(edit.displace(corner, np.random.default_rng(i)).positions[0].tolist()) for i in range(400)}
+    assert places == {(float(row), float(column)) for row in range(4) for column in range(5)}
+    moved = edit.displace(corner, np.random.default_rng(0))
+    np.testing.assert_array_equal(moved.positions[1] - moved.positions[0], [2, 0])
+
+
+@pytest.mark.parametrize("reach", [[[-4, 0], [9, 1]], [[0, 0], [5, 4]], [[-0.5, 0.2], [5.5, 4.0]]])
+def test_a_cloud_as_large_as_its_image_stays(reach: list[list[float]]) -> None:
+    cloud = Cloud(np.array(reach, np.float32), np.zeros((2, 3), np.float32), (6, 5))
+    moved = edit.displace(cloud, np.random.default_rng(0)).positions
+    np.testing.assert_allclose(moved[:, 0], np.array(reach)[:, 0], rtol=1e-6)
+
+
+def test_noise_makes_latents_float32_and_leaves_the_cloud_as_it_was() -> None:
+    cloud = Cloud(np.zeros((500, 2), np.float32), np.ones((500, 8), np.float16), (6, 5))
+    noisy = edit.add_noise(cloud, 0.1, np.random.default_rng(0))
+    assert noisy.latents.dtype == np.float32
+    assert abs(float((noisy.latents - 1).std()) - 0.1) < 0.01
+    assert (cloud.latents == 1).all()
