@@ -270,6 +270,8 @@ class ModelSection(Section):
     """Voxel edge before the first stage, pixels; of PTv1, the unit of distances."""
     grid_origin: Literal["cloud", "image"] = "cloud"
     """Where PTv3's voxels begin: at the cloud's own minimum, so that shifts change nothing, or the image's corner."""
+    backend: Literal["auto", "torch", "spconv", "torch-scatter"] = "auto"
+    """Who computes PTv3: `auto` is compiled loops on a CPU, else plain torch; the last two replace one operation."""
     neighbours: Count | None = None
     """Points that a point of PTv1 attends to."""
     mlp_ratio: Annotated[float, Field(gt=0)] | None = None

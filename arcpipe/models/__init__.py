@@ -6,6 +6,7 @@ from torch import nn
 
 from arcpipe.config import ModelSection
 from arcpipe.errors import ConfigError
+from arcpipe.models.backends import check_backend, use_backend
 from arcpipe.models.ptv3 import PTv3
 
 __all__ = ["PRESETS", "PTv3", "build_model", "describe", "n_parameters", "resolve"]
@@ -68,12 +69,15 @@ def resolve(section: ModelSection) -> ModelSection:
 
     Raises:
         ConfigError: the model has no such setting, stages disagree in number, or a stage's channels are not a multiple
-            of its heads.
+            of its heads; the backend cannot be used here.
     """
+    check_backend(section.backend)
     given = section.model_dump(exclude_none=True)
     foreign = set(given) & set().union(*OPEN.values()) - set(OPEN[section.model])
     if section.model != "ptv3" and section.grid_origin != "cloud":
         foreign.add("grid_origin")
+    if section.model != "ptv3" and section.backend != "auto":
+        foreign.add("backend")
     if foreign:
         raise ConfigError(
             f"{section.model} has no {', '.join(sorted(foreign))}.",
@@ -107,7 +111,9 @@ def build_model(section: ModelSection, latent_dim: int, n_classes: int) -> nn.Mo
         from arcpipe.models.ptv1 import PTv1
 
         return PTv1(latent_dim, n_classes, **settings)
-    return PTv3(latent_dim, n_classes, **settings, grid_origin=full.grid_origin)
+    model = PTv3(latent_dim, n_classes, **settings, grid_origin=full.grid_origin)
+    use_backend(model, full.backend)
+    return model
 
 
 def n_parameters(model: nn.Module) -> int:

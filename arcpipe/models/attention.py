@@ -120,13 +120,13 @@ class PatchAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int, patch: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.backend = heads, "auto"
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
         self.relative = RelativePosition(patch, heads)
 
     def forward(self, features: Tensor, coords: Tensor, patches: Patches) -> Tensor:
-        if compilable(features) and self._fills_registers:
+        if self.backend != "torch" and compilable(features) and self._fills_registers:
             return self._compiled(features, coords, patches)
         n, length = patches.slots.shape
         padded = self.qkv(features).index_select(0, patches.slots.flatten()).view(n, length, 3, self.heads, -1)

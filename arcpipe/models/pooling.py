@@ -19,14 +19,18 @@ def segment_mean(values: Tensor, segment: Tensor, n: int) -> Tensor:
     return total / counts[:, None].to(values.dtype)
 
 
-def segment_max(values: Tensor, segment: Tensor, n: int) -> Tensor:
+def segment_max(values: Tensor, segment: Tensor, n: int, backend: str = "auto") -> Tensor:
     """Maximum of the rows of `values` (t, c) in each of n non-empty segments -> (n, c).
 
     The gradient goes to the lowest row that attains the maximum. The winners are found outside of autograd and then
     gathered: `scatter_reduce`'s own backward took over 10 times longer, and every gradient has one place to go, so the
     result does not depend on the order of additions.
     """
-    if compilable(values):
+    if backend == "torch-scatter":
+        from arcpipe.models.backends import torch_scatter
+
+        return torch_scatter.segment_max(values, segment, n)
+    if backend != "torch" and compilable(values):
         from arcpipe.models.cpu.pooling import SegmentMax
 
         pooled: Tensor = SegmentMax.apply(values, segment, n)
@@ -66,9 +70,10 @@ class GridPool(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, norm: nn.BatchNorm1d) -> None:
         super().__init__()
+        self.backend = "auto"
         self.linear = nn.Linear(inputs, outputs)
         self.norm = norm
 
     def forward(self, features: Tensor, block: Tensor, n_blocks: int, share: Share | None = None) -> Tensor:
-        pooled = segment_max(self.linear(features), block, n_blocks)
+        pooled = segment_max(self.linear(features), block, n_blocks, self.backend)
         return nn.functional.gelu(batch_norm(self.norm, pooled, share))

@@ -208,6 +208,19 @@ def test_a_setting_replaces_that_of_the_preset():
     assert [name for name, value in resolved.model_dump().items() if value is None] == ["neighbours"]
 
 
+def test_plain_torch_and_compiled_loops_are_the_same_network(make_batch):
+    batch, found = make_batch([51, 107, 0, 30]), []
+    for backend in ("auto", "torch"):
+        torch.manual_seed(0)
+        net = build_model(ModelSection(backend=backend), 32, 10)
+        logits = net(*batch, torch.Generator().manual_seed(0))
+        logits.square().sum().backward()
+        found.append([logits, *(p.grad for p in net.parameters())])
+    largest = max(theirs.abs().max().item() for theirs in found[1])  # some gradients are 0 but for rounding
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * largest, rtol=1e-3)
+
+
 def test_settings_that_do_not_fit_together_are_refused():
     with pytest.raises(ConfigError, match=r"stages disagree[\s\S]*model.depths has 2"):
         resolve(ModelSection(depths=(1, 1)))
