@@ -12,11 +12,11 @@ import torch
 
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.stencil import stencil_features
-from arcpipe.config import EvaluateConfig, FeaturesSection, TrainConfig, build
+from arcpipe.config import AugmentSection, EvaluateConfig, FeaturesSection, TrainConfig, build
 from arcpipe.errors import ConfigError
 from arcpipe.store import open_store
 from arcpipe.train import run_evaluate, run_train
-from arcpipe.train.augment import flip
+from arcpipe.train.augment import augment_cloud
 from arcpipe.train.checkpoint import load_tensors
 from arcpipe.train.features import FeatureCache, Features, feature_cache
 from arcpipe.train.split import Split, normalisation
@@ -87,8 +87,9 @@ def test_a_flip_turns_features_that_know_left_from_right(store_path: Path, tmp_p
     split = Split(open_store(store_path), "train", features=open_cache(store_path, tmp_path))
     cloud = split.read(0, 0, 1)[0]
     signs = open_cache(store_path, tmp_path).features.mirror
-    np.testing.assert_array_equal(flip(cloud, False, True, signs).latents, cloud.latents * signs[1])
-    np.testing.assert_array_equal(flip(cloud, False, False, signs).latents, cloud.latents)
+    for chance, expected in ((1.0, cloud.latents * signs[1]), (0.0, cloud.latents)):
+        section = AugmentSection(apply=("flip",), flip=chance, flip_axes="columns")
+        np.testing.assert_array_equal(augment_cloud(cloud, 0, section, signs).latents, expected)
     assert (signs[1] < 0).any()
 
 
