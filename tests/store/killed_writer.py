@@ -33,10 +33,11 @@ def kill_at(where: str, call: int, *, after: bool) -> None:
     def counted(*args: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == call and not after:
+        number = calls  # several threads may be at it
+        if number == call and not after:
             os.kill(os.getpid(), signal.SIGKILL)
         result = work(*args, **options)
-        if calls == call:
+        if number == call:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
+from arcpipe.place import as_place
 from arcpipe.store import store_lock
 
 if __name__ == "__main__":
-    with store_lock(Path(sys.argv[1])):
+    with store_lock(as_place(sys.argv[1])):
         print("held", flush=True)
         time.sleep(60)

@@ -1,0 +1,413 @@
+"""Stores in a bucket, against a real S3 service: commits, kills, two at once, refusals, outages, requests."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle  # only here: Dask sends places this way
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from store_samples import empty_store, full_store, make_batch, make_decoder, make_header, same_clouds
+
+from arcpipe import objects
+from arcpipe.errors import (
+    ArcpipeError,
+    ConfigError,
+    FileAccessError,
+    NotAStoreError,
+    RemoteStoreError,
+    StoreBusyError,
+    StoreMismatchError,
+    UnfinishedStoreError,
+)
+from arcpipe.place import RemotePath, as_folder, as_place
+from arcpipe.store import bucket as commits
+from arcpipe.store import content_hash, create_or_open, lease, open_store, repair, store_lock, verify
+from tests.bucket_server import USERS, BucketServer
+
+HERE = Path(__file__).resolve().parent
+
+
+def store_in(bucket: str, name: str = "deep/clouds.zarr") -> RemotePath:
+    place = as_place(f"{bucket}/{name}")
+    assert isinstance(place, RemotePath)
+    return place
+
+
+def keys(place: RemotePath) -> list[str]:
+    return [key for key, _ in objects.listing(place.address)]
+
+
+# Addresses, without a service
+
+
+def test_an_address_behaves_as_a_path_and_survives_the_trip_to_a_worker() -> None:
+    place = as_place("s3://photos/deep//clouds.zarr/")
+    assert str(place) == f"{place}" == "s3://photos/deep/clouds.zarr"
+    assert (place.name, str(place.parent), place.suffix) == ("clouds.zarr", "s3://photos/deep", ".zarr")
+    assert str(place / "train" / "0000") == "s3://photos/deep/clouds.zarr/train/0000"
+    assert (place / "train/0000").relative_to(place).as_posix() == "train/0000"
+    assert str(place.with_name("other.zarr")) == "s3://photos/deep/other.zarr"
+    assert pickle.loads(pickle.dumps(place)) == place
+    assert as_place(str(place)) == place
+    assert as_place(place) is place
+    assert type(as_place("store/clouds.zarr")) is type(Path())
+
+
+def test_an_address_never_reaches_the_local_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = as_place("s3://photos/clouds.zarr")
+    for act in (
+        lambda: place.write_bytes(b""),
+        lambda: place.touch(),
+        lambda: place.rename("x"),
+        lambda: os.stat(place),
+    ):
+        with pytest.raises((TypeError, OSError)):
+            act()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ftp://host/clouds.zarr", "no address of a store"),
+        ("s3://photos", "does not name a store"),
+        ("s3://photos/../clouds.zarr", "does not name a store"),
+        ("s3://photos/clouds.zarr?versionId=1", "does not name a store"),
+        ("s3://key:secret@photos/clouds.zarr", "credentials do not belong"),
+    ],
+)
+def test_other_addresses_are_refused(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        as_place(text)
+    assert "secret" not in str(caught.value)
+
+
+def test_runs_are_kept_here() -> None:
+    with pytest.raises(ConfigError, match="only stores are kept in buckets"):
+        as_folder("s3://photos/run")
+    with pytest.raises(ConfigError, match="only stores are kept in buckets"):
+        as_folder(Path("s3://photos/run"))  # as the command line gives it
+
+
+# Writing and reading
+
+
+def test_a_store_in_a_bucket_is_the_store_in_a_folder(bucket: str, tmp_path: Path) -> None:
+    here, there = full_store(tmp_path / "clouds.zarr"), full_store(store_in(bucket))
+    left, right = open_store(here.path), open_store(str(there.path))
+    assert content_hash(left) == content_hash(right)
+    files = {path.relative_to(here.path).as_posix() for path in here.path.rglob("*") if path.is_file()}
+    start = len(there.path.address.key) + 1
+    assert {key[start:] for key in keys(there.path)} == files  # and nothing is left of the attempts
+    assert same_clouds(
+        left.read_part("train", "0001", neighbours=True), right.read_part("train", "0001", neighbours=True)
+    )
+    assert right.find("test/cats/0000.jpg") == left.find("test/cats/0000.jpg")
+    np.testing.assert_array_equal(right.labels("train"), left.labels("train"))
+    assert right.decoder.sha256 == left.decoder.sha256
+    report = verify(there.path)
+    assert (report.problems, report.parts, report.content) == ([], 3, content_hash(left))
+    assert pickle.loads(pickle.dumps(right)).path == there.path
+    assert keys(there.path.parent) == keys(there.path)  # no lock either
+
+
+def test_credentials_are_in_no_object(bucket: str, bucket_server: BucketServer) -> None:
+    place = store_in(bucket)
+    with store_lock(place):
+        full_store(place)
+        everything = b"".join(objects.get(objects.Address(place.address.root, key)) for key in keys(place.parent))
+    for word in [word for user in USERS.values() for word in user]:
+        assert word.encode() not in everything
+    assert str(bucket_server.relay.port).encode() not in everything
+
+
+def test_damage_in_a_bucket_is_named_and_repaired(bucket: str) -> None:
+    writer = full_store(store_in(bucket))
+    before = verify(writer.path).content
+    file = writer.path / "train" / "0001" / "latents" / "c" / "0" / "0"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    objects.put(file.address, bytes(data))
+    (writer.path / "test/0000/labels/c/0").unlink()
+    objects.put((writer.path / "notes.txt").address, b"mine")
+    report = verify(writer.path)
+    named = {problem.where for problem in report.problems}
+    assert {"train/0001/latents/c/0/0", "test/0000/labels/c/0", "notes.txt"} <= named
+    assert not any(name.startswith("train/0000") for name in named)
+    done = repair(writer.path, report)
+    assert (done.parts, done.strangers, done.left) == (["test/0000", "train/0001"], ["notes.txt"], [])
+    with pytest.raises(UnfinishedStoreError):
+        open_store(writer.path)
+    assert writer.remaining() == tuple(p for p in writer.planned() if (p.split, p.id) != ("train", "0000"))
+    full_store(writer.path)
+    assert verify(writer.path).content == before
+
+
+def test_a_part_is_dropped_and_made_again(bucket: str) -> None:
+    writer = full_store(store_in(bucket))
+    writer.drop_part("train", "0000")
+    assert writer.committed() == {"train": {"0001"}, "test": {"0000"}}
+    assert not keys(writer.path / "train" / "0000")
+    again = writer.commit_part("train", "0000", make_batch(range(20, 25)))
+    assert again.clouds == 5
+    writer.finish()
+    assert verify(writer.path).problems == []
+
+
+def test_other_settings_are_refused_and_nothing_is_replaced(bucket: str) -> None:
+    place = full_store(store_in(bucket)).path
+    splits = {"train": {"samples": 10, "parts": 2}, "test": {"samples": 3, "parts": 1}}
+    with pytest.raises(StoreMismatchError, match=r"fit.steps: was 500, now 7") as caught:
+        empty_store(place, splits, steps=7)
+    assert "--overwrite" not in str(caught.value)
+    with pytest.raises(ConfigError, match="--overwrite cannot replace"):
+        create_or_open(place, make_header(splits, steps=7), make_decoder(), overwrite=True)
+    objects.put((store_in(bucket, "photos") / "holiday.jpg").address, b"mine")
+    with pytest.raises(NotAStoreError, match=r"no zarr\.json"):
+        empty_store(store_in(bucket, "photos"), splits)
+    assert verify(place).problems == []
+
+
+# Killed, and two at once
+
+SLOW = pytest.mark.slow
+MOMENTS = [
+    ("objects.put", 3, "before"),  # sending the beginning of the store
+    ("objects.create", 1, "after"),  # choosing it
+    ("objects.copy", 4, "after"),  # carrying the choice out
+    ("objects.create", 2, "before"),  # its zarr.json
+    ("objects.put", 30, "before"),  # sending the part
+    ("objects.create", 3, "after"),  # choosing it
+    ("objects.copy", 30, "before"),  # carrying it out
+    ("objects.create", 4, "after"),  # its zarr.json
+    pytest.param("objects.create", 1, "before", marks=SLOW),
+    pytest.param("objects.create", 2, "after", marks=SLOW),
+    pytest.param("commit.write_file", 1, "before", marks=SLOW),  # writing the part, on the local disk
+    pytest.param("objects.create", 4, "before", marks=SLOW),
+    pytest.param("bucket._delete_below", 2, "before", marks=SLOW),  # tidying up
+]
+
+
+@pytest.mark.parametrize(("where", "call", "moment"), MOMENTS)
+def test_a_killed_writer_leaves_all_or_nothing(bucket: str, where: str, call: int, moment: str) -> None:
+    place = store_in(bucket)
+    command = [sys.executable, str(HERE / "killed_writer.py"), str(place), where, str(call), moment]
+    path = os.pathsep.join([str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, timeout=60, check=False)
+    assert ended.returncode == -9
+    writer = empty_store(place, {"train": {"samples": 5, "parts": 1}})  # carries out what was chosen
+    if (where, call) in (("objects.create", 3), ("objects.create", 4), ("objects.copy", 30)):
+        assert writer.committed() == {"train": {"0000"}}
+    writer.commit_part("train", "0000", make_batch(range(5)))
+    writer.finish()
+    report = verify(place)
+    assert (report.problems, report.complete, report.clouds) == ([], True, 5)
+    assert not any(".attempts" in key for key in keys(place))
+
+
+def test_attempts_that_differ_never_mix(bucket: str) -> None:
+    """Other processors round otherwise: whoever wins, all files of a part are one attempt's."""
+    splits = {"train": {"samples": 20, "parts": 4}}
+    writer = empty_store(store_in(bucket), splits)
+    attempts = [make_batch(range(5 * i, 5 * i + 5)) for i in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        for part in writer.planned():
+            start = threading.Barrier(3)
+
+            def attempt(batch: object, part_id: str = part.id, start: threading.Barrier = start) -> object:
+                start.wait()
+                return writer.commit_part("train", part_id, batch)  # type: ignore[arg-type]
+
+            records = list(pool.map(attempt, attempts))
+            assert len(set(map(str, records))) == 1
+    store = open_store(writer.path, allow_unfinished=True)
+    for part in writer.planned():
+        found = store.read_part("train", part.id, neighbours=True)
+        assert sum(same_clouds(found, batch) for batch in attempts) == 1
+        for name, file in store.part("train", part.id).attributes["files"].items():
+            assert commits.blocks_sha256(store.path / "train" / part.id / name) == file["sha256"]
+    assert not any(".attempts" in key for key in keys(writer.path))
+
+
+def test_a_straggler_that_read_an_old_choice_harms_nothing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sleeps between reading who was chosen and copying; meanwhile the part is committed and tidied up."""
+    writer = empty_store(store_in(bucket), {"train": {"samples": 5, "parts": 1}})
+    first, second = make_batch(range(5)), make_batch(range(5, 10))
+    chosen, go_on = threading.Event(), threading.Event()
+    carry_out = commits._carry_out
+
+    def slowly(place: RemotePath, choice: commits.Choice, final: RemotePath) -> bool:
+        if threading.current_thread().name.startswith("straggler"):
+            chosen.set()
+            assert go_on.wait(30)
+        return carry_out(place, choice, final)
+
+    monkeypatch.setattr(commits, "_carry_out", slowly)
+    with ThreadPoolExecutor(1, "straggler") as pool:
+        late = pool.submit(writer.commit_part, "train", "0000", first)  # its attempt is chosen
+        assert chosen.wait(30)
+        writer.commit_part("train", "0000", second)  # and carried out by the other one
+        assert writer.committed() == {"train": {"0000"}}
+        go_on.set()
+        late.result(timeout=30)
+    writer.finish()
+    assert verify(writer.path).problems == []
+    assert same_clouds(open_store(writer.path).read_part("train", "0000"), first.without_neighbours())
+
+
+def test_a_second_converter_is_told_who_is_at_work(bucket: str) -> None:
+    place = store_in(bucket)
+    holder = [sys.executable, str(HERE / "lock_holder.py"), str(place)]
+    path = os.pathsep.join([str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with subprocess.Popen(holder, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(StoreBusyError, match=f"process {process.pid} on"), store_lock(place):
+            pass
+        process.kill()
+        process.wait()
+    started = time.monotonic()
+    with store_lock(place):  # it died on this machine: nothing to wait for
+        pass
+    assert time.monotonic() - started < lease.STALE_S / 2
+    assert keys(place.parent) == []
+
+
+def test_a_lease_of_another_machine_is_watched(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "STALE_S", 2.0)
+    monkeypatch.setattr(lease, "RENEW_S", 0.3)
+    place = store_in(bucket)
+    address = place.with_name(f".{place.name}.lock").address
+    elsewhere = {"host": "far", "pid": 7, "since": "today", "token": "x", "machine": "other", "started": "1"}
+    tag = objects.create(address, json.dumps(elsewhere).encode())
+    renewing = threading.Event()
+
+    def renew() -> None:
+        nonlocal tag
+        for count in range(3):
+            time.sleep(0.5)
+            tag = objects.swap(address, json.dumps({**elsewhere, "renewals": count}).encode(), tag)
+        renewing.set()
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    with pytest.raises(StoreBusyError, match="process 7 on far"), store_lock(place):
+        pass
+    thread.join()
+    with store_lock(place):  # silent for longer than a living one is
+        first = objects.head(address).tag
+        time.sleep(1)
+        assert objects.head(address).tag != first  # ours is renewed
+        assert json.loads(objects.get(address))["pid"] == os.getpid()
+    assert keys(place.parent) == []
+
+
+# Refusals and outages
+
+
+def test_what_a_user_can_mend_is_said(
+    bucket: str, bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = full_store(store_in(bucket)).path
+    with pytest.raises(NotAStoreError, match="there is no store"):
+        open_store(store_in(bucket, "deep/cloud.zarr"))
+    for act in (open_store, verify, _lock):
+        with pytest.raises(RemoteStoreError, match="there is no bucket s3://no-such-bucket"):
+            act(store_in("s3://no-such-bucket"))
+    for name, value in bucket_server.environment("reader").items():
+        monkeypatch.setenv(name, value)
+    assert open_store(place).complete
+    with pytest.raises(FileAccessError, match=r"refused to these credentials[\s\S]*AccessDenied"):
+        _lock(place)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
+    with pytest.raises(FileAccessError, match="SignatureDoesNotMatch") as caught:
+        open_store(place)
+    assert "wrong-secret" not in str(caught.value)
+    monkeypatch.delenv("AWS_ALLOW_HTTP")
+    with pytest.raises(ConfigError, match="is not encrypted"):
+        open_store(place)
+
+
+def _lock(place: RemotePath) -> None:
+    with store_lock(place):
+        pass
+
+
+def test_a_wrong_endpoint_is_told_soon(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr(objects, "_answered", set())
+    monkeypatch.setattr(objects, "FIRST_ANSWER_S", 1.0)
+    with pytest.raises(RemoteStoreError, match=r"does not answer[\s\S]*Connection refused[\s\S]*127\.0\.0\.1:1"):
+        open_store(store_in(bucket))
+
+
+def test_an_outage_is_waited_for_and_then_told(
+    bucket: str, bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = full_store(store_in(bucket))
+    writer.drop_part("train", "0000")
+    store = open_store(writer.path, allow_unfinished=True)
+    relay = bucket_server.relay
+    relay.cut()
+    try:
+        mending = threading.Timer(1.5, relay.mend)
+        mending.start()
+        assert len(store.read_part("train", "0001")) == 5  # through Zarr
+        assert writer.commit_part("train", "0000", make_batch(range(5))).clouds == 5
+        mending.join()
+        writer.finish()
+        relay.cut()
+        monkeypatch.setenv("ARCPIPE_REMOTE_PATIENCE", "1")
+        with pytest.raises(RemoteStoreError, match=r"does not answer[\s\S]*run the same command again"):
+            store.read_part("test", "0000")
+        with pytest.raises(ArcpipeError):
+            writer.drop_part("train", "0000")
+    finally:
+        if relay._listener is None:
+            relay.mend()
+    monkeypatch.delenv("ARCPIPE_REMOTE_PATIENCE")
+    assert verify(writer.path).problems == []
+
+
+# Requests
+
+
+def test_every_chunk_is_fetched_once_and_metadata_is_not_fetched_again(
+    bucket: str, bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks are smaller than chunks, and a shard has many chunks: still one request for each."""
+    monkeypatch.setattr("arcpipe.store.arrays.CHUNK_BYTES", 200)
+    writer = empty_store(store_in(bucket), {"train": {"samples": 60, "parts": 2}})
+    for i, part in enumerate(writer.planned()):
+        writer.commit_part("train", part.id, make_batch(range(30 * i, 30 * i + 30)))
+    writer.finish()
+    store = open_store(writer.path)
+    for part in store.parts("train"):
+        store.read_block("train", part.id, 0, 1)  # opens its arrays
+    opened = store.part("train", "0000")
+    n_chunks = sum(
+        -(-store.part("train", part.id).array(name).shape[0] // store.part("train", part.id).array(name).chunks[0])
+        for part in store.parts("train")
+        for name in ("latents", "positions", "paths")
+    )
+    assert n_chunks > 20
+    requests = bucket_server.relay.requests
+    before = requests.total()
+    for start in range(0, 30, 3):
+        for part in store.parts("train"):
+            store.read_block("train", part.id, start, start + 3)
+    assert requests.total() - before <= n_chunks
+    before = requests.total()
+    for start in range(0, 30, 3):
+        store.read_block("train", "0000", start, start + 3)
+    assert requests.total() == before  # the chunks are kept
+    assert opened is store.part("train", "0000")
