@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +45,37 @@ class ChunkCache:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._chunks: OrderedDict[tuple[Any, ...], NDArray[Any]] = OrderedDict()
+        self._coming: dict[tuple[Any, ...], Future[NDArray[Any]]] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[Any, ...]) -> NDArray[Any] | None:
+    def get(self, key: tuple[Any, ...], decode: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """A chunk, decoded where it is not kept. Threads that ask for the same one at once wait for one decoding."""
         with self._lock:
             if key in self._chunks:
                 self._chunks.move_to_end(key)
-            return self._chunks.get(key)
+                return self._chunks[key]
+            coming = self._coming.get(key)
+            mine: Future[NDArray[Any]] = Future()
+            if coming is None:
+                self._coming[key] = mine
+        if coming is not None:
+            return coming.result()
+        try:
+            values = decode()
+        except BaseException as error:
+            mine.set_exception(error)
+            raise
+        else:
+            self._keep(key, values)
+            mine.set_result(values)
+            return values
+        finally:
+            with self._lock:
+                del self._coming[key]
 
-    def put(self, key: tuple[Any, ...], values: NDArray[Any]) -> None:
+    def _keep(self, key: tuple[Any, ...], values: NDArray[Any]) -> None:
         with self._lock:
-            if key in self._chunks or values.nbytes > self._max_bytes:
+            if values.nbytes > self._max_bytes:
                 return
             self._chunks[key] = values
             self._bytes += values.nbytes
@@ -78,7 +100,7 @@ class Part:
         self._arrays: dict[str, zarr.Array] = {}
         self._sizes: dict[str, int] | None = None  # of a part in a bucket: one listing tells them all
         self._small: dict[str, NDArray[Any]] = {}
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
 
     @property
     def n_clouds(self) -> int:
@@ -97,12 +119,13 @@ class Part:
 
     def small(self, name: str) -> NDArray[Any]:
         """A whole array of one row per cloud; kept, so treat it as read-only."""
-        values = self._small.get(name)
-        if values is None:
-            values = self.raw(name)
-            values.setflags(write=False)
-            self._small[name] = values
-        return values
+        with self._reading:
+            values = self._small.get(name)
+            if values is None:
+                values = self.raw(name)
+                values.setflags(write=False)
+                self._small[name] = values
+            return values
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows `start:stop` as they are stored: a copy the caller may change. Decodes only the chunks they lie in."""
@@ -112,7 +135,7 @@ class Part:
             return read_rows(array, start, stop, self.folder / name)
         pieces = []
         for i in range(start // n, (stop - 1) // n + 1):
-            chunk = self._chunk(array, name, i)
+            chunk = self._chunk(array, self._cache, name, i)
             pieces.append(chunk[max(0, start - i * n) : stop - i * n])
         return np.concatenate(pieces)
 
@@ -186,12 +209,6 @@ class Part:
             self._sizes = object_sizes(self.folder)
         return self._sizes.get(file.relative_to(self.folder).as_posix(), 0)
 
-    def _chunk(self, array: zarr.Array, name: str, i: int) -> NDArray[Any]:
-        key = (self.folder, name, i)
-        chunk = self._cache.get(key) if self._cache else None
-        if chunk is None:
-            n = array.chunks[0]
-            chunk = read_rows(array, i * n, min((i + 1) * n, array.shape[0]), self.folder / name)
-            if self._cache:
-                self._cache.put(key, chunk)
-        return chunk
+    def _chunk(self, array: zarr.Array, cache: ChunkCache, name: str, i: int) -> NDArray[Any]:
+        start, stop = i * array.chunks[0], min((i + 1) * array.chunks[0], array.shape[0])
+        return cache.get((self.folder, name, i), lambda: read_rows(array, start, stop, self.folder / name))

@@ -130,7 +130,7 @@ class Store:
         if (own["split"], own["part"], own["fingerprint"]) != (split, part_id, self.fingerprint):
             raise damaged(part.folder, f"it says it is {own['split']}/{own['part']} of {own['fingerprint'][:8]}")
         with self._lock:
-            self._open[split, part_id] = part
+            part = self._open.setdefault((split, part_id), part)  # another thread may have been first
             if len(self._open) > OPEN_PARTS:
                 self._open.popitem(last=False)
         return part
