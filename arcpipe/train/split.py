@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe.cloud import CloudBatch
+from arcpipe.place import is_remote
 from arcpipe.store import Store
 from arcpipe.train.features import FeatureCache
 from arcpipe.train.order import Manifest
+
+REMOTE_READERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Split:
             features.fill(name, threads=readers)
         self._memory: tuple[CloudBatch, ...] | None = None
         if self.n_bytes <= cache_mb * 2**20:
-            with ThreadPoolExecutor(readers, "arcpipe-read") as pool:
+            with ThreadPoolExecutor(max(readers, self.least_readers), "arcpipe-read") as pool:
                 self._memory = tuple(pool.map(self._read_part, range(len(parts))))
 
     @property
@@ -79,6 +82,11 @@ class Split:
     @property
     def in_memory(self) -> bool:
         return self._memory is not None
+
+    @property
+    def least_readers(self) -> int:
+        """Threads that fetch blocks at least: from a bucket most of their time is waiting for answers."""
+        return REMOTE_READERS if is_remote(self.store.path) else 1
 
     @property
     def n_bytes(self) -> int:
