@@ -6,6 +6,7 @@ same training share a run; an edited file makes new ones and never meets the old
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -17,16 +18,6 @@ from arcpipe.config import ConvertConfig, EvaluateConfig, Section, TrainConfig, 
 from arcpipe.errors import ConfigError
 from arcpipe.options import default_store
 from arcpipe.pipeline.file import PLACEHOLDER, Arm, Column, Pipeline
-
-NO_MATTER: dict[str, Any] = {
-    "out": True,
-    "store": True,
-    "device": True,
-    "threads": True,
-    "stream": {"readers", "prefetch", "cache_mb", "allow_unfinished"},
-    "features": {"cache"},
-}
-"""Settings of a training that change no number of it."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +55,9 @@ def plan_jobs(pipeline: Pipeline, only: Iterable[str] = (), seeds: Iterable[int]
     names = [arm.name for arm in pipeline.arms]
     for name in wanted:
         if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0) or names
             details = [f"arms of {pipeline.path}: {', '.join(names)}"]
-            raise ConfigError(f"there is no arm {name!r}.", details=details, fix=[f'--only "{names[0]}"'])
+            raise ConfigError(f"there is no arm {name!r}.", details=details, fix=[f'--only "{near[0]}"'])
     jobs = [
         _job(arm, seed)
         for seed in (tuple(seeds) or pipeline.seeds)
@@ -122,8 +114,15 @@ def of_conversion(convert: ConvertConfig) -> dict[str, Any]:
 
 def of_training(train: TrainConfig) -> dict[str, Any]:
     """What identifies a training on a given store, but for the seed."""
-    excluded: Any = {**NO_MATTER, "seed": True}
-    return train.model_dump(mode="json", exclude=excluded)
+    from arcpipe.train.begin import NO_MATTER
+
+    values = train.model_dump(mode="json", exclude={"seed"})
+    for *sections, name in NO_MATTER:
+        holder = values
+        for section in sections:
+            holder = holder[section]
+        del holder[name]
+    return values
 
 
 def digest(settings: Mapping[str, Any]) -> str:

@@ -49,6 +49,8 @@ class PipelineReport:
             return [line for report in self.stages.values() for line in report.lines()]
         if self.left:
             return [line for entry in self.left for line in entry.lines()] + [_sum_of(self.left)]
+        if not self.table:
+            return [f"{self.folder}: nothing is measured yet"]
         lines = [*self.table, "", f"{self.folder}: {self.measured} measured now, {self.before} were there before"]
         return lines + [f"  {name}" for name in ("table.md", "table.csv", "results.json", "table.png")]
 
@@ -92,7 +94,7 @@ def run_pipeline(
         if missing:
             say(f"[{number}/{len(jobs)}] {job.title}: {job.train.out} on {job.convert.out}")
             _work(desk, job, missing)
-    table = desk.write()
+    table = desk.write() if results.entries else []
     return PipelineReport(results.folder, {}, tuple(table), desk.measured, desk.before, tuple(desk.failed))
 
 

@@ -62,8 +62,10 @@ def open_source(
 def located(section: SourceSection) -> SourceSection:
     """The section with absolute paths, so that workers and later commands find the images from any folder."""
     if section.source not in SETS:
-        found = str(_found(section).absolute())
-        return section.model_copy(update={"source": found}) if section.source.strip() else section
+        found = _found(section)  # what is nowhere stays as it was written, for the error to say where it was looked for
+        if not section.source.strip() or not found.exists():
+            return section
+        return section.model_copy(update={"source": str(found.absolute())})
     return (
         section.model_copy(update={"data": data_folder(section).absolute()}) if SETS[section.source].files else section
     )

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from arcpipe.config import SourceSection
 from arcpipe.errors import ImageError, SourceError
-from arcpipe.sources import list_names, load_image, open_source
+from arcpipe.sources import list_names, load_image, located, only_splits, open_source
 
 Make = Callable[..., Path]
 
@@ -95,3 +96,27 @@ def test_load_image_is_what_read_gives(tmp_path: Path, make_folder: Make, pets: 
 def test_load_image_of_nothing_is_an_image_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"missing.png cannot be read"):
         load_image(tmp_path / "missing.png", SourceSection(source="x"), 3)
+
+
+def test_a_file_is_found_below_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pipelines name their archives without the path of any machine."""
+    picture = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    for place in ("data/pets", "here/pets"):
+        for name in ("train/a/0.png", "train/b/0.png", "test/a/1.png"):
+            (tmp_path / place / name).parent.mkdir(parents=True, exist_ok=True)
+            picture.save(tmp_path / place / name)
+    monkeypatch.chdir(tmp_path)
+    section = SourceSection(source="pets", data=Path("data"))
+    assert located(section).source == str(tmp_path / "data" / "pets")
+    inventory = open_source(section).inventory()
+    only = only_splits(inventory, SourceSection(source="pets", splits=("test",)))
+    assert (list(only.samples), only.classes, only.digest) == (["test"], ("a", "b"), inventory.digest)
+    with pytest.raises(SourceError, match=r"(?s)no split val.*test, train"):
+        only_splits(inventory, SourceSection(source="pets", splits=("val",)))
+    monkeypatch.chdir(tmp_path / "here")  # what lies here comes first
+    assert located(SourceSection(source="pets", data=tmp_path / "data")).source == str(tmp_path / "here" / "pets")
+    missing = SourceSection(source="pots", data=tmp_path / "data")
+    with pytest.raises(SourceError) as caught:
+        open_source(located(missing))
+    assert f"looked for in {tmp_path / 'here'} and in the data folder {tmp_path / 'data'}" in str(caught.value)
+    assert "--data FOLDER" in str(caught.value)
