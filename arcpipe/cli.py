@@ -453,6 +453,20 @@ def bench_fit(
     show(run_bench_fit([size for size in sizes.split(",") if size.strip()], images), as_json)
 
 
+@bench.command("train")
+@reports_errors
+def bench_train(
+    store: Annotated[Path | None, typer.Option(help="Clouds to train on; by default of pieces of photographs.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clouds a step.")] = 128,
+    turns: Annotated[int, typer.Option(min=1, help="Steps of every network.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Time training steps of the networks and backends that run here, in turns; print rates, ratios and parts."""
+    from arcpipe.bench.train import run_bench_train
+
+    show(run_bench_train(store, batch_size, turns), as_json)
+
+
 def show(report: Any, as_json: bool) -> None:
     """Print a report on stdout: its lines for people, or one JSON object."""
     if as_json:
