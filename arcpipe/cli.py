@@ -6,15 +6,15 @@ import errno
 import functools
 import json
 import os
-import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
 from arcpipe import __version__
 from arcpipe.errors import ArcpipeError, ConfigError, EndedElsewhereError, FileAccessError, NoSpaceError
+from arcpipe.interrupts import Terminated, heeded, same_command
 from arcpipe.options import (
     Cache,
     Dtype,
@@ -51,10 +51,6 @@ app = typer.Typer(
 )
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived: unwind like Ctrl-C does."""
-
-
 # A store's place, as an option or an argument.
 AT: dict[str, Any] = {"parser": _place, "metavar": "STORE"}
 
@@ -71,9 +67,9 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        previous = signal.signal(signal.SIGTERM, _terminate)
         try:
-            command(*args, **kwargs)
+            with heeded():
+                command(*args, **kwargs)
         except ArcpipeError as error:
             raise _told(error) from None
         except OSError as error:
@@ -81,13 +77,11 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
                 raise
             raise _told(_file_error(error)) from None
         except KeyboardInterrupt:
-            _say("interrupted: nothing is lost, the same command continues.")
+            _say(f"interrupted: nothing is lost, the same command continues:\n  {same_command()}")
             raise typer.Exit(130) from None
         except Terminated:
-            _say("terminated: nothing is lost, the same command continues.")
+            _say(f"terminated: nothing is lost, the same command continues:\n  {same_command()}")
             raise typer.Exit(143) from None
-        finally:
-            signal.signal(signal.SIGTERM, previous)
 
     return run
 
@@ -124,11 +118,6 @@ def _file_error(error: OSError) -> ArcpipeError:
         details=[f"user {os.getuid()}, in {Path.cwd()}"],
         fix=["check its owner and permissions, and that its disk is writable and sound"],
     )
-
-
-def _terminate(*_: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise Terminated
 
 
 @app.callback(invoke_without_command=True)

@@ -169,6 +169,10 @@ class RunSection(Section):
     """With `scheduler`: how long to wait for a worker, at the start and whenever all have left."""
     max_failed: Annotated[float, Field(ge=0)] = 0.05
     """Below 1: share of the samples that may fail. 1 and above: their number."""
+    hung_read_s: Annotated[float, Field(gt=0)] = 300.0
+    """An image that takes longer to read and decode is recorded as `hung`."""
+    hung_part_s: Annotated[float, Field(gt=0)] = 1800.0
+    """A part that takes longer than this, and than 30 times its planned work, has a sample that hangs."""
 
     @model_validator(mode="after")
     def one_cluster(self) -> Self:

@@ -88,7 +88,8 @@ class ClusterError(ArcpipeError):
 class ImageError(ArcpipeError):
     """One image cannot be used; it becomes a record in its part and the others go on.
 
-    `reason` is a stable code: `unreadable`, `truncated`, `too-large`, `too-small`, `not-finite`.
+    `reason` is a stable code: `unreadable`, `truncated`, `too-large`, `too-small`, `not-finite`. A sample that no
+    error could be caught for has `killed`, `hung`, `out-of-memory` or `error` (docs/converting.md).
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_killed_in_the_middle_the_same_command_continues(folder: Path, how: sign
     assert 1 <= made < 22, "the kill came too late to mean anything"
     if how != signal.SIGKILL:
         assert process.returncode == 128 + how
-        assert "the same command continues" in errors
+        assert f"the same command continues:\n  {shlex.join(['python', *command[1:]])}" in errors
     refused = arcpipe("train", "--store", out, cwd=folder)
     assert refused.returncode == 1
     assert "UnfinishedStoreError" in refused.stderr

@@ -16,6 +16,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from arcpipe.cluster.joining import ANSWER_WITHIN, LOOPBACK, join
+from arcpipe.cluster.window import WindowExecutor
 from arcpipe.config import RunSection
 from arcpipe.errors import DeviceError
 
@@ -35,6 +36,8 @@ class Cluster:
     """`cpu` or `cuda`: what a task in a worker computes on."""
     dashboard: str | None
     """Address of Dask's dashboard; None where Bokeh is not installed."""
+    guarded: bool = False
+    """Whether tasks run in processes that may end (and are then started again), not in the user's own."""
 
 
 @contextmanager
@@ -54,13 +57,15 @@ def open_cluster(run: RunSection) -> Iterator[Cluster]:
         stack.enter_context(dask.config.set({"distributed.comm.timeouts.connect": ANSWER_WITHIN}))
         if run.scheduler is not None:
             client, executor, n_workers = stack.enter_context(join(run.scheduler, run.wait_s))
-            yield Cluster(executor, n_workers, 0, "auto", _dashboard(client))
+            yield Cluster(executor, n_workers, 0, "auto", _dashboard(client), guarded=True)
             return
         n_workers = run.gpus or run.workers or available_cores()
         threads = max(1, available_cores() // n_workers)
         client = stack.enter_context(Client(_start(stack, n_workers, threads, on_gpus=run.gpus is not None)))
         device = "cuda" if run.gpus is not None else "cpu"
-        yield Cluster(client.get_executor(pure=False), n_workers, threads, device, _dashboard(client))
+        window = WindowExecutor(client.get_executor(pure=False))
+        window.widen(n_workers)
+        yield Cluster(window, n_workers, threads, device, _dashboard(client), guarded=True)
 
 
 def available_cores() -> int:
@@ -81,14 +86,19 @@ def check_gpus(wanted: int) -> None:
         )
 
 
-def describe_loss(future: Future[Any]) -> str | None:
-    """Say why a finished task has no result of its own, where its worker or the cluster is to blame; else None."""
+def died(future: Future[Any]) -> bool:
+    """Whether a finished task has no result because its workers died, one after another."""
     from distributed import KilledWorker
 
+    return not future.cancelled() and isinstance(future.exception(), KilledWorker)
+
+
+def describe_loss(future: Future[Any]) -> str | None:
+    """Say why a finished task has no result of its own, where its worker or the cluster is to blame; else None."""
     if future.cancelled():
         return "the cluster has gone"
-    if isinstance(future.exception(), KilledWorker):
-        return "its worker died three times: killed, or out of memory"
+    if died(future):
+        return "its workers died: killed, hung, or out of memory"
     return None
 
 
@@ -127,8 +137,14 @@ def _start(stack: ExitStack, n_workers: int, threads: int, *, on_gpus: bool) -> 
     scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0"}}
     # A worker that is killed cannot tidy up its semaphore; Python's tracker does it, and need not say so.
     stack.enter_context(_environment("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning"))
-    cluster = SpecCluster(workers=workers, scheduler=scheduler, silence_logs="ERROR")
-    stack.callback(cluster.close, timeout=20)
+    # Ctrl-C reaches every process of the terminal. Blocked here, it is blocked in the threads of the cluster and in all
+    # processes that they start, now or later; this thread gets it as soon as the block is lifted.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        cluster = SpecCluster(workers=workers, scheduler=scheduler, silence_logs="ERROR")
+        stack.callback(cluster.close, timeout=20)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return cluster
 
 
@@ -139,7 +155,7 @@ def _dask_settings(environment: dict[str, str]) -> Any:
         {
             # Dask sets thread counts and MALLOC_TRIM_THRESHOLD_ of its own before it spawns; ours must win.
             "distributed.nanny.pre-spawn-environ": environment,
-            "distributed.scheduler.allowed-failures": 2,
+            "distributed.scheduler.allowed-failures": 1,  # the second death is looked into: `convert.isolate`
             "distributed.worker.memory.terminate": 0.95,
         }
     )

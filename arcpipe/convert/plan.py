@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -110,6 +110,11 @@ def estimate(parts: Sequence[PartPlan], config: ConvertConfig) -> Estimate:
             cache = 3 * area if config.store.neighbours_cache == "pixels" else 0
             n_bytes += fit.repeats * (n_anchors(area, fit) * (fit.latent_dim * width + 4) + cache + 100)
     return Estimate(clouds, pixels, pixels * fit.steps / PIXEL_STEPS_PER_CORE_S, n_bytes)
+
+
+def core_seconds(samples: Iterable[Sample], fit: FitSection) -> float:
+    """Seconds of one core that fitting some samples should take."""
+    return sum(map(_pixels, samples)) * fit.steps * fit.repeats / PIXEL_STEPS_PER_CORE_S
 
 
 def n_anchors(area: int, fit: FitSection) -> int:

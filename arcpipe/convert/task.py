@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 
 from arcpipe import seeds
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
-from arcpipe.config import FitSection, SourceSection, StoreSection
-from arcpipe.convert.plan import PartPlan
-from arcpipe.errors import DivergedError, ImageError
+from arcpipe.config import FitSection, RunSection, SourceSection, StoreSection
+from arcpipe.convert.limits import fit_limit_s, is_out_of_memory, within
+from arcpipe.convert.plan import PartPlan, core_seconds
+from arcpipe.errors import DivergedError, FileAccessError, ImageError
 from arcpipe.sources import Sample, Source, open_source
 from arcpipe.store import PartRecord, StoreWriter, position_dtype, round_latents
+
+Group = Sequence[tuple[Sample, NDArray[np.float32]]]
+Made = tuple[list[Cloud], list[FailedSample]]
 
 # Images are read, fitted and let go in groups of so many pixels, so that a worker's memory does not grow with its part.
 GROUP_PIXELS = 2**22
@@ -38,17 +42,29 @@ class Work:
     """Compute threads of a worker; 0 leaves them as the worker was started."""
     device: str
     """`cpu`, `cuda`, or `auto` (CUDA where the worker has it)."""
+    run: RunSection
+    guarded: bool
+    """Whether the process that works may be ended where it takes too long: not where it is the user's own."""
+
+    @property
+    def read_limit_s(self) -> float | None:
+        """Seconds that one image may take to read and decode."""
+        return self.run.hung_read_s if self.guarded else None
+
+    def fit_limit_s(self, samples: Sequence[Sample]) -> float | None:
+        """Seconds that these samples may take in all."""
+        return fit_limit_s(self.run, core_seconds(samples, self.fit)) if self.guarded else None
 
 
 def pretrain(work: Work, samples: Sequence[Sample]) -> DecoderRecord:
     """Fit the first `pretrain_images` readable samples jointly with a decoder (METHOD §1, thesis 3.2.2)."""
     from arcpipe.arc.pretrain import pretrain_decoder
 
-    device = _prepare(work)
+    device = prepare(work)
     source = open_source(work.source, seed=work.seed, download=False)
     chosen: list[Sample] = []
     images: list[NDArray[np.float32]] = []
-    for sample, image, _ in _read(source, samples, work.channels):
+    for sample, image, _ in _read(source, samples, work):
         if image is not None:
             chosen.append(sample)
             images.append(image)
@@ -80,36 +96,82 @@ def pretrain(work: Work, samples: Sequence[Sample]) -> DecoderRecord:
 
 def convert_part(work: Work, part: PartPlan, writer: StoreWriter) -> PartRecord:
     """Decode, place anchors, find neighbours, fit, quantise, check, write and commit one part."""
-    from arcpipe.arc.decoder import Decoder
-
     started = time.perf_counter()
-    device = _prepare(work)
-    record = writer.decoder()
-    decoder = Decoder.from_record(record, device)
-    source = open_source(work.source, seed=work.seed, download=False)
+    stages = {"read": 0.0, "fit": 0.0, "finish": 0.0}
     clouds: list[Cloud] = []
     failures: list[FailedSample] = []
-    stages = {"read": 0.0, "fit": 0.0, "finish": 0.0}
-    for group, failed in _groups(source, part.samples, work, stages):
-        failures += failed
-        made, lost = _fit_group(group, decoder, work, device, stages)
-        clouds += made
-        failures += lost
+    with within(work.fit_limit_s(part.samples)):
+        device = prepare(work)
+        decoder = load_decoder(writer, device)
+        source = open_source(work.source, seed=work.seed, download=False)
+        for group, failed in _groups(source, part.samples, work, stages):
+            failures += failed
+            made, lost = fit_group(group, decoder, work, device, stages)
+            clouds += made
+            failures += lost
+        return commit(work, part, writer, clouds, failures, stages, started)
+
+
+def load_decoder(writer: StoreWriter, device: str) -> Any:
+    """The store's decoder on a device."""
+    from arcpipe.arc.decoder import Decoder
+
+    return Decoder.from_record(writer.decoder(), device)
+
+
+def commit(
+    work: Work,
+    part: PartPlan,
+    writer: StoreWriter,
+    clouds: Sequence[Cloud],
+    failures: Sequence[FailedSample],
+    stages: dict[str, float],
+    started: float,
+) -> PartRecord:
+    """Write and commit the clouds of a part; `started` by `time.perf_counter()`."""
     batch = CloudBatch.join(clouds, latent_dim=work.fit.latent_dim, n_neighbours=work.fit.neighbours)
     if work.store.neighbours_cache == "none":
         batch = batch.without_neighbours()
     seconds = {**stages, "total": time.perf_counter() - started}
-    return writer.commit_part(part.split, part.part_id, batch, failures, {"seconds": seconds})
+    try:
+        return writer.commit_part(part.split, part.part_id, batch, failures, {"seconds": seconds})
+    except OSError as error:  # nothing of this part is to blame, and all others would meet it too
+        raise FileAccessError(
+            f"{writer.path} cannot be written: {error.strerror or error}.",
+            details=[
+                f"part {part.split}/{part.part_id}, {error.filename or 'no file named'}",
+                "committed parts are safe",
+            ],
+            fix=["mend what is in the way, then run the same command again: it continues"],
+        ) from None
 
 
-def _fit_group(
-    group: Sequence[tuple[Sample, NDArray[np.float32]]],
-    decoder: Any,
-    work: Work,
-    device: str,
-    stages: dict[str, float],
-) -> tuple[list[Cloud], list[FailedSample]]:
-    """Clouds of a group of images, every repeat of each; those that come out wrong are failures."""
+def fit_group(group: Group, decoder: Any, work: Work, device: str, stages: dict[str, float]) -> Made:
+    """Clouds of a group of images, every repeat of each; those that come out wrong are failures.
+
+    Where memory does not suffice for the group its halves are fitted, and so on; a single image is then a failure.
+    """
+    try:
+        return _fit_together(group, decoder, work, device, stages)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        message = str(error).split("\n")[0]
+    # Outside of the handler, whose traceback keeps the arrays of the attempt alive.
+    if len(group) == 1:
+        return [], [out_of_memory(group[0][0], message)]
+    middle = len(group) // 2
+    first, second = (fit_group(half, decoder, work, device, stages) for half in (group[:middle], group[middle:]))
+    return first[0] + second[0], first[1] + second[1]
+
+
+def out_of_memory(sample: Sample, message: str) -> FailedSample:
+    """The record of a sample that did not fit into memory by itself."""
+    what = f"{sample.key} does not fit into memory" + (f": {message}" if message else "")
+    return FailedSample(sample.sample_id, sample.path, "out-of-memory", what)
+
+
+def _fit_together(group: Group, decoder: Any, work: Work, device: str, stages: dict[str, float]) -> Made:
     from arcpipe.arc.engine import fit_clouds
     from arcpipe.arc.finish import finish_cloud
 
@@ -153,7 +215,7 @@ def _groups(
     failed: list[FailedSample] = []
     n_pixels = 0
     started = time.perf_counter()
-    for sample, image, failure in _read(source, samples, work.channels):
+    for sample, image, failure in _read(source, samples, work):
         if failure is not None:
             failed.append(failure)
         if image is None:
@@ -171,16 +233,25 @@ def _groups(
 
 
 def _read(
-    source: Source, samples: Sequence[Sample], channels: int
+    source: Source, samples: Sequence[Sample], work: Work
 ) -> Iterator[tuple[Sample, NDArray[np.float32] | None, FailedSample | None]]:
     for sample in samples:
-        try:
-            yield sample, source.read(sample, channels), None
-        except ImageError as error:
-            yield sample, None, FailedSample(sample.sample_id, sample.path, error.reason, str(error))
+        image, failure = read_sample(source, sample, work)
+        yield sample, image, failure
 
 
-def _prepare(work: Work) -> str:
+def read_sample(source: Source, sample: Sample, work: Work) -> tuple[NDArray[np.float32] | None, FailedSample | None]:
+    """One image, or why there is none."""
+    try:
+        with within(work.read_limit_s):
+            return source.read(sample, work.channels), None
+    except ImageError as error:
+        return None, FailedSample(sample.sample_id, sample.path, error.reason, str(error))
+    except MemoryError as error:
+        return None, out_of_memory(sample, str(error))
+
+
+def prepare(work: Work) -> str:
     """Set this process's threads and choose its device."""
     import torch
 

@@ -7,7 +7,7 @@ for part in store.parts("train"):
 """
 
 from arcpipe.store.content import content_hash
-from arcpipe.store.create import check_place, create_or_open, existing_decoder, with_mended_images
+from arcpipe.store.create import check_place, create_or_open, existing_decoder, open_writer, with_mended_images
 from arcpipe.store.decoder_file import load_decoder_file, save_decoder_file
 from arcpipe.store.lock import store_lock
 from arcpipe.store.part import Part
@@ -50,6 +50,7 @@ __all__ = [
     "fingerprint",
     "load_decoder_file",
     "open_store",
+    "open_writer",
     "plan_parts",
     "position_dtype",
     "quantise_latents",

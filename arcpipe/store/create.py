@@ -120,8 +120,23 @@ def _occupied(path: Path) -> bool:
     return path.exists() or path.is_symlink()
 
 
+def open_writer(path: Path) -> StoreWriter:
+    """A handle on the store at `path`, for a process that helps its converter: nothing is created, checked or swept.
+
+    Raises:
+        NotAStoreError, DamagedStoreError: as `read_root`.
+    """
+    return _handle(path, read_root(path))
+
+
 def _writer(path: Path, root: Mapping[str, Any]) -> StoreWriter:
-    writer = StoreWriter(
+    writer = _handle(path, root)
+    writer.sweep()
+    return writer
+
+
+def _handle(path: Path, root: Mapping[str, Any]) -> StoreWriter:
+    return StoreWriter(
         path=path,
         splits=root["splits"],
         fingerprint=root["fingerprint"],
@@ -131,8 +146,6 @@ def _writer(path: Path, root: Mapping[str, Any]) -> StoreWriter:
         latent_dim=root["decoder"]["latent_dim"],
         n_neighbours=root["decoder"]["n_neighbours"],
     )
-    writer.sweep()
-    return writer
 
 
 def _require_same(

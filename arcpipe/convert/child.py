@@ -1,0 +1,221 @@
+"""The processes in which a part is tried whose workers died: they say what they begin, so that their end names it.
+
+`isolate` starts one in a worker. It loads the libraries, which takes seconds, and then forks for every request (a line
+on its standard input), so that each attempt begins in a clean process at once; it has no threads of its own until
+then. On its standard output an attempt says where it is, and the first process how the attempt ended. Nothing is
+unpickled. When the worker is gone, its input closes and both end.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.cloud import Cloud, FailedSample
+from arcpipe.convert.limits import limit_memory, within
+from arcpipe.convert.messages import (
+    decode,
+    encode,
+    error_to_json,
+    failure_from_json,
+    part_from_json,
+    record_to_json,
+    work_from_json,
+)
+from arcpipe.convert.plan import PartPlan
+from arcpipe.convert.task import Work, commit, fit_group, load_decoder, prepare, read_sample
+from arcpipe.errors import ArcpipeError
+from arcpipe.place import as_place
+from arcpipe.sources import Sample, Source, open_source
+from arcpipe.store import open_writer, round_latents
+
+LOOK_EVERY_S = 0.05
+GROUP_PIXELS = 2**18
+"""Smaller groups than a worker's: what dies with a group is fitted again, and its limit of time is shorter."""
+
+
+def main() -> None:
+    """Fork for every request, see `isolate`."""
+
+    says = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no message
+    asks = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)  # unbuffered: `select` must see what is there
+    while line := asks.readline():
+        pid = os.fork()
+        if pid == 0:
+            _attempt(line, says)
+        while not (ended := os.wait4(pid, os.WNOHANG))[0]:
+            if select.select([asks], [], [], LOOK_EVERY_S)[0]:  # nothing is asked before the answer: it is the end
+                os.kill(pid, signal.SIGKILL)
+                os._exit(1)
+        code = os.waitstatus_to_exitcode(ended[1])
+        says.write(encode({"ended": code, "peak_bytes": ended[2].ru_maxrss * 1024}))
+
+
+def _attempt(line: bytes, says: BinaryIO) -> NoReturn:
+    """The life of a forked process; where it ends otherwise, that is what is to be found out."""
+    code = 1
+    try:
+        _serve(decode(line), says)
+        code = 0
+    except ArcpipeError as error:
+        says.write(encode({"error": error_to_json(error)}))
+        code = 0
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(code)
+
+
+def _serve(request: Mapping[str, Any], says: BinaryIO) -> None:
+    work, part = work_from_json(request["work"]), part_from_json(request["part"])
+    known = {int(row): failure_from_json(failure) for row, failure in request["failures"].items()}
+    device = prepare(work)
+    if request["writer"] is None:
+        _limit(request, device)
+        _read_all(work, part, known, says)
+        return
+    _convert(work, part, known, request, device, says)
+
+
+def _limit(request: Mapping[str, Any], device: str) -> None:
+    if device == "cpu":  # the address space of CUDA has nothing to do with its memory
+        limit_memory(request["memory_bytes"])
+
+
+def _warm_up(decoder: Any, work: Work, device: str) -> None:
+    """Load and compile everything, so that the limit of memory counts images and not libraries."""
+    from arcpipe.arc.engine import fit_clouds
+    from arcpipe.arc.finish import finish_cloud
+
+    image = np.zeros((8, 8, decoder.channels), np.float32)
+    fit = work.fit.model_copy(update={"steps": 1, "latents": float(work.fit.neighbours)})
+    (fitted,) = fit_clouds([image], decoder, fit, [0], device=device)
+    finish_cloud(fitted, round_latents(fitted.latents, work.store.dtype), image, decoder)
+
+
+def _read_all(work: Work, part: PartPlan, known: Mapping[int, FailedSample], says: BinaryIO) -> None:
+    """Read every image and say so; for pretraining, whose samples are in no part."""
+    source = open_source(work.source, seed=work.seed, download=False)
+    for row, sample in enumerate(part.samples):
+        if row not in known:
+            says.write(encode({"stage": "read", "rows": [row]}))
+            _read(source, sample, work)
+    says.write(encode({"record": None}))
+
+
+def _convert(
+    work: Work,
+    part: PartPlan,
+    known: Mapping[int, FailedSample],
+    request: Mapping[str, Any],
+    device: str,
+    says: BinaryIO,
+) -> None:
+    """Convert and commit the part without the samples that are `known` to fail."""
+    started = time.perf_counter()
+    stages = {"read": 0.0, "fit": 0.0, "finish": 0.0}
+    writer = open_writer(as_place(request["writer"]))
+    decoder = load_decoder(writer, device)
+    source = open_source(work.source, seed=work.seed, download=False)
+    clouds: list[Cloud] = []
+    failures = dict(known)
+    _warm_up(decoder, work, device)
+    _limit(request, device)
+    for rows in _groups(part, request["first"], known, work.fit.repeats):
+        group = []
+        for row in rows:
+            says.write(encode({"stage": "read", "rows": [row]}))
+            image, failure = _read(source, part.samples[row], work)
+            if failure is not None:
+                failures[row] = failure
+            if image is not None:
+                group.append((row, (part.samples[row], image)))
+        for some in _alone_after_error(group, decoder, work, device, stages, says, failures):
+            clouds += some
+    order = {sample.sample_id: row for row, sample in enumerate(part.samples)}
+    clouds.sort(key=lambda cloud: (order[cloud.sample_id], cloud.repeat))
+    says.write(encode({"stage": "commit", "rows": []}))
+    lost = [failures[row] for row in sorted(failures)]
+    record = commit(work, part, writer, clouds, lost, stages, started)
+    says.write(encode({"record": record_to_json(record)}))
+
+
+def _read(source: Source, sample: Sample, work: Work) -> tuple[NDArray[np.float32] | None, FailedSample | None]:
+    try:
+        return read_sample(source, sample, work)
+    except (ArcpipeError, OSError):
+        raise
+    except Exception as error:
+        return None, _unforeseen(sample, error, "read")
+
+
+def _unforeseen(sample: Sample, error: Exception, done: str) -> FailedSample:
+    what = f"{sample.key} could not be {done}: {type(error).__name__}: {error}"
+    return FailedSample(sample.sample_id, sample.path, "error", what)
+
+
+def _alone_after_error(
+    group: Sequence[Any],
+    decoder: Any,
+    work: Work,
+    device: str,
+    stages: dict[str, float],
+    says: BinaryIO,
+    failures: dict[int, FailedSample],
+) -> Iterator[list[Cloud]]:
+    """Fit a group; where that raises something, each of its images by itself: then it is known which one it was."""
+    if not group:
+        return
+    rows, pictures = [row for row, _ in group], [picture for _, picture in group]
+    says.write(encode({"stage": "fit", "rows": rows}))
+    try:
+        with within(work.fit_limit_s([sample for sample, _ in pictures])):
+            made, lost = fit_group(pictures, decoder, work, device, stages)
+    except (ArcpipeError, OSError):
+        raise
+    except Exception as error:
+        if len(group) > 1:
+            for one in group:
+                yield from _alone_after_error([one], decoder, work, device, stages, says, failures)
+            return
+        made, lost = [], [_unforeseen(pictures[0][0], error, "fitted")]
+    row_of = {picture[0].sample_id: row for row, picture in group}
+    failures.update({row_of[failure.sample_id]: failure for failure in lost})
+    yield made
+
+
+def _groups(
+    part: PartPlan, first: Sequence[Sequence[int]], known: Mapping[int, FailedSample], repeats: int
+) -> Iterator[list[int]]:
+    """Rows of the part in groups: the suspects as they are given, then all others."""
+    seen = set(known)
+    for rows in first:
+        yield list(rows)
+        seen.update(rows)
+    group: list[int] = []
+    n_pixels = 0
+    for row, sample in enumerate(part.samples):
+        if row in seen:
+            continue
+        height, width = sample.size or (1, 1)
+        area = height * width * repeats
+        if group and n_pixels + area > GROUP_PIXELS:
+            yield group
+            group, n_pixels = [], 0
+        group.append(row)
+        n_pixels += area
+    if group:
+        yield group
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The decoder of a new store, pretrained as a job of its own."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, wait
+from dataclasses import replace
+from typing import Any
+
+from arcpipe import seeds
+from arcpipe.cloud import DecoderRecord
+from arcpipe.cluster import Cluster, available_cores, describe_loss, died
+from arcpipe.convert.isolate import find_deadly
+from arcpipe.convert.task import Work, pretrain
+from arcpipe.errors import ClusterError
+from arcpipe.progress import Progress, duration
+from arcpipe.sources import Inventory, Sample
+
+MOST_TRIES = 3
+"""Times that pretraining is begun: its workers may be killed by chance."""
+
+
+def pretrain_decoder(work: Work, inventory: Inventory, workers: Cluster, say: Any) -> DecoderRecord:
+    """Pretrain the shared decoder with all cores of this machine or of one worker.
+
+    Images that end their worker are left out; they fail later, as samples of their parts.
+
+    Raises:
+        ClusterError: the workers died, and no image is to blame.
+    """
+    split = "train" if inventory.samples.get("train") else next(iter(inventory.samples))
+    samples = inventory.samples[split]
+    order = seeds.generator(work.seed, "pretrain").permutation(len(samples))
+    # Twice as many as are wanted, so that unreadable ones do not matter.
+    chosen = [samples[i] for i in order if samples[i].reason is None][: 2 * work.fit.pretrain_images]
+    started = time.monotonic()
+    say(f"pretraining the decoder on {min(len(chosen), work.fit.pretrain_images)} images of {split}")
+    future = _attempt(work, chosen, workers, say)
+    loss = describe_loss(future)
+    if loss is not None:
+        raise ClusterError(
+            "the decoder could not be pretrained.",
+            details=[loss],
+            fix=[
+                "run the same command again",
+                "or, if memory was short: --set fit.pretrain_images=10, or --shorter 256",
+            ],
+        )
+    record: DecoderRecord = future.result()
+    say(f"pretrained decoder {record.sha256[:8]} in {duration(time.monotonic() - started)}")
+    return record
+
+
+def _attempt(work: Work, chosen: list[Sample], workers: Cluster, say: Any) -> Future[Any]:
+    """Pretrain; where the workers died, without the images that do it."""
+    # The other workers have nothing to do yet; the same number of threads whatever --workers, for the same bits.
+    work = replace(work, threads=available_cores() if work.threads else 0)
+    for attempt in range(MOST_TRIES):
+        future = workers.executor.submit(pretrain, work, chosen)
+        _watch(future, "pretrain")
+        if not died(future) or attempt == MOST_TRIES - 1:
+            break
+        say("pretraining: its workers died. Reading its images in a process of its own.")
+        search = workers.executor.submit(find_deadly, work, tuple(chosen))
+        _watch(search, "search")
+        if describe_loss(search) is None:
+            deadly = {failure.sample_id: failure for failure in search.result()}
+            for failure in deadly.values():
+                say(failure.message)
+            chosen = [sample for sample in chosen if sample.sample_id not in deadly]
+    return future
+
+
+def _watch(future: Future[Any], title: str) -> None:
+    with Progress(title, None, "steps") as progress:
+        while not wait([future], timeout=1).done:
+            progress.tick()
