@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from types import TracebackType
 from typing import Self
 
 PLAIN_LINE_EVERY_S = 30.0
+PACE_OVER = 64
+"""Lumps of work by which the pace is judged: a machine may become busier."""
+LEAST_MARKS = 5
 
 
 class Progress:
@@ -19,19 +23,31 @@ class Progress:
             nothing is claimed.
         unit: Name of a unit, plural, for example `images`.
         done: Units that earlier runs already did: they count as progress, not as speed.
+        expected_s: How long the rest should take, by the plan: shown until there is something to measure.
         enabled: False is silent.
     """
 
-    def __init__(self, title: str, total: int | None, unit: str, *, done: int = 0, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        title: str,
+        total: int | None,
+        unit: str,
+        *,
+        done: int = 0,
+        enabled: bool = True,
+        expected_s: float | None = None,
+    ) -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = self._first = done
         self.fields: dict[str, str] = {}
         self._enabled = enabled
+        self._expected_s = expected_s
+        self._marks: deque[tuple[float, int]] = deque(maxlen=PACE_OVER)
         self._started = self._last_line = time.monotonic()
         self._bar = None
         if enabled and sys.stderr.isatty():
             self._bar = _terminal_bar(counts=total is not None)
-            self._task = self._bar.add_task(title, total=total, completed=done, text="")
+            self._task = self._bar.add_task(title, total=total, completed=done, text="", left="")
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -46,10 +62,13 @@ class Progress:
 
     def update(self, done: int, **fields: str) -> None:
         """Set the units done; `fields` (name=text) stay until they are given again."""
+        if done > self.done:
+            self._marks.append((time.monotonic(), done))
         self.done = done
         self.fields.update(fields)
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, text=self._text())
+            left = self._left_text(self.left_s) if self.left_s is not None and done < (self.total or 0) else ""
+            self._bar.update(self._task, completed=done, text=self._text(), left=left)
         elif self._enabled and time.monotonic() - self._last_line >= PLAIN_LINE_EVERY_S:
             self._last_line = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
@@ -69,13 +88,26 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Units a second of this run."""
-        return (self.done - self._first) / max(time.monotonic() - self._started, 1e-9)
+        """Units a second of this run.
+
+        Work comes in lumps (parts), the first of them late (processes start, libraries load). So once there are enough
+        of them the pace is that between the first and the last of the recent ones, not from the start until now.
+        """
+        if len(self._marks) >= LEAST_MARKS and self._marks[-1][0] > self._marks[0][0]:
+            (began, before), (ended, after) = self._marks[0], self._marks[-1]
+            return (after - before) / (ended - began)
+        until = self._marks[-1][0] if self._marks else time.monotonic()
+        return (self.done - self._first) / max(until - self._started, 1e-9)
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left at this rate; None while nothing is known."""
-        return (self.total - self.done) / self.rate if self.total is not None and self.done > self._first else None
+        """Seconds left at this rate, counted down between two lumps; None while nothing is known."""
+        if self.total is None:
+            return None
+        if not self._marks:
+            expected = self._expected_s
+            return None if expected is None else max(0.0, expected - (time.monotonic() - self._started))
+        return max(0.0, (self.total - self.done) / self.rate - (time.monotonic() - self._marks[-1][0]))
 
     def line(self) -> str:
         """The plain form: `convert: 300/1797 images (17 %), 21.4 images/s, psnr 31.20 dB, 1 min 10 s left`.
@@ -86,9 +118,14 @@ class Progress:
             return f"{self.title}: at work for {duration(time.monotonic() - self._started)}"
         share = 100 * self.done / max(self.total, 1)
         parts = [f"{self.title}: {self.done}/{self.total} {self.unit} ({share:.0f} %)", self._text()]
-        if self.left_s is not None:
-            parts.append(f"{duration(self.left_s)} left")
+        if self.left_s is not None and self.done < self.total:
+            parts.append(self._left_text(self.left_s))
         return ", ".join(part for part in parts if part)
+
+    def _left_text(self, left_s: float) -> str:
+        if not self._marks:  # the plan's word
+            return f"about {duration(left_s)} left" if left_s else ""
+        return f"{duration(left_s)} left" if left_s >= 1 else "any moment"
 
     def _text(self) -> str:
         rate = [f"{self.rate:.1f} {self.unit}/s"] if self.done > self._first else []
@@ -127,14 +164,13 @@ def _terminal_bar(*, counts: bool):  # type: ignore[no-untyped-def]  # rich is i
         ProgressColumn,
         TextColumn,
         TimeElapsedColumn,
-        TimeRemainingColumn,
     )
     from rich.progress import Progress as RichProgress
 
     columns: list[ProgressColumn] = [TextColumn("[bold]{task.description}"), BarColumn(bar_width=24)]
     if counts:
         text = TextColumn("{task.fields[text]}", markup=False)
-        columns += [MofNCompleteColumn(), text, TimeRemainingColumn(compact=True)]
+        columns += [MofNCompleteColumn(), text, TextColumn("{task.fields[left]}")]
     else:
         columns += [TimeElapsedColumn()]
     # What nobody counts has nothing to show once it is over.

@@ -13,6 +13,7 @@ from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcpipe.cluster.joining import ANSWER_WITHIN, LOOPBACK, join
@@ -41,8 +42,10 @@ class Cluster:
 
 
 @contextmanager
-def open_cluster(run: RunSection) -> Iterator[Cluster]:
+def open_cluster(run: RunSection, scratch: Path | None = None) -> Iterator[Cluster]:
     """Start or join the cluster that `run` names; what was started here ends with the block.
+
+    `scratch`: where local workers keep their files, by default a temporary folder.
 
     Everything listens on loopback only. Raises `DeviceError` for more GPUs than there are, `ClusterError` for a
     scheduler that does not answer, or that has no worker of the versions that run here.
@@ -61,7 +64,7 @@ def open_cluster(run: RunSection) -> Iterator[Cluster]:
             return
         n_workers = run.gpus or run.workers or available_cores()
         threads = max(1, available_cores() // n_workers)
-        client = stack.enter_context(Client(_start(stack, n_workers, threads, on_gpus=run.gpus is not None)))
+        client = stack.enter_context(Client(_start(stack, n_workers, threads, scratch, on_gpus=run.gpus is not None)))
         device = "cuda" if run.gpus is not None else "cpu"
         window = WindowExecutor(client.get_executor(pure=False))
         window.widen(n_workers)
@@ -116,18 +119,20 @@ def worker_environment(threads: int) -> dict[str, str]:
     }
 
 
-def _start(stack: ExitStack, n_workers: int, threads: int, *, on_gpus: bool) -> Any:
+def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None, *, on_gpus: bool) -> Any:
     """A cluster of worker processes on this machine, one task at a time each; worker i of GPUs sees device i only."""
     from distributed import Nanny, Scheduler, SpecCluster
 
     environment = worker_environment(threads)
     stack.enter_context(_dask_settings(environment))
-    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="arcpipe-", ignore_cleanup_errors=True))
+    if scratch is None:
+        temporary = tempfile.TemporaryDirectory(prefix="arcpipe-", ignore_cleanup_errors=True)
+        scratch = Path(stack.enter_context(temporary))
     options: dict[str, Any] = {
         "nthreads": 1,
         "host": LOOPBACK,
         "dashboard_address": f"{LOOPBACK}:0",
-        "local_directory": scratch,
+        "local_directory": str(scratch),
         "preload": ["arcpipe.cluster"],
         "silence_logs": "ERROR",
     }
@@ -200,7 +205,7 @@ def dask_setup(worker: Any) -> None:
 
 def _quieten() -> None:
     """Errors travel to the client, which says them once, for people; Dask would log them too, with tracebacks."""
-    for room in ("worker", "core", "comm", "client", "utils"):
+    for room in ("worker", "core", "comm", "client", "utils", "scheduler"):
         logging.getLogger(f"distributed.{room}").setLevel(logging.CRITICAL)
 
 

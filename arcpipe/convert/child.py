@@ -31,10 +31,10 @@ from arcpipe.convert.messages import (
     work_from_json,
 )
 from arcpipe.convert.plan import PartPlan
-from arcpipe.convert.task import Work, commit, fit_group, load_decoder, prepare, read_sample
+from arcpipe.convert.task import Work, commit, fit_group, load_decoder, open_images, prepare, read_sample
 from arcpipe.errors import ArcpipeError
 from arcpipe.place import as_place
-from arcpipe.sources import Sample, Source, open_source
+from arcpipe.sources import Sample, Source
 from arcpipe.store import open_writer, round_latents
 
 LOOK_EVERY_S = 0.05
@@ -104,7 +104,7 @@ def _warm_up(decoder: Any, work: Work, device: str) -> None:
 
 def _read_all(work: Work, part: PartPlan, known: Mapping[int, FailedSample], says: BinaryIO) -> None:
     """Read every image and say so; for pretraining, whose samples are in no part."""
-    source = open_source(work.source, seed=work.seed, download=False)
+    source = open_images(work)
     for row, sample in enumerate(part.samples):
         if row not in known:
             says.write(encode({"stage": "read", "rows": [row]}))
@@ -125,7 +125,7 @@ def _convert(
     stages = {"read": 0.0, "fit": 0.0, "finish": 0.0}
     writer = open_writer(as_place(request["writer"]))
     decoder = load_decoder(writer, device)
-    source = open_source(work.source, seed=work.seed, download=False)
+    source = open_images(work)
     clouds: list[Cloud] = []
     failures = dict(known)
     _warm_up(decoder, work, device)

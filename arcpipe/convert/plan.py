@@ -126,13 +126,21 @@ def check_space(out: Path, expected: Estimate) -> None:
     """Raise `NoSpaceError` before any work if the store will not fit."""
     if is_remote(out):  # a bucket says nothing of its space
         return
-    folder = out.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    folder, free = free_space(out)
     if expected.n_bytes > free:
         raise NoSpaceError(
             f"there is not enough space for {out}.",
-            details=[f"expected about {byte_size(expected.n_bytes)}, found {byte_size(free)} free in {folder}"],
+            details=[
+                f"expected up to {byte_size(expected.n_bytes)}, found {byte_size(free)} free in {folder}: "
+                f"{byte_size(expected.n_bytes - free)} are missing"
+            ],
             fix=["--out on another disk", "--neighbours-cache none, or --dtype int8 (smaller stores)"],
         )
+
+
+def free_space(out: Path) -> tuple[Path, int]:
+    """The nearest folder that exists above a store, and the bytes that are free there."""
+    folder = out.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    return folder, shutil.disk_usage(folder).free

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from arcpipe.cloud import FailedSample
 from arcpipe.errors import TooManyFailuresError
-from arcpipe.progress import byte_size, counted, duration
-from arcpipe.store import PartRecord, open_store
+from arcpipe.progress import Progress, byte_size, counted, duration
+from arcpipe.store import PartRecord, Store, open_store
+
+QUANTILES = ("worst", "5%", "median", "95%", "best")
+SHARES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,9 @@ class SplitSummary:
     pixels: int
     parts: int
     mean_psnr: float | None
-    """None if no cloud was made."""
+    """None if no cloud was made, as are the quantiles."""
+    psnr: Mapping[str, float] | None
+    """dB: `worst`, `5%`, `median`, `95%`, `best`."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class ConvertReport:
     clouds_made: int
     parts_before: int
     bytes_by_array: Mapping[str, int]
+    seconds_by_stage: Mapping[str, float]
+    """Of all workers together, of all parts. `write` only of those that this run made."""
     decoder_sha256: str
     n_classes: int
     workers: int
@@ -68,25 +76,37 @@ class ConvertReport:
                 fix=[f"--max-failed {self.failed} accepts them", "mend the images, then the same with --retry-failed"],
             )
 
+    @property
+    def failed_by_reason(self) -> dict[str, int]:
+        """Most frequent first."""
+        return dict(Counter(failure.reason for failure in self.failures).most_common())
+
     def as_dict(self) -> dict[str, Any]:
         values = asdict(self)
-        return {**values, "store": str(self.store), "failed": self.failed, "planned": self.planned}
+        sums = {"failed": self.failed, "planned": self.planned, "failed_by_reason": self.failed_by_reason}
+        return {**values, "store": str(self.store), **sums, "next": self.next_commands()}
+
+    def for_the_store(self) -> dict[str, Any]:
+        """What the finished store keeps of it, in the attribute `totals`; failures are in the parts."""
+        names = ("seconds", "workers", "bytes_by_array", "seconds_by_stage", "failed_by_reason")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "psnr": {split: summary.psnr for split, summary in self.splits.items()},
+        }
 
     def lines(self) -> list[str]:
+        lines = [f"{self.store}: {self._work_done()}", *_table(self.splits)]
+        stages = [f"{name} {duration(seconds)}" for name, seconds in self.seconds_by_stage.items()]
+        lines.append(f"  time of all workers: {', '.join(stages)}")
         pixels = sum(split.pixels for split in self.splits.values())
-        total_bytes = sum(self.bytes_by_array.values())
-        lines = [f"{self.store}: {self._work_done()}"]
-        for name, split in self.splits.items():
-            counts = f"{split.samples} samples + {split.failed} failed = {split.planned}"
-            quality = "" if split.mean_psnr is None else f", mean PSNR {split.mean_psnr:.2f} dB"
-            lines.append(
-                f"  {name}: {counts}; {split.clouds} clouds, {split.points} anchors in {split.parts} parts{quality}"
-            )
-        per_pixel = [f"{name} {size / max(pixels, 1):.3f}" for name, size in self.bytes_by_array.items()]
-        lines.append(f"  {byte_size(total_bytes)}, bytes a pixel: {', '.join(per_pixel)}")
+        per_pixel = {name: size / max(pixels, 1) for name, size in self.bytes_by_array.items()}
+        large = [f"{name} {share:.2f}" for name, share in per_pixel.items()][:4]
+        rest = sum(list(per_pixel.values())[4:])
+        total = byte_size(sum(self.bytes_by_array.values()))
+        lines.append(f"  {total}; bytes a pixel: {', '.join(large)}, others {rest:.2f}")
         lines.append(f"  decoder {self.decoder_sha256[:8]}")
         lines += self._failure_lines()
-        return lines + self._next()
+        return lines + [f"{'next:' if i == 0 else '     '} {line}" for i, line in enumerate(self.next_commands())]
 
     def _work_done(self) -> str:
         if not self.workers:
@@ -95,18 +115,17 @@ class ConvertReport:
         made = f"{counted(self.clouds_made, 'cloud', 'clouds')} in {duration(self.seconds)} ({speed})"
         return f"{made}; {self.parts_before} parts were there before" if self.parts_before else made
 
-    def _next(self) -> list[str]:
+    def next_commands(self) -> list[str]:
         """Commands that work on this store: nothing can be drawn of no cloud, nor learned from one class."""
         store, commands = shlex.quote(str(self.store)), []
         if any(split.clouds for split in self.splits.values()):
             commands.append(f"arcpipe inspect {store}")
         if self.n_classes > 1 and "train" in self.splits and self.splits["train"].clouds:
             commands.append(f"arcpipe train --store {store}")
-        return [f"{'next:' if i == 0 else '     '} {command}" for i, command in enumerate(commands)]
+        return commands
 
     def _failure_lines(self) -> list[str]:
-        reasons = Counter(failure.reason for failure in self.failures)
-        lines = [f"  failed, {reason}: {count}" for reason, count in reasons.most_common()]
+        lines = [f"  failed, {reason}: {count}" for reason, count in self.failed_by_reason.items()]
         shown = [f"    {_first_line(failure)}" for failure in self.failures[:5]]
         more = len(self.failures) - len(shown)
         return [*lines, *shown, *([f"    and {more} more"] if more > 0 else [])]
@@ -117,32 +136,42 @@ def _first_line(failure: FailedSample) -> str:
     return line if failure.path in line else f"{failure.path}: {line}"
 
 
+def _table(splits: Mapping[str, SplitSummary]) -> list[str]:
+    """Rows of counts: samples + failed = planned; and of quality, where there is some."""
+    head = ["", "samples", "failed", "planned", "clouds", "anchors", "parts", "PSNR worst", *QUANTILES[1:], "mean"]
+    rows = [head]
+    for name, split in splits.items():
+        counts = (split.samples, split.failed, split.planned, split.clouds, split.points, split.parts)
+        quality = [*split.psnr.values(), split.mean_psnr] if split.psnr else []
+        rows.append([name, *(f"{count:,}" for count in counts), *(f"{value:.2f}" for value in quality if value)])
+    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(head))]
+    return [_row(row, widths) for row in rows]
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Names to the left, numbers to the right."""
+    return "  ".join(["", cells[0].ljust(widths[0]), *(cell.rjust(widths[i]) for i, cell in enumerate(cells) if i)])
+
+
 def summarise(
     path: Path, records: Sequence[tuple[PartRecord, bool]], *, seconds: float, workers: int, max_failed: float
 ) -> ConvertReport:
-    """Read a finished store's own numbers into the closing summary. `records`: of all parts, and whether this run
-    made them."""
-    store = open_store(path)
+    """Read a store's own numbers, all parts of which are committed, into the closing summary.
+
+    `records`: of all parts, and whether this run made them.
+    """
+    store = open_store(path, allow_unfinished=True)
     splits: dict[str, SplitSummary] = {}
     failures: list[FailedSample] = []
-    for split in store.splits:
-        parts = store.parts(split)
-        quality = store.psnr(split)
-        lost = store.failures(split)
-        failures += lost
-        splits[split] = SplitSummary(
-            planned=sum(part.n_samples for part in parts),
-            samples=sum(part.n_samples - part.n_failures for part in parts),
-            failed=len(lost),
-            clouds=sum(part.n_clouds for part in parts),
-            points=sum(part.n_points for part in parts),
-            pixels=sum(part.n_pixels for part in parts),
-            parts=len(parts),
-            mean_psnr=float(np.mean(quality)) if len(quality) else None,
-        )
+    with Progress("adding up", len(records), "parts") as progress:
+        for split in store.splits:
+            splits[split], lost = _summarise_split(store, split, progress)
+            failures += lost
     n_bytes: Counter[str] = Counter()
+    stages: Counter[str] = Counter()
     for record, _ in records:
         n_bytes.update(record.bytes)
+        stages.update(record.stages)
     return ConvertReport(
         store=path,
         splits=splits,
@@ -151,6 +180,7 @@ def summarise(
         clouds_made=sum(record.clouds for record, new in records if new),
         parts_before=sum(not new for _, new in records),
         bytes_by_array=dict(n_bytes.most_common()),
+        seconds_by_stage={name: round(seconds, 3) for name, seconds in stages.items()},
         decoder_sha256=store.decoder.sha256,
         n_classes=len(store.classes),
         workers=workers,
@@ -158,42 +188,26 @@ def summarise(
     )
 
 
-@dataclass(frozen=True)
-class DryRunReport:
-    """The plan, printed by `--dry-run`."""
-
-    store: Path
-    splits: Mapping[str, tuple[int, int]]
-    """Samples and parts of each split."""
-    parts_before: int
-    """Parts that are there already; what follows counts the others."""
-    classes: tuple[str, ...]
-    channels: int
-    clouds: int
-    pixels: int
-    expected_bytes: int
-    expected_core_s: float
-    failing: tuple[str, ...]
-    """Why samples fail that their headers already show to fail; each names its sample."""
-
-    def check(self) -> None:
-        """A plan has nothing to complain about."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "store": str(self.store)}
-
-    def lines(self) -> list[str]:
-        classes = ", ".join(self.classes[:8]) + (", ..." if len(self.classes) > 8 else "")
-        more = len(self.failing) - 10
-        there = [f"  {self.parts_before} parts are there already"] if self.parts_before else []
-        what = f"{self.clouds} clouds of {self.pixels} pixels, {counted(self.channels, 'channel', 'channels')}"
-        return [
-            f"{self.store}: {what}",
-            *there,
-            *(f"  {split}: {samples} samples in {parts} parts" for split, (samples, parts) in self.splits.items()),
-            f"  {counted(len(self.classes), 'class', 'classes')}: {classes}",
-            f"  about {byte_size(self.expected_bytes)} and {duration(self.expected_core_s)} of one core",
-            *(f"  will fail: {reason}" for reason in self.failing[:10]),
-            *([f"  and {more} more will fail"] if more > 0 else []),
-            "nothing was written: this was a dry run",
-        ]
+def _summarise_split(store: Store, split: str, progress: Progress) -> tuple[SplitSummary, list[FailedSample]]:
+    parts = store.parts(split)
+    quality: list[NDArray[np.float32]] = []
+    failures: list[FailedSample] = []
+    for info in parts:
+        part = store.part(split, info.id)
+        quality.append(part.small("psnr"))
+        failures += part.failures()
+        progress.update(progress.done + 1)
+    known = np.concatenate([*quality, np.zeros(0, np.float32)]).astype(np.float64)
+    known = known[np.isfinite(known)]
+    summary = SplitSummary(
+        planned=sum(part.n_samples for part in parts),
+        samples=sum(part.n_samples - part.n_failures for part in parts),
+        failed=len(failures),
+        clouds=sum(part.n_clouds for part in parts),
+        points=sum(part.n_points for part in parts),
+        pixels=sum(part.n_pixels for part in parts),
+        parts=len(parts),
+        mean_psnr=float(known.mean()) if len(known) else None,
+        psnr=dict(zip(QUANTILES, np.quantile(known, SHARES).tolist(), strict=True)) if len(known) else None,
+    )
+    return summary, failures

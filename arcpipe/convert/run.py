@@ -12,15 +12,19 @@ from pathlib import Path
 
 from arcpipe import __version__
 from arcpipe.cloud import DecoderRecord
-from arcpipe.cluster import Cluster, check_gpus, open_cluster
+from arcpipe.cluster import Cluster, available_cores, check_gpus, open_cluster
 from arcpipe.config import ConvertConfig
 from arcpipe.convert.decoders import check_decoder, load_decoder
+from arcpipe.convert.dry_run import DryRunReport, plan_report
 from arcpipe.convert.gather import Gathering, convert_parts
-from arcpipe.convert.plan import PartPlan, check_space, content_settings, count_parts, deal, estimate
+from arcpipe.convert.plan import PartPlan, check_space, content_settings, count_parts, deal, estimate, free_space
 from arcpipe.convert.pretraining import pretrain_decoder
-from arcpipe.convert.report import ConvertReport, DryRunReport, summarise
+from arcpipe.convert.report import ConvertReport, summarise
+from arcpipe.convert.scratch import scratch_folder
 from arcpipe.convert.task import Work
-from arcpipe.progress import Progress, counted
+from arcpipe.errors import NoSpaceError
+from arcpipe.place import is_remote
+from arcpipe.progress import Progress, byte_size, counted
 from arcpipe.sources import Inventory, located, only_splits, open_source
 from arcpipe.store import (
     PartRecord,
@@ -33,6 +37,7 @@ from arcpipe.store import (
     fingerprint,
     plan_parts,
     store_lock,
+    undo_half_overwrite,
     with_mended_images,
 )
 
@@ -68,6 +73,7 @@ def run_convert(
         return _dry_run(config, inventory, header, parts, overwrite=overwrite)
     with ExitStack() as stack:
         stack.enter_context(store_lock(config.out))
+        undo_half_overwrite(config.out)
         there = _check_store(config, header, parts, overwrite=overwrite)
 
         @cache
@@ -84,14 +90,15 @@ def run_convert(
         records = [(writer.record(part.split, part.part_id), False) for part in parts if part not in todo]
         if todo:
             _convert_missing(config, inventory, parts, todo, writer, workers(), records)
-        writer.finish()
-    return summarise(
-        config.out,
-        records,
-        seconds=time.monotonic() - started,
-        workers=workers().n_workers if todo else 0,
-        max_failed=config.run.max_failed,
-    )
+        report = summarise(
+            config.out,
+            records,
+            seconds=time.monotonic() - started,
+            workers=workers().n_workers if todo else 0,
+            max_failed=config.run.max_failed,
+        )
+        writer.finish(report.for_the_store() if todo else None)
+    return report
 
 
 def _check_store(
@@ -113,7 +120,8 @@ def _missing(parts: Sequence[PartPlan], out: Path) -> list[PartPlan]:
 
 
 def _open_workers(stack: ExitStack, config: ConvertConfig) -> Cluster:
-    workers = stack.enter_context(open_cluster(config.run))
+    scratch = stack.enter_context(scratch_folder()) if config.run.scheduler is None else None
+    workers = stack.enter_context(open_cluster(config.run, scratch))
     if workers.dashboard:
         say(f"dashboard: {workers.dashboard}")
     return workers
@@ -147,8 +155,27 @@ def _convert_missing(
     total = sum(len(part.samples) for part in parts)
     done = total - sum(len(part.samples) for part in todo)
     state = Gathering(len(parts), records)
-    with Progress("convert", total, "images", done=done) as progress:
-        convert_parts(todo, _work(config, inventory, workers), writer, workers, state, progress)
+    expected_s = estimate(todo, config).core_s / (workers.n_workers * max(workers.threads, 1))
+    with Progress("convert", total, "images", done=done, expected_s=expected_s) as progress:
+        try:
+            convert_parts(todo, _work(config, inventory, workers), writer, workers, state, progress)
+        except NoSpaceError as error:
+            details = [*error.details, *_what_is_missing(config, parts)]
+            raise NoSpaceError(error.what, details=details, fix=error.fix) from None
+
+
+def _what_is_missing(config: ConvertConfig, parts: Sequence[PartPlan]) -> list[str]:
+    """What the rest of the conversion needs, for a message about a full disk."""
+    left = _missing(parts, config.out)
+    needed = estimate(left, config).n_bytes
+    committed = f"{len(parts) - len(left)} of {len(parts)} parts are committed"
+    if is_remote(config.out):
+        return [f"{committed}; the others need up to {byte_size(needed)}"]
+    folder, free = free_space(config.out)
+    return [
+        f"{committed}; the others need up to {byte_size(needed)}",
+        f"{byte_size(free)} are free in {folder}: {byte_size(max(0, needed - free))} are missing",
+    ]
 
 
 def _dry_run(
@@ -157,19 +184,20 @@ def _dry_run(
     there = _check_store(config, header, parts, overwrite=overwrite)
     todo = _missing(parts, config.out) if there else list(parts)
     expected = estimate(todo, config)
-    failing = [s.reason for samples in inventory.samples.values() for s in samples if s.reason is not None]
-    return DryRunReport(
-        store=config.out,
-        splits={split: (count["samples"], count["parts"]) for split, count in header.splits.items()},
-        parts_before=len(parts) - len(todo),
-        classes=inventory.classes,
+    n_workers = config.run.gpus or config.run.workers or available_cores()
+    work = Work(
+        source=config.source,
         channels=inventory.channels,
-        clouds=expected.clouds,
-        pixels=expected.pixels,
-        expected_bytes=expected.n_bytes,
-        expected_core_s=expected.core_s,
-        failing=tuple(failing),
+        fit=config.fit,
+        store=config.store,
+        seed=config.seed,
+        threads=max(1, available_cores() // n_workers),
+        device="cuda" if config.run.gpus else "cpu",
+        run=config.run,
+        guarded=False,
     )
+    free = None if is_remote(config.out) else free_space(config.out)[1]
+    return plan_report(config, inventory, header, parts, todo, expected, free, work, n_workers)
 
 
 def _header(

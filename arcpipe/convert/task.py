@@ -5,9 +5,11 @@ Tasks return small records, never arrays, and may run twice.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
 from arcpipe.config import FitSection, RunSection, SourceSection, StoreSection
 from arcpipe.convert.limits import fit_limit_s, is_out_of_memory, within
 from arcpipe.convert.plan import PartPlan, core_seconds
-from arcpipe.errors import DivergedError, FileAccessError, ImageError
+from arcpipe.errors import DivergedError, DownloadError, FileAccessError, ImageError, SourceError
 from arcpipe.sources import Sample, Source, open_source
 from arcpipe.store import PartRecord, StoreWriter, position_dtype, round_latents
 
@@ -103,13 +105,34 @@ def convert_part(work: Work, part: PartPlan, writer: StoreWriter) -> PartRecord:
     with within(work.fit_limit_s(part.samples)):
         device = prepare(work)
         decoder = load_decoder(writer, device)
-        source = open_source(work.source, seed=work.seed, download=False)
+        source = open_images(work)
         for group, failed in _groups(source, part.samples, work, stages):
             failures += failed
             made, lost = fit_group(group, decoder, work, device, stages)
             clouds += made
             failures += lost
         return commit(work, part, writer, clouds, failures, stages, started)
+
+
+def open_images(work: Work) -> Source:
+    """The source. Raises `FileAccessError` where it was here when the conversion began and is not any more."""
+    why = None
+    try:
+        source = open_source(work.source, seed=work.seed, download=False)
+        folder = Path(work.source.source)
+        if folder.is_dir() and not any(folder.iterdir()):
+            why = f"{folder} is empty now"
+    except (SourceError, DownloadError) as error:
+        why = error.what
+    except OSError as error:
+        why = str(error)
+    if why is None:
+        return source
+    raise FileAccessError(
+        f"the images of {work.source.source} have gone.",
+        details=[f"seen from {socket.gethostname()}: {why}", "committed parts are safe"],
+        fix=["bring them back (is the disk still mounted?), then run the same command again: it continues"],
+    )
 
 
 def load_decoder(writer: StoreWriter, device: str) -> Any:
@@ -129,12 +152,16 @@ def commit(
     started: float,
 ) -> PartRecord:
     """Write and commit the clouds of a part; `started` by `time.perf_counter()`."""
+    if any(failure.reason == "unreadable" for failure in failures):
+        open_images(work)  # one image that cannot be read is its own fault, a disk that is gone is not
     batch = CloudBatch.join(clouds, latent_dim=work.fit.latent_dim, n_neighbours=work.fit.neighbours)
     if work.store.neighbours_cache == "none":
         batch = batch.without_neighbours()
     seconds = {**stages, "total": time.perf_counter() - started}
     try:
-        return writer.commit_part(part.split, part.part_id, batch, failures, {"seconds": seconds})
+        write = time.perf_counter()
+        record = writer.commit_part(part.split, part.part_id, batch, failures, {"seconds": seconds})
+        return replace(record, stages={**record.stages, "write": time.perf_counter() - write})
     except OSError as error:  # nothing of this part is to blame, and all others would meet it too
         raise FileAccessError(
             f"{writer.path} cannot be written: {error.strerror or error}.",
@@ -195,8 +222,6 @@ def _fit_together(group: Group, decoder: Any, work: Work, device: str, stages: d
 
 
 def _named(cloud: Cloud, sample: Sample, repeat: int) -> Cloud:
-    from dataclasses import replace
-
     return replace(
         cloud,
         positions=cloud.positions.astype(position_dtype(cloud.size)),

@@ -7,7 +7,14 @@ for part in store.parts("train"):
 """
 
 from arcpipe.store.content import content_hash
-from arcpipe.store.create import check_place, create_or_open, existing_decoder, open_writer, with_mended_images
+from arcpipe.store.create import (
+    check_place,
+    create_or_open,
+    existing_decoder,
+    open_writer,
+    undo_half_overwrite,
+    with_mended_images,
+)
 from arcpipe.store.decoder_file import load_decoder_file, save_decoder_file
 from arcpipe.store.lock import store_lock
 from arcpipe.store.part import Part
@@ -58,6 +65,7 @@ __all__ = [
     "round_latents",
     "save_decoder_file",
     "store_lock",
+    "undo_half_overwrite",
     "verify",
     "with_mended_images",
 ]

@@ -79,6 +79,7 @@ def part_record(part: Part) -> PartRecord:
         psnr_count=own["psnr"]["count"],
         seconds=float(seconds.get("total", 0.0) if isinstance(seconds, Mapping) else seconds),
         bytes=sizes,
+        stages={name: float(s) for name, s in seconds.items() if name != "total"} if isinstance(seconds, dict) else {},
     )
 
 

@@ -15,7 +15,7 @@ from arcpipe.place import RemotePath, as_place
 from arcpipe.store.arrays import write_array
 from arcpipe.store.attributes import is_split_name
 from arcpipe.store.bucket import ATTEMPTS
-from arcpipe.store.files import attempt_folder, file_hashes, move, publish, write_file
+from arcpipe.store.files import attempt_folder, file_hashes, move, publish, replace_file, write_file
 from arcpipe.store.root import read_decoder, read_root
 from arcpipe.store.schema import FORMAT, FORMAT_VERSION, StoreHeader, group_document
 from arcpipe.store.writer import StoreWriter
@@ -46,13 +46,15 @@ def create_or_open(path: Path, header: StoreHeader, decoder: DecoderRecord, *, o
         ):
             _require_same(path, root, header, decoder)
             return _writer(path, root)
-        replaces = _move_aside(path)
+        replaces = _move_aside(path)  # and if this process is killed now, `undo_half_overwrite` moves it back
     if not isinstance(path, RemotePath):
         path.parent.mkdir(parents=True, exist_ok=True)
     with attempt_folder(path.parent, f".{path.name}.new") as attempt:
         _write_empty_store(attempt, header, decoder, replaces)
         if not publish(attempt, path, path) and not _occupied(path):
             raise StoreBusyError(f"{path} appeared and disappeared.", fix=["run the same command again"])
+    if replaces:
+        _marker(path).unlink(missing_ok=True)
     root = read_root(path)
     _require_same(path, root, header, decoder)  # another converter may have been first
     return _writer(path, root)
@@ -187,9 +189,32 @@ def _move_aside(path: Path) -> str:
             ],
         )
     number = 1
-    while not move(path, path.with_name(f"{path.name}.old-{number}")):
+    while True:
+        name = f"{path.name}.old-{number}"
+        replace_file(_marker(path), name.encode())
+        if move(path, path.with_name(name)):
+            return name
         number += 1
-    return f"{path.name}.old-{number}"
+
+
+def undo_half_overwrite(path: Path) -> None:
+    """Move a store back that a killed process had moved aside (`--overwrite`) and not replaced yet.
+
+    To be called by whoever holds the store's lock.
+    """
+    if isinstance(path, RemotePath) or not _marker(path).is_file():
+        return
+    name = _marker(path).read_text(encoding="utf-8")
+    if name.startswith(f"{path.name}.old-") and "/" not in name and not _occupied(path):
+        aside = path.with_name(name)
+        if aside.is_dir():
+            move(aside, path)
+    _marker(path).unlink()
+
+
+def _marker(path: Path) -> Path:
+    """The file beside a store that says, while it is replaced, under which name the old one is."""
+    return path.with_name(f".{path.name}.replacing")
 
 
 def _write_empty_store(folder: Path, header: StoreHeader, decoder: DecoderRecord, replaces: str | None) -> None:

@@ -48,7 +48,8 @@ def store_lock(path: Path) -> Iterator[None]:
             lock.write_text(json.dumps(owner), encoding="utf-8")
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the disk may be read-only by now, which is told by others
+            lock.unlink(missing_ok=True)
         os.close(descriptor)
 
 

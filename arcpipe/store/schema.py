@@ -74,6 +74,8 @@ class PartRecord:
     psnr_count: int
     seconds: float
     bytes: dict[str, int]
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds of each stage, where the part tells them apart."""
 
     @property
     def psnr_mean(self) -> float:

@@ -136,7 +136,8 @@ class StoreWriter:
     def finish(self, totals: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Add up all parts into the root's attributes, declare the store complete, delete the one it replaces.
 
-        Safe to repeat. `totals` (e.g. wall seconds) is kept beside what is counted here. Returns the totals.
+        Safe to repeat. `totals` (e.g. wall seconds) is kept beside what is counted here; None keeps those of before.
+        Returns the totals.
 
         Raises:
             UnfinishedStoreError: planned parts are missing.
@@ -150,8 +151,8 @@ class StoreWriter:
                 fix=["run the same arcpipe convert command again: it continues"],
             )
         parts = [Part(self.path / part.split / part.id) for part in self.planned()]
-        summed = {**(totals or {}), "splits": add_up(parts)}
         root = read_root(self.path)
+        summed = {**(root["totals"] if totals is None else totals), "splits": add_up(parts)}
         statistics = combine_statistics(parts, tuple(self.splits))
         root |= {"totals": summed, "latent_statistics": statistics, "complete": True}
         self._write_root(root)

@@ -137,7 +137,7 @@ def test_only_what_is_still_to_do_needs_space_and_workers(
         run_convert(config, cluster=here, overwrite=True)
 
 
-@pytest.mark.parametrize(("error", "why"), [(killed(), "died three times"), (None, "the cluster has gone")])
+@pytest.mark.parametrize(("error", "why"), [(killed(), "its workers died"), (None, "the cluster has gone")])
 def test_lost_workers_are_explained(
     pictures: Path, tmp_path: Path, here: Cluster, error: BaseException | None, why: str
 ) -> None:

@@ -1,0 +1,268 @@
+"""What goes wrong around a conversion while it runs: space, permission, images; and what a killed one leaves."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arcpipe.cluster import Cluster
+from arcpipe.convert import run_convert, run_verify
+from arcpipe.convert.scratch import scratch_folder
+from arcpipe.errors import ArcpipeError, FileAccessError, NoSpaceError
+from arcpipe.progress import Progress
+from arcpipe.store import create, open_store
+from tests.pictures import contents, in_process, make_pictures, settings
+
+NOBODY = 65534
+
+
+class Meanwhile(ThreadPoolExecutor):
+    """Does something once `after` tasks are done (the decoder's counts as one)."""
+
+    def __init__(self, after: int, does: Callable[[], object]) -> None:
+        super().__init__(1)
+        self.after, self.does = after, does
+
+    def submit(self, fn: Any, *args: Any, **kwargs: Any) -> Future[Any]:
+        def task() -> Any:
+            if self.after == 0:
+                self.does()
+            self.after -= 1
+            return fn(*args, **kwargs)
+
+        return super().submit(task)
+
+
+def stopped(config: Any, after: int, does: Callable[[], object]) -> ArcpipeError:
+    with Meanwhile(after, does) as executor, pytest.raises(ArcpipeError) as caught:
+        run_convert(config, cluster=in_process(executor))
+    return caught.value
+
+
+def committed(store: Path) -> int:
+    return len(list(store.glob("t*/*/zarr.json")))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)]
+    if os.getuid() or not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no small disk can be mounted here: not root, or in a container without the right to")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_disk_that_fills_stops_in_order_and_says_what_is_missing(pictures: Path, disk: Path, here: Cluster) -> None:
+    config = settings(pictures, disk / "a.zarr")
+    filler = disk / "filler"
+
+    def fill() -> None:
+        with filler.open("wb", buffering=0) as file:
+            while True:
+                try:
+                    file.write(bytes(4096))
+                except OSError:
+                    return
+
+    error = stopped(config, 3, fill)
+    assert isinstance(error, NoSpaceError)
+    assert error.exit_code == 7
+    assert "2 of 7 parts are committed" in str(error)
+    assert "are missing" in str(error)
+    assert "Meanwhile" not in str(error)
+    with pytest.raises(NoSpaceError, match="not enough space"):  # now the plan sees it
+        run_convert(config, cluster=here)
+    filler.unlink()
+    assert committed(config.out) == 2
+    run_convert(config, cluster=here)
+    whole = settings(pictures, disk / "b.zarr")
+    run_convert(whole, cluster=here)
+    assert contents(config.out) == contents(whole.out)
+
+
+def test_a_disk_that_becomes_read_only(pictures: Path, disk: Path, here: Cluster) -> None:
+    config = settings(pictures, disk / "a.zarr")
+
+    def protect() -> None:
+        """The store only: what is open for writing keeps the whole disk from it."""
+        subprocess.run(["mount", "--bind", str(config.out), str(config.out)], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(config.out)], check=True)
+
+    error = stopped(config, 3, protect)
+    subprocess.run(["umount", str(config.out)], check=True)
+    assert isinstance(error, FileAccessError)
+    assert error.exit_code == 1
+    assert "Read-only file system" in str(error)
+    assert "committed parts are safe" in str(error)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(FileAccessError, match="read-only"):
+        run_convert(settings(pictures, disk / "b.zarr"), cluster=here)
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    run_convert(config, cluster=here)
+    assert run_verify(config.out).problems == ()
+
+
+def test_permission_that_is_taken_away(here: Cluster) -> None:
+    place = Path(tempfile.mkdtemp())
+    root = os.geteuid() == 0
+    place.chmod(0o777)
+    source = make_pictures(place / "pictures", per_class=4)
+    importlib.import_module("distributed")  # nobody may not read the libraries everywhere, so they are loaded before
+    run_convert(settings(source, place / "b.zarr"), cluster=here)
+    config = settings(source, place / "a.zarr")
+    try:
+        if root:
+            os.seteuid(NOBODY)
+        error = stopped(config, 3, lambda: (config.out / ".attempts").chmod(0o555))
+        assert isinstance(error, FileAccessError)
+        assert "Permission denied" in str(error)
+        (config.out / ".attempts").chmod(0o755)
+        assert run_convert(config, cluster=here).failed == 0
+    finally:
+        os.seteuid(os.getuid())
+        shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_images_that_vanish_stop_the_conversion_instead_of_failing_one_by_one(
+    tmp_path: Path, here: Cluster, left: str
+) -> None:
+    source = make_pictures(tmp_path / "pictures")
+    config = settings(source, tmp_path / "a.zarr")
+
+    def vanish() -> None:
+        source.rename(tmp_path / "elsewhere")
+        if left != "nothing":
+            source.mkdir()
+
+    error = stopped(config, 3, vanish)
+    assert isinstance(error, FileAccessError)
+    assert "have gone" in str(error)
+    assert committed(config.out) == 2
+    if left != "nothing":
+        source.rmdir()
+    (tmp_path / "elsewhere").rename(source)
+    assert run_convert(config, cluster=here).failed == 0
+
+
+def test_one_image_that_vanishes_is_a_record(tmp_path: Path) -> None:
+    source = make_pictures(tmp_path / "pictures")
+    config = settings(source, tmp_path / "a.zarr")
+    with Meanwhile(1, lambda: (source / "train" / "ants" / "0.png").unlink()) as executor:
+        report = run_convert(config, cluster=in_process(executor))
+    assert [(failure.path, failure.reason) for failure in report.failures] == [("ants/0.png", "unreadable")]
+
+
+def test_a_kill_between_moving_aside_and_creating_brings_the_old_store_back(
+    pictures: Path, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
+    before = contents(tmp_path / "a.zarr")
+    other = settings(pictures, tmp_path / "a.zarr", fit={"steps": 9})
+    with monkeypatch.context() as patch:  # the process ends at this place
+        patch.setattr(create, "_write_empty_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_convert(other, cluster=here, overwrite=True)
+    assert not (tmp_path / "a.zarr").exists()
+    again = run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
+    assert again.clouds_made == 0
+    assert contents(tmp_path / "a.zarr") == before
+    run_convert(other, cluster=here, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zarr"]
+
+
+def test_folders_of_killed_runs_are_removed_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        "import os, tempfile\nfrom arcpipe.convert.scratch import scratch_folder\n"
+        f"tempfile.tempdir = {str(tmp_path)!r}\n"
+        "with scratch_folder() as folder:\n    (folder / 'file').touch()\n    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    (place,) = tmp_path.iterdir()
+    assert len(list(place.rglob("file"))) == 1
+    with scratch_folder() as first, scratch_folder() as second:
+        assert not list(place.rglob("file"))
+        assert first.is_dir()
+        assert second.is_dir()
+    assert list(place.iterdir()) == []
+
+
+def test_the_closing_report_is_in_the_store(tmp_path: Path, here: Cluster) -> None:
+    source = make_pictures(tmp_path / "pictures")
+    (source / "train" / "ants" / "bad.png").write_bytes(b"this is no picture")
+    config = settings(source, tmp_path / "a.zarr")
+    report = run_convert(config, cluster=here)
+    text = "\n".join(report.lines())
+    for word in ("samples", "failed", "planned", "median", "failed, unreadable: 1", "fit ", "next: arcpipe inspect"):
+        assert word in text
+    totals = open_store(config.out).totals
+    assert totals["failed_by_reason"] == {"unreadable": 1}
+    assert set(totals["seconds_by_stage"]) == {"read", "fit", "finish", "write"}
+    assert totals["bytes_by_array"] == dict(report.bytes_by_array)
+    low, *_, high = totals["psnr"]["train"].values()
+    assert low < report.splits["train"].mean_psnr < high
+    assert json.loads(json.dumps(report.as_dict(), default=str))["next"][0].startswith("arcpipe inspect")
+    run_convert(config, cluster=here)  # nothing to do: what is known of the run that did it stays
+    assert open_store(config.out).totals["seconds"] == totals["seconds"]
+
+
+def test_a_dry_run_times_a_sample(pictures: Path, tmp_path: Path) -> None:
+    report = run_convert(settings(pictures, tmp_path / "a.zarr", run={"workers": 2}), dry_run=True)
+    assert report.timing is not None
+    assert 0 < report.expected_s < report.expected_core_s
+    areas = [height * width for height, width in report.sizes.values()]
+    assert areas == sorted(areas)
+    assert areas[0] < areas[2]
+    assert any("timed sample" in line for line in report.lines())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_converters_that_begin_together_make_one_store(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    command = [sys.executable, "-m", "arcpipe", "convert", str(pictures), "--out", "a.zarr", "--workers", "1"]
+    command += ["--steps", "8", "--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4"]
+    command += ["--set", "fit.pretrain_steps=8", "--set", "store.part_samples=12"]
+    both = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=280)[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert sorted(codes) in ([0, 4], [0, 0]), errors  # the second came too late to find the first at work
+    if 4 in codes:
+        assert "another converter is at work" in errors[codes.index(4)]
+    alone = settings(pictures, tmp_path / "b.zarr", store={"part_samples": 12})
+    run_convert(alone, cluster=here)
+    assert contents(tmp_path / "a.zarr") == contents(alone.out)
+
+
+def test_the_pace_is_that_of_recent_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("arcpipe.progress.time.monotonic", lambda: now[0])
+    with Progress("convert", 1000, "images", enabled=False, expected_s=100) as progress:
+        now[0] = 10
+        assert progress.left_s == 90  # the plan's word
+        now[0] = 50  # a slow start
+        progress.update(100)
+        assert progress.rate == pytest.approx(2)
+        for _ in range(4):
+            now[0] += 10
+            progress.update(progress.done + 100)
+        assert progress.rate == pytest.approx(10)
+        now[0] += 5
+        assert progress.left_s == pytest.approx(45)
+        now[0] += 500  # a part that takes very long: no promise
+        assert "any moment" in progress.line()
