@@ -84,9 +84,17 @@ class RunFolder:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """The report of a finished run."""
+        """The report of a finished run. Raises CheckpointError where its file is damaged."""
         path = self.path / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_bytes())
+            if not isinstance(found, dict):
+                raise ValueError("not a JSON object")
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path} is damaged.", details=[str(error)], fix=[f"rm {path}"]) from None
+        return found
 
     def write_summary(self, values: Mapping[str, Any]) -> None:
         checkpoint.write_atomically(self.path / "summary.json", json.dumps(values, indent=1).encode())
@@ -117,7 +125,14 @@ class RunFolder:
 
     @property
     def normalisation(self) -> Normalisation:
-        return Normalisation.from_dict(dict(self.facts.normalisation))
+        """Of the run's training clouds. Raises CheckpointError where the run does not say it."""
+        try:
+            found = Normalisation.from_dict(dict(self.facts.normalisation))
+            if not found.mean.shape == found.std.shape == (self.facts.latent_dim,):
+                raise ValueError(f"normalisation of {found.mean.shape} for {self.facts.latent_dim} dimensions")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise _not_a_run(self.path, error) from None
+        return found
 
     @cached_property
     def features(self) -> Features:
@@ -140,8 +155,8 @@ class RunFolder:
         return decoder
 
     def metrics(self) -> list[dict[str, Any]]:
-        path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        """What was logged; lines that cannot be read are left out."""
+        return _readable(self.path / "metrics.jsonl")
 
     def append_metrics(self, **values: Any) -> None:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
@@ -213,6 +228,15 @@ def _not_a_run(path: Path, error: Exception) -> CheckpointError:
 
 
 def _readable(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a kill may have cut the last one."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    """The whole lines of a log; a kill may have cut the last one, and a damaged one says nothing."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    entries = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(entry, dict) and entry.get("kind") in ("step", "epoch"):
+            if all(isinstance(entry.get(name), int) for name in ("step", "epoch")):
+                entries.append(entry)
+    return entries

@@ -1,0 +1,85 @@
+"""Gives damaged inputs to one reader, in a process of its own with limits on memory and time.
+
+`python -m tests.fuzz.worker TARGET SEED START STOP` prints a JSON line before the first input and one after each: what
+became of it (`read`, `refused` by an ArcpipeError, or `bug`).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import zlib
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from arcpipe.errors import ArcpipeError
+from tests.fuzz.targets import find
+
+MEMORY_BYTES = 2**30
+"""More than before the first input; a reader that takes more gets a MemoryError, which is a bug."""
+INPUT_CPU_S = 20.0
+"""An input that takes longer hangs: the slowest sound one takes a fraction of a second."""
+
+
+class Hang(BaseException):
+    """An input took longer than `INPUT_CPU_S`."""
+
+
+def main(name: str, seed: int, start: int, stop: int) -> None:
+    signal.signal(signal.SIGPROF, _hang)
+    target = find(name)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        os.chdir(folder)  # what a reader writes to a relative place is not left behind
+        corpus = target.corpus(Path(folder))
+        target.read(target.whole(corpus, Path(folder)))  # an undamaged input is read; imports are done before the limit
+        limit = _address_space() + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        say({"ready": True})
+        for i in range(start, stop):
+            rng = np.random.default_rng([seed, zlib.crc32(name.encode()), i])
+            began = time.process_time()
+            outcome, detail = _outcome(target, rng, corpus, Path(folder))
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            say({"i": i, "is": outcome, "detail": detail, "cpu_s": time.process_time() - began, "peak": peak})
+
+
+def _outcome(target, rng, corpus, folder) -> tuple[str, str]:  # type: ignore[no-untyped-def]  # a Target and its corpus
+    damaged = target.damaged(rng, corpus, folder)
+    signal.setitimer(signal.ITIMER_PROF, INPUT_CPU_S)
+    try:
+        target.read(damaged)
+    except ArcpipeError as error:
+        return "refused", type(error).__name__
+    except Hang:
+        return "bug", f"more than {INPUT_CPU_S:.0f} s\n{traceback.format_exc()}"
+    except BaseException:
+        return "bug", traceback.format_exc()
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    return "read", ""
+
+
+def say(line: dict[str, object]) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def _hang(*_: object) -> NoReturn:
+    raise Hang
+
+
+def _address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    main(sys.argv[1], *map(int, sys.argv[2:5]))
