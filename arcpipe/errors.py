@@ -154,6 +154,8 @@ class DamagedStoreError(ArcpipeError):
     """Bytes of the store are not those that were written."""
 
     exit_code = 6
+    where: object = None
+    """The path of the file or array, where it is known."""
 
 
 class NoSpaceError(ArcpipeError):

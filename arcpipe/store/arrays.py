@@ -130,7 +130,9 @@ def damaged(where: Path, what: str) -> DamagedStoreError:
     inside = where.relative_to(store).parts if store else ()
     if len(inside) > 1 and inside[0] != "decoder":
         fix.append(f"arcpipe verify {store} --repair, then the same arcpipe convert command: it makes this part again")
-    return DamagedStoreError(f"{where} is damaged.", details=[what], fix=fix)
+    error = DamagedStoreError(f"{where} is damaged.", details=[what], fix=fix)
+    error.where = where
+    return error
 
 
 def data_file(folder: Path, name: str, n_dimensions: int) -> Path:

@@ -33,6 +33,8 @@ PART_ATTRIBUTES: Kinds = {
     "failures": list,
     "neighbours_coding": (str, type(None)),
 }
+ENDS = {"offsets": "points", "pixel_offsets": "pixels", "path_offsets": None}
+"""Offsets and the attribute that says where they end."""
 
 
 class ChunkCache:
@@ -123,6 +125,8 @@ class Part:
             values = self._small.get(name)
             if values is None:
                 values = self.raw(name)
+                if name in ENDS:
+                    self._check_offsets(name, values)
                 values.setflags(write=False)
                 self._small[name] = values
             return values
@@ -131,7 +135,9 @@ class Part:
         """Rows `start:stop` as they are stored: a copy the caller may change. Decodes only the chunks they lie in."""
         array = self.array(name)
         n = array.chunks[0]
-        if self._cache is None or start >= stop:
+        if not 0 <= start <= stop <= array.shape[0]:
+            raise self.damaged(name, f"rows {start} to {stop} of {array.shape[0]}")
+        if self._cache is None or start == stop:
             return read_rows(array, start, stop, self.folder / name)
         pieces = []
         for i in range(start // n, (stop - 1) // n + 1):
@@ -176,6 +182,12 @@ class Part:
         """Source paths of clouds `start:stop`, as the sources name them inside the split."""
         ends = self.small("path_offsets")[start : stop + 1]
         return decode_paths(self.rows("paths", int(ends[0]), int(ends[-1])), ends - ends[0])
+
+    def _check_offsets(self, name: str, values: NDArray[np.int64]) -> None:
+        """Offsets rise from 0 to what the part says it has: whoever cuts by them needs no doubts."""
+        end = values[-1] if ENDS[name] is None else self.attributes[ENDS[name]]
+        if values[0] != 0 or values[-1] != end or (np.diff(values) < 0).any():
+            raise self.damaged(name, f"from {values[0]} to {values[-1]}, not rising from 0 to {end}")
 
     def damaged(self, name: str, what: str) -> DamagedStoreError:
         return damaged(self.folder / name, what)

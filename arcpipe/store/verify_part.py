@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe.cloud import CloudBatch
-from arcpipe.errors import ArcpipeError, DamagedStoreError
+from arcpipe.errors import DamagedStoreError
 from arcpipe.seeds import generator
 from arcpipe.store.arrays import read_rows
 from arcpipe.store.check import batch_problems, nearest_problems, sample_problems
@@ -59,8 +59,12 @@ def check_content(store: Store, part: Part, report: VerifyReport, seen: SeenSamp
     """Check what the numbers of a part mean; adds its samples to those `seen`."""
     try:
         clouds = part.clouds(0, part.n_clouds, neighbours=store.has_neighbours)
-    except (ArcpipeError, ValueError, IndexError) as error:
-        report.add(part.folder, "; ".join(error.details) if isinstance(error, ArcpipeError) else str(error))
+    except DamagedStoreError as error:
+        where = error.where if isinstance(error.where, Path) else part.folder
+        report.add(where, "; ".join(error.details))
+        return
+    except (ValueError, IndexError) as error:
+        report.add(part.folder, str(error))
         return
     found = batch_problems(
         clouds, n_classes=len(store.classes), latent_dim=store.latent_dim, n_neighbours=store.n_neighbours

@@ -236,7 +236,7 @@ def _readable(path: Path) -> list[dict[str, Any]]:
             entry = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(entry, dict) and entry.get("kind") in ("step", "epoch"):
-            if all(isinstance(entry.get(name), int) for name in ("step", "epoch")):
-                entries.append(entry)
+        known = isinstance(entry, dict) and entry.get("kind") in ("step", "epoch")
+        if known and all(isinstance(entry.get(name), int) for name in ("step", "epoch")):
+            entries.append(entry)
     return entries

@@ -51,3 +51,17 @@ def find(name: str) -> Target:
     module, *functions = TARGETS[name]
     found = importlib.import_module(f"tests.fuzz.{module}")
     return Target(*(getattr(found, function) for function in functions))
+
+
+def _count(name: str) -> int:
+    """Inputs of the long run; a store takes a second, an image a hundredth of one."""
+    if name.startswith("image"):
+        return 900
+    if name.startswith(("tar", "zip", "pipeline")):
+        return 700
+    if name in ("folder", "run folder"):
+        return 150
+    return 60 if name.startswith(("store", "neighbour")) else 500
+
+
+COUNTS = {name: _count(name) for name in TARGETS}
