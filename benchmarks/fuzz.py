@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.fuzz.harness import HEADER, fuzz  # noqa: E402
-from tests.fuzz.targets import COUNTS  # noqa: E402
+from tests.fuzz.harness import HEADER, fuzz
+from tests.fuzz.targets import COUNTS
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -16,12 +17,20 @@ from arcpipe.errors import ImageError, SourceError
 from arcpipe.sources.decode import check_bytes
 from arcpipe.sources.files import Entry, Listing
 from arcpipe.sources.folder import readable
+from arcpipe.sources.inflating import Inflating
 from arcpipe.sources.inventory import Locator
 from arcpipe.sources.randomfile import RandomFile, Window
+from arcpipe.sources.tarheaders import open_tar
 
 LOCAL_HEADER_BYTES = 30
 BLOCK = 512
 """A tar is made of blocks of so many bytes."""
+
+
+PARSER_ERRORS = (OSError, EOFError, ValueError, OverflowError, IndexError, KeyError, struct.error)
+"""What `tarfile` and `zipfile` raise for damage besides their own errors."""
+READ_WHOLE = 2**24
+"""Larger members of a zip are inflated only as far as their header needs: a bomb is met before it goes off."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +46,10 @@ class Tar:
 
     def scan(self) -> Listing:
         try:
-            with tarfile.open(self.file.path, "r:") as tar:
+            with open_tar(self.file.path) as tar:
                 members = list(tar)
                 end = tar.offset
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        except (tarfile.TarError, *PARSER_ERRORS) as error:
             raise _damaged(self.file.path, str(error)) from None
         # tarfile takes a broken header for the end of the archive, and the rest of the images would be lost silently
         if any(self.file.read(end, min(BLOCK, self._nbytes - end), self.name) if end < self._nbytes else b""):
@@ -84,7 +93,7 @@ class Zip:
         try:
             with zipfile.ZipFile(self.file.path) as archive:
                 members = archive.infolist()
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, *PARSER_ERRORS, NotImplementedError) as error:
             raise _damaged(self.file.path, str(error)) from None
         return _listing(
             (
@@ -95,11 +104,16 @@ class Zip:
                 m.CRC.to_bytes(4, "little"),
             )
             for m in members
-            if not m.is_dir()
+            if not m.filename.endswith("/")
         )
 
     def open(self, locator: Locator, key: str) -> BinaryIO:
-        return io.BytesIO(self.read(locator, key))
+        _, packed, nbytes, method, _ = (int(value) for value in locator)
+        if nbytes <= READ_WHOLE or method != zipfile.ZIP_DEFLATED:
+            return io.BytesIO(self.read(locator, key))
+        check_bytes(max(packed, nbytes), key)
+        begin = self._begin(int(locator[0]), key)
+        return io.BufferedReader(Inflating(Window(self.file, begin, packed, key), nbytes, key))
 
     def read(self, locator: Locator, key: str) -> bytes:
         offset, packed, nbytes, method, crc = (int(value) for value in locator)
@@ -108,16 +122,20 @@ class Zip:
             raise ImageError(f"{key} is encrypted.", fix=["unpack the zip with its password, and give the folder"])
         if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ImageError(f"{key} is compressed by method {method}.", details=["expected stored or deflated"])
-        header = self.file.read(offset, LOCAL_HEADER_BYTES, key)
-        if header[:4] != b"PK\x03\x04":
-            raise ImageError(f"{key} is not where the zip says.", details=[f"no local header at {offset}"])
-        skip = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        data = self.file.read(offset + LOCAL_HEADER_BYTES + skip, packed, key)
+        data = self.file.read(self._begin(offset, key), packed, key)
         if method == zipfile.ZIP_DEFLATED:
             data = _inflate(data, nbytes, key)
         if len(data) != nbytes or zlib.crc32(data) != crc:
             raise ImageError(f"{key} is damaged in the zip.", details=["its CRC-32 or its length is another one"])
         return data
+
+    def _begin(self, offset: int, key: str) -> int:
+        """Where the data of the member with this local header begins."""
+        header = self.file.read(offset, LOCAL_HEADER_BYTES, key)
+        if header[:4] != b"PK\x03\x04":
+            raise ImageError(f"{key} is not where the zip says.", details=[f"no local header at {offset}"])
+        skip = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        return offset + LOCAL_HEADER_BYTES + skip
 
 
 def _inflate(data: bytes, nbytes: int, key: str) -> bytes:

@@ -17,6 +17,7 @@ from arcpipe.sources.inventory import Locator, Progress, Source
 from arcpipe.sources.named import NamedSet
 from arcpipe.sources.randomfile import RandomFile
 from arcpipe.sources.rows import ImageRows, Rows, numbered
+from arcpipe.sources.tarheaders import open_tar
 
 SIDE = 32
 PIXEL_BYTES = 3 * SIDE * SIDE
@@ -52,13 +53,13 @@ class CifarRecords:
         else:
             [(file_name, file)] = self.files.items()
             try:
-                with tarfile.open(file.path, "r:") as tar:
+                with open_tar(file.path) as tar:
                     found = {
                         member.name.rsplit("/", 1)[-1]: (file_name, member.offset_data, member.size)
                         for member in tar
                         if member.isreg()
                     }
-            except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, IndexError) as error:
                 raise _damaged(file.path, str(error)) from None
         for name in (name for names in SPLITS.values() for name in names):
             nbytes = found[name][2] if name in found else 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -60,18 +60,16 @@ def read_header(stream: BinaryIO, name: str) -> Header:
     """
     with _pillow(name):
         image = _open(stream, name)
-        width, height = image.size
-        if _turn(image) in SIDEWAYS:
-            width, height = height, width
-        return Header((height, width), image.mode in GREY_MODES)
+        return Header(_upright(image, _turn(image)), image.mode in GREY_MODES)
 
 
-def decode(data: bytes, name: str) -> Image.Image:
+def decode(data: bytes, name: str, accept: Callable[[tuple[int, int]], object] | None = None) -> Image.Image:
     """Decode the first frame of an image file into mode `L`, `RGB` or `F` ([0, 1]), upright.
 
     Args:
         data: the whole file.
         name: how messages call it.
+        accept: called with the upright (height, width) before any pixel is decoded; raises for what is not wanted.
 
     Raises:
         ImageError: `unreadable`, `truncated` or `too-large`. Nothing else leaves Pillow, and no warning does.
@@ -80,6 +78,8 @@ def decode(data: bytes, name: str) -> Image.Image:
     with _pillow(name):
         image = _open(BytesIO(data), name)
         turn = _turn(image)  # before load(): asking a broken PNG for its EXIF can make a later load() succeed
+        if accept:
+            accept(_upright(image, turn))
         image.load()
         image = _canonical(image, name)
         return image if turn is None else image.transpose(turn)
@@ -124,6 +124,11 @@ def _open(stream: BinaryIO, name: str) -> Image.Image:
             details=[f"at most {MAX_DECODED_PIXELS:,} pixels are decoded"],
         )
     return image
+
+
+def _upright(image: Image.Image, turn: Image.Transpose | None) -> tuple[int, int]:
+    """Height and width after the turn."""
+    return (image.width, image.height) if turn in SIDEWAYS else (image.height, image.width)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

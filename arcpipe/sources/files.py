@@ -79,7 +79,8 @@ class ImageFiles:
         return {**self.__dict__, "progress": silent}  # a terminal does not travel to a worker
 
     def read(self, sample: Sample, channels: int) -> NDArray[np.float32]:
-        image = decode(self.container.read(sample.locator, sample.key), sample.key)
+        data = self.container.read(sample.locator, sample.key)
+        image = decode(data, sample.key, accept=lambda size: shaped_size(size, self.section, sample.key))
         return shape_image(image, self.section, channels, sample.key, self.seed)
 
     def inventory(self) -> Inventory:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,10 @@ from arcpipe.errors import ImageError, SourceError
 from arcpipe.sources.decode import check_bytes
 from arcpipe.sources.files import Entry, Listing
 from arcpipe.sources.inventory import Locator
+
+Identity = tuple[int, int]
+MAX_VISITS = 64
+"""So often may links lead to one folder: links to folders of links would otherwise multiply without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +37,19 @@ class Folder:
 
     def scan(self) -> Listing:
         listing = Listing([], [])
-        status = self.root.stat()
-        self._walk("", ((status.st_dev, status.st_ino),), Path(os.path.realpath(self.root)), listing)
+        self._walk(listing)
         return listing
 
     def open(self, locator: Locator, key: str) -> BinaryIO:
         try:
-            return (self.root / str(locator[0])).open("rb")
+            # A pipe that took the place of the file since the scan would be waited for.
+            handle = os.open(self.root / str(locator[0]), os.O_RDONLY | os.O_NONBLOCK)
+            if stat.S_ISREG(os.fstat(handle).st_mode):
+                return os.fdopen(handle, "rb")
+            os.close(handle)
         except OSError as error:
             raise ImageError(f"{key} cannot be read.", details=[str(error)]) from None
+        raise ImageError(f"{key} is no file any more.")
 
     def read(self, locator: Locator, key: str) -> bytes:
         try:
@@ -49,24 +59,48 @@ class Folder:
         except OSError as error:
             raise ImageError(f"{key} cannot be read.", details=[str(error)]) from None
 
-    def _walk(self, inside: str, above: tuple[tuple[int, int], ...], real_root: Path, listing: Listing) -> None:
-        """Add what lies in the folder `inside`; `above` are the identities of the folders that lead to it."""
-        here = self.root / inside
-        for entry in self._entries(here):
-            name = f"{inside}/{entry.name}" if inside else entry.name
-            if entry.is_symlink() and not _stays_inside(entry.path, real_root):
-                listing.refused.append(f"{readable(name)}: a link that leads outside or nowhere")
-            elif entry.is_dir():
-                status = entry.stat()
-                identity = (status.st_dev, status.st_ino)
-                if identity in above:
-                    listing.refused.append(f"{readable(name)}: a link to a folder above it")
-                else:
-                    self._walk(name, (*above, identity), real_root, listing)
-            elif entry.is_file():
-                listing.entries.append(Entry(readable(name), entry.stat().st_size, (name,)))
-            else:
-                listing.refused.append(f"{readable(name)}: neither file nor folder")
+    def _walk(self, listing: Listing) -> None:
+        """Add what lies below the root, folder by folder; a list instead of calls, for folders may be very deep."""
+        real_root, status = Path(os.path.realpath(self.root)), self.root.stat()
+        seen: Counter[Identity] = Counter()
+        waiting: list[tuple[str, tuple[Identity, ...]]] = [("", ((status.st_dev, status.st_ino),))]
+        while waiting:
+            inside, above = waiting.pop()
+            seen[above[-1]] += 1
+            if seen[above[-1]] > MAX_VISITS:
+                raise _tangled(self.root / inside)
+            found = []
+            for entry in self._entries(self.root / inside):
+                name = f"{inside}/{entry.name}" if inside else entry.name
+                try:
+                    why, below = self._look(entry, name, above, real_root, listing)
+                except OSError as error:  # gone since it was listed, or behind a folder that may not be looked into
+                    why, below = error.strerror or "cannot be read", None
+                if why:
+                    listing.refused.append(f"{readable(name)}: {why}")
+                elif below:
+                    found.append((name, (*above, below)))
+            waiting += reversed(found)  # the first is the next
+
+    def _look(
+        self,
+        entry: os.DirEntry[str],
+        name: str,
+        above: tuple[Identity, ...],
+        real_root: Path,
+        listing: Listing,
+    ) -> tuple[str | None, Identity | None]:
+        """List a file; for a folder return its identity, for the rest why it is passed over."""
+        if entry.is_symlink() and not _stays_inside(entry.path, real_root):
+            return "a link that leads outside or nowhere", None
+        if entry.is_dir():
+            status = entry.stat()
+            identity = (status.st_dev, status.st_ino)
+            return ("a link to a folder above it", None) if identity in above else (None, identity)
+        if not entry.is_file():
+            return "neither file nor folder", None
+        listing.entries.append(Entry(readable(name), entry.stat().st_size, (name,)))
+        return None, None
 
     def _entries(self, here: Path) -> Iterator[os.DirEntry[str]]:
         try:
@@ -81,8 +115,21 @@ class Folder:
 
 
 def readable(name: str) -> str:
-    """A name as text that can be stored: bytes that are no UTF-8 become `\\xNN`."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A name as text that can be stored and printed: bytes that are no UTF-8, and control codes, become `\\xNN`."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() or not _is_control(char) else f"\\x{ord(char):02x}" for char in text)
+
+
+def _is_control(char: str) -> bool:
+    return ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0
+
+
+def _tangled(folder: Path) -> SourceError:
+    return SourceError(
+        f"more than {MAX_VISITS} links lead to the folder {folder}.",
+        details=["each of them would make all its images samples once more"],
+        fix=["remove the links, or give the folder that they lead to"],
+    )
 
 
 def _stays_inside(path: str, real_root: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,8 @@ from arcpipe.sources.layout import EXPECTED, is_image
 from arcpipe.sources.named import data_folder, open_named
 from arcpipe.sources.randomfile import RandomFile
 from arcpipe.sources.registry import SETS, list_names
-from arcpipe.sources.shape import shape_image
+from arcpipe.sources.shape import shape_image, shaped_size
+from arcpipe.sources.tarheaders import is_tar
 from arcpipe.sources.uncompressed import uncompressed
 
 
@@ -99,14 +99,15 @@ def load_image(path: Path, section: SourceSection, channels: int, *, seed: int =
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path} cannot be read.", details=[str(error)]) from None
-    return shape_image(decode(data, str(path)), section, channels, path.name, seed)
+    image = decode(data, str(path), accept=lambda size: shaped_size(size, section, path.name))
+    return shape_image(image, section, channels, path.name, seed)
 
 
 def _archive(path: Path, progress: Progress) -> Container:
     """By content, not by name: a tar first, since its last bytes may look like those of a zip inside it."""
     try:
         plain = uncompressed(path, progress=progress)
-        if plain.stat().st_size and tarfile.is_tarfile(plain):
+        if plain.stat().st_size and is_tar(plain):
             return Tar(RandomFile(plain), _stem(path))
         if plain == path and zipfile.is_zipfile(path):
             return Zip(RandomFile(path), _stem(path))

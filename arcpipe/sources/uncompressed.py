@@ -20,6 +20,8 @@ from arcpipe.sources.inventory import Progress, silent
 
 OPENERS: dict[bytes, Callable[..., BinaryIO]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # type: ignore[dict-item]
 STEP_BYTES = 2**22
+MAX_RATIO, RATIO_FROM_BYTES = 250, 2**30
+"""Archives of images grow little; what has grown to 1 GiB and 250 times its size is made to fill the disk."""
 SPARE_BYTES = 2**28
 """Decompression stops while so much of the disk is still free, however much a file turns out to hold."""
 
@@ -78,6 +80,7 @@ def _decompress(path: Path, opener: Callable[..., BinaryIO], target: Path) -> No
     try:
         with os.fdopen(handle, "wb") as out, opener(path, "rb") as stream:
             while step := stream.read(STEP_BYTES):
+                _refuse_bomb(path, out.tell() + len(step))
                 if shutil.disk_usage(target.parent).free < SPARE_BYTES + len(step):
                     raise OSError(errno.ENOSPC, "the disk is almost full")
                 out.write(step)
@@ -93,6 +96,16 @@ def _decompress(path: Path, opener: Callable[..., BinaryIO], target: Path) -> No
         raise _explained(error, path, target) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _refuse_bomb(path: Path, nbytes: int) -> None:
+    packed = path.stat().st_size
+    if nbytes > max(RATIO_FROM_BYTES, MAX_RATIO * packed):
+        raise SourceError(
+            f"{path} is no archive of images: it grows without end.",
+            details=[f"{packed:,} bytes became {nbytes:,}, more than {MAX_RATIO} times as many, and more would come"],
+            fix=["decompress it yourself, if you know what it is, and give the tar"],
+        )
 
 
 def _explained(error: OSError, path: Path, target: Path) -> NoSpaceError | SourceError:

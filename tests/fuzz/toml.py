@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arcpipe.config import PipelineConfig, build, read_toml
-from arcpipe.options import with_defaults
+from arcpipe import pipeline
 from tests.fuzz.mutate import mutate
 
 Rng = np.random.Generator
@@ -47,4 +46,4 @@ def _written(data: bytes, folder: Path) -> Path:
 
 
 def read_pipeline(path: Path) -> None:
-    build(PipelineConfig, with_defaults(read_toml(path), path), str(path))
+    pipeline.read_pipeline(path)
