@@ -131,7 +131,7 @@ def digest(settings: Mapping[str, Any]) -> str:
 
 def same_settings(recorded: Any, wanted: Mapping[str, Any]) -> bool:
     """Whether a result of `recorded` settings is one of the `wanted`; a setting that is new since has its default."""
-    if not isinstance(recorded, Mapping) or set(recorded) != set(wanted):
+    if not isinstance(recorded, Mapping) or set(recorded) != set(wanted) or not _agree(recorded, wanted):
         return False
     paths = {"convert": {"out": "-"}, "train": {"out": "-", "store": "-"}, "evaluate": {"run": "-", "store": "-"}}
     kinds: dict[str, type[Section]] = {"convert": ConvertConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
@@ -147,6 +147,16 @@ def same_settings(recorded: Any, wanted: Mapping[str, Any]) -> bool:
         except (ConfigError, TypeError):
             return False
         if pair[0] != pair[1]:
+            return False
+    return True
+
+
+def _agree(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether what both name is the same in both; quick, for most pairs differ here."""
+    for key in recorded.keys() & wanted.keys():
+        old, new = recorded[key], wanted[key]
+        both = isinstance(old, Mapping) and isinstance(new, Mapping)
+        if not (_agree(old, new) if both else old == new):
             return False
     return True
 

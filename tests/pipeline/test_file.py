@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from arcpipe.errors import ConfigError
 from arcpipe.pipeline import read_pipeline
 from arcpipe.pipeline.file import lay_over
-from arcpipe.pipeline.plan import plan_jobs
+from arcpipe.pipeline.plan import plan_jobs, same_settings
 from tests.pipeline.conftest import ARMS
 
 FILES = sorted((Path(__file__).parents[2] / "pipelines").glob("*.toml"))
@@ -107,3 +108,19 @@ def test_laying_over_changes_neither() -> None:
     base, changes = {"a": {"b": 1, "c": [1]}}, {"a": {"c": [2]}, "d": 3}
     assert lay_over(base, changes) == {"a": {"b": 1, "c": [2]}, "d": 3}
     assert (base, changes) == ({"a": {"b": 1, "c": [1]}}, {"a": {"c": [2]}, "d": 3})
+
+
+def test_a_result_stands_for_its_settings_and_a_setting_that_is_new_has_its_default(write: Callable[..., Path]) -> None:
+    job = plan_jobs(read_pipeline(write(ARMS)))[0]
+    wanted = job.evaluations[1].settings
+    recorded = json.loads(json.dumps(wanted))
+    assert same_settings(recorded, wanted)
+    del recorded["train"]["optim"]["warmup"], recorded["convert"]["source"]["splits"]  # as an older version wrote it
+    assert same_settings(recorded, wanted)
+    recorded["train"]["optim"]["retired"] = 1
+    assert not same_settings(recorded, wanted), "it was made with a setting that is no more"
+    for section, key, value in (("train", "seed", 1), ("evaluate", "push", 0.0), ("convert", "seed", 5)):
+        other = json.loads(json.dumps(wanted))
+        other[section][key] = value
+        assert not same_settings(other, wanted)
+    assert not same_settings(None, wanted)
