@@ -456,6 +456,24 @@ def bench_train(
     show(run_bench_train(store, batch_size, turns), as_json)
 
 
+@bench.command("stream")
+@reports_errors
+def bench_stream(
+    store: Annotated[Path | None, typer.Option(help="Whose clouds; by default made-up ones of 51 points.")] = None,
+    split: Annotated[str, typer.Option(help="Of the store.")] = "train",
+    clouds: Annotated[int, typer.Option(min=1, help="How many are made up.")] = 4096,
+    rounds: Annotated[int, typer.Option(min=1, help="Epochs of every way.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Clouds by second of the loader, of the model fed from memory, and of both; beside WebDataset where installed."""
+    from arcpipe.threads import set_waiting
+
+    set_waiting()
+    from arcpipe.bench.stream import run_bench_stream
+
+    show(run_bench_stream(store, clouds=clouds, rounds=rounds, split=split), as_json)
+
+
 def show(report: Any, as_json: bool) -> None:
     """Print a report on stdout: its lines for people, or one JSON object."""
     if as_json:

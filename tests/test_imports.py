@@ -16,7 +16,7 @@ FLOOR = {
     "__main__": 6,
     "cli": 5,
     "pipeline": 4,
-    "bench": 3,
+    "bench": 4,
     "convert": 3,
     "doctor": 3,
     "train": 3,

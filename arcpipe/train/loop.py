@@ -28,6 +28,7 @@ from arcpipe.train.interrupt import Interrupts
 from arcpipe.train.launch import run_ranks
 from arcpipe.train.loader import StreamLoader
 from arcpipe.train.measures import Measures
+from arcpipe.train.order import Manifest, epoch_order, shuffle_quality
 from arcpipe.train.ranks import ALONE, Ranks, check_processes, from_torchrun, joined, threads_of
 from arcpipe.train.report import TrainReport
 from arcpipe.train.run import RunFolder
@@ -151,6 +152,7 @@ def _train(job: Job) -> TrainReport:
     if job.ranks.first:
         job.run.forget_metrics_after(progress.epoch, progress.step)
     first_step = progress.step or None
+    job.bar.note(mixing_line(job.train.manifest, job.config, progress.epoch))
     measures = None
     with job.bar:
         while progress.epoch < job.config.optim.epochs:
@@ -325,6 +327,17 @@ def _show_epoch(job: Job, epoch: int, line: dict[str, float]) -> None:
         if split is not None and f"{split.name}_accuracy" in line:
             text.append(f"{split.name} accuracy {100 * line[f'{split.name}_accuracy']:.2f} %")
     job.bar.note(f"epoch {epoch}/{job.config.optim.epochs}: {', '.join(text)}")
+
+
+def mixing_line(manifest: Manifest, config: TrainConfig, epoch: int) -> str:
+    """How well an epoch is mixed, for people."""
+    stream = config.stream
+    order = epoch_order(manifest, config.seed, epoch, block=stream.block, window=stream.window, pool=stream.pool)
+    found = shuffle_quality(order, manifest)
+    return (
+        f"order: clouds move {found['displacement']:.2f} and labels run {found['run_length']:.2f} times as far as in a "
+        f"full shuffle (1 is perfect)"
+    )
 
 
 @contextmanager

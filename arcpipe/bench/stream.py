@@ -1,0 +1,200 @@
+"""`arcpipe bench stream`: whether the model waits for the loader, and what others would make of the same clouds.
+
+Whole epochs of the same batches, in turn, so that a busy neighbour disturbs all alike:
+
+* `loader`: batches from the store, not kept in memory, and nothing done with them;
+* `memory`: training steps on batches that lie ready, the rate that no loader can exceed;
+* `stream`: training steps on batches from the store, as `arcpipe train` makes them;
+* `webdataset`: the same clouds in tar files, read by WebDataset in its usual way, and nothing done with them: without
+  augmentation, and beside `plain`, our loader without augmentation.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from arcpipe.bench.clouds import write_clouds
+from arcpipe.cluster import available_cores
+from arcpipe.config import Augmentation, AugmentSection, ModelSection, OptimSection, StreamSection
+from arcpipe.models import build_model
+from arcpipe.progress import Progress
+from arcpipe.store import Store, open_store
+from arcpipe.train.loader import Batch, StreamLoader
+from arcpipe.train.split import Normalisation, Split, normalisation
+from arcpipe.train.step import make_optimiser, train_step
+
+CLOUDS = 4096
+BATCH = 128
+AUGMENT: tuple[Augmentation, ...] = ("mask", "push", "rotate", "flip", "arcmix")
+SHARD_CLOUDS = 1000
+
+
+@dataclass(frozen=True)
+class BenchStreamReport:
+    """Clouds by second of each way (None: why it was left out is in `skipped`), and of how many clouds."""
+
+    store: str
+    clouds: int
+    points: int
+    rounds: int
+    threads: int
+    rates: dict[str, float]
+    skipped: dict[str, str]
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """`stream/memory`: 1 where the model never waits. The others: how many times as fast the first is."""
+        pairs = (("stream", "memory"), ("loader", "memory"), ("plain", "webdataset"))
+        return {f"{a}/{b}": self.rates[a] / self.rates[b] for a, b in pairs if a in self.rates and b in self.rates}
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "ratios": self.ratios}
+
+    def lines(self) -> list[str]:
+        lines = [
+            f"{self.store}: {self.clouds} clouds of {self.points / max(self.clouds, 1):.0f} points, "
+            f"{self.rounds} rounds, {self.threads} threads"
+        ]
+        lines += [f"{name:>12} {rate:>10.0f} clouds/s" for name, rate in self.rates.items()]
+        lines += [f"{name:>12} left out: {why}" for name, why in self.skipped.items()]
+        lines += [f"{name:>18} {ratio:.3f}" for name, ratio in self.ratios.items()]
+        return lines
+
+
+def run_bench_stream(
+    store: Path | None = None,
+    *,
+    clouds: int = CLOUDS,
+    rounds: int = 3,
+    split: str = "train",
+    webdataset: bool = True,
+    progress: bool = True,
+) -> BenchStreamReport:
+    """Measure the ways in turn.
+
+    Args:
+        store: Whose clouds; by default made-up ones.
+        clouds: How many are made up.
+        rounds: Epochs of every way; one more before them is not counted.
+        split: Of the store.
+        webdataset: Compare with a copy of the clouds for WebDataset, where it is installed.
+        progress: Show on stderr what is going on.
+
+    Raises:
+        NotAStoreError, MissingSplitError, UnfinishedStoreError: the store cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="arcpipe-") as name:
+        folder = Path(name)
+        opened = write_clouds(folder / "clouds.zarr", clouds) if store is None else open_store(store)
+        ways, skipped = _ways(opened, split, folder, webdataset)
+        seconds = dict.fromkeys(ways, 0.0)
+        with Progress("bench stream", (rounds + 1) * len(ways), "epochs", enabled=progress) as bar:
+            for i in range(rounds + 1):
+                for j, (way, work) in enumerate(ways.items()):
+                    bar.update(i * len(ways) + j, now=way)
+                    before = time.perf_counter()
+                    work(i)
+                    seconds[way] += (time.perf_counter() - before) if i else 0.0  # the first warms caches and kernels
+        manifest = Split(opened, split).manifest
+    rates = {way: rounds * len(manifest) / spent for way, spent in seconds.items()}
+    where = "made-up" if store is None else str(store)
+    return BenchStreamReport(where, len(manifest), manifest.n_points, rounds, torch.get_num_threads(), rates, skipped)
+
+
+def _ways(
+    store: Store, name: str, folder: Path, webdataset: bool
+) -> tuple[dict[str, Callable[[int], None]], dict[str, str]]:
+    split = Split(store, name)  # not kept in memory
+    norm = normalisation(split, "per-dim")
+    classes = len(store.classes)
+    torch.set_num_threads(available_cores())
+    optim, section = OptimSection(), StreamSection()
+    torch.manual_seed(0)
+    model = build_model(ModelSection(), store.latent_dim, classes).train()
+    optimiser = make_optimiser(model, optim, torch.device("cpu"))
+
+    def load(epoch: int, augment: tuple[Augmentation, ...] = AUGMENT) -> Iterable[Batch]:
+        return StreamLoader(
+            split, classes, norm, BATCH, section=section, epoch=epoch, augment=AugmentSection(apply=augment)
+        )
+
+    def train(batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            train_step(model, optimiser, batch, optim, 1e-4, batch.index)
+
+    ready = list(load(0))
+    ways: dict[str, Callable[[int], None]] = {
+        "loader": lambda epoch: _drain(load(epoch)),
+        "memory": lambda _: train(ready),
+        "stream": lambda epoch: train(load(epoch)),
+    }
+    if not webdataset:
+        return ways, {}
+    if importlib.util.find_spec("webdataset") is None:
+        return ways, {"webdataset": "not installed: pip install 'arcpipe[bench]'"}
+    shards = write_tars(split, folder)
+    ways["plain"] = lambda epoch: _drain(load(epoch, ()))
+    ways["webdataset"] = lambda _: _drain(read_tars(shards, norm))
+    return ways, {}
+
+
+def write_tars(split: Split, folder: Path) -> list[str]:
+    """A copy of a split's clouds for WebDataset: of each, positions, latents and label as .npy, in tar files."""
+    paths: list[str] = []
+    tar = None
+    for part, points in enumerate(split.manifest.points):
+        for i, cloud in enumerate(split.read(part, 0, len(points))):
+            if tar is None or i % SHARD_CLOUDS == 0:
+                if tar is not None:
+                    tar.close()
+                paths.append(str(folder / f"{len(paths):05d}.tar"))
+                tar = tarfile.open(paths[-1], "w")  # noqa: SIM115
+            arrays = {"positions": cloud.positions, "latents": cloud.latents, "label": np.int64(cloud.label)}
+            for name, array in arrays.items():
+                content = io.BytesIO()
+                np.save(content, array, allow_pickle=False)
+                entry = tarfile.TarInfo(f"{part:04d}{i:06d}.{name}.npy")
+                entry.size = content.tell()
+                content.seek(0)
+                tar.addfile(entry, content)
+    if tar is not None:
+        tar.close()
+    return paths
+
+
+def read_tars(paths: list[str], norm: Normalisation) -> Iterable[tuple[torch.Tensor, ...]]:
+    """Shuffled batches as WebDataset reads them, without worker processes; no pickle is ever decoded."""
+    import webdataset
+
+    def decode(sample: dict[str, Any]) -> dict[str, Any]:
+        return {key: np.load(io.BytesIO(sample[f"{key}.npy"]), allow_pickle=False) for key in names}
+
+    def collate(samples: list[dict[str, Any]]) -> tuple[torch.Tensor, ...]:
+        latents, positions, labels = ([sample[name] for sample in samples] for name in names)
+        return (
+            torch.from_numpy(norm(np.concatenate(latents))),
+            torch.from_numpy(np.concatenate(positions).astype(np.float32)),
+            torch.tensor([0, *(len(cloud) for cloud in latents)]).cumsum(0),
+            torch.tensor([int(label) for label in labels]),
+        )
+
+    names = ("latents", "positions", "label")
+    pipeline = webdataset.WebDataset(paths, shardshuffle=len(paths), seed=0, empty_check=False).shuffle(4096)
+    batches: Iterable[tuple[torch.Tensor, ...]] = pipeline.map(decode).batched(BATCH, collation_fn=collate)
+    return batches
+
+
+def _drain(batches: Iterable[Any]) -> None:
+    for _ in batches:
+        pass
