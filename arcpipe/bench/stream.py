@@ -160,7 +160,7 @@ def write_tars(split: Split, folder: Path) -> list[str]:
                     tar.close()
                 paths.append(str(folder / f"{len(paths):05d}.tar"))
                 tar = tarfile.open(paths[-1], "w")  # noqa: SIM115
-            arrays = {"positions": cloud.positions, "latents": cloud.latents, "label": np.int64(cloud.label)}
+            arrays = {"positions": cloud.positions, "latents": cloud.latents, "label": np.array(cloud.label)}
             for name, array in arrays.items():
                 content = io.BytesIO()
                 np.save(content, array, allow_pickle=False)
