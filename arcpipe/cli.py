@@ -150,6 +150,7 @@ def convert(
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one per core.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="One worker process per GPU, so many of them.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
+    cluster: Annotated[Path | None, typer.Option(help="TOML file: workers as jobs of Slurm, PBS, ...")] = None,
     recipe: Annotated[Recipe, typer.Option(help="How an image is fitted.")] = Recipe.thesis,
     latents: Annotated[float, typer.Option(help="Anchors: below 1 a share of the pixels, else a number.")] = 0.05,
     latent_dim: Annotated[int, typer.Option(min=1, help="Numbers in a latent.")] = 32,
@@ -208,7 +209,7 @@ def convert(
             **({} if steps is None else {"steps": steps}),
         },
         "store": {"dtype": dtype.value, "neighbours_cache": neighbours_cache.value},
-        "run": {"workers": workers, "gpus": gpus, "scheduler": scheduler, "max_failed": max_failed},
+        "run": {"workers": workers, "gpus": gpus, "scheduler": scheduler, "cluster": cluster, "max_failed": max_failed},
     }
     config = build(ConvertConfig, with_expert(values, expert))
     report = run_convert(config, dry_run=dry_run, overwrite=overwrite, retry_failed=retry_failed)

@@ -165,8 +165,10 @@ class RunSection(Section):
     workers: Count | None = None
     gpus: Count | None = None
     scheduler: str | None = None
-    wait_s: Annotated[float, Field(gt=0)] = 120.0
-    """With `scheduler`: how long to wait for a worker, at the start and whenever all have left."""
+    cluster: Path | None = None
+    """A TOML file that says how to ask a batch system for workers (docs/clusters.md)."""
+    wait_s: Annotated[float, Field(gt=0)] | None = None
+    """How long to wait for a worker that others start, at first and when all have left: 2 minutes, a job for a day."""
     max_failed: Annotated[float, Field(ge=0)] = 0.05
     """Below 1: share of the samples that may fail. 1 and above: their number."""
     hung_read_s: Annotated[float, Field(gt=0)] = 300.0
@@ -176,7 +178,9 @@ class RunSection(Section):
 
     @model_validator(mode="after")
     def one_cluster(self) -> Self:
-        chosen = [f"--{name}" for name in ("workers", "gpus", "scheduler") if getattr(self, name) is not None]
+        chosen = [
+            f"--{name}" for name in ("workers", "gpus", "scheduler", "cluster") if getattr(self, name) is not None
+        ]
         if len(chosen) > 1:
             raise ConfigError(f"{' and '.join(chosen)} cannot be combined.", fix=["give only one of them"])
         return self

@@ -74,3 +74,9 @@ def test_an_error_of_a_task_is_told_by_the_client_only(capfd: pytest.CaptureFixt
     with cluster.open_cluster(RunSection(workers=1)) as one, pytest.raises(NoSpaceError, match="no space"):
         one.executor.submit(_refuse).result()
     assert "Traceback" not in capfd.readouterr().err, "Dask logs it too, with a traceback"
+
+
+def test_tls_without_certificates() -> None:
+    run = RunSection(scheduler="tls://127.0.0.1:9")
+    with pytest.raises(ClusterError, match="no certificates for tls"), cluster.open_cluster(run):
+        pass

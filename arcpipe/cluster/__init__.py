@@ -8,21 +8,34 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcpipe.cluster.joining import ANSWER_WITHIN, LOOPBACK, join
+from arcpipe.cluster.environment import available_cores, worker_environment
+from arcpipe.cluster.jobs import check_jobs, queued, read_queue
+from arcpipe.cluster.joining import ANSWER_WITHIN, LOOPBACK, WAIT_S, join
 from arcpipe.cluster.window import WindowExecutor
 from arcpipe.config import RunSection
 from arcpipe.errors import DeviceError
 
 if TYPE_CHECKING:
     from distributed import Client
+
+__all__ = [
+    "Cluster",
+    "available_cores",
+    "check_gpus",
+    "check_jobs",
+    "dask_setup",
+    "describe_loss",
+    "open_cluster",
+    "worker_environment",
+]
 
 
 @dataclass(frozen=True)
@@ -42,8 +55,10 @@ class Cluster:
 
 
 @contextmanager
-def open_cluster(run: RunSection, scratch: Path | None = None) -> Iterator[Cluster]:
-    """Start or join the cluster that `run` names; what was started here ends with the block.
+def open_cluster(run: RunSection, scratch: Path | None = None, must_see: Sequence[Path] = ()) -> Iterator[Cluster]:
+    """Start, join or order the cluster that `run` names; what was started here ends with the block.
+
+    `must_see`: files that a worker elsewhere has to see, so on a disk that all machines share.
 
     `scratch`: where local workers keep their files, by default a temporary folder.
 
@@ -58,8 +73,8 @@ def open_cluster(run: RunSection, scratch: Path | None = None) -> Iterator[Clust
 
         _quieten()
         stack.enter_context(dask.config.set({"distributed.comm.timeouts.connect": ANSWER_WITHIN}))
-        if run.scheduler is not None:
-            client, executor, n_workers = stack.enter_context(join(run.scheduler, run.wait_s))
+        if run.scheduler is not None or run.cluster is not None:
+            client, executor, n_workers = stack.enter_context(_far(run, must_see))
             yield Cluster(executor, n_workers, 0, "auto", _dashboard(client), guarded=True)
             return
         n_workers = run.gpus or run.workers or available_cores()
@@ -71,9 +86,11 @@ def open_cluster(run: RunSection, scratch: Path | None = None) -> Iterator[Clust
         yield Cluster(window, n_workers, threads, device, _dashboard(client), guarded=True)
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _far(run: RunSection, must_see: Sequence[Path]) -> AbstractContextManager[tuple[Client, Executor, int]]:
+    """Workers that are not children of this process: those of a scheduler, or jobs of a batch system."""
+    if run.cluster is not None:
+        return queued(read_queue(run.cluster), run.wait_s, must_see)
+    return join(run.scheduler or "", run.wait_s or WAIT_S, must_see)
 
 
 def check_gpus(wanted: int) -> None:
@@ -103,20 +120,6 @@ def describe_loss(future: Future[Any]) -> str | None:
     if died(future):
         return "its workers died: killed, hung, or out of memory"
     return None
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """What a worker process must find in its environment before NumPy and torch start."""
-    return {
-        **{f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMBA", "BLIS")},
-        # Idle threads sleep: spinning ones made a step 12 times slower where two processes share the cores.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "0",
-        # Keep freed blocks: gathers that allocate were 1.2 to 4.8 times faster than with glibc's defaults.
-        "MALLOC_MMAP_THRESHOLD_": str(2**28),
-        "MALLOC_TRIM_THRESHOLD_": str(2**29),
-        "MALLOC_TOP_PAD_": str(2**26),
-    }
 
 
 def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None, *, on_gpus: bool) -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 ANSWER_WITHIN = "15s"
+WAIT_S = 120.0
 LOOK_EVERY_S = 0.5
 SAY_AFTER_S = 5.0
 """Workers may still be starting when the client comes (importing torch alone takes seconds): then nobody is told."""
@@ -42,12 +45,16 @@ GONE = (OSError, TimeoutError, CancelledError, RuntimeError, ValueError, KeyErro
 
 @dataclass
 class Workforce:
-    """Who is connected: admitted workers with their threads, refused ones with the table of what differs."""
+    """Who is connected: admitted workers with their threads, refused ones with why."""
 
     client: Client
     window: WindowExecutor
     address: str
     wait_s: float
+    hint: str
+    """What helps where no worker comes."""
+    must_see: Sequence[Path] = ()
+    """Files of this machine that every worker needs, so on a disk that they share."""
     admitted: dict[str, int] = field(default_factory=dict)
     refused: dict[str, list[str]] = field(default_factory=dict)
     here: Versions = field(default_factory=versions_here)
@@ -74,7 +81,7 @@ class Workforce:
                 said = True
                 say(
                     f"no worker that can be used is connected to {self.address}: waiting for up to "
-                    f"{duration(self.wait_s)}; this starts one: {worker_command(self.address)}"
+                    f"{duration(self.wait_s)}; {self.hint}"
                 )
             if self._stop.wait(LOOK_EVERY_S):
                 return
@@ -89,52 +96,73 @@ class Workforce:
             self.refused.pop(worker, None)
         new = sorted(connected - set(self.admitted) - set(self.refused))
         for worker, there in (versions_there(self.client, new) if new else {}).items():
-            table = differing(self.here, there)
-            if table:
-                self.refused[worker] = table
-                say(f"the worker {worker} runs other versions, so it gets no work:", *table)
+            why = self._unfit(worker, there)
+            if why:
+                self.refused[worker] = why
+                say(f"the worker {worker} gets no work: {why[0]}", *why[1:])
             else:
                 resource = admission(self.here)
                 self.admitted.update(self.client.run(admit, resource, workers=[worker], on_error="ignore"))
         self.window.widen(sum(self.admitted.values()))
 
+    def _unfit(self, worker: str, there: Versions) -> list[str]:
+        table = differing(self.here, there)
+        if table:
+            return ["it runs other versions", *table]
+        for path in self.must_see:
+            if not self.client.run(os.path.exists, str(path), workers=[worker])[worker]:
+                return [f"it does not see {path}; all machines must share that folder, or --out be in a bucket"]
+        return []
+
 
 @contextmanager
-def join(address: str, wait_s: float) -> Iterator[tuple[Client, Executor, int]]:
+def join(address: str, wait_s: float, must_see: Sequence[Path] = ()) -> Iterator[tuple[Client, Executor, int]]:
     """Connect to a scheduler; yields the client, an executor that reaches admitted workers only, and their number.
 
-    Raises `ClusterError` if nobody answers, if no worker comes within `wait_s`, or if all run other versions.
+    Raises `ClusterError` if nobody answers, if no worker comes within `wait_s`, or if none of those who came can be
+    used: they run other versions, or do not see the files of `must_see`.
     """
     warn_if_open(address)
     client = _connect(address)
     try:
-        window = WindowExecutor(client.get_executor(pure=False, resources={admission(versions_here()): 1}))
-        workforce = Workforce(client, window, address, wait_s)
-        watcher = threading.Thread(target=workforce.watch, daemon=True)
-        watcher.start()
-        try:
-            _first_worker(workforce)
-            yield client, window, len(workforce.admitted)
-        finally:
-            workforce.stop()
-            watcher.join(timeout=5)
+        hint = f"this starts one: {worker_command(address)}"
+        with staffed(client, address, wait_s, hint, must_see) as (executor, n_workers):
+            yield client, executor, n_workers
     finally:
         client.close()
 
 
+@contextmanager
+def staffed(
+    client: Client, address: str, wait_s: float, hint: str, must_see: Sequence[Path] = ()
+) -> Iterator[tuple[Executor, int]]:
+    """Wait for the first worker that can be used, and watch who comes and goes; see `join`."""
+    window = WindowExecutor(client.get_executor(pure=False, resources={admission(versions_here()): 1}))
+    workforce = Workforce(client, window, address, wait_s, hint, must_see)
+    watcher = threading.Thread(target=workforce.watch, daemon=True)
+    watcher.start()
+    try:
+        _first_worker(workforce)
+        yield window, len(workforce.admitted)
+    finally:
+        workforce.stop()
+        watcher.join(timeout=5)
+
+
 def _connect(address: str) -> Client:
     from distributed import Client
+    from distributed.security import Security
 
     ours = f"tcp://{LOOPBACK}:8786"
     fix = [f"dask scheduler --host {LOOPBACK} --port 8786", worker_command(ours), f"--scheduler {ours}"]
+    if address.startswith("tls:") and Security().get_connection_args("client").get("ssl_context") is None:
+        raise ClusterError(
+            f"there are no certificates for {address}.",
+            details=["expected in Dask's configuration, for example DASK_DISTRIBUTED__COMM__TLS__CA_FILE"],
+            fix=["see docs/clusters.md, Who can reach it"],
+        )
     try:
         return Client(address, timeout=ANSWER_WITHIN, set_as_default=False)
-    except TypeError as error:  # Dask's way to say that tls:// needs certificates
-        if not address.startswith("tls:"):
-            raise
-        where = "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ..__CLIENT__CERT and ..__CLIENT__KEY"
-        details = [f"certificates are looked for in Dask's configuration ({where})", str(error)]
-        raise ClusterError(f"no certificates for {address}.", details=details, fix=["see docs/clusters.md"]) from None
     except (OSError, ValueError, TimeoutError) as error:
         raise ClusterError(f"no Dask scheduler answers at {address}.", details=[str(error)], fix=fix) from None
 
@@ -145,18 +173,25 @@ def _first_worker(workforce: Workforce) -> None:
     while not workforce.admitted:
         waited = time.monotonic() - started
         if workforce.refused and waited > SAY_AFTER_S:
-            raise ClusterError(
-                f"every worker of {workforce.address} runs other versions.",
-                details=[line for table in list(workforce.refused.values())[:3] for line in table],
-                fix=[_install(workforce.here) + " where the workers run", "or the same image for client and workers"],
-            )
+            raise _none_fits(workforce)
         if waited > workforce.wait_s:
             raise ClusterError(
                 f"the scheduler at {workforce.address} has no workers.",
                 details=[f"expected one within {duration(workforce.wait_s)}, found none"],
-                fix=[worker_command(workforce.address), "or wait for longer: --set run.wait_s=3600"],
+                fix=[workforce.hint, "or wait for longer: --set run.wait_s=3600"],
             )
         time.sleep(0.1)
+
+
+def _none_fits(workforce: Workforce) -> ClusterError:
+    reasons = list(workforce.refused.items())
+    details = [line for worker, why in reasons[:3] for line in (f"{worker}: {why[0]}", *why[1:])]
+    if len(reasons) > 3:
+        details.append(f"and {len(reasons) - 3} more")
+    versions = [_install(workforce.here) + " where the workers run", "or one image for client and workers"]
+    shared = ["a folder that all machines share, or --out s3://BUCKET/NAME.zarr"]
+    fix = (versions if any(len(why) > 1 for _, why in reasons) else []) or shared
+    return ClusterError(f"no worker of {workforce.address} can be used.", details=details, fix=fix)
 
 
 def worker_command(address: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from arcpipe import __version__
 from arcpipe.cloud import DecoderRecord
-from arcpipe.cluster import Cluster, available_cores, check_gpus, open_cluster
+from arcpipe.cluster import Cluster, available_cores, check_gpus, check_jobs, open_cluster
 from arcpipe.config import ConvertConfig
 from arcpipe.convert.decoders import check_decoder, load_decoder
 from arcpipe.convert.dry_run import DryRunReport, plan_report
@@ -58,6 +58,8 @@ def run_convert(
     started = time.monotonic()
     if config.run.gpus is not None and cluster is None:
         check_gpus(config.run.gpus)
+    if config.run.cluster is not None and cluster is None:
+        check_jobs(config.run.cluster)
     check_place(config.out)
     config = config.model_copy(update={"source": located(config.source)})
     given = load_decoder(config.fit.decoder) if config.fit.decoder else None
@@ -120,11 +122,19 @@ def _missing(parts: Sequence[PartPlan], out: Path) -> list[PartPlan]:
 
 
 def _open_workers(stack: ExitStack, config: ConvertConfig) -> Cluster:
-    scratch = stack.enter_context(scratch_folder()) if config.run.scheduler is None else None
-    workers = stack.enter_context(open_cluster(config.run, scratch))
+    far = config.run.scheduler is not None or config.run.cluster is not None
+    scratch = None if far else stack.enter_context(scratch_folder())
+    workers = stack.enter_context(open_cluster(config.run, scratch, _shared_files(config)))
     if workers.dashboard:
         say(f"dashboard: {workers.dashboard}")
     return workers
+
+
+def _shared_files(config: ConvertConfig) -> list[Path]:
+    """What workers elsewhere have to see: the images, and the lock of a local store, which is there while we run."""
+    out, source = config.out.absolute(), Path(config.source.source)
+    lock = [] if is_remote(out) else [out.with_name(f".{out.name}.lock")]
+    return lock + ([source] if source.is_absolute() else [])
 
 
 def say(message: str) -> None:

@@ -139,7 +139,7 @@ def _writer(path: Path, root: Mapping[str, Any]) -> StoreWriter:
 
 def _handle(path: Path, root: Mapping[str, Any]) -> StoreWriter:
     return StoreWriter(
-        path=path,
+        path=path.absolute(),  # workers may have started in other folders
         splits=root["splits"],
         fingerprint=root["fingerprint"],
         dtype=root["dtype"],
