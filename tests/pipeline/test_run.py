@@ -128,3 +128,18 @@ def test_one_repeat_of_several_is_a_column(data: Path, write: Callable[..., Path
     run(write(columns, shared=SHARED.replace("steps = 8\n", "steps = 8\nrepeats = 3\n", 1)), data, seeds=[0]).check()
     entries = json.loads((RESULTS / "results.json").read_text())["results"]
     assert [(e["column"], e["clouds"], e["n"]) for e in entries] == [("all", 18, 6), ("one", 6, 6)]
+
+
+def test_a_plain_file_does_its_three_stages(data: Path, write: Callable[..., Path]) -> None:
+    shared = SHARED.replace("seeds = [0, 1]\n", "", 1)
+    file = write("[evaluate]\npush = 1\n", shared=shared)
+    assert run(file, data, dry_run=True).as_dict()["convert"]["clouds"] == 18
+    assert not Path("store").exists()
+    report = run(file, data)
+    report.check()
+    assert list(report.as_dict()) == ["convert", "train", "evaluate"]
+    assert report.stages["evaluate"].push == 1
+    assert Path("store/try.zarr/zarr.json").is_file()
+    assert Path("runs/try/summary.json").is_file()
+    assert not Path("results").exists()
+    assert any("pushed by up to 1 px" in line for line in report.lines())
