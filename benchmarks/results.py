@@ -17,6 +17,7 @@ from typing import Any
 
 from arcpipe.pipeline.results import Row, read_rows
 from arcpipe.pipeline.table import markdown
+from arcpipe.progress import duration
 
 HEAD = """\
 # Results
@@ -42,7 +43,7 @@ def section(document: Mapping[str, Any]) -> list[str]:
     lines += markdown("", document["thesis"], document["columns"], rows)
     lines += ["", *(line for column in document["columns"] for line in order(rows, column))]
     seconds = {entry["run"]: entry["training"]["seconds"] for entry in document["results"]}
-    cost = f"{len(seconds)} trainings, {sum(seconds.values()) / 60:.0f} minutes in all on {machine['cores']} cores"
+    cost = f"{len(seconds)} trainings, {duration(sum(seconds.values()))} in all on {machine['cores']} cores"
     lines += [f"* `{document['name']}`: {cost} ({machine['cpu']}), arcpipe {document['arcpipe']}."]
     return lines + [f"* Failed: {failure}" for failure in document["failed"]]
 
@@ -71,10 +72,10 @@ def order(rows: Sequence[Row], column: str) -> list[str]:
                 f"{low_name} above {high_name} by {-gap:.1f} (thesis: below by {high.thesis - low.thesis:.1f})"
             )
     line = f"* Order of *{column}*: {same} of {len(pairs)} pairs of arms as in the thesis"
-    line += f", {unclear} the other way round within the spread" if unclear else ""
+    line += f", {unclear} undecided within the spread" if unclear else ""
     line += f", {len(against)} the other way round beyond it: {'; '.join(against)}" if against else ""
     if any(cell.deviation is None for _, cell in known):
-        line += " (an arm with one seed has no spread: nothing is held against it)"
+        line += " (with one seed there is no spread, and nothing counts against the order)"
     return [line + "."]
 
 

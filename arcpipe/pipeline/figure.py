@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from arcpipe.pipeline.table import ours
 
 HUES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")  # Okabe and Ito: told apart by everybody
 BAR = 0.36  # inches that a bar takes
+NAME_CHARACTERS, TITLE_CHARACTERS = 26, 90
 
 
 def draw_results(path: Path, title: str, thesis: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
@@ -39,11 +41,12 @@ def draw_results(path: Path, title: str, thesis: str, columns: Sequence[str], ro
             label = None if "" in seen else thesis
             seen.add("")
             axes.plot(cell.thesis, place, "D", color="black", markerfacecolor="white", markersize=6, label=label)
-    axes.set_yticks(middles, [row.name for row in rows])
+    axes.set_yticks(middles, [textwrap.fill(row.name, NAME_CHARACTERS) for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("accuracy, %")
-    axes.set_title(title.replace("$", r"\$"), loc="left", fontweight="bold", fontsize=11)
+    heading = textwrap.fill(title.replace("$", r"\$"), TITLE_CHARACTERS)
+    figure.suptitle(heading, x=0.01, ha="left", fontweight="bold", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)

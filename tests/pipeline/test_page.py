@@ -32,12 +32,12 @@ def test_pairs_count_against_the_thesis_only_beyond_the_spread(page: ModuleType)
     rows = [row("a", (40.0, 42.0), 30), row("b", (50.0, 50.2), 40), row("c", (39.9, 41.9), 35), row("d", (), 50)]
     (line,) = page.order(rows, "accuracy")
     assert "2 of 3 pairs" in line  # b above a, b above c
-    assert "1 the other way round within the spread" in line  # a above c by 0.1
+    assert "1 undecided within the spread" in line  # a above c by 0.1
     (line,) = page.order([row("a", (60.0, 60.5), 30), row("b", (50.0, 50.2), 40)], "accuracy")
     assert "0 of 1 pairs" in line
     assert "beyond it: a above b by 10.1 (thesis: below by 10.0)" in line
     (line,) = page.order([row("a", (60.0,), 30), row("b", (50.0,), 40)], "accuracy")
-    assert "one seed has no spread" in line
+    assert "with one seed there is no spread" in line
     assert page.order([row("a", (60.0,), None)], "accuracy") == []
 
 
@@ -58,4 +58,4 @@ def test_a_section_has_table_and_cost(page: ModuleType) -> None:
     }
     lines = page.section(document)
     assert "| none | 39.00 ± 1.41 (2) | 38.12 | 8,000 | 8,000 | 31.2 | 15 | 2.5 |" in lines
-    assert any("2 trainings, 5 minutes in all on 2 cores (X)" in line for line in lines)
+    assert any("2 trainings, 5 min 00 s in all on 2 cores (X)" in line for line in lines)
