@@ -26,7 +26,8 @@ PSNR_TOLERANCE_DB = 0.01
 class VerifySummary:
     """Problems by name (empty: the store is as it was written), and counts of what was looked at.
 
-    `content`: hash of all that was converted; stores with the same hash hold the same clouds. None with problems.
+    `content`: hash of all that was converted; stores with the same hash hold the same clouds. None with problems,
+    or of an unfinished store.
     `repaired`: what `--repair` did, None without it.
     """
 

@@ -78,7 +78,7 @@ def verify(path: Path | str, *, on_part: OnPart | None = None) -> VerifyReport:
         groups.append(path / ATTEMPTS)
     for file in _strangers(path, known, skip=set(groups)):
         report.add(file, "does not belong to the store", kind="stranger")
-    report.content = None if report.problems else content_hash(store)
+    report.content = content_hash(store) if store.complete and not report.problems else None
     return report
 
 

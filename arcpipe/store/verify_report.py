@@ -30,7 +30,7 @@ class VerifyReport:
     """What `verify` checked and found.
 
     `complete`: whether the store says it is finished. `content`: the hash of all that was converted (`content_hash`),
-    None where there are problems.
+    None where there are problems or the store is unfinished.
     """
 
     path: Path
