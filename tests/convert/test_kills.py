@@ -1,0 +1,36 @@
+"""`kill -9` at random moments: the same command finishes the store, and its content is that of an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "kills.py"
+
+
+def kill(*options: str, timeout: int) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *options], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report: dict[str, object] = json.loads(done.stdout)
+    assert report["equal_to_undisturbed"] == report["conversions"]
+    assert report["litter"] == []
+    return report
+
+
+@pytest.mark.timeout(600)
+def test_five_kills(tmp_path: Path) -> None:
+    assert kill("--kills", "5", "--local", "--limit", "40", timeout=580)["survived"] == 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_a_hundred_kills_of_workers_schedulers_and_clients(tmp_path: Path) -> None:
+    report = kill("--kills", "100", timeout=7000)
+    assert report["survived"] == 100
+    print(json.dumps(report))
