@@ -22,7 +22,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from arcpipe.errors import ConfigError, RemoteStoreError
+from arcpipe.errors import ArcpipeError, ConfigError, RemoteStoreError
 from arcpipe.outages import Reason, reason_of
 
 T = TypeVar("T")
@@ -58,11 +58,14 @@ class Head:
     modified: float
 
 
-def get(address: Address) -> bytes:
-    """A whole object."""
+def get(address: Address, at_most: int | None = None) -> bytes:
+    """A whole object. Raises ValueError, before it is fetched, where it has more than `at_most` bytes."""
 
     def read() -> bytes:
-        return bytes(_obstore().get(client(address.root), address.key).bytes())
+        answer = _obstore().get(client(address.root), address.key)
+        if at_most is not None and answer.meta["size"] > at_most:
+            raise ValueError(f"{answer.meta['size']} bytes")
+        return bytes(answer.bytes())
 
     return patiently(address, read)
 
@@ -203,7 +206,7 @@ def patiently(address: Address, act: Callable[[], T]) -> T:
         try:
             result = act()
         except Exception as error:
-            if isinstance(error, (ConfigError, RemoteStoreError)):
+            if isinstance(error, (ArcpipeError, ValueError)):
                 raise
             time.sleep(patience.pause_after(error))
         else:

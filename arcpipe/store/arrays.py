@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 from zarr.storage import LocalStore
 
+from arcpipe import objects
 from arcpipe.errors import ArcpipeError, DamagedStoreError
 from arcpipe.place import RemotePath
 
@@ -106,18 +107,30 @@ def read_rows(array: zarr.Array, start: int, stop: int, where: Path) -> NDArray[
         raise damaged(where, f"{type(error).__name__}: {error}") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a metadata document, or raise DamagedStoreError."""
+def read_metadata(path: Path) -> bytes:
+    """The bytes of a metadata document. Raises DamagedStoreError where it is missing, no file or too large."""
     try:
+        if isinstance(path, RemotePath):
+            return objects.get(path.address, at_most=MAX_METADATA_BYTES)
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
             raise damaged(path, "no file")
         if status.st_size > MAX_METADATA_BYTES:
-            raise damaged(path, f"{status.st_size} bytes of metadata")
-        document = json.loads(path.read_bytes())
+            raise ValueError(f"{status.st_size} bytes")
+        return path.read_bytes()
     except FileNotFoundError:
         raise damaged(path, "missing") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise damaged(path, f"not JSON: {error}") from error
+    except ValueError as error:
+        raise damaged(path, f"{error} of metadata") from None
+
+
+def read_json(path: Path, data: bytes | None = None) -> dict[str, Any]:
+    """Read a metadata document (`data`: its bytes, where they were read before), or raise DamagedStoreError."""
+    try:
+        document = json.loads(read_metadata(path) if data is None else data)
+    except (ValueError, RecursionError) as error:
         raise damaged(path, f"not JSON: {error}") from error
     if not isinstance(document, dict):
         raise damaged(path, "not a JSON object")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arcpipe.store.arrays import damaged, read_json
+from arcpipe.store.arrays import damaged, read_json, read_metadata
 from arcpipe.store.schema import seal_is_whole
 
 Kinds = Mapping[str, type | tuple[type, ...]]
@@ -19,13 +19,14 @@ def read_group(folder: Path, required: Kinds | None = None) -> dict[str, Any]:
         DamagedStoreError: missing, not JSON, any byte of it was changed since it was written, or one of the `required`
             attributes is absent or of another type.
     """
-    document = read_json(folder / "zarr.json")
+    data = read_metadata(folder / "zarr.json")
+    document = read_json(folder / "zarr.json", data)
     attributes = document.get("attributes")
     if not isinstance(attributes, dict):
         raise damaged(folder / "zarr.json", "no attributes")
     try:
-        whole = seal_is_whole((folder / "zarr.json").read_bytes(), attributes)
-    except (OSError, ValueError, TypeError):
+        whole = seal_is_whole(data, attributes)
+    except (ValueError, TypeError):
         whole = False
     if not whole:
         raise damaged(folder / "zarr.json", "its seal does not match: some byte of it was changed")
