@@ -15,6 +15,7 @@ import functools
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,11 +31,13 @@ T = TypeVar("T")
 SCHEMES = ("s3", "gs", "az")
 FIRST_ANSWER_S = 8.0
 PATIENCE_S = 120.0
+LEAVING_S = 5.0
 BLOCK_BYTES = 2**22  # of a large object that is read in pieces
 SINGLE_PUT_BYTES = 2**24  # more is sent in several parts at once
 CONNECTIONS = 8  # requests at once where many small objects are read or written
 
 _answered: set[str] = set()  # roots that have answered this process
+_leaving = threading.Event()
 _hurry: ContextVar[bool] = ContextVar("arcpipe-hurry", default=False)
 
 
@@ -184,7 +187,7 @@ class Patience:
             raise reason.error from None
         waited = time.monotonic() - self._started
         limit = patience_s() if self._address.root in _answered else min(FIRST_ANSWER_S, patience_s())
-        pause, self._pause = self._pause * random.uniform(0.5, 1.5), min(2 * self._pause, 8.0)
+        pause, self._pause = self._pause * random.uniform(0.5, 1.5), min(2 * self._pause, 4.0)
         if waited + pause > limit:
             raise self._gone(reason, waited) from None
         if waited > 2.0:
@@ -224,10 +227,17 @@ def impatient() -> Iterator[None]:
         _hurry.reset(token)
 
 
+def hurry_up() -> None:
+    """From now on no request of this process is waited for long: a person asked it to end."""
+    _leaving.set()
+
+
 def patience_s() -> float:
     """Seconds for which a request is tried again."""
     if _hurry.get():
         return 2.0
+    if _leaving.is_set():
+        return LEAVING_S
     text = os.environ.get("ARCPIPE_REMOTE_PATIENCE", "")
     try:
         return float(text) if text else PATIENCE_S

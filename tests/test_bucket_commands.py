@@ -23,7 +23,7 @@ from tests.bucket_server import USERS, BucketServer
 from tests.pictures import contents, in_process, make_pictures, settings
 
 PACKAGE = Path(__file__).resolve().parents[1]
-OPTIONS = "--limit 24 --steps 40 --workers 2 --set store.part_samples=4 --set fit.pretrain_steps=20"
+OPTIONS = "--limit 16 --steps 20 --workers 2 --set store.part_samples=4 --set fit.pretrain_steps=20"
 OPTIONS += " --set fit.pretrain_images=8"
 
 

@@ -7,6 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from arcpipe.objects import hurry_up
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -43,6 +45,7 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.pending = number
+        hurry_up()  # a step may be waiting for a bucket that does not answer
         if not self._patient:
             self._restore()
 
