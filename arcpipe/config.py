@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from arcpipe.errors import ConfigError
@@ -16,9 +16,19 @@ from arcpipe.place import as_folder, as_place
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Place = Annotated[Path, BeforeValidator(as_place)]
+
+
+def _as_place(value: Any, handler: Callable[[Any], Path]) -> Path:
+    return as_place(value) if isinstance(value, (str, Path)) else handler(value)
+
+
+def _as_folder(value: Any, handler: Callable[[Any], Path]) -> Path:
+    return as_folder(value) if isinstance(value, (str, Path)) else handler(value)
+
+
+Place = Annotated[Path, WrapValidator(_as_place)]
 """Where a store is: a path, or an address in a bucket."""
-Folder = Annotated[Path, BeforeValidator(as_folder)]
+Folder = Annotated[Path, WrapValidator(_as_folder)]
 
 
 S = TypeVar("S", bound="Section")

@@ -11,6 +11,7 @@ from arcpipe.config import (
     ConvertConfig,
     FitSection,
     SourceSection,
+    TrainConfig,
     build,
     differences,
     read_toml,
@@ -98,3 +99,12 @@ def test_broken_toml_says_where(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read as TOML") as caught:
         read_toml(path)
     assert "line 1" in str(caught.value)
+
+
+def test_places_survive_json() -> None:
+    """As a process that is started gets its settings."""
+    for store in ("store/a.zarr", "s3://photos/a.zarr"):
+        config = TrainConfig.model_validate({"store": store, "out": "runs/a"})
+        again = TrainConfig.model_validate_json(config.model_dump_json())
+        assert again == config
+        assert (str(again.store), type(again.store)) == (store, type(config.store))
