@@ -151,6 +151,9 @@ def convert(
     gpus: Annotated[int | None, typer.Option(min=1, help="One worker process per GPU, so many of them.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
     cluster: Annotated[Path | None, typer.Option(help="TOML file: workers as jobs of Slurm, PBS, ...")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory of each worker, such as 2GiB; by default its share of the machine's.")
+    ] = None,
     recipe: Annotated[Recipe, typer.Option(help="How an image is fitted.")] = Recipe.thesis,
     latents: Annotated[float, typer.Option(help="Anchors: below 1 a share of the pixels, else a number.")] = 0.05,
     latent_dim: Annotated[int, typer.Option(min=1, help="Numbers in a latent.")] = 32,
@@ -209,7 +212,14 @@ def convert(
             **({} if steps is None else {"steps": steps}),
         },
         "store": {"dtype": dtype.value, "neighbours_cache": neighbours_cache.value},
-        "run": {"workers": workers, "gpus": gpus, "scheduler": scheduler, "cluster": cluster, "max_failed": max_failed},
+        "run": {
+            "workers": workers,
+            "gpus": gpus,
+            "scheduler": scheduler,
+            "cluster": cluster,
+            "memory": memory,
+            "max_failed": max_failed,
+        },
     }
     config = build(ConvertConfig, with_expert(values, expert))
     report = run_convert(config, dry_run=dry_run, overwrite=overwrite, retry_failed=retry_failed)

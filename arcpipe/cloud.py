@@ -138,6 +138,8 @@ def _spread(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _stack(arrays: Sequence[NDArray[Any]], empty: tuple[int, int], dtype: Any) -> NDArray[Any]:
+    if len(arrays) == 1:  # a large image is not in memory twice
+        return arrays[0]
     return np.concatenate(list(arrays)) if arrays else np.zeros(empty, dtype)
 
 

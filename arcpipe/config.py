@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from arcpipe.errors import ConfigError
@@ -179,6 +188,9 @@ class RunSection(Section):
     """A TOML file that says how to ask a batch system for workers (docs/clusters.md)."""
     wait_s: Annotated[float, Field(gt=0)] | None = None
     """How long to wait for a worker that others start, at first and when all have left: 2 minutes, a job for a day."""
+    memory: Annotated[ByteSize, Field(ge=2**28)] | None = None
+    """Memory of a worker process, such as `2GiB`; by default its share of the machine's. An image that needs more is
+    recorded as failed."""
     max_failed: Annotated[float, Field(ge=0)] = 0.05
     """Below 1: share of the samples that may fail. 1 and above: their number."""
     hung_read_s: Annotated[float, Field(gt=0)] = 300.0

@@ -37,12 +37,13 @@ FLOOR = {
     "options": 0,
     "progress": 0,
     "threads": 0,
+    "machine": 0,
     "interrupts": 0,
     "__init__": 0,
 }
 # Imports of the ground floor point leftwards only.
 GROUND_FLOOR_ORDER = ["__init__", "errors", "outages", "objects", "place", "seeds", "options", "progress"]
-GROUND_FLOOR_ORDER += ["threads", "interrupts", "cloud", "config"]
+GROUND_FLOOR_ORDER += ["threads", "machine", "interrupts", "cloud", "config"]
 
 ONLY_IN = {
     "dask": {"cluster"},

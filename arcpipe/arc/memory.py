@@ -30,3 +30,10 @@ def fit_bytes(shape: Sequence[int], fit: FitSection) -> int:
     cutting = n_pixels * (4 * n + 1) + 17 * k + tiles + 4 * n * n_pixels / 4
     ending = laid + 4 * n * n_pixels - 2 * (4 * fit.latent_dim) * k
     return int(max(laid, cutting, ending)) + 2**22
+
+
+def joint_bytes(shapes: Sequence[Sequence[int]], fit: FitSection) -> int:
+    """The most that the joint stage takes with its images: all of them stay, laid out, until it ends."""
+    images = sum(4 * shape[0] * shape[1] * shape[2] for shape in shapes)
+    laid = sum(fit_bytes(shape, fit) - 2**22 for shape in shapes)
+    return 2 * images + laid + 2**24

@@ -11,15 +11,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from arcpipe.bench.machine import in_fresh_process, matrix_peak, peak_memory
+from arcpipe.bench.tiles import TileResult, measure_tiles
 from arcpipe.cloud import DecoderRecord
 from arcpipe.cluster import available_cores
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError
+from arcpipe.machine import cache_sizes
 from arcpipe.progress import Progress, byte_size
 
 SIZES = ("32x32", "224x224", "375x500")
@@ -28,14 +31,18 @@ RATIOS = (("loop", "thesis"), ("batch", "thesis"), ("thesis", "fast"))
 SMALL, MANY = 2**12, 32
 """Pictures of at most so many pixels are measured by `MANY` at once, of larger ones one for each core."""
 SIREN_PIXELS = 2**16
-"""Larger pictures are not given to SIREN: 1000 full batches would take longer than all the rest."""
+"""Larger pictures are given to SIREN only with `--images 1`: 1000 full batches take longer than all the rest."""
+LOOP_PIXELS, LOOP_STEPS = 2**16, 20
+"""Of larger pictures, one goes through autograd alone, for so many steps: its steps are all alike."""
 DECODER_IMAGES = 32
 
 
 @dataclass(frozen=True)
 class FitResult:
     """One method on pictures of one size: wall seconds and mean PSNR (dB), the peak of the whole process, and the
-    method's matrix products by second as a share of what this machine reaches in one large product."""
+    method's matrix products by second as a share of what this machine reaches in one large product. Where
+    `measured_steps` are fewer than `steps`, seconds are those of the measured ones in proportion, and there is no PSNR
+    to compare."""
 
     size: str
     method: str
@@ -45,15 +52,22 @@ class FitResult:
     psnr: float
     peak_bytes: int
     matrix_peak_share: float
+    measured_steps: int = 0
+
+    @property
+    def partial(self) -> bool:
+        return 0 < self.measured_steps < self.steps
 
 
 @dataclass(frozen=True)
 class BenchFitReport:
-    """All results, and ratios of seconds by size."""
+    """All results, ratios of seconds by size, what was `skipped` (size, method, reason), and the kernel's tiles."""
 
     results: tuple[FitResult, ...]
     matrix_peak_gflops: float
     threads: int
+    skipped: tuple[dict[str, str], ...] = ()
+    tiles: tuple[TileResult, ...] = ()
 
     @property
     def ratios(self) -> dict[str, dict[str, float]]:
@@ -75,6 +89,9 @@ class BenchFitReport:
             "ratios": self.ratios,
             "matrix_peak_gflops": self.matrix_peak_gflops,
             "threads": self.threads,
+            "skipped": list(self.skipped),
+            "tiles": [asdict(tile) for tile in self.tiles],
+            "caches": {f"L{level}": size for level, size in cache_sizes().items()},
         }
 
     def lines(self) -> list[str]:
@@ -84,7 +101,10 @@ class BenchFitReport:
             lines.append(
                 f"{result.size:>10} {result.method:>7} {result.seconds_per_image:>9.3f} {result.psnr:>6.2f} "
                 f"{byte_size(result.peak_bytes):>9} {result.matrix_peak_share:>15.0%}"
+                + (f"   from {result.measured_steps} of {result.steps} steps" if result.partial else "")
             )
+        lines += [f"{entry['size']:>10} {entry['method']:>7} skipped: {entry['reason']}" for entry in self.skipped]
+        lines += [tile.line() for tile in self.tiles]
         for size, ratios in self.ratios.items():
             lines.append(f"{size:>10} " + ", ".join(f"{name} {value:.1f}" for name, value in ratios.items()))
         return lines
@@ -114,19 +134,24 @@ def run_bench_fit(
     shapes = [parse_size(size) for size in sizes]
     check_methods(methods)
     fit = FitSection() if steps is None else FitSection(steps=steps)
-    jobs = [
-        (shape, method, images or (MANY if shape[0] * shape[1] <= SMALL else threads))
-        for shape in shapes
-        for method in methods
-        if method != "siren" or shape[0] * shape[1] <= SIREN_PIXELS
-    ]
+    jobs, skipped = [], []
+    for shape, method in product(shapes, methods):
+        n_pixels = shape[0] * shape[1]
+        if method == "siren" and n_pixels > SIREN_PIXELS and images != 1:
+            reason = f"more than {SIREN_PIXELS} pixels; --images 1 measures it on one picture"
+            skipped.append({"size": f"{shape[0]}x{shape[1]}", "method": method, "reason": reason})
+            continue
+        alone = method == "loop" and n_pixels > LOOP_PIXELS
+        jobs.append((shape, method, 1 if alone else images or (MANY if n_pixels <= SMALL else threads)))
     results: list[FitResult] = []
-    with Progress("bench fit", len(jobs) + 1, "measurements", enabled=progress) as bar:
+    with Progress("bench fit", len(jobs) + 2, "measurements", enabled=progress) as bar:
         record, peak = in_fresh_process(prepare, fit, threads)
         for shape, method, count in jobs:
             bar.update(1 + len(results), now=f"{shape[0]}x{shape[1]} {method}")
             results.append(in_fresh_process(measure, shape, method, count, fit, record, peak, threads))
-    return BenchFitReport(tuple(results), peak / 1e9, threads)
+        bar.update(1 + len(results), now="tiles")
+        tiles = in_fresh_process(measure_tiles, record)
+    return BenchFitReport(tuple(results), peak / 1e9, threads, tuple(skipped), tuple(tiles))
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -179,14 +204,17 @@ def measure(
     from arcpipe.bench.photographs import photographs
 
     torch.set_num_threads(threads)
-    decoder, run = Decoder.from_record(record), methods.METHODS[method]
+    decoder, run, whole = Decoder.from_record(record), methods.METHODS[method], fit
+    if method == "loop" and shape[0] * shape[1] > LOOP_PIXELS:
+        fit = fit.model_copy(update={"steps": min(fit.steps, LOOP_STEPS)})
     run(photographs((16, 16), 1), decoder, fit.model_copy(update={"steps": 4}))
     pictures = photographs(shape, count)
     if method == "siren":
         run = partial(methods.siren, goals=methods.engine_psnr(pictures, decoder, fit))
     before = time.perf_counter()
     fitted = run(pictures, decoder, fit)
-    seconds = (time.perf_counter() - before) / count
+    share = whole.steps / fit.steps
+    seconds = (time.perf_counter() - before) * share / count
     peak_bytes = peak_memory()
     quality = np.mean([psnr(picture, made) for picture, made in zip(pictures, fitted.render(), strict=True)])
     work = matrix_operations(method, shape[0] * shape[1], fit)
@@ -194,11 +222,12 @@ def measure(
         size=f"{shape[0]}x{shape[1]}",
         method=method,
         images=count,
-        steps=round(fitted.steps),
+        steps=round(fitted.steps * share),
         seconds_per_image=seconds,
         psnr=float(quality),
         peak_bytes=peak_bytes,
-        matrix_peak_share=work * fitted.steps / seconds / peak,
+        matrix_peak_share=work * fitted.steps * share / seconds / peak,
+        measured_steps=round(fitted.steps),
     )
 
 

@@ -22,6 +22,7 @@ from arcpipe.cluster.joining import ANSWER_WITHIN, LOOPBACK, WAIT_S, join
 from arcpipe.cluster.window import WindowExecutor
 from arcpipe.config import RunSection
 from arcpipe.errors import DeviceError
+from arcpipe.machine import machine_memory
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -79,7 +80,7 @@ def open_cluster(run: RunSection, scratch: Path | None = None, must_see: Sequenc
             return
         n_workers = run.gpus or run.workers or available_cores()
         threads = max(1, available_cores() // n_workers)
-        client = stack.enter_context(Client(_start(stack, n_workers, threads, scratch, on_gpus=run.gpus is not None)))
+        client = stack.enter_context(Client(_start(stack, n_workers, threads, scratch, run)))
         device = "cuda" if run.gpus is not None else "cpu"
         window = WindowExecutor(client.get_executor(pure=False))
         window.widen(n_workers)
@@ -122,7 +123,7 @@ def describe_loss(future: Future[Any]) -> str | None:
     return None
 
 
-def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None, *, on_gpus: bool) -> Any:
+def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None, run: RunSection) -> Any:
     """A cluster of worker processes on this machine, one task at a time each; worker i of GPUs sees device i only."""
     from distributed import Nanny, Scheduler, SpecCluster
 
@@ -138,7 +139,10 @@ def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None,
         "local_directory": str(scratch),
         "preload": ["arcpipe.cluster"],
         "silence_logs": "ERROR",
+        # Dask's own share would be one core's, however many a worker has. Where it ends, Dask kills the worker.
+        "memory_limit": max(int(1.2 * (run.memory or 0)), machine_memory() // n_workers),
     }
+    on_gpus = run.gpus is not None
     workers = {
         i: {"cls": Nanny, "options": {**options, "env": environment | _one_gpu(i, on_gpus)}} for i in range(n_workers)
     }

@@ -120,7 +120,7 @@ def plan_report(
     n_workers: int,
 ) -> DryRunReport:
     """Put the plan together and time a sample of it. Writes nothing."""
-    from arcpipe.convert.task import GROUP_PIXELS
+    from arcpipe.convert.budget import GROUP_PIXELS
 
     timing = time_sample(work, inventory) if todo else None
     core_s = expected.core_s

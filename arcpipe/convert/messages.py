@@ -29,7 +29,8 @@ def decode(line: bytes) -> dict[str, Any]:
 
 def work_to_json(work: Work) -> dict[str, Any]:
     sections = {name: getattr(work, name).model_dump(mode="json") for name in ("source", "fit", "store", "run")}
-    return {**sections, **{name: getattr(work, name) for name in ("channels", "seed", "threads", "device", "guarded")}}
+    plain = ("channels", "seed", "threads", "device", "guarded", "memory")
+    return {**sections, **{name: getattr(work, name) for name in plain}}
 
 
 def work_from_json(values: Mapping[str, Any]) -> Work:

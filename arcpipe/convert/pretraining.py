@@ -54,7 +54,8 @@ def pretrain_decoder(work: Work, inventory: Inventory, workers: Cluster, say: An
 def _attempt(work: Work, chosen: list[Sample], workers: Cluster, say: Any) -> Future[Any]:
     """Pretrain; where the workers died, without the images that do it."""
     # The other workers have nothing to do yet; the same number of threads whatever --workers, for the same bits.
-    work = replace(work, threads=available_cores() if work.threads else 0)
+    threads = available_cores() if work.threads else 0
+    work = replace(work, threads=threads, memory=work.memory * (workers.n_workers if work.threads else 1))
     for attempt in range(MOST_TRIES):
         future = workers.executor.submit(pretrain, work, chosen)
         _watch(future, "pretrain")

@@ -14,6 +14,7 @@ from arcpipe import __version__
 from arcpipe.cloud import DecoderRecord
 from arcpipe.cluster import Cluster, available_cores, check_gpus, check_jobs, open_cluster
 from arcpipe.config import ConvertConfig
+from arcpipe.convert.budget import worker_memory
 from arcpipe.convert.decoders import check_decoder, load_decoder
 from arcpipe.convert.dry_run import DryRunReport, plan_report
 from arcpipe.convert.gather import Gathering, convert_parts
@@ -238,4 +239,5 @@ def _work(config: ConvertConfig, inventory: Inventory, workers: Cluster) -> Work
         device=workers.device,
         run=config.run,
         guarded=workers.guarded,
+        memory=worker_memory(config.run, workers.n_workers) if workers.threads else int(config.run.memory or 0),
     )

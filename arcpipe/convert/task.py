@@ -5,6 +5,7 @@ Tasks return small records, never arrays, and may run twice.
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe import seeds
+from arcpipe.arc.memory import cloud_bytes, fit_bytes
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
 from arcpipe.config import FitSection, RunSection, SourceSection, StoreSection
+from arcpipe.convert.budget import (
+    GROUP_PIXELS,
+    LOADED_BYTES,
+    check_joint_memory,
+    check_memory,
+    free_bytes,
+    group_bytes,
+    worker_memory,
+)
 from arcpipe.convert.limits import fit_limit_s, is_out_of_memory, within
 from arcpipe.convert.plan import PartPlan, core_seconds
 from arcpipe.errors import DivergedError, DownloadError, FileAccessError, ImageError, SourceError
@@ -26,9 +37,6 @@ from arcpipe.store import PartRecord, StoreWriter, position_dtype, round_latents
 
 Group = Sequence[tuple[Sample, NDArray[np.float32]]]
 Made = tuple[list[Cloud], list[FailedSample]]
-
-# Images are read, fitted and let go in groups of so many pixels, so that a worker's memory does not grow with its part.
-GROUP_PIXELS = 2**22
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,12 @@ class Work:
     run: RunSection
     guarded: bool
     """Whether the process that works may be ended where it takes too long: not where it is the user's own."""
+    memory: int = 0
+    """Bytes of a worker; 0: the share of its machine that a worker for each core would have."""
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.memory or worker_memory(RunSection(), os.cpu_count() or 1)
 
     @property
     def read_limit_s(self) -> float | None:
@@ -66,7 +80,10 @@ def pretrain(work: Work, samples: Sequence[Sample]) -> DecoderRecord:
     source = open_source(work.source, seed=work.seed, download=False)
     chosen: list[Sample] = []
     images: list[NDArray[np.float32]] = []
-    for sample, image, _ in _read(source, samples, work):
+    sizes = [(*sample.size, work.channels) for sample in samples if sample.size][: work.fit.pretrain_images]
+    check_joint_memory(sizes, work.fit, work.memory_bytes)
+    for sample in samples:
+        image, _ = read_sample(source, sample, work)
         if image is not None:
             chosen.append(sample)
             images.append(image)
@@ -85,6 +102,7 @@ def pretrain(work: Work, samples: Sequence[Sample]) -> DecoderRecord:
         seed=seeds.derive_seed(work.seed, "decoder"),
         channels=work.channels,
         device=device,
+        memory_bytes=max(0, free_bytes(work.memory_bytes)),
     )
     record = decoder.to_record()
     if not all(np.isfinite(values).all() for values in record.arrays().values()):
@@ -111,6 +129,7 @@ def convert_part(work: Work, part: PartPlan, writer: StoreWriter) -> PartRecord:
             made, lost = fit_group(group, decoder, work, device, stages)
             clouds += made
             failures += lost
+            del group, made
         return commit(work, part, writer, clouds, failures, stages, started)
 
 
@@ -146,15 +165,16 @@ def commit(
     work: Work,
     part: PartPlan,
     writer: StoreWriter,
-    clouds: Sequence[Cloud],
+    clouds: list[Cloud],
     failures: Sequence[FailedSample],
     stages: dict[str, float],
     started: float,
 ) -> PartRecord:
-    """Write and commit the clouds of a part; `started` by `time.perf_counter()`."""
+    """Write and commit the clouds of a part, emptying the list; `started` by `time.perf_counter()`."""
     if any(failure.reason == "unreadable" for failure in failures):
         open_images(work)  # one image that cannot be read is its own fault, a disk that is gone is not
     batch = CloudBatch.join(clouds, latent_dim=work.fit.latent_dim, n_neighbours=work.fit.neighbours)
+    clouds.clear()  # joined: not in memory twice while they are written
     if work.store.neighbours_cache == "none":
         batch = batch.without_neighbours()
     seconds = {**stages, "total": time.perf_counter() - started}
@@ -205,7 +225,9 @@ def _fit_together(group: Group, decoder: Any, work: Work, device: str, stages: d
     items = [(sample, image, repeat) for sample, image in group for repeat in range(work.fit.repeats)]
     fit_seeds = [seeds.derive_seed(work.seed, sample.key, repeat) for sample, _, repeat in items]
     started = time.perf_counter()
-    fitted = fit_clouds([image for _, image, _ in items], decoder, work.fit, fit_seeds, device=device)
+    free = free_bytes(work.memory_bytes) - sum(image.nbytes for _, image in group)
+    images = [image for _, image, _ in items]
+    fitted = fit_clouds(images, decoder, work.fit, fit_seeds, device=device, memory_bytes=max(0, free))
     stages["fit"] += time.perf_counter() - started
     started = time.perf_counter()
     clouds: list[Cloud] = []
@@ -235,39 +257,46 @@ def _named(cloud: Cloud, sample: Sample, repeat: int) -> Cloud:
 def _groups(
     source: Source, samples: Sequence[Sample], work: Work, stages: dict[str, float]
 ) -> Iterator[tuple[list[tuple[Sample, NDArray[np.float32]]], list[FailedSample]]]:
-    """Read images in groups of at most `GROUP_PIXELS` pixels (or one image), with what failed on the way."""
+    """Read images in groups that fit into memory (or one image), with what failed on the way."""
     group: list[tuple[Sample, NDArray[np.float32]]] = []
     failed: list[FailedSample] = []
-    n_pixels = 0
+    n_pixels = n_bytes = kept = 0
     started = time.perf_counter()
-    for sample, image, failure in _read(source, samples, work):
+    for sample in samples:
+        # Asked with the header's size, so that an image that is too large for the group is not read beside it.
+        area = sample.size[0] * sample.size[1] * work.fit.repeats if sample.size else 0
+        own = group_bytes((*sample.size, work.channels), work.fit) if sample.size else 0
+        full = n_bytes + own + largest_fit(group, sample, work) > work.memory_bytes - LOADED_BYTES - kept
+        if group and (full or n_pixels + area > GROUP_PIXELS):
+            stages["read"] += time.perf_counter() - started
+            yield group, failed
+            group, failed, n_pixels, n_bytes, started = [], [], 0, 0, time.perf_counter()
+        image, failure = read_sample(source, sample, work, kept)
         if failure is not None:
             failed.append(failure)
         if image is None:
             continue
-        area = image.shape[0] * image.shape[1] * work.fit.repeats
-        if group and n_pixels + area > GROUP_PIXELS:
-            stages["read"] += time.perf_counter() - started
-            yield group, failed
-            group, failed, n_pixels, started = [], [], 0, time.perf_counter()
         group.append((sample, image))
-        n_pixels += area
+        kept += work.fit.repeats * cloud_bytes(image.shape, work.fit)
+        n_pixels, n_bytes = n_pixels + area, n_bytes + own
     stages["read"] += time.perf_counter() - started
     if group or failed:
         yield group, failed
 
 
-def _read(
-    source: Source, samples: Sequence[Sample], work: Work
-) -> Iterator[tuple[Sample, NDArray[np.float32] | None, FailedSample | None]]:
-    for sample in samples:
-        image, failure = read_sample(source, sample, work)
-        yield sample, image, failure
+def largest_fit(group: Group, sample: Sample, work: Work) -> int:
+    """What the most demanding fits of a group take while they run: each thread may be at work on one like it."""
+    sizes = [member.size for member in (*(member for member, _ in group), sample) if member.size]
+    return max((fit_bytes((*size, work.channels), work.fit) for size in sizes), default=0) * max(1, work.threads)
 
 
-def read_sample(source: Source, sample: Sample, work: Work) -> tuple[NDArray[np.float32] | None, FailedSample | None]:
-    """One image, or why there is none."""
+def read_sample(
+    source: Source, sample: Sample, work: Work, kept: int = 0
+) -> tuple[NDArray[np.float32] | None, FailedSample | None]:
+    """One image that fits into memory beside `kept` bytes of clouds, or why there is none."""
     try:
+        if sample.reason is None:
+            check_memory(sample.size, work.channels, work.fit, work.memory_bytes, kept)
         with within(work.read_limit_s):
             return source.read(sample, work.channels), None
     except ImageError as error:

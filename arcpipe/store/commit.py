@@ -14,10 +14,14 @@ from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.store.arrays import write_array
 from arcpipe.store.files import file_hashes, write_file
 from arcpipe.store.layout import COLUMNS_FIRST, part_arrays
+from arcpipe.store.neighbour_codec import decodes_to
 from arcpipe.store.part import Part
 from arcpipe.store.quantise import dequantise
 from arcpipe.store.schema import PartRecord, PlannedPart, failures_to_json, group_document
 from arcpipe.store.statistics import latent_sums
+
+PIECE_BYTES = 2**24
+"""Read back at once: some chunks."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def write_part(folder: Path, content: PartContent, fingerprint: str, dtype: str,
         "provenance": dict(content.provenance),
     }
     write_file(folder / "zarr.json", group_document(attributes))
-    _read_back(Part(folder), arrays, clouds.neighbours if coding else None)
+    _read_back(Part(folder), arrays, clouds)
 
 
 def part_record(part: Part) -> PartRecord:
@@ -102,9 +106,19 @@ def add_up(parts: Sequence[Part]) -> dict[str, dict[str, Any]]:
     return totals
 
 
-def _read_back(part: Part, written: Mapping[str, NDArray[Any]], neighbours: NDArray[Any] | None) -> None:
+def _read_back(part: Part, written: Mapping[str, NDArray[Any]], clouds: CloudBatch) -> None:
+    """Compare what was written, piece by piece, so that a large part is not in memory twice."""
     for name, values in written.items():
-        if not np.array_equal(part.raw(name), values, equal_nan=values.dtype.kind == "f"):
+        rows = max(1, PIECE_BYTES // max(1, values[:1].nbytes))
+        whole = part.array(name).shape == values.shape
+        for start in range(0, len(values), rows):
+            piece = values[start : start + rows]
+            found = part.rows(name, start, start + len(piece))
+            whole = whole and np.array_equal(found, piece, equal_nan=values.dtype.kind == "f")
+        if not whole:
             raise part.damaged(name, "what was read back is not what was written")
-    if neighbours is not None and not np.array_equal(part.neighbours(0, part.n_clouds), neighbours):
-        raise part.damaged("neighbours", "the neighbours that were read back are not those that were written")
+    coding = part.attributes["neighbours_coding"]
+    if coding and clouds.neighbours is not None and clouds.pixel_offsets is not None:
+        geometry = (clouds.positions, clouds.offsets, clouds.pixel_offsets, clouds.sizes)
+        if not decodes_to(clouds.neighbours, written["neighbours"], coding, *geometry):
+            raise part.damaged("neighbours", "the neighbours that were read back are not those that were written")

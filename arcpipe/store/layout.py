@@ -65,7 +65,7 @@ def part_arrays(batch: CloudBatch, dtype: str, cache: str) -> tuple[dict[str, ND
         return arrays, None
     if batch.neighbours is None or batch.pixel_offsets is None:
         raise ValueError("the store keeps a neighbour cache, and the clouds have none")
-    narrow = batch.neighbours.astype(np.uint16 if _below(batch.neighbours, 2**16) else np.uint32)
+    narrow = batch.neighbours.astype(np.uint16 if _below(batch.neighbours, 2**16) else np.uint32, copy=False)
     arrays["neighbours"], coding = encode_neighbours(
         narrow, batch.positions, batch.offsets, batch.pixel_offsets, batch.sizes
     )

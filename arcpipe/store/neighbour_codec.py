@@ -8,6 +8,7 @@ image. Nearer neighbours first, as they come from the search, is more than twice
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,19 +35,44 @@ def encode_neighbours(
     """
     if neighbours.size == 0 or int(sizes.max()) > MAX_SIDE:
         return neighbours, PLAIN
-    ordered = decode_neighbours(neighbours, SETS, positions, offsets, pixel_offsets, sizes)
-    if not np.array_equal(ordered, neighbours) or _has_twins(neighbours):
+    ordered = decodes_to(neighbours, neighbours, SETS, positions, offsets, pixel_offsets, sizes)
+    if not ordered or any(_has_twins(neighbours[start : start + BAND]) for start in range(0, len(neighbours), BAND)):
         return neighbours, PLAIN
     stored = np.empty_like(neighbours)
     for size in np.unique(sizes, axis=0):
         height, width = int(size[0]), int(size[1])
         begins = pixel_offsets[:-1][(sizes == size).all(axis=1)]
+        shape = (-1, height, width, neighbours.shape[1])
+        if height * width > 8 * BAND:  # a slice needs no copy
+            for begin in begins.tolist():
+                own = slice(begin, begin + height * width)
+                _keep_columns(neighbours[own].reshape(shape), stored[own].reshape(shape))
+            continue
         for some in np.array_split(begins, -(-len(begins) * height * width // (8 * BAND))):
             rows = some[:, None] + np.arange(height * width)
-            stored[rows] = _keep_columns(neighbours[rows].reshape(len(some), height, width, -1)).reshape(
-                *rows.shape, -1
-            )
+            arranged = np.empty((len(some), *shape[1:]), stored.dtype)
+            _keep_columns(neighbours[rows].reshape(shape), arranged)
+            stored[rows] = arranged.reshape(*rows.shape, -1)
     return stored, SETS
+
+
+def decodes_to(
+    neighbours: NDArray[Any],
+    stored: NDArray[Any],
+    coding: str,
+    positions: NDArray[Any],
+    offsets: NDArray[np.int64],
+    pixel_offsets: NDArray[np.int64],
+    sizes: NDArray[Any],
+) -> bool:
+    """Whether `decode_neighbours` gives these neighbours, without having all of them in memory once more."""
+    if coding == PLAIN:
+        return np.array_equal(stored, neighbours)
+    places = positions.astype(np.int64)
+    return all(
+        np.array_equal(_decode_band(stored, band, places, offsets, pixel_offsets, sizes), neighbours[band])
+        for band in _bands(len(stored))
+    )
 
 
 def decode_neighbours(
@@ -66,20 +92,36 @@ def decode_neighbours(
         return stored
     if coding != SETS:
         raise ValueError(f"unknown coding of neighbours: {coding!r}")
-    counts = np.repeat(np.diff(offsets), np.diff(pixel_offsets))
-    if stored.size and (stored.min() < 0 or (stored.max(axis=1) >= counts).any()):
-        raise ValueError("a neighbour is a row that its cloud does not have")
     decoded = np.empty_like(stored)
     places = positions.astype(np.int64)
-    for start in range(0, len(stored), BAND):
-        band = slice(start, min(start + BAND, len(stored)))
-        pixels = np.arange(band.start, band.stop)
-        cloud = np.searchsorted(pixel_offsets, pixels, side="right") - 1
-        row, column = np.divmod(pixels - pixel_offsets[cloud], sizes[cloud, 1])
-        keys = _distance_keys(stored[band], places, offsets[cloud], row, column)
-        _sort_planes(keys)
-        decoded[band] = (keys & ((np.uint64(1) << ROW_BITS) - np.uint64(1))).T
+    for band in _bands(len(stored)):
+        decoded[band] = _decode_band(stored, band, places, offsets, pixel_offsets, sizes)
     return decoded
+
+
+def _bands(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + BAND, count)) for start in range(0, count, BAND))
+
+
+def _decode_band(
+    stored: NDArray[Any],
+    band: slice,
+    places: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    pixel_offsets: NDArray[np.int64],
+    sizes: NDArray[Any],
+) -> NDArray[np.uint64]:
+    """Decode some rows. Raises ValueError for a row that no cloud has."""
+    pixels = np.arange(band.start, band.stop)
+    cloud = np.searchsorted(pixel_offsets, pixels, side="right") - 1
+    counts = np.diff(offsets)[cloud]
+    if stored[band].size and (stored[band].min() < 0 or (stored[band].max(axis=1) >= counts).any()):
+        raise ValueError("a neighbour is a row that its cloud does not have")
+    row, column = np.divmod(pixels - pixel_offsets[cloud], sizes[cloud, 1])
+    keys = _distance_keys(stored[band], places, offsets[cloud], row, column)
+    _sort_planes(keys)
+    own: NDArray[np.uint64] = (keys & ((np.uint64(1) << ROW_BITS) - np.uint64(1))).T
+    return own
 
 
 def _distance_keys(
@@ -117,15 +159,14 @@ def _has_twins(neighbours: NDArray[Any]) -> bool:
     return bool((ordered[:, 1:] == ordered[:, :-1]).any())
 
 
-def _keep_columns(sets: NDArray[Any]) -> NDArray[Any]:
+def _keep_columns(sets: NDArray[Any], arranged: NDArray[Any]) -> None:
     """Arrange the sets of (images, height, width, n): down the first column of pixels, then along all rows at once."""
-    arranged = sets.copy()
+    arranged[:, 0, 0] = sets[:, 0, 0]
     for y in range(1, sets.shape[1]):
         arranged[:, y, 0] = _arrange(arranged[:, y - 1, 0], sets[:, y, 0])
     for x in range(1, sets.shape[2]):
         before = arranged[:, :, x - 1].reshape(-1, sets.shape[3])
         arranged[:, :, x] = _arrange(before, sets[:, :, x].reshape(before.shape)).reshape(arranged[:, :, x].shape)
-    return arranged
 
 
 def _arrange(before: NDArray[Any], members: NDArray[Any]) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import fit_clouds
-from arcpipe.arc.kernels import numba_kernel
+from arcpipe.arc.kernels import numba_kernel, plan
 from arcpipe.arc.kernels.layout import join_scene
 from arcpipe.arc.kernels.numba_kernel import share_out
 from arcpipe.arc.kernels.squares import BAND_SQUARES, MOST_BANDS, band_ends, cut_image, restore_neighbours
@@ -29,7 +29,7 @@ MakeImage = Callable[..., np.ndarray]
 def test_a_large_image_has_the_same_bits_on_any_number_of_threads(
     make_image: MakeImage, monkeypatch: pytest.MonkeyPatch, hidden: tuple[int, ...] | None, recipe: str
 ) -> None:
-    monkeypatch.setattr(numba_kernel, "TILE_PIXELS", 20)
+    monkeypatch.setattr(plan, "tile_pixels", lambda decoder, fit: 20)
     monkeypatch.setattr(numba_kernel, "TOGETHER_PIXELS", 1000)
     fit = FitSection(recipe=recipe, hidden=hidden, steps=9, latent_dim=8)
     images, decoder = [make_image(61, 83), make_image(9, 9)], Decoder.initial(fit, 3, 11)
@@ -63,7 +63,7 @@ def test_bands_follow_the_reference(
     decoder = Decoder.initial(fit, 3, 11)
     expected, losses = fit_cloud_reference(image, decoder.to("cpu", torch.float64), fit, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numba_kernel, "TILE_PIXELS", tile_pixels)
+        patch.setattr(plan, "tile_pixels", lambda decoder, fit: tile_pixels)
         patch.setattr(numba_kernel, "TOGETHER_PIXELS", 0)
         torch.set_num_threads(threads)
         (cloud,) = fit_clouds([image], decoder, fit, [seed], kernel="numba")

@@ -11,7 +11,7 @@ import torch
 from arcpipe.arc import engine
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import decode, fit_clouds
-from arcpipe.arc.kernels import KERNELS, numba_kernel, torch_kernel
+from arcpipe.arc.kernels import KERNELS, plan, torch_kernel
 from arcpipe.arc.problem import group_images
 from arcpipe.arc.reference import decode_reference, fit_cloud_reference
 from arcpipe.config import FitSection
@@ -91,7 +91,7 @@ def test_a_large_image_cut_into_tiles_is_fitted_like_the_reference(
     make_image: MakeImage, fit: FitSection, monkeypatch: pytest.MonkeyPatch, kernel: str
 ) -> None:
     monkeypatch.setattr(torch_kernel, "CPU_TILE_PIXELS", 50)
-    monkeypatch.setattr(numba_kernel, "TILE_PIXELS", 50)
+    monkeypatch.setattr(plan, "tile_pixels", lambda decoder, fit: 50)
     assert_like_reference([make_image(23, 41), make_image(5, 5), make_image(30, 9)], fit, kernel)
 
 
@@ -121,7 +121,7 @@ def test_a_cloud_does_not_depend_on_its_batch_mates(make_image: MakeImage, fit: 
 
 def test_memory_changes_no_number(make_image: MakeImage, fit: FitSection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_kernel, "CPU_TILE_PIXELS", 50)
-    monkeypatch.setattr(numba_kernel, "TILE_PIXELS", 50)
+    monkeypatch.setattr(plan, "tile_pixels", lambda decoder, fit: 50)
     images = [make_image(23, 41), make_image(5, 5)]
     decoder = Decoder.initial(fit, 3, 11)
     plenty, none = (

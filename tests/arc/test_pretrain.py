@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.kernels import numba_kernel, torch_kernel
+from arcpipe.arc.kernels import plan, torch_kernel
 from arcpipe.arc.pretrain import pretrain_decoder
 from arcpipe.arc.reference import fit_jointly_reference
 from arcpipe.config import FitSection
@@ -29,7 +29,7 @@ def test_the_pretrained_decoder_is_that_of_the_reference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch_kernel, "CPU_TILE_PIXELS", 40)
-    monkeypatch.setattr(numba_kernel, "TILE_PIXELS", 40)
+    monkeypatch.setattr(plan, "tile_pixels", lambda decoder, fit: 40)
     fit = fit.model_copy(update={"hidden": hidden})
     images, seeds = [make_image(*size) for size in SIZES], [1, 2, 3, 4, 5]
     decoder, losses = pretrain_decoder(images, fit, seeds, seed=9, channels=3, kernel=kernel)

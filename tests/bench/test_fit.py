@@ -9,7 +9,7 @@ import pytest
 
 from arcpipe.arc.decoder import Decoder
 from arcpipe.bench import fit as bench_fit
-from arcpipe.bench import machine, methods
+from arcpipe.bench import machine, methods, tiles
 from arcpipe.bench.fit import METHODS, BenchFitReport, FitResult, parse_size, run_bench_fit
 from arcpipe.bench.growth import measure_size
 from arcpipe.bench.photographs import photographs
@@ -60,6 +60,8 @@ def test_the_report_keeps_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every size and method once, with the keys that scripts read; measured in this process to be quick."""
     monkeypatch.setattr(bench_fit, "in_fresh_process", lambda work, *arguments: work(*arguments))
     monkeypatch.setattr(bench_fit, "DECODER_IMAGES", 2)
+    monkeypatch.setattr(tiles, "SIZE", (16, 16))
+    monkeypatch.setattr(tiles, "STEPS", 2)
     report = run_bench_fit(["8x9", "6x6"], images=1, steps=6, progress=False)
     values = json.loads(json.dumps(report.as_dict()))
     keys = {"size", "method", "seconds_per_image", "psnr", "peak_bytes", "matrix_peak_share"}
@@ -70,6 +72,29 @@ def test_the_report_keeps_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(set(ratios) == {"loop/thesis", "batch/thesis", "thesis/fast"} for ratios in values["ratios"].values())
     assert list(values["ratios"]) == ["8x9", "6x6"]
     assert "loop/thesis" in report.lines()[-1]
+    assert values["skipped"] == []
+    assert [tile["chosen"] for tile in values["tiles"]].count(True) == 1
+    assert set(values["caches"]) == {"L2", "L3"}
+
+
+def test_what_is_skipped_or_measured_in_part_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large pictures: SIREN only where one picture is asked for, autograd alone for some of its steps."""
+    monkeypatch.setattr(bench_fit, "in_fresh_process", lambda work, *arguments: work(*arguments))
+    monkeypatch.setattr(bench_fit, "DECODER_IMAGES", 2)
+    monkeypatch.setattr(bench_fit, "SIREN_PIXELS", 50)
+    monkeypatch.setattr(bench_fit, "LOOP_PIXELS", 50)
+    monkeypatch.setattr(bench_fit, "LOOP_STEPS", 2)
+    monkeypatch.setattr(bench_fit, "measure_tiles", lambda record: [])
+    report = run_bench_fit(["8x9"], images=2, methods=["loop", "thesis", "siren"], steps=8, progress=False)
+    loop, thesis = report.results
+    assert (loop.images, loop.steps, loop.measured_steps, loop.partial) == (1, 8, 2, True)
+    assert (thesis.images, thesis.steps, thesis.partial) == (2, 8, False)
+    (skipped,) = report.skipped
+    assert (skipped["size"], skipped["method"]) == ("8x9", "siren")
+    assert "--images 1" in skipped["reason"]
+    assert any("2 of 8 steps" in line for line in report.lines())
+    alone = run_bench_fit(["8x9"], images=1, methods=["siren"], steps=8, progress=False)
+    assert [result.method for result in alone.results] == ["siren"]
 
 
 def test_ratios_are_those_of_seconds_and_only_of_what_was_measured() -> None:

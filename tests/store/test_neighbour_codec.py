@@ -10,7 +10,8 @@ from numcodecs import Blosc
 from store_samples import make_batch, make_cloud, nearest
 
 from arcpipe.cloud import CloudBatch
-from arcpipe.store.neighbour_codec import decode_neighbours, encode_neighbours
+from arcpipe.store import neighbour_codec
+from arcpipe.store.neighbour_codec import decode_neighbours, decodes_to, encode_neighbours
 
 
 def geometry(batch: CloudBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -64,3 +65,18 @@ def test_it_is_less_than_half_of_the_cache_as_it_is() -> None:
     blosc = Blosc("zstd", 5, Blosc.SHUFFLE)
     packed, plain = (len(blosc.encode(np.ascontiguousarray(planes.T))) for planes in (stored, cloud.neighbours))
     assert packed < 0.5 * plain
+
+
+def test_an_image_of_more_pixels_than_are_coded_at_once_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photographs of more than a megapixel; bands and groups change nothing."""
+    batch = CloudBatch.join([make_cloud(i, size=size, points=9) for i, size in enumerate([(9, 7), (2, 3), (9, 7)])])
+    expected, coding = encode_neighbours(batch.neighbours, *geometry(batch))
+    monkeypatch.setattr(neighbour_codec, "BAND", 5)
+    stored, same = encode_neighbours(batch.neighbours, *geometry(batch))
+    assert (coding, same) == ("sets", "sets")
+    np.testing.assert_array_equal(stored, expected)
+    assert decodes_to(batch.neighbours, stored, coding, *geometry(batch))
+    other = batch.neighbours.copy()
+    other[-1] = other[-1, ::-1]
+    assert not decodes_to(other, stored, coding, *geometry(batch))
+    assert encode_neighbours(other, *geometry(batch))[1] == "plain"

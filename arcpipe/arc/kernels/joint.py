@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from arcpipe.arc.adam import Adam, learning_rates
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.kernels import fused, numba_kernel
+from arcpipe.arc.kernels import fused, numba_kernel, plan
 from arcpipe.arc.kernels.layout import (
     Learned,
     Network,
@@ -41,8 +41,8 @@ def fit_jointly(
 ) -> NDArray[np.float32]:
     """Move all latents and, in place, the decoder; see `arcpipe.arc.kernels.Kernel.run_jointly`."""
     adam = Adam([*decoder.weights, *decoder.biases], fit)
-    network = lay_network(decoder)
-    chunks = [Chunk(images[i::CHUNKS], seeds[i::CHUNKS], fit, network) for i in range(min(CHUNKS, len(images)))]
+    network, tile = lay_network(decoder), plan.tile_pixels(decoder, fit)
+    chunks = [Chunk(images[i::CHUNKS], seeds[i::CHUNKS], fit, network, tile) for i in range(min(CHUNKS, len(images)))]
     threads = min(torch.get_num_threads(), len(chunks))
     # Work memory belongs to a thread, not to a chunk: it stays in that core's cache.
     teams = [(chunks[i::threads], lay_work(network, [c.scene for c in chunks])) for i in range(threads)]
@@ -63,9 +63,11 @@ def fit_jointly(
 class Chunk:
     """Some images that one thread works on: their latents, and Adam's memory of them."""
 
-    def __init__(self, images: Sequence[NDArray[Any]], seeds: Sequence[int], fit: FitSection, network: Network) -> None:
+    def __init__(
+        self, images: Sequence[NDArray[Any]], seeds: Sequence[int], fit: FitSection, network: Network, tile: int
+    ) -> None:
         prepared = [prepare_image(image, fit, seed) for image, seed in zip(images, seeds, strict=True)]
-        self.scene = join_scene(prepared, [cut_image(image, numba_kernel.TILE_PIXELS) for image in prepared])
+        self.scene = join_scene(prepared, [cut_image(image, tile) for image in prepared])
         self.latents = numba_kernel.lay_latents(prepared, network)
         size = self.latents.size - network.zp
         self.gradient = zeros(self.latents.size + len(self.scene.ghosts) * network.zp)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.kernels import fused
+from arcpipe.arc.kernels import fused, plan
 from arcpipe.arc.kernels.layout import (
     MOST_CHANNELS,
     Network,
@@ -36,8 +36,6 @@ from arcpipe.arc.memory import fit_bytes
 from arcpipe.arc.problem import FittedCloud, PreparedImage, prepare_image
 from arcpipe.config import FitSection
 
-TILE_PIXELS = 512
-"""Supervised pixels of a tile: 1.2 MB of work memory. From 256 to 4096 equally fast within 4 % (Zen 4, 1 MiB of L2)."""
 TOGETHER_PIXELS = 2**20
 """Larger images are fitted one after the other by all threads: one at a time is in memory. Smaller ones are too where
 there are fewer of them than threads."""
@@ -66,14 +64,15 @@ class NumbaKernel:
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
     ) -> list[FittedCloud]:
         network, threads = lay_network(self.decoder), torch.get_num_threads()
+        tile = plan.tile_pixels(self.decoder, fit)
         alone, together = share_out([image.shape for image in images], fit, threads, memory_bytes)
         clouds: dict[int, FittedCloud] = {}
         for rows, workers in alone:
-            made = spread(lambda i: fit_image(images[i], network, fit, seeds[i]), rows, workers)
+            made = spread(lambda i: fit_image(images[i], network, fit, seeds[i], tile), rows, workers)
             clouds.update(zip(rows, made, strict=True))
         for i in together:
             with team(threads) as helpers:
-                clouds[i] = fit_image(images[i], network, fit, seeds[i], helpers)
+                clouds[i] = fit_image(images[i], network, fit, seeds[i], tile, helpers)
         return [clouds[i] for i in range(len(images))]
 
     def run_jointly(
@@ -134,12 +133,12 @@ def team(threads: int) -> Iterator[Helpers]:
 
 
 def fit_image(
-    image: NDArray[Any], network: Network, fit: FitSection, seed: int, helpers: Helpers | None = None
+    image: NDArray[Any], network: Network, fit: FitSection, seed: int, tile: int, helpers: Helpers | None = None
 ) -> FittedCloud:
     """Fit the latents of one image under a frozen decoder. Memory is let go as soon as it has served."""
     prepared: PreparedImage | None = prepare_image(image, fit, seed)
     assert prepared is not None
-    cut = cut_image(prepared, TILE_PIXELS)
+    cut = cut_image(prepared, tile)
     scene = join_scene([prepared], [cut])
     positions, relative, n = prepared.positions, prepared.relative, prepared.neighbours.shape[1]
     latents = lay_latents([prepared], network)

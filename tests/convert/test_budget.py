@@ -1,0 +1,151 @@
+"""The memory of a worker bounds what is done at once, and nothing of what comes out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arcpipe.arc.decoder import Decoder
+from arcpipe.cluster import Cluster
+from arcpipe.config import ConvertConfig, FitSection, RunSection, build
+from arcpipe.convert import budget, run_convert
+from arcpipe.convert.budget import check_joint_memory, check_memory, needed_bytes, worker_memory
+from arcpipe.errors import ConfigError, ImageError
+from arcpipe.machine import machine_memory
+from arcpipe.store.decoder_file import save_decoder_file
+from arcpipe.store.part import Part
+
+MIB = 2**20
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Twelve small pictures, no two of one size, and one of half a megapixel."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pictures" / "a"
+    folder.mkdir(parents=True)
+    for i, size in enumerate([*((20 + 3 * i, 31 + i) for i in range(12)), (600, 900)]):
+        Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(folder / f"{i:02}.png")
+    save_decoder_file(tmp_path / "decoder.safetensors", Decoder.initial(FitSection(), 3, 0).to_record())
+    return folder.parent
+
+
+def convert(pictures: Path, out: str, threads: int = 1, **run: Any) -> dict[str, Any]:
+    values = {
+        "source": {"source": str(pictures)},
+        "out": pictures.parent / out,
+        "fit": {"steps": 2, "decoder": str(pictures.parent / "decoder.safetensors"), "repeats": 2},
+        "store": {"part_samples": 7},
+        "run": {"max_failed": 1.0, **run},
+    }
+    with ThreadPoolExecutor(1) as pool:
+        run_convert(build(ConvertConfig, values), cluster=Cluster(pool, 1, threads, "cpu", None))
+    clouds, failed = {}, {}
+    for folder in sorted((pictures.parent / out / "train").glob("0*")):
+        part = Part(folder)
+        failed.update({record.path: record for record in part.failures()})
+        for cloud in part.clouds(0, part.n_clouds, neighbours=True):
+            clouds[cloud.path, cloud.repeat] = cloud
+    return {"clouds": clouds, "failed": failed}
+
+
+def test_no_budget_and_no_number_of_threads_changes_a_cloud(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With little memory images go one by one; what does not fit is recorded with what it needs."""
+    whole = convert(pictures, "whole.zarr")["clouds"]
+    assert len(whole) == 26
+    needed = needed_bytes((600, 900), 3, FitSection(repeats=2))
+    tight = convert(pictures, "tight.zarr", threads=2, memory=f"{needed // MIB + 40}MiB")
+    few = convert(pictures, "few.zarr", memory=f"{budget.LOADED_BYTES // MIB + 40}MiB")
+    assert not tight["failed"]
+    assert len(few["clouds"]) == 24
+    (record,) = few["failed"].values()
+    assert (record.path, record.reason) == ("a/12.png", "out-of-memory")
+    assert "600 x 900 pixels need" in record.message
+    assert "--memory" in record.message
+    for name, cloud in (few["clouds"] | tight["clouds"]).items():
+        np.testing.assert_array_equal(cloud.latents, whole[name].latents)
+        np.testing.assert_array_equal(cloud.neighbours, whole[name].neighbours)
+        assert cloud.psnr == whole[name].psnr
+
+
+def test_the_budget_is_a_share_of_the_machine_or_what_is_asked_for() -> None:
+    assert worker_memory(RunSection(), 4) == int(budget.SHARE * machine_memory() / 4)
+    assert worker_memory(build(RunSection, {"memory": "2GiB"}), 4) == 2**31
+    for wrong in ("much", "2 parsecs", "1MB", -1):
+        with pytest.raises(ConfigError, match="memory"):
+            build(RunSection, {"memory": wrong})
+
+
+def test_a_joint_stage_that_does_not_fit_says_how_many_images_would() -> None:
+    fit, shapes = FitSection(), [(1000, 1000, 3)] * 10
+    check_joint_memory(shapes, fit, 2**40)
+    with pytest.raises(ConfigError, match="do not fit into memory") as caught:
+        check_joint_memory(shapes, fit, budget.LOADED_BYTES + 2**29)
+    advice = next(line for line in caught.value.fix if "pretrain_images" in line)
+    check_joint_memory(shapes[: int(advice.split("=")[1])], fit, budget.LOADED_BYTES + 2**29)
+
+
+def test_a_large_image_fits_after_the_advice_and_not_before() -> None:
+    size, fit = (2912, 4268), FitSection()
+    needed = needed_bytes(size, 3, fit)
+    assert needed < 1.5 * 2**30
+    check_memory(size, 3, fit, needed)
+    check_memory(None, 3, fit, 0)
+    with pytest.raises(ImageError, match="pixels need") as caught:
+        check_memory(size, 3, fit, needed - 1)
+    assert caught.value.reason == "out-of-memory"
+
+
+WORKER = """
+import json, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from arcpipe.bench.machine import peak_memory
+from arcpipe.cluster import Cluster
+from arcpipe.config import ConvertConfig, build
+from arcpipe.convert import run_convert
+
+folder, memory = Path(sys.argv[1]), sys.argv[2]
+values = {
+    "source": {"source": str(folder / "pictures")},
+    "out": folder / f"{memory}.zarr",
+    "fit": {"steps": 2, "decoder": str(folder / "decoder.safetensors")},
+    "run": {"memory": memory, "max_failed": 1.0},
+}
+with ThreadPoolExecutor(1) as pool:
+    report = run_convert(build(ConvertConfig, values), cluster=Cluster(pool, 1, 2, "cpu", None))
+print(json.dumps({"peak": peak_memory(), "failures": len(report.failures)}))
+"""
+
+
+@pytest.mark.slow
+def test_the_peak_of_a_worker_stays_below_its_budget_for_the_largest_image_that_fits(tmp_path: Path) -> None:
+    """12 megapixels under three budgets, the least of which is too small, and small images that fill a tight one."""
+    from arcpipe.bench.photographs import photographs
+
+    folder = tmp_path / "pictures" / "a"
+    folder.mkdir(parents=True)
+    save_decoder_file(tmp_path / "decoder.safetensors", Decoder.initial(FitSection(), 3, 0).to_record())
+    sizes = [(2912, 4268), (600, 800), (1000, 1200)]
+    for size in sizes:
+        (picture,) = photographs(size, 1)
+        Image.fromarray((picture * 255).astype(np.uint8)).save(folder / f"{size[0]}.jpg", quality=90)
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    needed = needed_bytes(sizes[0], 3, FitSection()) // MIB + 1
+    for memory, failures in ((needed, 0), (2 * needed, 0), (needed - 100, 1)):
+        command = [sys.executable, str(script), str(tmp_path), f"{memory}MiB"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert found["failures"] == failures, memory
+        assert found["peak"] < memory * MIB, memory
