@@ -6,14 +6,17 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from arcpipe.cluster import Cluster
@@ -266,3 +269,22 @@ def test_the_pace_is_that_of_recent_parts(monkeypatch: pytest.MonkeyPatch) -> No
         assert progress.left_s == pytest.approx(45)
         now[0] += 500  # a part that takes very long: no promise
         assert "any moment" in progress.line()
+
+
+def test_the_second_signal_ends_at_once_and_so_do_the_workers(pictures: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "arcpipe", "convert", str(pictures), "--out", "a.zarr", "--workers", "1"]
+    command += ["--steps", "100000", "--set", "fit.pretrain_steps=100000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    workers: list[psutil.Process] = []
+    while process.poll() is None and not workers:
+        time.sleep(0.05)
+        below = psutil.Process(process.pid).children(recursive=True)
+        workers = [child for child in below if any("spawn_main" in word for word in child.cmdline())]
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode in (143, 130)  # 130 where the first one was done already
+    assert "ended at once" in errors or "the same command continues" in errors
+    assert psutil.wait_procs(workers, timeout=20)[1] == []
