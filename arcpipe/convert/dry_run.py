@@ -91,7 +91,7 @@ class DryRunReport:
             f"  up to {byte_size(self.expected_bytes)}{free}",
             *self._time_lines(),
             f"  about {byte_size(self.memory_bytes)} of memory in each worker",
-            *(f"  {count} will fail, {reason}" for reason, count in self.failing_by_reason.items()),
+            *(f"  failures expected, {reason}: {count}" for reason, count in self.failing_by_reason.items()),
             *(f"  will fail: {reason}" for reason in self.failing[:10]),
             *([f"  and {more} more will fail"] if more > 0 else []),
             "nothing was written: this was a dry run",
@@ -149,7 +149,9 @@ def plan_report(
         expected_core_s=core_s,
         expected_s=core_s / max(1, min(n_workers, len(todo))),
         timing=timing,
-        memory_bytes=BYTES_PER_PROCESS + BYTES_PER_PIXEL * max([together, *map(_area, sizes[-1:])]),
+        memory_bytes=min(
+            work.memory_bytes, BYTES_PER_PROCESS + BYTES_PER_PIXEL * max([together, *map(_area, sizes[-1:])])
+        ),
         failing=tuple(failing),
         failing_by_reason=dict(Counter(_kind(reason) for reason in failing).most_common()),
     )

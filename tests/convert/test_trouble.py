@@ -285,6 +285,6 @@ def test_the_second_signal_ends_at_once_and_so_do_the_workers(pictures: Path, tm
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=20)
-    assert process.returncode in (143, 130)  # 130 where the first one was done already
+    assert process.returncode in (143, 130, -signal.SIGTERM)  # the others where the first one was done already
     assert "ended at once" in errors or "the same command continues" in errors
     assert psutil.wait_procs(workers, timeout=20)[1] == []
