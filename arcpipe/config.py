@@ -257,7 +257,7 @@ class FeaturesSection(Section):
 
     kind: Literal["latents", "decoded", "both"] = "latents"
     """`latents`: as in the thesis. `decoded`: what the cloud decodes to around the point. `both` in turn."""
-    windows: tuple[Count, ...] = (7, 15)
+    windows: tuple[Count, ...] = (7,)
     """Edges of the decoded windows around a point, pixels, odd."""
     order: Annotated[int, Field(ge=0)] = 3
     """A window's cosine coefficients (u, v) up to u + v = order: 10 a channel for 3."""
@@ -271,7 +271,7 @@ class FeaturesSection(Section):
             raise ConfigError(
                 "features.windows must be odd numbers: a window has its point in the middle.",
                 details=[f"found {list(windows)}"],
-                fix=["--set features.windows=[7,15]"],
+                fix=["--set features.windows=[7]"],
             )
         return windows
 
