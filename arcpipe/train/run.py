@@ -128,8 +128,8 @@ class RunFolder:
         """Of the run's training clouds. Raises CheckpointError where the run does not say it."""
         try:
             found = Normalisation.from_dict(dict(self.facts.normalisation))
-            if not found.mean.shape == found.std.shape == (self.facts.latent_dim,):
-                raise ValueError(f"normalisation of {found.mean.shape} for {self.facts.latent_dim} dimensions")
+            if not found.mean.shape == found.std.shape == (self.features.width,):
+                raise ValueError(f"normalisation of {found.mean.shape} for {self.features.width} numbers a point")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _not_a_run(self.path, error) from None
         return found
