@@ -1,8 +1,8 @@
 """How the threads of a training process wait for each other: asleep, so that whoever has work gets the core.
 
-Half of a training step is compiled loops on threads of their own (`models.cpu`). OpenMP's threads, which torch uses for the
-other half, would spin meanwhile on the cores that these need. Measured on 2 idle cores, clouds of 51 points: 901 clouds/s
-asleep, 902 spinning for 5,000 turns, 758 for 200,000; beside a busy neighbour spinning once cost a factor of 4.
+Half of a training step is compiled loops on threads of their own (`models.cpu`). OpenMP's threads, which torch uses for
+the other half, would spin meanwhile on the cores that these need. Measured on 2 idle cores, clouds of 51 points: 901
+clouds/s asleep, 758 spinning for 200,000 turns; beside a busy neighbour, spinning once cost a factor of 4.
 """
 
 from __future__ import annotations
