@@ -48,7 +48,11 @@ def dangers(source: str) -> list[str]:
                 names = [called] if called in {"torch.load", "np.load", "numpy.load", "yaml.load"} else []
             elif isinstance(function, ast.Name) and function.id in RUNS_CODE:
                 names = [function.id]
-            names += [keyword.arg for keyword in node.keywords if keyword.arg in ("allow_pickle", "weights_only")]
+            keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+            names += [name for name in ("allow_pickle", "weights_only") if name in keywords]
+            refused = keywords.get("allow_pickle")
+            if isinstance(refused, ast.Constant) and refused.value is False:
+                names = []  # NumPy itself refuses objects then
         found += [f"{node.lineno}: {name}" for name in names]
     return found
 
@@ -56,7 +60,8 @@ def dangers(source: str) -> list[str]:
 def test_the_search_finds_what_it_looks_for() -> None:
     lines = ["import pickle", "from joblib import load", "torch.load(x)", "np.load(x, allow_pickle=True)", "eval(x)"]
     assert all(dangers(line) for line in lines)
-    assert dangers("import json\nnp.frombuffer(x)\nstore.load(x)") == []
+    assert dangers("import json\nnp.frombuffer(x)\nstore.load(x)\nnp.load(x, allow_pickle=False)") == []
+    assert dangers("np.load(x, allow_pickle=unknown)")
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))

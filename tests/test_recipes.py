@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,16 @@ def test_a_recipe_becomes_a_job_script(path: Path, tmp_path: Path) -> None:
     if section.kind == "pbs":
         assert f"#PBS -l select=1:ncpus={section.cores}" in script
         assert f"#PBS -A {section.account}" in script
+
+
+@NEEDS_JOBQUEUE
+def test_ctrl_c_stays_ours() -> None:
+    """Importing dask-jobqueue makes Ctrl-C end a program with exit code 0."""
+    code = (
+        "import signal; from arcpipe.cluster import jobs; before = signal.getsignal(signal.SIGINT);"
+        "jobs._cluster_class('slurm'); assert signal.getsignal(signal.SIGINT) is before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 @NEEDS_JOBQUEUE

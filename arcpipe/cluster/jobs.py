@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
@@ -200,12 +202,17 @@ def _job(section: QueueSection) -> dict[str, Any]:
 
 def _cluster_class(kind: str) -> Any:
     """The class of dask-jobqueue for this batch system."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         module = importlib.import_module("dask_jobqueue.local" if kind == "local" else "dask_jobqueue")
     except ImportError:
         raise ClusterError(
             "--cluster needs dask-jobqueue, which is not installed.", fix=["pip install 'arcpipe[cluster]'"]
         ) from None
+    finally:
+        # Its import takes Ctrl-C over, to end with exit code 0. Elsewhere than in the main thread it cannot.
+        if on_interrupt is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, on_interrupt)
     return getattr(module, f"{KINDS[kind]}Cluster")
 
 

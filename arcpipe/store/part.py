@@ -186,6 +186,8 @@ class Part:
     def _check_offsets(self, name: str, values: NDArray[np.int64]) -> None:
         """Offsets rise from 0 to what the part says it has: whoever cuts by them needs no doubts."""
         counted = ENDS[name]
+        if not len(values):
+            raise self.damaged(name, "empty")
         end = values[-1] if counted is None else self.attributes[counted]
         if values[0] != 0 or values[-1] != end or (np.diff(values) < 0).any():
             raise self.damaged(name, f"from {values[0]} to {values[-1]}, not rising from 0 to {end}")

@@ -121,9 +121,7 @@ class FeatureCache:
         target = self._file(split, part)
         partial = target.with_name(f"{target.name}.partial")
         with partial.open("wb") as file:
-            np.save(
-                file, np.concatenate(found) if found else self.features.of([]).astype(np.float16), allow_pickle=False
-            )
+            np.save(file, np.concatenate(found), allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, target)
