@@ -159,7 +159,7 @@ def convert(
     latent_dim: Annotated[int, typer.Option(min=1, help="Numbers in a latent.")] = 32,
     neighbours: Annotated[int, typer.Option(min=1, help="Nearest anchors that decode a pixel.")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Fit every image so many times.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Adam steps per image; thesis 500, fast 175.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Adam steps per image; thesis 500, fast 275.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="How latents are stored.")] = Dtype.float16,
     neighbours_cache: Annotated[Cache, typer.Option(help="Store each pixel's nearest anchors, or not.")] = Cache.pixels,
     decoder: Annotated[

@@ -21,7 +21,7 @@ from tests.pictures import contents, in_process, make_pictures, settings
 
 # Parts that take about a second, so that there is time to come and go.
 SETTINGS: dict[str, Any] = {"fit": {"steps": 1500}, "store": {"part_samples": 1}}
-OPTIONS = ["--steps", "1500", "--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4"]
+OPTIONS = ["--steps", "60000", "--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4"]
 OPTIONS += ["--set", "fit.pretrain_steps=8", "--set", "store.part_samples=1"]
 
 
