@@ -6,37 +6,22 @@ import io
 import zlib
 
 from arcpipe.errors import ImageError
+from arcpipe.sources.randomfile import Seekable
 
 STEP_BYTES = 2**20
 
 
-class Inflating(io.RawIOBase):
+class Inflating(Seekable):
     """A seekable stream of `nbytes` bytes, inflated from `packed` on the way and kept, so that it can go back.
 
     Raises ImageError where the deflated bytes are damaged or end too early; `name` is the image.
     """
 
     def __init__(self, packed: io.RawIOBase, nbytes: int, name: str) -> None:
-        self._packed, self._nbytes, self._name = packed, nbytes, name
+        super().__init__(nbytes)
+        self._packed, self._name = packed, name
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         self._data = bytearray()
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._nbytes}[whence]
-        if start + offset < 0:
-            raise ValueError(f"seek to {start + offset}")
-        self._at = start + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
 
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]  # a writable buffer of any kind
         end = min(self._at + len(buffer), self._nbytes)

@@ -64,12 +64,11 @@ class RandomFile:
             os.close(self._handle)
 
 
-class Window(io.RawIOBase):
-    """A seekable stream over bytes `offset` to `offset + nbytes` of a file: headers without the rest of the image."""
+class Seekable(io.RawIOBase):
+    """A stream of `nbytes` bytes that can be read from any place, `_at`; `readinto` is left to its kinds."""
 
-    def __init__(self, file: RandomFile, offset: int, nbytes: int, name: str) -> None:
-        self._file, self._offset, self._nbytes, self._name = file, offset, nbytes, name
-        self._at = 0
+    def __init__(self, nbytes: int) -> None:
+        self._nbytes, self._at = nbytes, 0
 
     def readable(self) -> bool:
         return True
@@ -86,6 +85,14 @@ class Window(io.RawIOBase):
 
     def tell(self) -> int:
         return self._at
+
+
+class Window(Seekable):
+    """A seekable stream over bytes `offset` to `offset + nbytes` of a file: headers without the rest of the image."""
+
+    def __init__(self, file: RandomFile, offset: int, nbytes: int, name: str) -> None:
+        super().__init__(nbytes)
+        self._file, self._offset, self._name = file, offset, name
 
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]  # a writable buffer of any kind
         wanted = max(0, min(len(buffer), self._nbytes - self._at))
