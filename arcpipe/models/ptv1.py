@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from arcpipe.models.batch import check_batch
+from arcpipe.models.classifier import Classifier
 from arcpipe.models.cpu.nearest import farthest, nearest
 from arcpipe.models.drop_path import draw_branches
 from arcpipe.models.pooling import batch_norm, new_batch_norm, segment_mean
@@ -101,7 +101,7 @@ class TransitionDown(nn.Module):
         return features.index_select(0, near.rows.flatten()).view(*near.rows.shape, -1).amax(1)
 
 
-class PTv1(nn.Module):
+class PTv1(Classifier):
     """Point Transformer classifier of ragged batches of planar clouds. In evaluation, no prediction depends on others.
 
     Args:
@@ -133,27 +133,6 @@ class PTv1(nn.Module):
         )
         self.head = nn.Linear(channels[-1], n_classes)
         self.drop_rates = torch.linspace(0, drop_path, len(self.blocks)).tolist()
-
-    def forward(
-        self,
-        latents: Tensor,
-        positions: Tensor,
-        offsets: Tensor,
-        generator: torch.Generator | None = None,
-        share: Share | None = None,
-    ) -> Tensor:
-        """Logits (s, classes) of s clouds; arguments and errors as `PTv3.forward`."""
-        check_batch(latents, positions, offsets)
-        if self.training and generator is None:
-            raise ValueError("in training, PTv1 needs a torch.Generator: it draws dropped branches")
-        n_clouds = len(offsets) - 1
-        if len(latents):
-            drawn = (generator, share) if self.training else (None, None)
-            pooled = self._encode(latents, positions, offsets, *drawn)
-        else:
-            pooled = latents.new_zeros(n_clouds, self.head.in_features)
-        logits: Tensor = self.head(pooled)
-        return logits
 
     def _encode(
         self,

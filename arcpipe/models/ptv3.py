@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from arcpipe.models.attention import PatchAttention, Patches, cut_patches
-from arcpipe.models.batch import check_batch
+from arcpipe.models.classifier import Classifier
 from arcpipe.models.drop_path import draw_branches
 from arcpipe.models.planar_conv import Pairs, PlanarConv, neighbour_pairs
 from arcpipe.models.pooling import GridPool, batch_norm, new_batch_norm, segment_mean
@@ -64,7 +64,7 @@ def _scaled(branch: Tensor, factors: Tensor | None, which: int, tokens: Tokens) 
     return branch if factors is None else branch * factors[which][tokens.cloud][:, None]
 
 
-class PTv3(nn.Module):
+class PTv3(Classifier):
     """PTv3 classifier of ragged batches of planar clouds. In evaluation, no prediction depends on its batch.
 
     Args:
@@ -104,41 +104,6 @@ class PTv3(nn.Module):
         )
         self.head = nn.Linear(channels[-1], n_classes)
         self.drop_rates = torch.linspace(0, drop_path, len(self.blocks)).tolist()
-
-    def forward(
-        self,
-        latents: Tensor,
-        positions: Tensor,
-        offsets: Tensor,
-        generator: torch.Generator | None = None,
-        share: Share | None = None,
-    ) -> Tensor:
-        """Logits (s, classes) of s clouds.
-
-        Args:
-            latents: (m, z) float.
-            positions: (m, 2) float, (row, column), pixels.
-            offsets: (s + 1,) int64; cloud i owns points `offsets[i]:offsets[i + 1]`. An empty cloud gets the logits of
-                a zero vector.
-            generator: draws the curves and the dropped branches; needed in training, unused in evaluation.
-            share: in training, which clouds of the whole batch these are, where several processes train on it together;
-                every process then needs a point at least.
-
-        Raises:
-            ValueError: shapes disagree, or there is no generator in training.
-            ConfigError: a cloud is wider than 2**16 voxels, or a position is not finite.
-        """
-        check_batch(latents, positions, offsets)
-        if self.training and generator is None:
-            raise ValueError("in training, PTv3 needs a torch.Generator: it draws curves and dropped branches")
-        n_clouds = len(offsets) - 1
-        if len(latents):
-            drawn = (generator, share) if self.training else (None, None)
-            pooled = self._encode(latents, positions, offsets, *drawn)
-        else:
-            pooled = latents.new_zeros(n_clouds, self.head.in_features)
-        logits: Tensor = self.head(pooled)
-        return logits
 
     def _encode(
         self,

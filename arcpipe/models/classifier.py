@@ -1,0 +1,75 @@
+"""What the classifiers share: how a ragged batch becomes logits, whatever encodes its clouds."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from arcpipe.models.share import Share
+
+
+class Classifier(nn.Module):
+    """An encoder of clouds, `_encode`, and one linear layer, `head`, which a kind of it makes."""
+
+    head: nn.Linear
+
+    def forward(
+        self,
+        latents: Tensor,
+        positions: Tensor,
+        offsets: Tensor,
+        generator: torch.Generator | None = None,
+        share: Share | None = None,
+    ) -> Tensor:
+        """Logits (s, classes) of s clouds.
+
+        Args:
+            latents: (m, z) float.
+            positions: (m, 2) float, (row, column), pixels.
+            offsets: (s + 1,) int64; cloud i owns points `offsets[i]:offsets[i + 1]`. An empty cloud gets the logits of
+                a zero vector.
+            generator: draws the curves and the dropped branches; needed in training, unused in evaluation.
+            share: in training, which clouds of the whole batch these are, where several processes train on it together;
+                every process then needs a point at least.
+
+        Raises:
+            ValueError: shapes disagree, or there is no generator in training.
+            ConfigError: a cloud is wider than 2**16 voxels, or a position is not finite.
+        """
+        check_batch(latents, positions, offsets)
+        if self.training and generator is None:
+            raise ValueError(
+                f"in training, {type(self).__name__} needs a torch.Generator: it draws what differs from step to step"
+            )
+        n_clouds = len(offsets) - 1
+        if len(latents):
+            drawn = (generator, share) if self.training else (None, None)
+            pooled = self._encode(latents, positions, offsets, *drawn)
+        else:
+            pooled = latents.new_zeros(n_clouds, self.head.in_features)
+        logits: Tensor = self.head(pooled)
+        return logits
+
+    @abstractmethod
+    def _encode(
+        self,
+        latents: Tensor,
+        positions: Tensor,
+        offsets: Tensor,
+        generator: torch.Generator | None,
+        share: Share | None,
+    ) -> Tensor:
+        """What the head is given of every cloud (s, channels); drawn anew in training, where there is a generator."""
+
+
+def check_batch(latents: Tensor, positions: Tensor, offsets: Tensor) -> None:
+    """Latents (m, z), positions (m, 2) and offsets (s + 1,) that end at m.
+
+    Raises:
+        ValueError: they disagree.
+    """
+    points, last = len(latents), int(offsets[-1])
+    if positions.shape != (points, 2) or last != points:
+        raise ValueError(f"latents {tuple(latents.shape)}, positions {tuple(positions.shape)}, offsets end at {last}")
