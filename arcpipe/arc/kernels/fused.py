@@ -66,10 +66,11 @@ def multiply_rows(out, out_at, out_step, start, start_at, start_step, a, a_at, a
     """`simd.block` for n rows (a multiple of `ROWS`) and a width of any multiple of `LANES`."""
     for i in range(0, n, ROWS):
         to, begin, factor, j = out_at + i * out_step, start_at + i * start_step, a_at + i * a_row, 0
-        while j + 3 * LANES <= width:
+        # Four vectors are twice two: a block of one would wait for its few sums.
+        while j + 3 * LANES <= width and j + 4 * LANES != width:
             block_3(out, to + j, out_step, start, begin + j, start_step, a, factor, a_row, a_k, b, b_at + j, b_k, n_k)
             j += 3 * LANES
-        if j + 2 * LANES <= width:
+        while j + 2 * LANES <= width:
             block_2(out, to + j, out_step, start, begin + j, start_step, a, factor, a_row, a_k, b, b_at + j, b_k, n_k)
             j += 2 * LANES
         if j < width:
@@ -159,24 +160,38 @@ def collect(t, network, scene, work, gradient, learn, learned):
     of the first layer too with `learn`."""
     n, zp, hp, step = network.n, network.zp, network.hp, work.near_step
     first, sums, hidden, users = scene.tile_rows[t], work.sums, work.hidden, scene.users
+    nothing = splat(np.float32(0))
     for s in range(n):
         begin, end = scene.slot_rows[t * (n + 1) + s], scene.slot_rows[t * (n + 1) + s + 1]
         for row in range(begin, end):
             start, stop = scene.row_users[first + row], scene.row_users[first + row + 1]
             j = 0
-            while j + 3 * LANES <= hp:
-                sum_0, sum_1, sum_2 = splat(np.float32(0)), splat(np.float32(0)), splat(np.float32(0))
+            # A row has few pixels: what costs is to begin and end the loop over them, so it does many sums.
+            while j + 8 * LANES <= hp:
+                sum_0, sum_1, sum_2, sum_3 = nothing, nothing, nothing, nothing
+                sum_4, sum_5, sum_6, sum_7 = nothing, nothing, nothing, nothing
                 for u in range(start, stop):
                     at = users[u] * hp + j
                     sum_0 = add(sum_0, load(hidden, at))
                     sum_1 = add(sum_1, load(hidden, at + LANES))
                     sum_2 = add(sum_2, load(hidden, at + 2 * LANES))
-                store(sums, row * hp + j, sum_0)
-                store(sums, row * hp + j + LANES, sum_1)
-                store(sums, row * hp + j + 2 * LANES, sum_2)
-                j += 3 * LANES
+                    sum_3 = add(sum_3, load(hidden, at + 3 * LANES))
+                    sum_4 = add(sum_4, load(hidden, at + 4 * LANES))
+                    sum_5 = add(sum_5, load(hidden, at + 5 * LANES))
+                    sum_6 = add(sum_6, load(hidden, at + 6 * LANES))
+                    sum_7 = add(sum_7, load(hidden, at + 7 * LANES))
+                at = row * hp + j
+                store(sums, at, sum_0)
+                store(sums, at + LANES, sum_1)
+                store(sums, at + 2 * LANES, sum_2)
+                store(sums, at + 3 * LANES, sum_3)
+                store(sums, at + 4 * LANES, sum_4)
+                store(sums, at + 5 * LANES, sum_5)
+                store(sums, at + 6 * LANES, sum_6)
+                store(sums, at + 7 * LANES, sum_7)
+                j += 8 * LANES
             while j < hp:
-                sum_0 = splat(np.float32(0))
+                sum_0 = nothing
                 for u in range(start, stop):
                     sum_0 = add(sum_0, load(hidden, users[u] * hp + j))
                 store(sums, row * hp + j, sum_0)
