@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from arcpipe.cluster.environment import available_cores, worker_environment
 from arcpipe.cluster.jobs import check_jobs, queued, read_queue
 from arcpipe.cluster.joining import ANSWER_WITHIN, LOOPBACK, WAIT_S, join
+from arcpipe.cluster.telling import listening, teller
 from arcpipe.cluster.window import WindowExecutor
 from arcpipe.config import RunSection
 from arcpipe.errors import DeviceError
@@ -34,7 +35,9 @@ __all__ = [
     "check_jobs",
     "dask_setup",
     "describe_loss",
+    "listening",
     "open_cluster",
+    "teller",
     "worker_environment",
 ]
 
@@ -53,6 +56,8 @@ class Cluster:
     """Address of Dask's dashboard; None where Bokeh is not installed."""
     guarded: bool = False
     """Whether tasks run in processes that may end (and are then started again), not in the user's own."""
+    client: Client | None = None
+    """Dask's; None where tasks run in this process."""
 
 
 @contextmanager
@@ -76,7 +81,7 @@ def open_cluster(run: RunSection, scratch: Path | None = None, must_see: Sequenc
         stack.enter_context(dask.config.set({"distributed.comm.timeouts.connect": ANSWER_WITHIN}))
         if run.scheduler is not None or run.cluster is not None:
             client, executor, n_workers = stack.enter_context(_far(run, must_see))
-            yield Cluster(executor, n_workers, 0, "auto", _dashboard(client), guarded=True)
+            yield Cluster(executor, n_workers, 0, "auto", _dashboard(client), guarded=True, client=client)
             return
         n_workers = run.gpus or run.workers or available_cores()
         threads = max(1, available_cores() // n_workers)
@@ -84,7 +89,7 @@ def open_cluster(run: RunSection, scratch: Path | None = None, must_see: Sequenc
         device = "cuda" if run.gpus is not None else "cpu"
         window = WindowExecutor(client.get_executor(pure=False))
         window.widen(n_workers)
-        yield Cluster(window, n_workers, threads, device, _dashboard(client), guarded=True)
+        yield Cluster(window, n_workers, threads, device, _dashboard(client), guarded=True, client=client)
 
 
 def _far(run: RunSection, must_see: Sequence[Path]) -> AbstractContextManager[tuple[Client, Executor, int]]:

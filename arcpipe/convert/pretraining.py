@@ -9,7 +9,7 @@ from typing import Any
 
 from arcpipe import seeds
 from arcpipe.cloud import DecoderRecord
-from arcpipe.cluster import Cluster, available_cores, describe_loss, died
+from arcpipe.cluster import Cluster, available_cores, describe_loss, died, listening
 from arcpipe.convert.isolate import find_deadly
 from arcpipe.convert.task import Work, pretrain
 from arcpipe.errors import ClusterError
@@ -57,13 +57,16 @@ def _attempt(work: Work, chosen: list[Sample], workers: Cluster, say: Any) -> Fu
     threads = available_cores() if work.threads else 0
     work = replace(work, threads=threads, memory=work.memory * (workers.n_workers if work.threads else 1))
     for attempt in range(MOST_TRIES):
-        future = workers.executor.submit(pretrain, work, chosen)
-        _watch(future, "pretrain")
+        steps = work.fit.pretrain_steps if workers.client else None
+        with Progress("pretrain", steps, "steps") as progress, listening(workers.client, progress.update) as topic:
+            future = workers.executor.submit(pretrain, work, chosen, topic)
+            _watch(future, progress)
         if not died(future) or attempt == MOST_TRIES - 1:
             break
         say("pretraining: its workers died. Reading its images in a process of its own.")
         search = workers.executor.submit(find_deadly, work, tuple(chosen))
-        _watch(search, "search")
+        with Progress("search", None, "images") as progress:
+            _watch(search, progress)
         if describe_loss(search) is None:
             deadly = {failure.sample_id: failure for failure in search.result()}
             for failure in deadly.values():
@@ -72,7 +75,6 @@ def _attempt(work: Work, chosen: list[Sample], workers: Cluster, say: Any) -> Fu
     return future
 
 
-def _watch(future: Future[Any], title: str) -> None:
-    with Progress(title, None, "steps") as progress:
-        while not wait([future], timeout=1).done:
-            progress.tick()
+def _watch(future: Future[Any], progress: Progress) -> None:
+    while not wait([future], timeout=1).done:
+        progress.tick()

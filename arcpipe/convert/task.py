@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from arcpipe import seeds
 from arcpipe.arc.memory import cloud_bytes, fit_bytes
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
+from arcpipe.cluster import teller
 from arcpipe.config import FitSection, RunSection, SourceSection, StoreSection
 from arcpipe.convert.budget import (
     GROUP_PIXELS,
@@ -72,8 +73,11 @@ class Work:
         return fit_limit_s(self.run, core_seconds(samples, self.fit)) if self.guarded else None
 
 
-def pretrain(work: Work, samples: Sequence[Sample]) -> DecoderRecord:
-    """Fit the first `pretrain_images` readable samples jointly with a decoder (METHOD §1, thesis 3.2.2)."""
+def pretrain(work: Work, samples: Sequence[Sample], topic: str = "") -> DecoderRecord:
+    """Fit the first `pretrain_images` readable samples jointly with a decoder (METHOD §1, thesis 3.2.2).
+
+    The steps that were taken are told under `topic`.
+    """
     from arcpipe.arc.pretrain import pretrain_decoder
 
     device = prepare(work)
@@ -103,6 +107,7 @@ def pretrain(work: Work, samples: Sequence[Sample]) -> DecoderRecord:
         channels=work.channels,
         device=device,
         memory_bytes=max(0, free_bytes(work.memory_bytes)),
+        stepped=teller(topic),
     )
     record = decoder.to_record()
     if not all(np.isfinite(values).all() for values in record.arrays().values()):

@@ -20,6 +20,7 @@ from arcpipe.errors import (
     StoreMismatchError,
     TooManyFailuresError,
 )
+from arcpipe.progress import Progress
 from arcpipe.store import open_store, store_lock
 from tests.pictures import contents, in_process, make_pictures, settings
 
@@ -184,3 +185,23 @@ def test_psnr_is_that_of_the_stored_numbers(pictures: Path, tmp_path: Path, here
     run_convert(settings(pictures, tmp_path / "a.zarr", store={"dtype": dtype}), cluster=here)
     report = run_verify(tmp_path / "a.zarr", decode=24)
     assert (report.problems, report.checked["decoded samples"]) == ((), 24)
+
+
+def test_the_steps_of_pretraining_are_seen_while_it_runs(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    shown = Progress.update
+
+    def update(progress: Progress, done: int, **fields: str) -> None:
+        if progress.title == "pretrain":
+            assert progress.total == 3_000
+            seen.append(done)
+        shown(progress, done, **fields)
+
+    monkeypatch.setattr(Progress, "update", update)
+    run_convert(settings(pictures, tmp_path / "a.zarr", fit={"pretrain_steps": 3_000}, run={"workers": 1})).check()
+    steps = [done for done in seen if done]
+    assert len(steps) >= 2
+    assert steps == sorted(steps)
+    assert 0 < steps[0] < steps[-1] < 3_000
