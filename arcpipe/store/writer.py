@@ -156,7 +156,10 @@ class StoreWriter:
         statistics = combine_statistics(parts, tuple(self.splits))
         root |= {"totals": summed, "latent_statistics": statistics, "complete": True}
         self._write_root(root)
-        self._remove_empty_attempts()
+        if isinstance(self.path, RemotePath):
+            self._remove_empty_attempts()
+        else:
+            self.sweep()  # also what a worker left that was killed in this run
         if "replaces" in root:
             shutil.rmtree(self.path.with_name(root.pop("replaces")), ignore_errors=True)
             self._write_root(root)

@@ -127,6 +127,18 @@ def test_sweep_leaves_the_attempts_of_living_processes(tmp_path: Path) -> None:
     assert not (writer.path / ".attempts").exists()
 
 
+def test_a_finished_store_keeps_nothing_of_a_worker_that_was_killed_on_the_way(tmp_path: Path) -> None:
+    writer = empty_store(tmp_path / "s.zarr", ONE_PART)
+    (writer.path / ".attempts" / "train-0000.host-1-abcd" / "latents").mkdir(parents=True)
+    (writer.path / ".attempts" / "train-0000.host-1-abcd.lock").touch()
+    writer.commit_part("train", "0000", make_batch(range(5)))
+    with attempt_folder(writer.path / ".attempts", "train-0000") as alive:
+        writer.finish()
+        assert [path.name for path in (writer.path / ".attempts").iterdir() if path.is_dir()] == [alive.name]
+    writer.finish()
+    assert not (writer.path / ".attempts").exists()
+
+
 def test_what_is_read_back_wrong_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = empty_store(tmp_path / "s.zarr", ONE_PART)
     work = commit.write_array
