@@ -28,7 +28,9 @@ from arcpipe.options import (
     Weights,
     default_run,
     default_store,
+    numbers,
     with_expert,
+    words,
 )
 from arcpipe.place import as_folder, as_place
 
@@ -237,10 +239,12 @@ def train(
     preset: Annotated[Preset, typer.Option(help="For clouds of tens of points, or of thousands.")] = Preset.small,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     batch_size: Annotated[int, typer.Option(min=1, help="Clouds in a step.")] = 128,
-    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-3,
+    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 2e-3,
     weight_decay: Annotated[float, typer.Option(min=0)] = 1e-3,
-    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate.")] = Schedule.constant,
-    augment: Annotated[str, typer.Option(help="Of push,rotate,flip,noise,mask,arcmix: any, comma-separated.")] = "",
+    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate, after a short rise.")] = Schedule.cosine,
+    augment: Annotated[
+        str, typer.Option(help="none, or any of push,rotate,flip,displace,noise,mask,arcmix, comma-separated.")
+    ] = "mask,arcmix",
     features: Annotated[
         Features, typer.Option(help="Of a point: its latent, what its cloud decodes to around it, or both.")
     ] = Features.latents,
@@ -281,7 +285,7 @@ def train(
         },
         "features": {"kind": features.value},
         "model": {"model": model.value, "preset": preset.value},
-        "augment": {"apply": [name.strip() for name in augment.split(",") if name.strip()]},
+        "augment": {"apply": [] if augment == "none" else words(augment)},
         "optim": {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -422,7 +426,6 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Convert, train and evaluate as a file says, every arm and seed of it. Safe to run again: it continues."""
-    from arcpipe.options import numbers
     from arcpipe.threads import set_waiting
 
     set_waiting()
@@ -431,8 +434,7 @@ def run(
     read = read_pipeline(pipeline, data)
     if read.about:
         typer.echo(read.about, err=True)
-    arms = [name.strip() for name in (only or "").split(",") if name.strip()]
-    report = run_pipeline(read, only=arms, seeds=numbers(seeds or "", "--seeds"), dry_run=dry_run)
+    report = run_pipeline(read, only=words(only), seeds=numbers(seeds, "--seeds"), dry_run=dry_run)
     show(report, as_json)
     report.check()
 
@@ -451,7 +453,7 @@ def bench_fit(
     """Fit the same pictures one at a time, batched, with the engine, and as SIREN; print seconds, PSNR and ratios."""
     from arcpipe.bench.fit import run_bench_fit
 
-    show(run_bench_fit([size for size in sizes.split(",") if size.strip()], images), as_json)
+    show(run_bench_fit(words(sizes), images), as_json)
 
 
 @bench.command("train")

@@ -224,7 +224,7 @@ Augmentation = Literal["noise", "mask", "push", "rotate", "flip", "displace", "a
 class AugmentSection(Section):
     """Augmentations on the cloud, on the fly, in this order (thesis fig. 3)."""
 
-    apply: tuple[Augmentation, ...] = ()
+    apply: tuple[Augmentation, ...] = ("mask", "arcmix")
     noise: Annotated[float, Field(ge=0)] = 0.001
     """Standard deviation of the Gaussian added to latents (before normalisation)."""
     mask: Annotated[float, Field(ge=0, lt=1)] = 0.3
@@ -310,10 +310,10 @@ class ModelSection(Section):
 class OptimSection(Section):
     epochs: Count = 30
     batch_size: Count = 128
-    lr: Annotated[float, Field(gt=0)] = 1e-3
+    lr: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of all steps in which the rate rises from 0."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(ge=0)] = 0.0

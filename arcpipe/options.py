@@ -104,9 +104,14 @@ def default_run(store: Path) -> Path:
     return Path("runs") / store.name.removesuffix(".zarr")
 
 
-def numbers(text: str, option: str) -> list[int]:
+def words(text: str | None) -> list[str]:
+    """`mask, arcmix` as its words."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def numbers(text: str | None, option: str) -> list[int]:
     """`0,1,2` as numbers; `option` is named where they are none."""
     try:
-        return [int(word) for word in text.split(",") if word.strip()]
+        return [int(word) for word in words(text)]
     except ValueError:
         raise ConfigError(f"{option} {text}: expected whole numbers.", fix=[f"{option} 0,1,2"]) from None
