@@ -88,9 +88,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "thesis": {},
     "fast": {
         "steps": 275,
-        "lr": 0.02,
+        "lr": 0.01,
         "schedule": "cosine",
-        "betas": (0.9, 0.95),
+        "betas": (0.8, 0.95),
         "pretrain_lr": 0.005,
         "pretrain_betas": (0.9, 0.999),
     },
@@ -119,6 +119,8 @@ class FitSection(Section):
     eps: Annotated[float, Field(gt=0)] = 1e-8
     pixel_share: Fraction = 0.25
     """Share of the pixels supervised in one step."""
+    ridge: Annotated[float, Field(ge=0)] = 0.0
+    """Added to the loss: so many times the mean square length of a cloud's latents (not in the joint stage)."""
     init: Annotated[float, Field(ge=0)] = 1e-4
     """Latents start uniform in [-init, init]."""
     pretrain_images: Count = 100
@@ -160,6 +162,7 @@ class FitSection(Section):
                 "betas": self.pretrain_betas or self.betas,
                 "schedule": "constant",
                 "whiten": False,
+                "ridge": 0.0,
             }
         )
 
