@@ -178,7 +178,10 @@ def take_steps(
             works.put(work)
 
     def move(step: int, i: int) -> None:
-        fused.move(latents, gradient, first, second, cuts[i], cuts[i + 1], step + 1, rates[step], *fit.betas, fit.eps, decay)
+        fused.move(
+            latents, gradient, first, second, cuts[i], cuts[i + 1],
+            step + 1, rates[step], *fit.betas, fit.eps, decay,
+        )  # fmt: skip
 
     for step in range(fit.steps):
         squares = helpers.each(lambda band: band_squares(step, band), range(n_bands))  # noqa: B023
