@@ -338,6 +338,8 @@ class StreamSection(Section):
     """Parts whose blocks are mixed."""
     pool: Count = 4096
     """Samples shuffled together in memory."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training split that is held out: training does not see it, and the best weights are chosen by it."""
     readers: Count = 2
     prefetch: Count = 4
     """Batches kept ready."""
@@ -407,6 +409,24 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
         return kind.model_validate(values)
     except ValidationError as error:
         raise _config_error(kind, error, where) from None
+
+
+LATER: dict[str, dict[str, Any]] = {
+    "source": {"splits": None},
+    "fit": {"ridge": 0.0},
+    "stream": {"validation": 0.0},
+}
+"""Settings that came after stores and runs had been made, with the value that changes nothing."""
+
+
+def without_later(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections without those of `LATER` that change nothing, so that what was made before keeps its name and hash."""
+    return {
+        section: {key: value for key, value in held.items() if key not in later or value != later[key]}
+        if isinstance(held, Mapping) and (later := LATER.get(section))
+        else held
+        for section, held in values.items()
+    }
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from arcpipe import seeds
-from arcpipe.config import ConvertConfig, FitSection
+from arcpipe.config import ConvertConfig, FitSection, without_later
 from arcpipe.errors import NoSpaceError
 from arcpipe.place import is_remote
 from arcpipe.progress import byte_size
@@ -82,19 +82,16 @@ def content_settings(config: ConvertConfig, inventory: Inventory, decoder_sha256
 
     The path of the source is left out (its inventory's digest is in), so that a dataset may move.
     """
-    source = config.source.model_dump(mode="json", exclude={"source", "data"})
-    if source["splits"] is None:  # the setting is younger than many a store
-        del source["splits"]
-    fit = config.fit.model_dump(mode="json", exclude={"decoder"})
-    if not fit["ridge"]:  # so is this
-        del fit["ridge"]
+    settings = {
+        "source": config.source.model_dump(mode="json", exclude={"source", "data"}),
+        "fit": config.fit.model_dump(mode="json", exclude={"decoder"}),
+        "store": config.store.model_dump(mode="json"),
+    }
     return {
         "inventory": inventory.digest,
         "channels": inventory.channels,
-        "source": source,
-        "fit": fit,
+        **without_later(settings),
         "decoder": decoder_sha256 or "pretrained",
-        "store": config.store.model_dump(mode="json"),
         "seed": config.seed,
     }
 
