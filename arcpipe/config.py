@@ -90,7 +90,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "steps": 275,
         "lr": 0.01,
         "schedule": "cosine",
-        "betas": (0.8, 0.95),
+        "betas": (0.8, 0.9),
         "pretrain_lr": 0.005,
         "pretrain_betas": (0.9, 0.999),
     },
