@@ -128,13 +128,21 @@ class Progress:
         return f"{duration(left_s)} left" if left_s >= 1 else "any moment"
 
     def _text(self) -> str:
-        rate = [f"{self.rate:.1f} {self.unit}/s"] if self.done > self._first else []
+        rate = [pace(self.rate, self.unit)] if self.done > self._first else []
         return ", ".join([*rate, *(f"{name} {text}" for name, text in self.fields.items())])
 
 
 def counted(number: int, one: str, many: str) -> str:
     """`1 class`, `3 classes`."""
     return f"{number} {one if number == 1 else many}"
+
+
+def pace(per_s: float, unit: str) -> str:
+    """Speed in words, in a unit of time that leaves digits to read: `21.4 images/s`, `2.5 images/min`."""
+    for seconds, name in ((1, "s"), (60, "min")):
+        if per_s * seconds >= 1:
+            return f"{per_s * seconds:.1f} {unit}/{name}"
+    return f"{per_s * 3600:.1f} {unit}/h"
 
 
 def duration(seconds: float) -> str:

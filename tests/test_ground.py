@@ -10,7 +10,7 @@ import pytest
 
 from arcpipe import errors, seeds
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord
-from arcpipe.progress import Progress, byte_size, duration
+from arcpipe.progress import Progress, byte_size, duration, pace
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.ArcpipeError)]
 
@@ -82,6 +82,8 @@ def test_progress_prints_plain_lines_where_no_terminal_is(
 
 def test_words_for_times_and_sizes() -> None:
     assert [duration(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
+    paces = [pace(rate, "images") for rate in (21.44, 1, 0.04, 0.001, 0)]
+    assert paces == ["21.4 images/s", "1.0 images/s", "2.4 images/min", "3.6 images/h", "0.0 images/h"]
     assert [byte_size(n) for n in (532, 1300, 2.5e9)] == ["532 B", "1.3 kB", "2.5 GB"]
 
 

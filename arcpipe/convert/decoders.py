@@ -40,7 +40,7 @@ def check_decoder(decoder: DecoderRecord, fit: FitSection, channels: int, name: 
         return
     fix = [f"{key} {found}" for key, (_, found) in wrong.items() if key.startswith("--")]
     if "channels" in wrong:
-        fix.append("--grey (one channel)" if decoder.channels == 1 else "a decoder made from colour images")
+        fix.append("--grey (one channel)" if decoder.channels == 1 else "a decoder made from greyscale images")
     raise ConfigError(
         f"the decoder {decoder.sha256[:8]} of {name} does not fit these settings.",
         details=[f"{key}: expected {expected}, found {found}" for key, (expected, found) in wrong.items()],

@@ -118,11 +118,12 @@ def plan_report(
     free_bytes: int | None,
     work: Work,
     n_workers: int,
+    scratch: Path,
 ) -> DryRunReport:
-    """Put the plan together and time a sample of it. Writes nothing."""
+    """Put the plan together and time a sample of it. Writes nothing but to `scratch`."""
     from arcpipe.convert.budget import GROUP_PIXELS
 
-    timing = time_sample(work, inventory) if todo else None
+    timing = time_sample(work, inventory, scratch) if todo else None
     core_s = expected.core_s
     if timing is not None:
         core_s = expected.pixels * timing.microseconds_per_pixel / 1e6
@@ -157,7 +158,7 @@ def plan_report(
     )
 
 
-def time_sample(work: Work, inventory: Inventory) -> Timing | None:
+def time_sample(work: Work, inventory: Inventory, scratch: Path) -> Timing | None:
     """Fit a few images with fewer steps, twice, and extrapolate: a fit's time is a constant and a part per step."""
     import torch
 
@@ -167,7 +168,7 @@ def time_sample(work: Work, inventory: Inventory) -> Timing | None:
     try:
         device = prepare(work)
         decoder = Decoder.initial(work.fit, inventory.channels, work.seed).to(device)
-        group = _sample_images(work, inventory)
+        group = _sample_images(work, inventory, scratch)
         if not group:
             return None
         pixels = sum(image.shape[0] * image.shape[1] for _, image in group)
@@ -182,10 +183,10 @@ def time_sample(work: Work, inventory: Inventory) -> Timing | None:
         torch.set_num_threads(threads)
 
 
-def _sample_images(work: Work, inventory: Inventory) -> Group:
+def _sample_images(work: Work, inventory: Inventory, scratch: Path) -> Group:
     """Images drawn from all splits, up to so many pixels; at least one if any can be read."""
     samples = [sample for rows in inventory.samples.values() for sample in rows if sample.reason is None]
-    source = open_source(work.source, seed=work.seed, download=False)
+    source = open_source(work.source, seed=work.seed, download=False, scratch=scratch)
     group: list[tuple[Sample, NDArray[np.float32]]] = []
     pixels = 0
     for row in seeds.generator(work.seed, "timed sample").permutation(len(samples))[:64]:

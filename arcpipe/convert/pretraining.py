@@ -58,9 +58,12 @@ def _attempt(work: Work, chosen: list[Sample], workers: Cluster, say: Any) -> Fu
     work = replace(work, threads=threads, memory=work.memory * (workers.n_workers if work.threads else 1))
     for attempt in range(MOST_TRIES):
         steps = work.fit.pretrain_steps if workers.client else None
-        with Progress("pretrain", steps, "steps") as progress, listening(workers.client, progress.update) as topic:
-            future = workers.executor.submit(pretrain, work, chosen, topic)
-            _watch(future, progress)
+        with Progress("pretrain", steps, "steps") as progress:
+            with listening(workers.client, progress.update) as topic:
+                future = workers.executor.submit(pretrain, work, chosen, topic)
+                _watch(future, progress)
+            if steps and describe_loss(future) is None and future.exception() is None:
+                progress.update(steps)  # the last steps are told by the result
         if not died(future) or attempt == MOST_TRIES - 1:
             break
         say("pretraining: its workers died. Reading its images in a process of its own.")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from arcpipe.cloud import FailedSample
 from arcpipe.errors import TooManyFailuresError
-from arcpipe.progress import Progress, byte_size, counted, duration
+from arcpipe.progress import Progress, byte_size, counted, duration, pace
 from arcpipe.store import PartRecord, Store, open_store
 
 QUANTILES = ("worst", "5%", "median", "95%", "best")
@@ -111,7 +111,7 @@ class ConvertReport:
     def _work_done(self) -> str:
         if not self.workers:
             return f"nothing left to do, all {self.parts_before} parts were there before"
-        speed = f"{self.clouds_made / self.seconds:.1f} images/s on {counted(self.workers, 'worker', 'workers')}"
+        speed = f"{pace(self.clouds_made / self.seconds, 'images')} on {counted(self.workers, 'worker', 'workers')}"
         made = f"{counted(self.clouds_made, 'cloud', 'clouds')} in {duration(self.seconds)} ({speed})"
         return f"{made}; {self.parts_before} parts were there before" if self.parts_before else made
 

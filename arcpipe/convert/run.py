@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from arcpipe.convert.pretraining import pretrain_decoder
 from arcpipe.convert.report import ConvertReport, summarise
 from arcpipe.convert.scratch import scratch_folder
 from arcpipe.convert.task import Work
-from arcpipe.errors import NoSpaceError
+from arcpipe.errors import DownloadError, NoSpaceError
 from arcpipe.place import is_remote
 from arcpipe.progress import Progress, byte_size, counted
 from arcpipe.sources import Inventory, located, only_splits, open_source
@@ -62,18 +63,10 @@ def run_convert(
     if config.run.cluster is not None and cluster is None:
         check_jobs(config.run.cluster)
     check_place(config.out)
-    config = config.model_copy(update={"source": located(config.source)})
-    given = load_decoder(config.fit.decoder) if config.fit.decoder else None
-    inventory = _take_inventory(config)
-    if given is not None:
-        check_decoder(given, config.fit, inventory.channels, config.fit.decoder or "")
-    counts = count_parts(inventory, config)
-    header = _header(config, inventory, counts, given)
-    if retry_failed:
-        header = with_mended_images(config.out, header)
-    parts = deal(inventory, plan_parts(counts), config.seed)
     if dry_run:
-        return _dry_run(config, inventory, header, parts, overwrite=overwrite)
+        with tempfile.TemporaryDirectory(prefix="arcpipe-dry-run-") as scratch:
+            return _dry_run(config, Path(scratch), overwrite=overwrite, retry_failed=retry_failed)
+    config, given, inventory, header, parts = _plan(config, retry_failed=retry_failed)
     with ExitStack() as stack:
         stack.enter_context(store_lock(config.out))
         undo_half_overwrite(config.out)
@@ -102,6 +95,22 @@ def run_convert(
         )
         writer.finish(report.for_the_store() if todo else None)
     return report
+
+
+def _plan(
+    config: ConvertConfig, *, retry_failed: bool, scratch: Path | None = None
+) -> tuple[ConvertConfig, DecoderRecord | None, Inventory, StoreHeader, list[PartPlan]]:
+    """Settings with absolute paths, the decoder that was given, what there is to convert, and its parts."""
+    config = config.model_copy(update={"source": located(config.source)})
+    given = load_decoder(config.fit.decoder) if config.fit.decoder else None
+    inventory = _take_inventory(config, scratch)
+    if given is not None:
+        check_decoder(given, config.fit, inventory.channels, config.fit.decoder or "")
+    counts = count_parts(inventory, config)
+    header = _header(config, inventory, counts, given)
+    if retry_failed:
+        header = with_mended_images(config.out, header)
+    return config, given, inventory, header, list(deal(inventory, plan_parts(counts), config.seed))
 
 
 def _check_store(
@@ -143,8 +152,10 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _take_inventory(config: ConvertConfig) -> Inventory:
-    inventory = only_splits(open_source(config.source, seed=config.seed, progress=say).inventory(), config.source)
+def _take_inventory(config: ConvertConfig, scratch: Path | None) -> Inventory:
+    """List the images; with a `scratch` folder nothing is written elsewhere, nor downloaded."""
+    source = open_source(config.source, seed=config.seed, progress=say, download=scratch is None, scratch=scratch)
+    inventory = only_splits(source.inventory(), config.source)
     total = sum(map(len, inventory.samples.values()))
     splits = ", ".join(f"{name} {len(samples)}" for name, samples in inventory.samples.items())
     say(f"{inventory.name}: {total} images ({splits}), {counted(len(inventory.classes), 'class', 'classes')}")
@@ -189,9 +200,12 @@ def _what_is_missing(config: ConvertConfig, parts: Sequence[PartPlan]) -> list[s
     ]
 
 
-def _dry_run(
-    config: ConvertConfig, inventory: Inventory, header: StoreHeader, parts: Sequence[PartPlan], *, overwrite: bool
-) -> DryRunReport:
+def _dry_run(config: ConvertConfig, scratch: Path, *, overwrite: bool, retry_failed: bool) -> DryRunReport:
+    try:
+        config, _, inventory, header, parts = _plan(config, retry_failed=retry_failed, scratch=scratch)
+    except DownloadError as error:
+        fix = [*error.fix, "or leave --dry-run out: a dry run downloads nothing"]
+        raise DownloadError(error.what, details=error.details, fix=fix) from None
     there = _check_store(config, header, parts, overwrite=overwrite)
     todo = _missing(parts, config.out) if there else list(parts)
     expected = estimate(todo, config)
@@ -208,7 +222,7 @@ def _dry_run(
         guarded=False,
     )
     free = None if is_remote(config.out) else free_space(config.out)[1]
-    return plan_report(config, inventory, header, parts, todo, expected, free, work, n_workers)
+    return plan_report(config, inventory, header, parts, todo, expected, free, work, n_workers, scratch)
 
 
 def _header(

@@ -57,8 +57,15 @@ def speed(out: Path) -> Iterator[Finding]:
     """
     if isinstance(out, RemotePath):
         out = Path(tempfile.gettempdir()) / "NAME.zarr"
+    try:
+        yield from _speed(nearest_folder(out))
+    except OSError as error:
+        yield problem("speed", f"not measured: {error.strerror}", "see what is said of the folder, or choose another")
+
+
+def _speed(place: Path) -> Iterator[Finding]:
     latents = np.random.default_rng(0).normal(size=(ROWS, LATENT_DIM)).astype(np.float16)
-    with tempfile.TemporaryDirectory(prefix=".arcpipe-doctor-", dir=nearest_folder(out)) as name:
+    with tempfile.TemporaryDirectory(prefix=".arcpipe-doctor-", dir=place) as name:
         write_array(Path(name), "first", latents[:1])  # Zarr loads what it needs
         started = time.perf_counter()
         write_array(Path(name), "latents", latents)

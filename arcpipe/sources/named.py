@@ -32,7 +32,15 @@ def data_folder(section: SourceSection) -> Path:
     return Path(section.data or os.environ.get("ARCPIPE_DATA") or "data").expanduser()
 
 
-def open_named(named: NamedSet, section: SourceSection, *, seed: int, progress: Progress, download: bool) -> Source:
+def open_named(
+    named: NamedSet,
+    section: SourceSection,
+    *,
+    seed: int,
+    progress: Progress,
+    download: bool,
+    scratch: Path | None = None,
+) -> Source:
     """Find the files of a set (or fetch them), decompress what is compressed, and open it.
 
     Raises:
@@ -43,7 +51,7 @@ def open_named(named: NamedSet, section: SourceSection, *, seed: int, progress: 
     for remote in named.files:
         path = _find(named, remote, root) or _fetch(named, remote, root, progress, download)
         if path.is_file():
-            path = uncompressed(path, check=_Check(path, remote, progress), progress=progress)
+            path = uncompressed(path, check=_Check(path, remote, progress), progress=progress, scratch=scratch)
         paths.append(path)
     return named.open(paths, section, seed, progress)
 
@@ -73,13 +81,13 @@ def _find(named: NamedSet, remote: RemoteFile, root: Path) -> Path | None:
 def _fetch(named: NamedSet, remote: RemoteFile, root: Path, progress: Progress, download: bool) -> Path:
     try:
         if not download:
-            raise DownloadError(f"{remote.name} is not here.")
+            raise DownloadError(f"{remote.name} is not here, and is not to be downloaded now.")
         progress(f"downloading {remote.url} ({remote.nbytes / 1e6:,.1f} MB) to {root / named.name}")
         return fetch(remote, root / named.name, progress=progress)
     except DownloadError as error:
         missing = [remote.describe() for remote in named.files if _find(named, remote, root) is None]
         raise DownloadError(
-            f"the dataset {named.name} is not in {root}, and could not be downloaded.",
+            f"the dataset {named.name} is not in {root}{', and could not be downloaded' if download else ''}.",
             details=[error.what, *error.details[:2], "it consists of", *missing],
             fix=[
                 f"put {'it' if len(missing) == 1 else 'them'} into {root / named.name}/",

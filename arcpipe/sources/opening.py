@@ -27,7 +27,12 @@ from arcpipe.sources.uncompressed import uncompressed
 
 
 def open_source(
-    section: SourceSection, *, seed: int = 0, progress: Progress | None = None, download: bool = True
+    section: SourceSection,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    download: bool = True,
+    scratch: Path | None = None,
 ) -> Source:
     """Open the dataset that `section.source` names. Cheap where its files are here: workers call it too.
 
@@ -38,6 +43,7 @@ def open_source(
         seed: the run's seed; with `displace` it places the pictures.
         progress: gets lines about downloads, decompression and what is passed over.
         download: whether a missing named set may be fetched.
+        scratch: decompress into this folder, for whoever leaves nothing behind.
 
     Raises:
         SourceError: nothing is there, or it is neither folder nor archive.
@@ -50,13 +56,15 @@ def open_source(
     if section.source in SETS:
         if Path(section.source).exists():
             progress(f"{section.source} is the dataset of that name; for the path write ./{section.source}")
-        return open_named(SETS[section.source], section, seed=seed, progress=progress, download=download)
+        return open_named(
+            SETS[section.source], section, seed=seed, progress=progress, download=download, scratch=scratch
+        )
     path = _found(section)
     if path.is_dir():
         return ImageFiles(Folder(path), section, seed=seed, progress=progress)
     if not path.is_file():
         raise _missing(path, data_folder(section))
-    return ImageFiles(_archive(path, progress), section, seed=seed, progress=progress)
+    return ImageFiles(_archive(path, progress, scratch), section, seed=seed, progress=progress)
 
 
 def located(section: SourceSection) -> SourceSection:
@@ -103,10 +111,10 @@ def load_image(path: Path, section: SourceSection, channels: int, *, seed: int =
     return shape_image(image, section, channels, path.name, seed)
 
 
-def _archive(path: Path, progress: Progress) -> Container:
+def _archive(path: Path, progress: Progress, scratch: Path | None) -> Container:
     """By content, not by name: a tar first, since its last bytes may look like those of a zip inside it."""
     try:
-        plain = uncompressed(path, progress=progress)
+        plain = uncompressed(path, progress=progress, scratch=scratch)
         if plain.stat().st_size and is_tar(plain):
             return Tar(RandomFile(plain), _stem(path))
         if plain == path and zipfile.is_zipfile(path):

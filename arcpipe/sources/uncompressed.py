@@ -26,7 +26,13 @@ SPARE_BYTES = 2**28
 """Decompression stops while so much of the disk is still free, however much a file turns out to hold."""
 
 
-def uncompressed(path: Path, *, check: Callable[[], None] | None = None, progress: Progress = silent) -> Path:
+def uncompressed(
+    path: Path,
+    *,
+    check: Callable[[], None] | None = None,
+    progress: Progress = silent,
+    scratch: Path | None = None,
+) -> Path:
     """The decompressed content of `path` as one file; `path` itself where it is not compressed.
 
     The file lies beside `path`, or in `$XDG_CACHE_HOME/arcpipe` (`~/.cache/arcpipe`) where that folder is not
@@ -35,6 +41,7 @@ def uncompressed(path: Path, *, check: Callable[[], None] | None = None, progres
 
     Args:
         check: runs before the first decompression, for instance to compare a checksum.
+        scratch: decompress into this folder instead.
 
     Raises:
         SourceError: the file is damaged or cut off.
@@ -44,12 +51,14 @@ def uncompressed(path: Path, *, check: Callable[[], None] | None = None, progres
     if opener is None:
         return path
     beside, cached = _targets(path)
+    if scratch is not None:
+        cached = scratch / cached.name
     for target in (beside, cached):
         if target.is_file():
             return target
     if check:
         check()
-    target = beside if os.access(beside.parent, os.W_OK) else cached
+    target = beside if scratch is None and os.access(beside.parent, os.W_OK) else cached
     target.parent.mkdir(parents=True, exist_ok=True)
     progress(f"{path.name} is compressed: decompressing it once to {target}")
     _decompress(path, opener, target)

@@ -22,7 +22,8 @@ PER_CLOUD = {
     "repeat": "repeats",
     "sample_ids": "sample_ids",
 }
-SMALL = ("offsets", *PER_CLOUD, "path_offsets")
+SMALL = ("offsets", "pixel_offsets", "latent_scale", *PER_CLOUD, "path_offsets")
+"""One row per cloud; offsets have one more."""
 COLUMNS_FIRST = {"neighbours"}
 DTYPES: dict[str, set[str]] = {
     "offsets": {"int64"},

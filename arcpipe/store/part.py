@@ -168,6 +168,8 @@ class Part:
         scale = self.small("latent_scale")[start:stop] if self.has("latent_scale") else None
         pixels = self.small("pixel_offsets")[start : stop + 1] if neighbours else None
         stored = self.rows("latents", int(rows[0]), int(rows[-1]))
+        if scale is not None and stored.shape[1:] != scale.shape[1:]:
+            raise self.damaged("latent_scale", f"{scale.shape[1:]} values a cloud for latents of {stored.shape[1:]}")
         return CloudBatch(
             offsets=rows - rows[0],
             positions=self.rows("positions", int(rows[0]), int(rows[-1])),

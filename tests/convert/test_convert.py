@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
+import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,14 @@ from arcpipe.convert import run_convert, run_verify
 from arcpipe.errors import (
     ClusterError,
     ConfigError,
+    DownloadError,
     NoSpaceError,
     StoreBusyError,
     StoreMismatchError,
     TooManyFailuresError,
 )
 from arcpipe.progress import Progress
+from arcpipe.sources import named
 from arcpipe.store import open_store, store_lock
 from tests.pictures import contents, in_process, make_pictures, settings
 
@@ -158,6 +162,29 @@ def test_a_dry_run_touches_nothing(pictures: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_leaves_no_decompressed_archive_and_downloads_nothing(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {name: tmp_path / name for name in ("here", "cache", "temporary")}
+    for place in places.values():
+        place.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(places["cache"]))
+    monkeypatch.setattr(tempfile, "tempdir", str(places["temporary"]))
+    archive = places["here"] / "pictures.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(pictures, ".")
+    report = run_convert(settings(archive, places["here"] / "a.zarr"), dry_run=True)
+    assert report.splits == {"train": (18, 5), "test": (6, 2)}
+    assert report.timing is not None, "its images were read"
+    monkeypatch.setattr(named, "fetch", lambda *_, **__: pytest.fail("a dry run downloads"))
+    absent = settings(Path("cifar10"), places["here"] / "a.zarr", source={"data": places["here"]})
+    with pytest.raises(DownloadError, match=r"cifar10 is not in .*here\.") as caught:
+        run_convert(absent, dry_run=True)
+    assert "170,052,171 bytes" in str(caught.value)
+    assert caught.value.fix[-1] == "or leave --dry-run out: a dry run downloads nothing"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [archive]
+
+
 def test_no_space_is_seen_before_the_work(
     pictures: Path, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +229,6 @@ def test_the_steps_of_pretraining_are_seen_while_it_runs(
     monkeypatch.setattr(Progress, "update", update)
     run_convert(settings(pictures, tmp_path / "a.zarr", fit={"pretrain_steps": 3_000}, run={"workers": 1})).check()
     steps = [done for done in seen if done]
-    assert len(steps) >= 2
+    assert len(steps) >= 3
     assert steps == sorted(steps)
-    assert 0 < steps[0] < steps[-1] < 3_000
+    assert 0 < steps[0] < steps[-2] < steps[-1] == 3_000, "told while it runs, and all of them at its end"

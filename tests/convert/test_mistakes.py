@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +19,7 @@ import pytest
 from distributed import KilledWorker
 from PIL import Image
 
+from arcpipe.arc import finish as finishing
 from arcpipe.cluster import Cluster
 from arcpipe.convert import run, run_convert, run_verify
 from arcpipe.convert.plan import PART_BYTES
@@ -220,6 +223,26 @@ def test_the_command_that_mends_a_damaged_part_works(pictures: Path, tmp_path: P
     run_convert(config, cluster=here)
     assert contents(config.out) == before
     assert run_verify(config.out).ok
+
+
+def test_pictures_that_are_not_those_of_their_record_are_named(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    """A store whose bytes, hashes, seals and sums are all in order, and whose PSNR somebody made up."""
+    config = settings(pictures, tmp_path / "a.zarr")
+    with pytest.MonkeyPatch.context() as patch:
+        finish = finishing.finish_cloud
+        patch.setattr(finishing, "finish_cloud", lambda *args: replace(cloud := finish(*args), psnr=cloud.psnr + 0.02))
+        run_convert(config, cluster=here)
+    assert run_verify(config.out).ok
+    report = run_verify(config.out, decode=24)
+    assert (report.ok, len(report.problems)) == (False, 24)
+    assert re.fullmatch(r"train/0004, \S+\.png: PSNR \S+ dB, the record says \S+ dB", sorted(report.problems)[-1])
+    done = subprocess.run(
+        [sys.executable, "-m", "arcpipe", "verify", str(config.out), "--decode", "2"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, "2 problems" in done.stdout) == (6, True), done.stdout + done.stderr
 
 
 def test_without_the_images_nothing_can_be_decoded(tmp_path: Path, here: Cluster) -> None:

@@ -169,6 +169,44 @@ def test_an_image_that_does_not_fit_into_memory_is_recorded(
     assert reasons(config.out) == {"train/a/huge.png": "out-of-memory"}
 
 
+def test_a_sample_that_floods_memory_is_found_and_stopped_at_the_limit(
+    tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes memory without end: in a library that reports it, and in one that ends its process."""
+    from arcpipe.convert import isolate
+
+    source = make_pictures(tmp_path / "pictures", per_class=2)
+    config = settings(source, tmp_path / "a.zarr", store={"part_samples": 6})
+    work, part, writer = planned(config, here)
+    monkeypatch.setattr(isolate, "memory_share", lambda n_workers: 300 * 2**20)
+    poison = {"train/bees/1.png": {"does": "flood"}, "train/cats/0.png": {"does": "flood and die"}}
+    with faults(tmp_path, monkeypatch, **poison):
+        record = isolate_part(work, part, writer)
+    assert (record.samples, record.failed) == (6, 2)
+    peaks = [int(file.read_text()) for file in (tmp_path / "faults").glob("*.taken")]
+    assert len(peaks) == 4, "both were met twice"
+    assert max(peaks) <= 300 * 2**20
+    run_convert(config, cluster=here)
+    assert reasons(config.out) == {"train/bees/1.png": "out-of-memory", "train/cats/0.png": "out-of-memory"}
+
+
+@pytest.mark.slow
+def test_a_sample_that_floods_its_workers_is_recorded(
+    tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker grows until Dask kills it, twice; then the limit of the process that tries the part holds."""
+    source = make_pictures(tmp_path / "pictures", per_class=2)
+    clean = settings(source, tmp_path / "clean.zarr")
+    run_convert(clean, cluster=here)
+    monkeypatch.setattr("arcpipe.cluster.machine_memory", lambda: 1_400_000_000)
+    run = {"workers": 1, "memory": "1GiB"}
+    config = settings(source, tmp_path / "a.zarr", fit={"decoder": str(clean.out)}, store={"part_samples": 6}, run=run)
+    with faults(tmp_path, monkeypatch, **{"train/ants/1.png": {"does": "flood"}}):
+        report = run_convert(config)
+    assert reasons(config.out) == {"train/ants/1.png": "out-of-memory"}
+    assert (report.splits["train"].samples, report.splits["test"].samples) == (5, 6)
+
+
 def test_poison_in_every_image_is_not_the_images_fault(
     tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,7 @@ def test_a_folder_that_cannot_be_written() -> None:
     found = only(place.folder(Path("/proc/some.zarr")), "folder")
     assert found.state == "problem"
     assert "/proc" in found.found
+    assert only(place.speed(Path("/proc/some.zarr")), "speed").found == "not measured: No such file or directory"
 
 
 def test_a_file_system_whose_renames_replace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.fuzz.harness import HEADER, fuzz
 from tests.fuzz.targets import COUNTS, TARGETS
 
-FAST = {name: 6 if count < 100 else 26 for name, count in COUNTS.items()}
+FAST = {name: 6 if count <= 200 else 26 for name, count in COUNTS.items()}
 
 
 def test_the_long_run_is_long_and_the_short_one_is_short() -> None:

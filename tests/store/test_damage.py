@@ -195,6 +195,28 @@ def test_offsets_that_lead_outside_are_refused_at_once(small: Path, tmp_path: Pa
     assert f"train/0000/{name}: from 0 to" in named(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "rows", "columns"),
+    [("latent_scale", 2, 6), ("latent_scale", 3, 5), ("pixel_offsets", 3, None), ("labels", 4, None), ("sizes", 2, 2)],
+)
+def test_arrays_of_other_shapes_are_refused(
+    small: Path, tmp_path: Path, name: str, rows: int, columns: int | None
+) -> None:
+    """Sealed and hashed, as above; three clouds with latents of six values."""
+    path = Path(shutil.copytree(small, tmp_path / "s.zarr"))
+    part = path / "train" / "0000"
+    values = np.array(Part(part).raw(name))
+    values = np.resize(values, (rows,) if columns is None else (rows, columns))
+    shutil.rmtree(part / name)
+    array_module.write_array(part, name, values)
+    own = read_group(part)
+    (part / "zarr.json").unlink()
+    (part / "zarr.json").write_bytes(group_document({**own, "files": file_hashes(part)}))
+    with pytest.raises(DamagedStoreError, match=name):
+        open_store(path).read_block("train", "0000", 0, 3, neighbours=True)
+    assert f"train/0000/{name}: " in named(path)
+
+
 @pytest.mark.parametrize("change", ["missing", "truncated", "longer", "empty"])
 @pytest.mark.parametrize("array", ["latents", "labels"])
 def test_files_that_are_missing_or_of_another_length(store: Path, change: str, array: str) -> None:
@@ -288,7 +310,9 @@ def set_shape(document: dict[str, Any], rows: int) -> None:
         (lambda d: d["codecs"][0]["configuration"].update(chunk_shape=[10**9, 6]), "chunks of 12000000000 bytes"),
         (lambda d: d["codecs"].append({"name": "pickle"}), "codec pickle is not part of the format"),
         (lambda d: d.update(codecs="zstd"), "metadata that cannot be understood"),
-        (lambda d: d.update(data_type="string"), "metadata that cannot be understood"),
+        (lambda d: d.update(data_type="string"), "data type string"),
+        (lambda d: d.update(data_type="9" * 5000 + "i4"), "data type 9999"),
+        (lambda d: d.update(data_type=["float16"]), "metadata that cannot be understood"),
         (lambda d: d.update(data_type="complex64"), "data type complex64"),
         (lambda d: d.update(data_type="float64"), "data type float64, expected"),
         (lambda d: d.update(shape=[-1, 6]), "shape"),

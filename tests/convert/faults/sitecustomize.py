@@ -1,7 +1,8 @@
 """Real poison: in every Python process that has this folder on its path, some images do what a test asks.
 
 `ARCPIPE_TEST_FAULTS` names a JSON file, `{"train/cats/3.png": {"does": "kill"}}`. `does`: `kill` (SIGKILL to this
-process), `hang` (forever), `flood` (memory until something ends it), `raise` (an exception nobody foresaw).
+process), `hang` (forever), `flood` (memory until something ends it), `flood and die` (as a library that aborts where it
+gets no more), `raise` (an exception nobody foresaw). What a flood got before it was refused is in a file `.taken`.
 `times`: how often, counted over all processes by files beside the JSON; without it, always.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,24 @@ def commit_fault(does: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif does == "hang":
         time.sleep(1e6)
-    elif does == "flood":
-        flood = []
+    elif does.startswith("flood"):
+        flood_memory(does)
+    raise RuntimeError("nobody foresaw this")
+
+
+def flood_memory(does: str) -> None:
+    flood: list[bytes] = []
+    try:
         while True:
             flood.append(b"x" * 2**24)
-    raise RuntimeError("nobody foresaw this")
+    except MemoryError:
+        taken = len(flood) * 2**24
+        flood.clear()
+        Path(str(PLAN)).with_name(f"{os.getpid()}.{time.monotonic_ns()}.taken").write_text(str(taken))
+        if does == "flood":
+            raise
+        print("MemoryError: as torch and C++ say it", file=sys.stderr, flush=True)
+        os.abort()
 
 
 def is_due(fault: dict[str, Any], key: str, plan: Path) -> bool:
