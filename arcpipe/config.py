@@ -107,6 +107,11 @@ class FitSection(Section):
     """Below 1: share of the pixels that receive an anchor. 1 and above: their number."""
     latent_dim: Count = 32
     neighbours: Annotated[int, Field(ge=1, le=64)] = 4
+    decoder_kind: Literal["concat", "blend"] = "concat"
+    """`concat`: the near latents, by their order, into one network, as in the thesis. `blend`: each decoded by itself,
+    the results averaged by distance."""
+    alone: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Of `blend`: share of the loss that is every near latent's own error instead of that of their average."""
     hidden: tuple[Count, ...] | None = None
     """Hidden widths of the decoder; the thesis has one layer of `neighbours * (latent_dim + 2)`."""
     steps: Count = 500

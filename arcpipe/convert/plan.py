@@ -85,11 +85,14 @@ def content_settings(config: ConvertConfig, inventory: Inventory, decoder_sha256
     source = config.source.model_dump(mode="json", exclude={"source", "data"})
     if source["splits"] is None:  # the setting is younger than many a store
         del source["splits"]
+    fit = config.fit.model_dump(mode="json", exclude={"decoder"})
+    if fit["decoder_kind"] == "concat":  # so are these, and they change nothing of this kind
+        del fit["decoder_kind"], fit["alone"]
     return {
         "inventory": inventory.digest,
         "channels": inventory.channels,
         "source": source,
-        "fit": config.fit.model_dump(mode="json", exclude={"decoder"}),
+        "fit": fit,
         "decoder": decoder_sha256 or "pretrained",
         "store": config.store.model_dump(mode="json"),
         "seed": config.seed,

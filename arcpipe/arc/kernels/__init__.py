@@ -73,9 +73,9 @@ def choose_kernel(name: str, decoder: Decoder) -> Kernel:
         raise ConfigError(
             "the kernel 'numba' cannot run this decoder here.",
             details=[
-                "expected Numba installed, a CPU, hidden layers and at most 3 channels",
+                "expected Numba installed, a CPU, the kind concat, hidden layers and at most 3 channels",
                 f"found Numba {'installed' if has_numba() else 'missing'}, device {decoder.device}",
-                f"found hidden widths {decoder.hidden}, {decoder.channels} channels",
+                f"found kind {decoder.kind}, hidden widths {decoder.hidden}, {decoder.channels} channels",
             ],
             fix=["kernel auto", "pip install numba"],
         )
