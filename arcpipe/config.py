@@ -113,7 +113,7 @@ class FitSection(Section):
     alone: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Of `blend`: share of the loss that is every near latent's own error instead of that of their average."""
     hidden: tuple[Count, ...] | None = None
-    """Hidden widths of the decoder; the thesis has one layer of `neighbours * (latent_dim + 2)`."""
+    """Hidden widths of the decoder; the thesis has one layer of `neighbours * (latent_dim + 2)`, `blend` one of 256."""
     steps: Count = 500
     lr: Annotated[float, Field(gt=0)] = 0.005
     schedule: Literal["constant", "cosine"] = "constant"
@@ -170,7 +170,7 @@ class FitSection(Section):
 
     @property
     def hidden_widths(self) -> tuple[int, ...]:
-        return self.hidden or (self.neighbours * (self.latent_dim + 2),)
+        return self.hidden or ((self.neighbours * (self.latent_dim + 2),) if self.decoder_kind == "concat" else (256,))
 
 
 class StoreSection(Section):
