@@ -12,7 +12,7 @@ from arcpipe.arc.blended import Blended
 from arcpipe.arc.decoder import BLEND_WIDTH, Decoder, shares
 from arcpipe.arc.engine import decode, fit_clouds
 from arcpipe.arc.factorised import DecoderGradient
-from arcpipe.arc.kernels import choose_kernel, torch_kernel
+from arcpipe.arc.kernels import KERNELS, blend_kernel, choose_kernel, torch_kernel
 from arcpipe.arc.kernels.torch_kernel import TorchKernel
 from arcpipe.arc.metrics import psnr
 from arcpipe.arc.pretrain import pretrain_decoder
@@ -23,6 +23,7 @@ from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError, TooFewAnchorsError
 
 MakeImage = Callable[..., np.ndarray]
+each_kernel = pytest.mark.parametrize("kernel", KERNELS)
 ODD_SIZES = [(1, 1), (1, 9), (9, 1), (7, 13), (2, 2), (16, 16), (1, 3), (5, 4)]
 
 
@@ -31,10 +32,10 @@ def fit(fit: FitSection) -> FitSection:
     return fit.model_copy(update={"decoder_kind": "blend", "latent_dim": 8, "hidden": (24,)})
 
 
-def assert_like_reference(images: list[np.ndarray], fit: FitSection) -> None:
+def assert_like_reference(images: list[np.ndarray], fit: FitSection, kernel: str = "auto") -> None:
     decoder = Decoder.initial(fit, images[0].shape[2], 11)
     seeds = [100 + i for i in range(len(images))]
-    for image, seed, cloud in zip(images, seeds, fit_clouds(images, decoder, fit, seeds), strict=True):
+    for image, seed, cloud in zip(images, seeds, fit_clouds(images, decoder, fit, seeds, kernel=kernel), strict=True):
         exact = decoder.to("cpu", torch.float64)
         expected, losses = fit_cloud_reference(image, exact, fit, seed)
         np.testing.assert_array_equal(cloud.positions, expected.positions.numpy())
@@ -50,18 +51,22 @@ def assert_like_reference(images: list[np.ndarray], fit: FitSection) -> None:
             np.testing.assert_allclose(picture, values.numpy(), atol=1e-5)
 
 
+@each_kernel
 @pytest.mark.parametrize("alone", [0.0, 0.3, 1.0])
 def test_odd_sizes_in_one_batch_are_fitted_like_the_reference(
-    make_image: MakeImage, fit: FitSection, alone: float
+    make_image: MakeImage, fit: FitSection, alone: float, kernel: str
 ) -> None:
-    assert_like_reference([make_image(*size) for size in ODD_SIZES], fit.model_copy(update={"alone": alone}))
+    assert_like_reference([make_image(*size) for size in ODD_SIZES], fit.model_copy(update={"alone": alone}), kernel)
 
 
+@each_kernel
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("n", [1, 2, 6])
-def test_any_number_of_neighbours_and_channels(make_image: MakeImage, fit: FitSection, n: int, channels: int) -> None:
+def test_any_number_of_neighbours_and_channels(
+    make_image: MakeImage, fit: FitSection, n: int, channels: int, kernel: str
+) -> None:
     fit = fit.model_copy(update={"neighbours": n})
-    assert_like_reference([make_image(7, 13, channels), make_image(1, 5, channels)], fit)
+    assert_like_reference([make_image(7, 13, channels), make_image(1, 5, channels)], fit, kernel)
 
 
 @pytest.mark.parametrize("hidden", [None, (20, 12), (16, 16, 8)])
@@ -72,20 +77,34 @@ def test_any_layers_and_anchors(
     assert_like_reference([make_image(7, 13)], fit.model_copy(update={"hidden": hidden, "latents": latents}))
 
 
+def test_a_large_image_beside_small_ones_goes_to_the_other_kernel(
+    make_image: MakeImage, fit: FitSection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blend_kernel, "MOST_PIXELS", 100)
+    assert_like_reference([make_image(5, 5), make_image(12, 9), make_image(7, 13)], fit, "numba")
+
+
 def test_a_large_image_cut_into_tiles_is_fitted_like_the_reference(
     make_image: MakeImage, fit: FitSection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch_kernel, "CPU_TILE_PIXELS", 200)
-    assert_like_reference([make_image(23, 41), make_image(5, 5), make_image(30, 9)], fit)
+    assert_like_reference([make_image(23, 41), make_image(5, 5), make_image(30, 9)], fit, "torch")
 
 
-def test_a_cloud_does_not_depend_on_its_batch_mates(make_image: MakeImage, fit: FitSection) -> None:
+@each_kernel
+def test_a_cloud_depends_on_no_batch_mate_and_no_thread(make_image: MakeImage, fit: FitSection, kernel: str) -> None:
+    """Bit for bit, beside an image whose errors are infinite too."""
     images = [make_image(*size) for size in [*ODD_SIZES, (32, 32)]]
     seeds, decoder = list(range(len(images))), Decoder.initial(fit, 3, 11)
-    for image, seed, cloud in zip(images, seeds, fit_clouds(images, decoder, fit, seeds), strict=True):
-        (alone,) = fit_clouds([image], decoder, fit, [seed])
+    spoiled = np.full((8, 8, 3), 3e38, np.float32)
+    torch.set_num_threads(2)
+    together = fit_clouds([*images, spoiled], decoder, fit, [*seeds, 99], kernel=kernel)
+    torch.set_num_threads(1)
+    for image, seed, cloud in zip(images, seeds, together[:-1], strict=True):
+        (alone,) = fit_clouds([image], decoder, fit, [seed], kernel=kernel)
         np.testing.assert_array_equal(cloud.latents, alone.latents)
         np.testing.assert_array_equal(cloud.losses, alone.losses)
+    assert not np.isfinite(together[-1].losses).any()
 
 
 @pytest.mark.parametrize("hidden", [(24,), (20, 12)])
@@ -113,13 +132,15 @@ def test_gradients_are_those_of_autograd(
         torch.testing.assert_close(ours.detach(), theirs, atol=1e-7, rtol=1e-4)
 
 
+@each_kernel
+@pytest.mark.parametrize("channels", [1, 3])
 def test_the_pretrained_decoder_is_that_of_the_reference(
-    make_image: MakeImage, fit: FitSection, monkeypatch: pytest.MonkeyPatch
+    make_image: MakeImage, fit: FitSection, monkeypatch: pytest.MonkeyPatch, kernel: str, channels: int
 ) -> None:
     monkeypatch.setattr(torch_kernel, "CPU_TILE_PIXELS", 160)
-    images, seeds = [make_image(*size) for size in [(7, 13), (1, 1), (23, 11), (1, 9)]], [1, 2, 3, 4]
-    decoder, losses = pretrain_decoder(images, fit, seeds, seed=9, channels=3)
-    start = Decoder.initial(fit, 3, 9).to("cpu", torch.float64)
+    images, seeds = [make_image(*size, channels) for size in [(7, 13), (1, 1), (23, 11), (1, 9)]], [1, 2, 3, 4]
+    decoder, losses = pretrain_decoder(images, fit, seeds, seed=9, channels=channels, kernel=kernel)
+    start = Decoder.initial(fit, channels, 9).to("cpu", torch.float64)
     _, expected, expected_losses = fit_jointly_reference(images, start, fit, seeds)
     np.testing.assert_allclose(losses, expected_losses.mean(1), rtol=1e-5)
     for ours, theirs in zip((*decoder.weights, *decoder.biases), (*expected.weights, *expected.biases), strict=True):
@@ -178,10 +199,12 @@ def test_the_record_and_every_copy_know_the_kind(fit: FitSection) -> None:
 
 def test_what_cannot_be_is_refused(make_image: MakeImage, fit: FitSection) -> None:
     decoder, image = Decoder.initial(fit, 3, 1), make_image(4, 4)
-    assert isinstance(choose_kernel("auto", decoder), TorchKernel)
+    deep = fit.model_copy(update={"hidden": (8, 8)})
+    assert isinstance(choose_kernel("auto", decoder), blend_kernel.BlendKernel)
+    assert isinstance(choose_kernel("auto", Decoder.initial(deep, 3, 1)), TorchKernel)
     assert isinstance(TorchKernel(decoder).network, Blended)
     with pytest.raises(ConfigError, match="'numba' cannot run this decoder") as caught:
-        fit_clouds([image], decoder, fit, [1], kernel="numba")
+        fit_clouds([image], Decoder.initial(deep, 3, 1), deep, [1], kernel="numba")
     assert "found kind blend" in str(caught.value)
     with pytest.raises(ConfigError, match="made for other settings") as caught:
         fit_clouds([image], decoder, fit.model_copy(update={"decoder_kind": "concat"}), [1])
