@@ -256,6 +256,9 @@ def train(
     normalise: Annotated[Normalise, typer.Option(help="Of latents, by training statistics.")] = Normalise.per_dim,
     train_split: Annotated[str, typer.Option()] = "train",
     test_split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
+    validation: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Share of the training images held out to choose by.")
+    ] = 0.0,
     allow_unfinished: Annotated[bool, typer.Option(help="Train on what an unfinished store has.")] = False,
     resume: Annotated[bool, typer.Option(help="Insist on continuing: an error where no run is.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Start again in a run folder of other settings.")] = False,
@@ -286,6 +289,7 @@ def train(
             "train_split": train_split,
             "test_split": test_split,
             "normalise": normalise.value,
+            "validation": validation,
             "allow_unfinished": allow_unfinished,
         },
         "features": {"kind": features.value},

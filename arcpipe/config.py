@@ -88,9 +88,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "thesis": {},
     "fast": {
         "steps": 275,
-        "lr": 0.02,
+        "lr": 0.01,
         "schedule": "cosine",
-        "betas": (0.9, 0.95),
+        "betas": (0.8, 0.9),
         "pretrain_lr": 0.005,
         "pretrain_betas": (0.9, 0.999),
     },
@@ -124,6 +124,8 @@ class FitSection(Section):
     eps: Annotated[float, Field(gt=0)] = 1e-8
     pixel_share: Fraction = 0.25
     """Share of the pixels supervised in one step."""
+    ridge: Annotated[float, Field(ge=0)] = 0.0
+    """Added to the loss: so many times the mean square length of a cloud's latents (not in the joint stage)."""
     init: Annotated[float, Field(ge=0)] = 1e-4
     """Latents start uniform in [-init, init]."""
     pretrain_images: Count = 100
@@ -165,6 +167,7 @@ class FitSection(Section):
                 "betas": self.pretrain_betas or self.betas,
                 "schedule": "constant",
                 "whiten": False,
+                "ridge": 0.0,
             }
         )
 
@@ -340,6 +343,8 @@ class StreamSection(Section):
     """Parts whose blocks are mixed."""
     pool: Count = 4096
     """Samples shuffled together in memory."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training split that is held out: training does not see it, and the best weights are chosen by it."""
     readers: Count = 2
     prefetch: Count = 4
     """Batches kept ready."""
@@ -409,6 +414,24 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
         return kind.model_validate(values)
     except ValidationError as error:
         raise _config_error(kind, error, where) from None
+
+
+LATER: dict[str, dict[str, Any]] = {
+    "source": {"splits": None},
+    "fit": {"ridge": 0.0, "decoder_kind": "concat", "alone": 0.3},
+    "stream": {"validation": 0.0},
+}
+"""Settings that came after stores and runs had been made, with the value that changes nothing."""
+
+
+def without_later(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections without those of `LATER` that change nothing, so that what was made before keeps its name and hash."""
+    return {
+        section: {key: value for key, value in held.items() if key not in later or value != later[key]}
+        if isinstance(held, Mapping) and (later := LATER.get(section))
+        else held
+        for section, held in values.items()
+    }
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -130,8 +130,9 @@ def _fit(
         adam.param_groups[0]["lr"] = float(rate)
         batches = [torch.from_numpy(cloud.batches[step % len(cloud.batches)]) for cloud in clouds]
         losses = torch.stack([cloud.loss(decoder, pixels) for cloud, pixels in zip(clouds, batches, strict=True)])
+        lengths = torch.stack([cloud.latents.square().sum(1).mean() for cloud in clouds])
         adam.zero_grad()
-        losses.sum().backward()
+        (losses.sum() + fit.ridge * lengths.sum()).backward()
         adam.step()
         history.append(losses.detach().numpy())
     for tensor in learned:

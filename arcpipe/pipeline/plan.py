@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from arcpipe.config import ConvertConfig, EvaluateConfig, Section, TrainConfig, build
+from arcpipe.config import ConvertConfig, EvaluateConfig, Section, TrainConfig, build, without_later
 from arcpipe.errors import ConfigError
 from arcpipe.options import default_store
 from arcpipe.pipeline.file import PLACEHOLDER, Arm, Column, Pipeline
@@ -108,7 +108,7 @@ def with_store(convert: ConvertConfig) -> ConvertConfig:
 
 def of_conversion(convert: ConvertConfig) -> dict[str, Any]:
     """What identifies a conversion: all but where images and store lie and who does the work."""
-    values = convert.model_dump(mode="json", exclude={"out": True, "run": True, "source": {"data"}})
+    values = without_later(convert.model_dump(mode="json", exclude={"out": True, "run": True, "source": {"data"}}))
     return {**values, "source": {**values["source"], "source": PurePath(convert.source.source).name}}
 
 
@@ -116,7 +116,7 @@ def of_training(train: TrainConfig) -> dict[str, Any]:
     """What identifies a training on a given store, but for the seed."""
     from arcpipe.train.begin import NO_MATTER
 
-    values = train.model_dump(mode="json", exclude={"seed"})
+    values = without_later(train.model_dump(mode="json", exclude={"seed"}))
     for *sections, name in NO_MATTER:
         holder = values
         for section in sections:

@@ -13,7 +13,7 @@ import torch
 
 from arcpipe import __version__
 from arcpipe.cloud import DecoderRecord
-from arcpipe.config import TrainConfig, differences
+from arcpipe.config import TrainConfig, differences, without_later
 from arcpipe.errors import CheckpointError, ConfigError, StoreMismatchError
 from arcpipe.train import checkpoint
 from arcpipe.train.run import FILES, FORMAT, FORMAT_VERSION, RunFolder, StoreFacts, read_config
@@ -138,7 +138,7 @@ def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             for key in section:
                 holder = holder.get(key, {})
             holder.pop(name, None)
-    changed = differences(before["config"], after["config"])
+    changed = differences(without_later(before["config"]), without_later(after["config"]))
     old, new = before["store"], after["store"]
     for name in ("fingerprint", "decoder_sha256", "classes", "train_split", "test_split", "clouds", "manifest"):
         if old.get(name) != new.get(name):

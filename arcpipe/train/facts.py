@@ -14,8 +14,9 @@ from arcpipe.train.split import Split, normalisation
 def choose_splits(store: Store, stream: StreamSection) -> tuple[str, str | None, str | None]:
     """Splits to train on, to report, and to choose weights by.
 
-    Reported: the given one, else `test`, else `val`, else none. Weights are chosen by `val`, and only where it is
-    neither of the other two: nothing is ever selected on the split that is reported.
+    Reported: the given one, else `test`, else `val`, else none. Weights are chosen by what `stream.validation` holds
+    out of the training split, else by `val`, and only where it is neither of the other two: nothing is ever selected on
+    the split that is reported.
 
     Raises:
         MissingSplitError: a named split is not in the store.
@@ -35,6 +36,8 @@ def choose_splits(store: Store, stream: StreamSection) -> tuple[str, str | None,
             details=[f"splits: {', '.join(store.splits)}"],
             fix=[f"--test-split {name}" for name in store.splits if name != train],
         )
+    if stream.validation:
+        return train, test, "validation"
     validation = "val" if "val" in store.splits and "val" not in (train, test) and test is not None else None
     return train, test, validation
 

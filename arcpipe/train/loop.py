@@ -127,8 +127,11 @@ def open_splits(
     left = config.stream.cache_mb / ranks.local_world
     cache = feature_cache(config.features, store, config.out)
     splits: list[Split | None] = []
-    for name in names:
-        split = Split(store, name, cache_mb=left, readers=config.stream.readers, features=cache) if name else None
+    (train, test, validation), held_out = names, config.stream.validation
+    shares = [{"without": held_out}, {}, {"only": held_out}]
+    for name, share in zip((train, test, train if held_out else validation), shares, strict=True):
+        readers = config.stream.readers
+        split = Split(store, name, cache_mb=left, readers=readers, features=cache, **share) if name else None
         left -= split.n_bytes / 2**20 if split is not None and split.in_memory else 0
         splits.append(split)
     assert splits[0] is not None

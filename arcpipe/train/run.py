@@ -119,8 +119,8 @@ class RunFolder:
         if not path.is_file():
             raise CheckpointError(
                 f"{self.path} has no weights that a validation split chose.",
-                details=["they are kept where the store has a split val beside the reported one"],
-                fix=["--weights last"],
+                details=["they are kept where the store has a split val beside the reported one, or with --validation"],
+                fix=["--weights last", "arcpipe train ... --validation 0.1"],
             )
         checkpoint.load_model(model, checkpoint.load_tensors(path), path)
 

@@ -49,18 +49,37 @@ class Split:
         cache_mb: A split of at most so many megabytes is read once and kept. Content and order are the same.
         readers: Threads that fill the memory.
         features: Where features are computed from clouds and kept: clouds are read with these in place of latents.
+        without: Leave out the last images of every part, about so large a share of its clouds.
+        only: Take just those that `without` leaves out. Parts are drawn by a seed, so these are images of any kind;
+            all clouds of an image are on one side.
     """
 
     def __init__(
-        self, store: Store, name: str, *, cache_mb: float = 0, readers: int = 2, features: FeatureCache | None = None
+        self,
+        store: Store,
+        name: str,
+        *,
+        cache_mb: float = 0,
+        readers: int = 2,
+        features: FeatureCache | None = None,
+        without: float = 0.0,
+        only: float = 0.0,
     ) -> None:
-        self.store, self.name, self._cache = store, name, features
+        self.store, self.split, self._cache = store, name, features
+        self.name = "validation" if only else name
+        self.whole = not (without or only)
         parts = store.parts(name)
         cuts = np.cumsum([part.n_clouds for part in parts])[:-1]
+        columns = [np.split(store.column(name, column), cuts) if parts else [] for column in ("counts", "labels")]
+        self._before = [(0, 0)] * len(parts)  # clouds and points of a part before the first that is taken
+        if not self.whole and parts:
+            ends = [_learned(ids, without or only) for ids in np.split(store.column(name, "sample_ids"), cuts)]
+            if only:
+                self._before = [(end, int(points[:end].sum())) for end, points in zip(ends, columns[0], strict=True)]
+            taken = [slice(end, None) if only else slice(end) for end in ends]
+            columns = [[values[rows] for values, rows in zip(column, taken, strict=True)] for column in columns]
         self.manifest = Manifest(
-            parts=tuple(part.id for part in parts),
-            points=tuple(np.split(store.column(name, "counts"), cuts)) if parts else (),
-            labels=tuple(np.split(store.labels(name), cuts)) if parts else (),
+            parts=tuple(part.id for part in parts), points=tuple(columns[0]), labels=tuple(columns[1])
         )
         if features is not None:
             features.fill(name, threads=readers)
@@ -100,16 +119,24 @@ class Split:
         return self._read(part, start, stop)
 
     def _read(self, part: int, start: int, stop: int) -> CloudBatch:
-        name, points = self.manifest.parts[part], self.manifest.points[part]
-        clouds = self.store.read_block(self.name, name, start, stop)
+        name, (row, first) = self.manifest.parts[part], self._before[part]
+        clouds = self.store.read_block(self.split, name, row + start, row + stop)
         if self._cache is None:
             return clouds
-        first = int(points[:start].sum())
-        stencils = self._cache.read(self.name, name, slice(first, first + len(clouds.positions)))
+        first += int(self.manifest.points[part][:start].sum())
+        stencils = self._cache.read(self.split, name, slice(first, first + len(clouds.positions)))
         return self._cache.features.put(clouds, stencils)
 
     def _read_part(self, part: int) -> CloudBatch:
         return self._read(part, 0, len(self.manifest.points[part]))
+
+
+def _learned(sample_ids: NDArray[np.int64], held_out: float) -> int:
+    """How many clouds of a part are left for training; the cut is between two images."""
+    end = len(sample_ids) - round(held_out * len(sample_ids))
+    while 0 < end < len(sample_ids) and sample_ids[end] == sample_ids[end - 1]:
+        end -= 1
+    return end
 
 
 def cut(clouds: CloudBatch, start: int, stop: int) -> CloudBatch:
@@ -142,7 +169,8 @@ def normalisation(split: Split, kind: Literal["per-dim", "whole", "none"]) -> No
     if kind == "none":
         return Normalisation(np.zeros(split.width, np.float32), np.ones(split.width, np.float32))
     statistics = split.store.latent_statistics
-    if statistics.get("split") != split.name or split.computed:  # the store keeps those of its own training split only
+    # The store keeps those of its own training split only, and of all of it.
+    if statistics.get("split") != split.name or split.computed or not split.whole:
         statistics = _statistics(split)
     if kind == "whole":
         mean = np.full(split.width, statistics["whole_mean"], np.float32)

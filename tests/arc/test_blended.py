@@ -77,10 +77,16 @@ def test_any_layers_and_anchors(
     assert_like_reference([make_image(7, 13)], fit.model_copy(update={"hidden": hidden, "latents": latents}))
 
 
+@each_kernel
+def test_a_ridge_and_a_schedule(make_image: MakeImage, fit: FitSection, kernel: str) -> None:
+    fit = fit.model_copy(update={"ridge": 0.01, "schedule": "cosine", "pixel_share": 0.5})
+    assert_like_reference([make_image(7, 13), make_image(9, 4)], fit, kernel)
+
+
 def test_a_large_image_beside_small_ones_goes_to_the_other_kernel(
     make_image: MakeImage, fit: FitSection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blend_kernel, "MOST_PIXELS", 100)
+    monkeypatch.setattr(blend_kernel, "BLEND_PIXELS", 100)
     assert_like_reference([make_image(5, 5), make_image(12, 9), make_image(7, 13)], fit, "numba")
 
 

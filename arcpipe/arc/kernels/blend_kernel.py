@@ -17,16 +17,14 @@ from numba import njit
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from arcpipe.arc.adam import Adam, learning_rates
+from arcpipe.arc.adam import Adam, learning_rates, ridge_decay
 from arcpipe.arc.decoder import Decoder, shares
 from arcpipe.arc.kernels.numba_kernel import team
 from arcpipe.arc.kernels.torch_kernel import TorchKernel
+from arcpipe.arc.memory import BLEND_PIXELS
 from arcpipe.arc.problem import FittedCloud, PreparedImage, places, prepare_image, standardised_gaps
 from arcpipe.config import FitSection
 
-MOST_PIXELS = 2**18
-"""Larger images go to the kernel `torch`, which works in tiles: here an image takes 4 n + 25 bytes for each pixel and
-8 h bytes for each latent at once."""
 MOST_CHANNELS = 3
 CHUNKS = 8
 """Into so many groups the images of the joint stage are dealt, whatever the number of threads, so that sums are always
@@ -91,7 +89,8 @@ class Fitting:
         if learned is not None:
             learned[0] += self.latents.T @ back
             learned[2] += back.sum(0)
-        move(self.latents, back @ layers.latent_back, self.first, self.second, step + 1, rate, *fit.betas, fit.eps)
+        slopes = back @ layers.latent_back + np.float32(ridge_decay(fit, len(self.latents))) * self.latents
+        move(self.latents, slopes, self.first, self.second, step + 1, rate, *fit.betas, fit.eps)
         return float(loss)
 
 
@@ -128,7 +127,7 @@ class BlendKernel:
         def one(i: int) -> FittedCloud:
             return fit_image(images[i], layers, fit, seeds[i])
 
-        small = [i for i, image in enumerate(images) if image.shape[0] * image.shape[1] <= MOST_PIXELS]
+        small = [i for i, image in enumerate(images) if image.shape[0] * image.shape[1] <= BLEND_PIXELS]
         with team(threads) as helpers, threadpool_limits(1, user_api="blas"):
             clouds = dict(zip(small, helpers.each(one, small), strict=True))
         large = [i for i in range(len(images)) if i not in clouds]
@@ -145,7 +144,7 @@ class BlendKernel:
         stepped: Callable[[int], None],
     ) -> NDArray[np.float32]:
         decoder, rates = self.decoder, learning_rates(fit)
-        if max(image.shape[0] * image.shape[1] for image in images) > MOST_PIXELS:
+        if max(image.shape[0] * image.shape[1] for image in images) > BLEND_PIXELS:
             return TorchKernel(decoder).run_jointly(images, fit, seeds, memory_bytes, stepped)
         fittings = [Fitting(prepare_image(image, fit, seed)) for image, seed in zip(images, seeds, strict=True)]
         chunks = [fittings[i::CHUNKS] for i in range(min(CHUNKS, len(fittings)))]

@@ -417,15 +417,15 @@ def accumulate(step, network, scene, work, latents, gradient, losses, learn, lea
 
 
 @compiled
-def move(parameters, gradient, first, second, start, stop, step, lr, slow, slower, eps):
+def move(parameters, gradient, first, second, start, stop, step, lr, slow, slower, eps, decay):
     """One step of Adam (counted from 1) over elements `start:stop`; the formula of `arcpipe.arc.adam`. Clears the
-    gradient."""
+    gradient, to which `decay` times the parameters are added first."""
     rate = splat(np.float32(-lr / (1 - slow**step)))
     spread = splat(np.float32(math.sqrt(1 - slower**step)))
     keep, fresh, small = splat(np.float32(slower)), splat(np.float32(1 - slower)), splat(np.float32(eps))
-    share = splat(np.float32(1 - slow))
+    share, pull = splat(np.float32(1 - slow)), splat(np.float32(decay))
     for j in range(start, stop, LANES):
-        now = load(gradient, j)
+        now = fma(pull, load(parameters, j), load(gradient, j))
         mean = load(first, j)
         mean = fma(share, subtract(now, mean), mean)
         square = fma(multiply(fresh, now), now, multiply(load(second, j), keep))
@@ -438,9 +438,9 @@ def move(parameters, gradient, first, second, start, stop, step, lr, slow, slowe
 
 @compiled
 def fit_latents(
-    steps, network, scene, work, latents, gradient, first, second, losses, learned, rates, slow, slower, eps
+    steps, network, scene, work, latents, gradient, first, second, losses, learned, rates, slow, slower, eps, decay
 ):
     """Take all steps under a frozen decoder; `losses` (steps, images)."""
     for step in range(steps):
         accumulate(step, network, scene, work, latents, gradient, losses[step], False, learned)
-        move(latents, gradient, first, second, 0, len(first), step + 1, rates[step], slow, slower, eps)
+        move(latents, gradient, first, second, 0, len(first), step + 1, rates[step], slow, slower, eps, decay)

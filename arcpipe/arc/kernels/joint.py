@@ -92,6 +92,7 @@ class Chunk:
             rate,
             *fit.betas,
             fit.eps,
+            0.0,
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arcpipe.arc.adam import Adam
+from arcpipe.arc.adam import Adam, ridge_decay
 from arcpipe.arc.blended import network_of
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import DecoderGradient, sum_rows
@@ -57,8 +57,11 @@ class TorchKernel:
         adam = Adam([latents], fit)
         gradient = torch.zeros_like(latents)
         losses = torch.zeros(fit.steps, len(problem.images), device=latents.device)
+        counts = torch.tensor([len(image.positions) for image in problem.images])
+        decay = torch.tensor([ridge_decay(fit, int(count)) for count in counts]).repeat_interleave(counts)
+        decay = decay.to(latents.device)[:, None]
         for step in range(fit.steps):
-            gradient.zero_()
+            torch.mul(latents, decay, out=gradient)
             for tile in problem.tiles(step):
                 self.accumulate(tile, latents, gradient, losses[step], alone=fit.alone)
             adam.update([gradient])
