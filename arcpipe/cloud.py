@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+DecoderKind = Literal["concat", "blend"]
+"""How near latents become a colour, see `DecoderRecord`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +151,21 @@ class DecoderRecord:
     """The arrays of a decoder (thesis eq. 5): what a store keeps so that it can decode itself.
 
     Layer i computes `x @ weights[i].T + biases[i]`, `weights[i]` (out, in) float32; ReLU between layers, the last is
-    linear. The input is the `n_neighbours` latents, nearest first, then their standardised relative positions
-    (row, column), `n_neighbours * (latent_dim + 2)` values in all.
+    linear. Of the kind `concat`, the thesis's, the input is the `n_neighbours` latents, nearest first, then their
+    standardised relative positions (row, column). Of the kind `blend` the layers are applied to each of the
+    `n_neighbours` latents and its relative position by itself, and the outputs are averaged, weighted by distance.
     """
 
     weights: tuple[NDArray[np.float32], ...]
     biases: tuple[NDArray[np.float32], ...]
     n_neighbours: int
     latent_dim: int
+    kind: DecoderKind = "concat"
+
+    @property
+    def inputs(self) -> int:
+        """Values that the first layer takes."""
+        return (self.n_neighbours if self.kind == "concat" else 1) * (self.latent_dim + 2)
 
     @property
     def channels(self) -> int:
@@ -168,7 +178,8 @@ class DecoderRecord:
     @property
     def sha256(self) -> str:
         """Hash of shapes and little-endian bytes; the decoder's name in stores and messages (first 8 digits)."""
-        digest = hashlib.sha256(f"arc-decoder/{self.n_neighbours}/{self.latent_dim}".encode())
+        kind = "" if self.kind == "concat" else f"{self.kind}/"
+        digest = hashlib.sha256(f"arc-decoder/{kind}{self.n_neighbours}/{self.latent_dim}".encode())
         for name, array in self.arrays().items():
             digest.update(f"/{name}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array, "<f4").tobytes())
@@ -183,13 +194,16 @@ class DecoderRecord:
         return named
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], n_neighbours: int, latent_dim: int) -> DecoderRecord:
+    def from_arrays(
+        cls, arrays: Mapping[str, NDArray[Any]], n_neighbours: int, latent_dim: int, kind: DecoderKind = "concat"
+    ) -> DecoderRecord:
         n_layers = len(arrays) // 2
         return cls(
             weights=tuple(np.asarray(arrays[f"weight_{i}"], np.float32) for i in range(n_layers)),
             biases=tuple(np.asarray(arrays[f"bias_{i}"], np.float32) for i in range(n_layers)),
             n_neighbours=n_neighbours,
             latent_dim=latent_dim,
+            kind=kind,
         )
 
 

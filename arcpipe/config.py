@@ -107,8 +107,13 @@ class FitSection(Section):
     """Below 1: share of the pixels that receive an anchor. 1 and above: their number."""
     latent_dim: Count = 32
     neighbours: Annotated[int, Field(ge=1, le=64)] = 4
+    decoder_kind: Literal["concat", "blend"] = "concat"
+    """`concat`: the near latents, by their order, into one network, as in the thesis. `blend`: each decoded by itself,
+    the results averaged by distance."""
+    alone: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Of `blend`: share of the loss that is every near latent's own error instead of that of their average."""
     hidden: tuple[Count, ...] | None = None
-    """Hidden widths of the decoder; the thesis has one layer of `neighbours * (latent_dim + 2)`."""
+    """Hidden widths of the decoder; the thesis has one layer of `neighbours * (latent_dim + 2)`, `blend` one of 256."""
     steps: Count = 500
     lr: Annotated[float, Field(gt=0)] = 0.005
     schedule: Literal["constant", "cosine"] = "constant"
@@ -168,7 +173,7 @@ class FitSection(Section):
 
     @property
     def hidden_widths(self) -> tuple[int, ...]:
-        return self.hidden or (self.neighbours * (self.latent_dim + 2),)
+        return self.hidden or ((self.neighbours * (self.latent_dim + 2),) if self.decoder_kind == "concat" else (256,))
 
 
 class StoreSection(Section):
@@ -413,7 +418,7 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
 
 LATER: dict[str, dict[str, Any]] = {
     "source": {"splits": None},
-    "fit": {"ridge": 0.0},
+    "fit": {"ridge": 0.0, "decoder_kind": "concat", "alone": 0.3},
     "stream": {"validation": 0.0},
 }
 """Settings that came after stores and runs had been made, with the value that changes nothing."""

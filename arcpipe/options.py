@@ -26,6 +26,11 @@ class Recipe(StrEnum):
     fast = "fast"
 
 
+class DecoderKind(StrEnum):
+    concat = "concat"
+    blend = "blend"
+
+
 class Features(StrEnum):
     latents = "latents"
     decoded = "decoded"

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from arcpipe.arc.blended import Blended, network_of
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import Factorised
 from arcpipe.arc.kernels import choose_kernel
@@ -104,7 +105,7 @@ def decode(
     picture = np.empty((height, width, decoder.channels), np.float32)
     cache = None if neighbours is None or scale != 1 else neighbours.reshape(height, width, -1)
     find = Finder(positions, decoder.n_neighbours)
-    network = Factorised(decoder)
+    network = network_of(decoder)
     source = torch.tensor(np.asarray(latents, np.float32), device=decoder.device)
     for rows, columns in _blocks(height, width):
         points = _points(rows, columns, scale)
@@ -117,36 +118,40 @@ def decode(
 
 @torch.no_grad()
 def decode_pixels(
-    network: Factorised, latents: Tensor, near: NDArray[Any], gaps: NDArray[np.float32]
+    network: Factorised | Blended, latents: Tensor, near: NDArray[Any], gaps: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Decode pixels (t, channels) from their nearest latents `near` (t, n) and the standardised `gaps` (t, 2 n)."""
     touched, index = index_rows(near, None)
     device = latents.device
-    index = padded(index)
+    index, relative = padded(index), torch.from_numpy(padded(gaps)).to(device)
     layers = network.forward(
         latents.index_select(0, torch.from_numpy(touched).to(device)),
         torch.from_numpy(index.ravel()).to(device),
         torch.arange(0, index.size + 1, index.shape[1], dtype=torch.int32, device=device),
-        torch.from_numpy(padded(gaps)).to(device),
+        relative,
     )
-    return layers[-1][: len(near)].cpu().numpy()
+    return network.output(layers, relative)[: len(near)].cpu().numpy()
 
 
 def check_decoder(decoder: Decoder, fit: FitSection) -> None:
     """Refuse a decoder that was made for other clouds.
 
     Raises:
-        ConfigError: another number of neighbours or another latent dimension.
+        ConfigError: another number of neighbours, another latent dimension or another kind.
     """
-    expected, found = (decoder.n_neighbours, decoder.latent_dim), (fit.neighbours, fit.latent_dim)
+    expected = (decoder.n_neighbours, decoder.latent_dim, decoder.kind)
+    found = (fit.neighbours, fit.latent_dim, fit.decoder_kind)
     if expected != found:
         raise ConfigError(
             "the decoder was made for other settings.",
             details=[
-                f"expected {expected[0]} neighbours, latent dimension {expected[1]}",
-                f"found {found[0]}, {found[1]}",
+                f"expected {expected[0]} neighbours, latent dimension {expected[1]}, kind {expected[2]}",
+                f"found {found[0]}, {found[1]}, {found[2]}",
             ],
-            fix=[f"--neighbours {expected[0]} --latent-dim {expected[1]}", "or leave --decoder out"],
+            fix=[
+                f"--neighbours {expected[0]} --latent-dim {expected[1]} --decoder-kind {expected[2]}",
+                "or leave --decoder out",
+            ],
         )
 
 

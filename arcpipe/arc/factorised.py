@@ -41,12 +41,26 @@ class DecoderGradient:
             tensor.zero_()
 
 
+class WorkMemory:
+    """Contiguous pieces of kept memory, by name: fresh memory costs page faults in every step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._kept: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, rows: int, columns: int) -> Tensor:
+        memory = self._kept.get(name)
+        if memory is None or memory.numel() < rows * columns:
+            memory = self._kept[name] = torch.empty(rows * columns, device=self._device)
+        return memory[: rows * columns].view(rows, columns)
+
+
 class Factorised:
-    """A decoder that is applied to whole tiles; keeps its work memory from call to call."""
+    """A decoder of the kind `concat` that is applied to whole tiles; keeps its work memory from call to call."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
-        self._memory: dict[str, Tensor] = {}
+        self.take = WorkMemory(decoder.device)
         self.refresh()
 
     def refresh(self) -> None:
@@ -71,15 +85,27 @@ class Factorised:
         """
         decoder, t = self.decoder, len(relative)
         projected = torch.addmm(
-            self._first_bias, near, self._latent_part, out=self._take("projected", len(near), len(self._first_bias))
+            self._first_bias, near, self._latent_part, out=self.take("projected", len(near), len(self._first_bias))
         )
         hidden = sum_rows(projected.view(-1, decoder.hidden[0]), index, index_offsets)
         layers = [hidden.addmm_(relative, self._relative_part).clamp_(min=0)]
         last = len(decoder.weights) - 1
         for i, (weight, bias) in enumerate(zip(decoder.weights[1:], decoder.biases[1:], strict=True), start=1):
-            values = torch.addmm(bias, layers[-1], weight.T, out=self._take(f"layer {i}", t, len(bias)))
+            values = torch.addmm(bias, layers[-1], weight.T, out=self.take(f"layer {i}", t, len(bias)))
             layers.append(values if i == last else values.clamp_(min=0))
         return layers
+
+    def output(self, layers: list[Tensor], relative: Tensor) -> Tensor:
+        """The pixels (t, channels) of what `forward` gave."""
+        return layers[-1]
+
+    def errors(self, layers: list[Tensor], tile: Tile, alone: float) -> tuple[Tensor, Tensor]:
+        """The weighted squared error of each pixel (t, 1), and its gradient (t, channels) by the last of `layers`,
+        which it overwrites. `alone` is of the kind `blend`."""
+        error = layers[-1].sub_(tile.target)
+        weighted = error * tile.weight
+        per_pixel = (error * weighted).sum(1, keepdim=True)
+        return per_pixel, weighted.mul_(2)
 
     def backward(
         self, gradient: Tensor, layers: list[Tensor], near: Tensor, tile: Tile, into: DecoderGradient | None
@@ -94,7 +120,7 @@ class Factorised:
                 into.weights[i - 1].addmm_(gradient.T, layers[i - 1])
                 into.biases[i].add_(gradient.sum(0))
             width = decoder.weights[i].shape[1]
-            gradient = torch.mm(gradient, decoder.weights[i], out=self._take(f"gradient {i}", len(gradient), width))
+            gradient = torch.mm(gradient, decoder.weights[i], out=self.take(f"gradient {i}", len(gradient), width))
             # ReLU in one pass: zero where the layer's value is not above 0.
             torch.ops.aten.threshold_backward.grad_input(gradient, layers[i - 1], 0, grad_input=gradient)
         sums = sum_rows(gradient, tile.users, tile.user_offsets).view(len(near), -1)
@@ -102,14 +128,7 @@ class Factorised:
             into.latent_part.addmm_(near.T, sums)
             into.relative_part.addmm_(tile.relative.T, gradient)
             into.biases[0].add_(gradient.sum(0))
-        return torch.mm(sums, self._latent_part.T, out=self._take("near", *near.shape))
-
-    def _take(self, name: str, rows: int, columns: int) -> Tensor:
-        """A contiguous piece of kept memory: fresh memory costs page faults in every step."""
-        memory = self._memory.get(name)
-        if memory is None or memory.numel() < rows * columns:
-            memory = self._memory[name] = torch.empty(rows * columns, device=self.decoder.device)
-        return memory[: rows * columns].view(rows, columns)
+        return torch.mm(sums, self._latent_part.T, out=self.take("near", *near.shape))
 
 
 def sum_rows(table: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def whiten(decoder: Decoder) -> tuple[Decoder, NDArray[np.float64]]:
 
 
 def _whiten(decoder: Decoder) -> tuple[Decoder, NDArray[np.float64]]:
-    n, z = decoder.n_neighbours, decoder.latent_dim
+    n, z = decoder.slots, decoder.latent_dim
     first, *later = (weight.detach().cpu().numpy().astype(np.float64) for weight in decoder.weights)
     slots = first[:, : n * z].reshape(-1, n, z)
     output = later[-1]

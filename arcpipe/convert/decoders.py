@@ -32,6 +32,7 @@ def check_decoder(decoder: DecoderRecord, fit: FitSection, channels: int, name: 
     wanted = {
         "--neighbours": (fit.neighbours, decoder.n_neighbours),
         "--latent-dim": (fit.latent_dim, decoder.latent_dim),
+        "--decoder-kind": (fit.decoder_kind, decoder.kind),
         "channels": (channels, decoder.channels),
         "fit.hidden": (fit.hidden_widths, decoder.hidden),
     }

@@ -15,6 +15,7 @@ from arcpipe.place import RemotePath, as_place
 from arcpipe.store.arrays import write_array
 from arcpipe.store.attributes import is_split_name
 from arcpipe.store.bucket import ATTEMPTS
+from arcpipe.store.decoder_file import describe
 from arcpipe.store.files import attempt_folder, file_hashes, move, publish, replace_file, write_file
 from arcpipe.store.root import read_decoder, read_root
 from arcpipe.store.schema import FORMAT, FORMAT_VERSION, StoreHeader, group_document
@@ -220,7 +221,7 @@ def _marker(path: Path) -> Path:
 def _write_empty_store(folder: Path, header: StoreHeader, decoder: DecoderRecord, replaces: str | None) -> None:
     for name, values in decoder.arrays().items():
         write_array(folder / "decoder", name, values)
-    about = {"n_neighbours": decoder.n_neighbours, "latent_dim": decoder.latent_dim, "sha256": decoder.sha256}
+    about = describe(decoder)
     document = group_document({**about, "files": file_hashes(folder / "decoder")})
     write_file(folder / "decoder" / "zarr.json", document)
     for split in header.splits:

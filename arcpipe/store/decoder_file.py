@@ -1,21 +1,23 @@
-"""A decoder in a file of its own, as safetensors: weights and biases by name, two numbers as metadata."""
+"""A decoder in a file of its own, as safetensors: weights and biases by name, two numbers and its kind as metadata."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, get_args
 
 import safetensors
 from safetensors.numpy import save
 
-from arcpipe.cloud import DecoderRecord
+from arcpipe.cloud import DecoderKind, DecoderRecord
 from arcpipe.errors import NotAStoreError
 from arcpipe.store.files import replace_file
 
 
 def save_decoder_file(path: Path, decoder: DecoderRecord) -> None:
     """Write a decoder, replacing an older file atomically."""
-    numbers = {"n_neighbours": str(decoder.n_neighbours), "latent_dim": str(decoder.latent_dim)}
-    replace_file(path, save(decoder.arrays(), metadata={**numbers, "sha256": decoder.sha256}))
+    about = {name: str(value) for name, value in describe(decoder).items()}
+    replace_file(path, save(decoder.arrays(), metadata=about))
 
 
 def load_decoder_file(path: Path) -> DecoderRecord:
@@ -28,7 +30,8 @@ def load_decoder_file(path: Path) -> DecoderRecord:
         with safetensors.safe_open(path, framework="numpy") as file:
             about = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-        record = DecoderRecord.from_arrays(arrays, int(about["n_neighbours"]), int(about["latent_dim"]))
+        kind = decoder_kind(about)
+        record = DecoderRecord.from_arrays(arrays, int(about["n_neighbours"]), int(about["latent_dim"]), kind)
         problem = misfit(record)
     except (OSError, KeyError, ValueError, IndexError, safetensors.SafetensorError) as error:
         problem = f"{type(error).__name__}: {error}"
@@ -41,9 +44,23 @@ def load_decoder_file(path: Path) -> DecoderRecord:
     return record
 
 
+def describe(decoder: DecoderRecord) -> dict[str, Any]:
+    """What a store or a file says of its decoder beside the arrays. `concat` is not named: it is older than kinds."""
+    about = {"n_neighbours": decoder.n_neighbours, "latent_dim": decoder.latent_dim, "sha256": decoder.sha256}
+    return about if decoder.kind == "concat" else {**about, "kind": decoder.kind}
+
+
+def decoder_kind(about: Mapping[str, Any]) -> DecoderKind:
+    """The kind in what `describe` gave. Raises ValueError where this version knows no such kind."""
+    kind: DecoderKind = about.get("kind", "concat")
+    if kind not in get_args(DecoderKind):
+        raise ValueError(f"a decoder of the kind {kind!r}: known kinds are {', '.join(get_args(DecoderKind))}")
+    return kind
+
+
 def misfit(record: DecoderRecord) -> str | None:
     """Say which layer's shapes do not fit the layer before it, or None."""
-    width = record.n_neighbours * (record.latent_dim + 2)
+    width = record.inputs
     for i, (weight, bias) in enumerate(zip(record.weights, record.biases, strict=True)):
         if weight.shape != (*bias.shape, width):
             return f"layer {i} has weights {weight.shape} and biases {bias.shape}, expected {width} inputs"

@@ -17,6 +17,7 @@ from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
 from arcpipe.errors import MissingSplitError, UnfinishedStoreError
 from arcpipe.place import as_place, is_remote
 from arcpipe.store.arrays import damaged
+from arcpipe.store.decoder_file import decoder_kind
 from arcpipe.store.names import NameIndex
 from arcpipe.store.part import ChunkCache, Part
 from arcpipe.store.root import read_decoder, read_root
@@ -75,6 +76,7 @@ class Store:
         self.latent_dim: int = self.root["decoder"]["latent_dim"]
         self.n_neighbours: int = self.root["decoder"]["n_neighbours"]
         self.decoder_sha256: str = self.root["decoder"]["sha256"]
+        self.decoder_kind = decoder_kind(self.root["decoder"])
         self.has_neighbours: bool = self.root["neighbours_cache"] != "none"
         self._cache_bytes = cache_bytes
         self._chunks = ChunkCache(cache_bytes)

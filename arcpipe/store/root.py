@@ -11,7 +11,7 @@ from arcpipe.cloud import DecoderRecord
 from arcpipe.errors import NotAStoreError
 from arcpipe.store.arrays import MAX_METADATA_BYTES, damaged
 from arcpipe.store.attributes import root_problem
-from arcpipe.store.decoder_file import misfit
+from arcpipe.store.decoder_file import decoder_kind, misfit
 from arcpipe.store.group import Kinds, read_group
 from arcpipe.store.part import Part
 from arcpipe.store.schema import FORMAT, FORMAT_VERSION
@@ -67,7 +67,8 @@ def read_decoder(path: Path, root: Mapping[str, Any]) -> DecoderRecord:
     names = {name.split("/")[0] for name in part.attributes["files"]}
     arrays = {name: part.raw(name) for name in names}
     try:
-        record = DecoderRecord.from_arrays(arrays, root["decoder"]["n_neighbours"], root["decoder"]["latent_dim"])
+        about = root["decoder"]
+        record = DecoderRecord.from_arrays(arrays, about["n_neighbours"], about["latent_dim"], decoder_kind(about))
         problem = misfit(record) or (None if record.channels == root["channels"] else f"{record.channels} channels")
     except (KeyError, IndexError) as error:
         problem = f"its arrays {', '.join(sorted(names))} are no decoder's ({error})"

@@ -66,6 +66,7 @@ def store_facts(
         manifest=train.manifest.digest,
         normalisation=chosen.to_dict(),
         convert=dict(store.config),
+        decoder_kind=store.decoder_kind,
     )
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from arcpipe.cloud import DecoderRecord
+from arcpipe.cloud import DecoderKind, DecoderRecord
 from arcpipe.config import TrainConfig, build
 from arcpipe.errors import CheckpointError, ConfigError, StoreBusyError
 from arcpipe.models import build_model
@@ -66,6 +66,7 @@ class StoreFacts:
     manifest: str
     normalisation: Mapping[str, Any]
     convert: Mapping[str, Any]
+    decoder_kind: DecoderKind = "concat"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StoreFacts:
@@ -144,7 +145,8 @@ class RunFolder:
         path = self.path / "decoder.safetensors"
         arrays = {name: tensor.numpy() for name, tensor in checkpoint.load_tensors(path).items()}
         try:
-            decoder = DecoderRecord.from_arrays(arrays, self.facts.n_neighbours, self.facts.latent_dim)
+            facts = self.facts
+            decoder = DecoderRecord.from_arrays(arrays, facts.n_neighbours, facts.latent_dim, facts.decoder_kind)
         except KeyError as error:
             raise CheckpointError(
                 f"{path} holds no decoder.", details=[f"missing: {error}"], fix=[checkpoint.train_again(path)]

@@ -10,9 +10,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from store_samples import empty_store, full_store, make_batch, make_decoder, make_header
+from store_samples import LATENT_DIM, empty_store, full_store, make_batch, make_decoder, make_header
 
+from arcpipe.cloud import DecoderRecord
 from arcpipe.errors import DamagedStoreError, NotAStoreError, StoreBusyError, StoreMismatchError
 from arcpipe.store import (
     StoreHeader,
@@ -27,6 +29,8 @@ from arcpipe.store import (
     verify,
     with_mended_images,
 )
+from arcpipe.store.decoder_file import describe
+from arcpipe.store.schema import group_document
 
 ONE_PART = {"train": {"samples": 5, "parts": 1}}
 
@@ -147,6 +151,38 @@ def test_one_process_cannot_take_the_lock_twice(tmp_path: Path) -> None:
 def test_a_decoder_file_comes_back(tmp_path: Path) -> None:
     save_decoder_file(tmp_path / "decoder.safetensors", make_decoder())
     assert load_decoder_file(tmp_path / "decoder.safetensors").sha256 == make_decoder().sha256
+
+
+def test_a_decoder_that_blends_comes_back_and_keeps_its_kind(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    shapes = [(8, LATENT_DIM + 2), (3, 8)]
+    weights = tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    decoder = DecoderRecord(weights, (np.zeros(8, np.float32), np.zeros(3, np.float32)), 4, LATENT_DIM, "blend")
+    save_decoder_file(tmp_path / "decoder.safetensors", decoder)
+    create_or_open(tmp_path / "a.zarr", make_header(ONE_PART), decoder)
+    store = open_store(tmp_path / "a.zarr", allow_unfinished=True)
+    for found in (load_decoder_file(tmp_path / "decoder.safetensors"), store.decoder):
+        assert (found.kind, found.sha256) == ("blend", decoder.sha256)
+    assert decoder.sha256 != replace(decoder, kind="concat").sha256
+    assert [problem.where for problem in verify(tmp_path / "a.zarr").problems if "decoder" in problem.where] == []
+
+
+def test_the_thesis_decoder_is_written_and_named_as_before_there_were_kinds(tmp_path: Path) -> None:
+    empty_store(tmp_path / "a.zarr", ONE_PART)
+    about = open_store(tmp_path / "a.zarr", allow_unfinished=True).root["decoder"]
+    assert about == {"n_neighbours": 4, "latent_dim": LATENT_DIM, "sha256": make_decoder().sha256}
+    assert describe(make_decoder()) == about
+    assert make_decoder().sha256.startswith("441000504c66b5fa")
+
+
+@pytest.mark.parametrize("kind", ["mean", 4, ["blend"]])
+def test_a_kind_that_nobody_knows_is_refused(tmp_path: Path, kind: object) -> None:
+    empty_store(tmp_path / "a.zarr", ONE_PART)
+    root = dict(open_store(tmp_path / "a.zarr", allow_unfinished=True).root)
+    root["decoder"] = {**root["decoder"], "kind": kind}
+    (tmp_path / "a.zarr" / "zarr.json").write_bytes(group_document(root))
+    with pytest.raises(DamagedStoreError, match="kind"):
+        open_store(tmp_path / "a.zarr", allow_unfinished=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", bytes(64)])

@@ -19,6 +19,7 @@ from arcpipe.config import FitSection, SourceSection, StoreSection, TrainConfig
 from arcpipe.errors import CheckpointError, ImageError
 from arcpipe.store import StoreHeader, create_or_open, fingerprint
 from arcpipe.train import run_predict, run_train
+from arcpipe.train.run import open_run
 
 FIT = FitSection(latent_dim=4, latents=20, hidden=(16,), steps=60, pretrain_steps=100, lr=0.02)
 
@@ -34,20 +35,23 @@ def stripes(label: int, seed: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a real little store, which is deleted: a run folder is enough for new images."""
-    folder = tmp_path_factory.mktemp("predict")
+    return make_run(tmp_path_factory.mktemp("predict"), FIT)
+
+
+def make_run(folder: Path, fit_settings: FitSection, features: str = "latents") -> Path:
     images = [stripes(i % 2, i)[..., None] / np.float32(255) for i in range(40)]
-    decoder, _ = pretrain_decoder(images[:10], FIT, list(range(10)), 0, 1)
+    decoder, _ = pretrain_decoder(images[:10], fit_settings, list(range(10)), 0, 1)
     splits = {"train": {"samples": 40, "parts": 1}}
     source = SourceSection(source="stripes", grey=True)
     config = {
         "source": source.model_dump(mode="json"),
-        "fit": FIT.model_dump(mode="json"),
+        "fit": fit_settings.model_dump(mode="json"),
         "store": StoreSection(neighbours_cache="none").model_dump(mode="json"),
         "seed": 0,
     }
     header = StoreHeader(config, fingerprint(config), ("rows", "columns"), 1, splits, neighbours_cache="none")
     writer = create_or_open(folder / "stripes.zarr", header, decoder.to_record())
-    fitted = fit_clouds(images, decoder, FIT, list(range(40)))
+    fitted = fit_clouds(images, decoder, fit_settings, list(range(40)))
     clouds = [
         Cloud(
             fit.positions.astype(np.uint16), fit.latents, (12, 12), fit.relative, label=i % 2, sample_id=i, path=f"{i}"
@@ -61,6 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "out": folder / "run",
         "threads": 1,
         "device": "cpu",
+        "features": {"kind": features},
         "model": {"channels": (8, 8), "depths": (1, 1), "heads": (2, 2), "patch": 20, "drop_path": 0.0},
         "optim": {"epochs": 25, "batch_size": 10, "lr": 0.01},
     }
@@ -86,6 +91,17 @@ def test_new_images_are_classified_without_the_store(run: Path, tmp_path: Path) 
         assert prediction.psnr is not None
         assert 10 < prediction.psnr < PSNR_CAP_DB
     json.dumps(report.as_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("features", ["latents", "decoded"])
+def test_a_decoder_that_blends_serves_training_and_new_images(tmp_path: Path, features: str) -> None:
+    run = make_run(tmp_path, FIT.model_copy(update={"decoder_kind": "blend"}), features)
+    facts = open_run(run).facts
+    assert (facts.decoder_kind, open_run(run).decoder().kind) == ("blend", "blend")
+    paths = [save(tmp_path / f"{i}.png", i % 2, 1000 + i) for i in range(20)]
+    report = run_predict(run, paths, device="cpu")
+    assert np.mean([p.label == ("rows", "columns")[i % 2] for i, p in enumerate(report.predictions)]) >= 0.75
+    assert all(p.psnr is not None and p.psnr > 10 for p in report.predictions)
 
 
 def test_a_picture_gets_the_same_answer_whatever_its_name_and_company(run: Path, tmp_path: Path) -> None:

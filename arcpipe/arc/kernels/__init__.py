@@ -69,13 +69,17 @@ def choose_kernel(name: str, decoder: Decoder) -> Kernel:
 
         if NumbaKernel.supports(decoder):
             return NumbaKernel(decoder)
+        from arcpipe.arc.kernels.blend_kernel import BlendKernel
+
+        if BlendKernel.supports(decoder):
+            return BlendKernel(decoder)
     if name == "numba":
         raise ConfigError(
             "the kernel 'numba' cannot run this decoder here.",
             details=[
-                "expected Numba installed, a CPU, hidden layers and at most 3 channels",
+                "expected Numba installed, a CPU, hidden layers (one for the kind blend) and at most 3 channels",
                 f"found Numba {'installed' if has_numba() else 'missing'}, device {decoder.device}",
-                f"found hidden widths {decoder.hidden}, {decoder.channels} channels",
+                f"found kind {decoder.kind}, hidden widths {decoder.hidden}, {decoder.channels} channels",
             ],
             fix=["kernel auto", "pip install numba"],
         )

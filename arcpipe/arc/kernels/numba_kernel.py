@@ -52,9 +52,10 @@ class NumbaKernel:
 
     @staticmethod
     def supports(decoder: Decoder) -> bool:
-        """Hidden layers, few channels, on a CPU."""
+        """The kind `concat`, hidden layers, few channels, on a CPU."""
         return (
-            decoder.device.type == "cpu"
+            decoder.kind == "concat"
+            and decoder.device.type == "cpu"
             and decoder.dtype == torch.float32
             and len(decoder.hidden) > 0
             and decoder.channels <= MOST_CHANNELS

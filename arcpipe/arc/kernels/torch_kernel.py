@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from arcpipe.arc.adam import Adam, ridge_decay
+from arcpipe.arc.blended import network_of
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.factorised import DecoderGradient, Factorised, sum_rows
+from arcpipe.arc.factorised import DecoderGradient, sum_rows
 from arcpipe.arc.problem import FittedCloud, PreparedImage, Problem, group_images, kept_bytes, prepare_image
 from arcpipe.arc.tiles import Tile
 from arcpipe.config import FitSection
@@ -30,8 +31,10 @@ class TorchKernel:
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
-        self.network = Factorised(decoder)
-        self.group_pixels = CPU_TILE_PIXELS if decoder.device.type == "cpu" else GPU_TILE_PIXELS
+        self.network = network_of(decoder)
+        pixels = CPU_TILE_PIXELS if decoder.device.type == "cpu" else GPU_TILE_PIXELS
+        # Of `blend` every pixel has a row of hidden values for each of its latents.
+        self.group_pixels = pixels if decoder.kind == "concat" else max(1, pixels // decoder.n_neighbours)
 
     def run(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
@@ -60,7 +63,7 @@ class TorchKernel:
         for step in range(fit.steps):
             torch.mul(latents, decay, out=gradient)
             for tile in problem.tiles(step):
-                self.accumulate(tile, latents, gradient, losses[step])
+                self.accumulate(tile, latents, gradient, losses[step], alone=fit.alone)
             adam.update([gradient])
         return losses
 
@@ -87,7 +90,7 @@ class TorchKernel:
                 gradient = torch.zeros_like(part)
                 loss = torch.zeros(len(problem.images), device=decoder.device)
                 for tile in problem.tiles(step):
-                    self.accumulate(tile, part, gradient, loss, sums)
+                    self.accumulate(tile, part, gradient, loss, sums, fit.alone)
                 adam.update([gradient])
                 losses[step] += loss.sum() / len(images)
             first = decoder.join_first(sums.latent_part, sums.relative_part)
@@ -107,17 +110,23 @@ class TorchKernel:
 
     @torch.no_grad()
     def accumulate(
-        self, tile: Tile, latents: Tensor, gradient: Tensor, loss: Tensor, into: DecoderGradient | None = None
+        self,
+        tile: Tile,
+        latents: Tensor,
+        gradient: Tensor,
+        loss: Tensor,
+        into: DecoderGradient | None = None,
+        alone: float = 0.0,
     ) -> None:
-        """Add a tile's share of each image's loss to `loss` (images,), its gradients to `gradient` (m, z) and
-        `into`."""
+        """Add a tile's share of each image's loss to `loss` (images,), its gradients to `gradient` (m, z) and `into`.
+
+        `alone`: `FitSection.alone`.
+        """
         near = latents if tile.rows is None else latents.index_select(0, tile.rows)
         layers = self.network.forward(near, tile.index, tile.index_offsets, tile.relative)
-        error = layers[-1].sub_(tile.target)
-        weighted = error * tile.weight
-        per_pixel = (error * weighted).sum(1, keepdim=True)
+        per_pixel, slope = self.network.errors(layers, tile, alone)
         loss += sum_rows(per_pixel, tile.order, tile.image_offsets).squeeze(1)
-        near_gradient = self.network.backward(weighted.mul_(2), layers, near, tile, into)
+        near_gradient = self.network.backward(slope, layers, near, tile, into)
         if tile.rows is None:
             gradient += near_gradient
         else:
