@@ -24,6 +24,6 @@ def test_all_66_odd_images_within_a_limit_of_memory(development_images: Path) ->
 
 
 def test_the_limit_of_memory_is_one(development_images: Path) -> None:
-    done = read_within(development_images, 20)
+    done = read_within(development_images, 1)  # what Python has kept free may hold more
     assert done.returncode == 1
     assert "MemoryError" in done.stderr

@@ -51,7 +51,7 @@ def test_a_cloud_is_never_changed_in_place(apply: tuple[str, ...]) -> None:
 
 def test_what_is_not_asked_for_is_not_done() -> None:
     cloud = cloud_of(50)
-    changed = augment_cloud(cloud, 0, AugmentSection())
+    changed = augment_cloud(cloud, 0, AugmentSection(apply=()))
     np.testing.assert_array_equal(changed.positions, cloud.positions)
     np.testing.assert_array_equal(changed.latents, cloud.latents)
 
