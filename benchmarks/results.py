@@ -24,8 +24,8 @@ HEAD = """\
 
 Every table was made by `arcpipe run pipelines/NAME.toml`, and this page by `python benchmarks/results.py results/*`:
 no number here was copied by hand. Ours are mean ± deviation over seeds (their number in brackets), each measured once,
-at the last epoch, on the reported split, which chose nothing unless it is said below. The thesis's are its own measurements, on more images and
-for more epochs than the small scale has: what compares is the order of the rows."""
+at the last epoch, on the reported split, which chose nothing unless it is said below. The thesis's are its own
+measurements, on more images and for more epochs than the small scale has: what compares is the order of the rows."""
 
 
 def main(folders: list[str]) -> None:
