@@ -31,6 +31,12 @@ def read_all(tar: Path, mib: int) -> dict[str, object]:
     source = open_source(SourceSection(source=str(tar)))
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + mib * 2**20,) * 2)
+    try:
+        bytearray((mib + 64) * 2**20)
+    except MemoryError:
+        pass
+    else:
+        raise RuntimeError("the limit of memory does not hold")
     found: dict[str, object] = {}
     for sample in source.inventory().samples["train"]:
         try:
