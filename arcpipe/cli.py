@@ -431,6 +431,9 @@ def run(
     ] = None,
     only: Annotated[str | None, typer.Option(metavar="ARM,...", help="These arms; by default all.")] = None,
     seeds: Annotated[str | None, typer.Option(metavar="0,1,...", help="In place of the file's.")] = None,
+    at_once: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Trainings side by side, each with its share of the cores.")
+    ] = 1,
     dry_run: Annotated[bool, typer.Option(help="Tell what is done and what is left, and touch nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -443,7 +446,7 @@ def run(
     read = read_pipeline(pipeline, data)
     if read.about:
         typer.echo(read.about, err=True)
-    report = run_pipeline(read, only=words(only), seeds=numbers(seeds, "--seeds"), dry_run=dry_run)
+    report = run_pipeline(read, only=words(only), seeds=numbers(seeds, "--seeds"), at_once=at_once, dry_run=dry_run)
     show(report, as_json)
     report.check()
 

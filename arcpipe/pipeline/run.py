@@ -65,13 +65,20 @@ class PipelineReport:
 
 
 def run_pipeline(
-    pipeline: Pipeline, *, only: Iterable[str] = (), seeds: Iterable[int] = (), dry_run: bool = False
+    pipeline: Pipeline,
+    *,
+    only: Iterable[str] = (),
+    seeds: Iterable[int] = (),
+    at_once: int = 1,
+    dry_run: bool = False,
 ) -> PipelineReport:
     """Convert, train and evaluate what is left of a file, and write `results/NAME/`.
 
     Args:
         only: names of arms; by default all.
         seeds: in place of the file's.
+        at_once: trainings side by side, each with its share of the cores. With more than one, everything is
+            converted first.
         dry_run: tell what is done and left, and touch nothing.
 
     Raises:
@@ -88,12 +95,19 @@ def run_pipeline(
     if dry_run:
         return PipelineReport(results.folder, {}, left=tuple(what_is_left(job, results) for job in jobs))
     desk = _Desk(pipeline, results, plan_jobs(pipeline, (), {*pipeline.seeds, *seeds}))
+    work = []
     for number, job in enumerate(jobs, 1):
         missing = [evaluation for evaluation in job.evaluations if results.find(job, evaluation) is None]
         desk.before += len(job.evaluations) - len(missing)
         if missing:
-            say(f"[{number}/{len(jobs)}] {job.title}: {job.train.out} on {job.convert.out}")
-            _work(desk, job, missing)
+            work.append(
+                _Work(f"[{number}/{len(jobs)}] {job.title}: {job.train.out} on {job.convert.out}", job, missing)
+            )
+    if at_once > 1:
+        _side_by_side(desk, work, at_once)
+    else:
+        for piece in work:
+            _one(desk, piece)
     table = desk.write() if results.entries else []
     return PipelineReport(results.folder, {}, tuple(table), desk.measured, desk.before, tuple(desk.failed))
 
@@ -136,17 +150,54 @@ class _Desk:
         return lines
 
 
-def _work(desk: _Desk, job: Job, missing: list[Evaluation]) -> None:
-    """One arm with one seed; what goes wrong is noted, and the next one has its turn."""
+@dataclass(frozen=True)
+class _Work:
+    """One arm with one seed, and the numbers that are missing of it."""
+
+    name: str
+    job: Job
+    missing: list[Evaluation]
+
+
+def _one(desk: _Desk, work: _Work) -> None:
+    """Convert, train and evaluate; what goes wrong is noted, and the next one has its turn."""
     from arcpipe.train import run_train
 
+    say(work.name)
     try:
-        report = desk.store(job.convert)
-        trained = run_train(job.train)
+        report = desk.store(work.job.convert)
+        trained = run_train(work.job.train)
     except Exception as error:
-        _note(desk, job.title, error)
+        _note(desk, work.job.title, error)
         return
-    split = report.splits[job.train.stream.train_split]
+    _measure(desk, work, report, trained)
+
+
+def _side_by_side(desk: _Desk, work: Iterable[_Work], at_once: int) -> None:
+    """Convert everything, then train several at once; each is evaluated as it ends."""
+    from arcpipe.pipeline.beside import train_side_by_side
+
+    by_run: dict[Path, list[tuple[_Work, Any]]] = {}
+    for piece in work:
+        try:
+            report = desk.store(piece.job.convert)
+        except Exception as error:
+            _note(desk, piece.job.title, error)
+            continue
+        by_run.setdefault(piece.job.train.out, []).append((piece, report))
+    groups = list(by_run.values())
+    named = [(group[0][0].name, group[0][0].job.train) for group in groups]
+    for place, outcome in train_side_by_side(named, at_once):
+        for piece, report in groups[place]:
+            if isinstance(outcome, Exception):
+                _note(desk, piece.job.title, outcome)
+            else:
+                _measure(desk, piece, report, outcome)
+
+
+def _measure(desk: _Desk, work: _Work, report: Any, trained: Any) -> None:
+    """All numbers that are missing of one training. `report`, `trained`: of its conversion and of itself."""
+    split = report.splits[work.job.train.stream.train_split]
     training = {
         "images": split.samples,
         "clouds": trained.clouds,
@@ -158,11 +209,11 @@ def _work(desk: _Desk, job: Job, missing: list[Evaluation]) -> None:
         "train_accuracy": trained.train_accuracy,
         "train_loss": trained.train_loss,
     }
-    for evaluation in missing:
+    for evaluation in work.missing:
         try:
-            _evaluate(desk, job, evaluation, training)
+            _evaluate(desk, work.job, evaluation, training)
         except Exception as error:
-            _note(desk, f"{job.title}, {evaluation.column.name}", error)
+            _note(desk, f"{work.job.title}, {evaluation.column.name}", error)
 
 
 def _evaluate(desk: _Desk, job: Job, evaluation: Evaluation, training: dict[str, Any]) -> None:
@@ -171,7 +222,7 @@ def _evaluate(desk: _Desk, job: Job, evaluation: Evaluation, training: dict[str,
     if evaluation.convert is not None:
         desk.store(evaluation.convert)
     report = run_evaluate(evaluation.config)
-    say(f"  {evaluation.column.name}: {100 * report.measures.accuracy:.2f} %")
+    say(f"  {job.title}, {evaluation.column.name}: {100 * report.measures.accuracy:.2f} %")
     measures = {name: value for name, value in report.measures.as_dict().items() if name != "confusion"}
     desk.results.add(
         {

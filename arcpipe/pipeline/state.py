@@ -59,6 +59,11 @@ def _store_state(path: Path) -> str:
 def _run_state(path: Path) -> str:
     if (path / "summary.json").is_file():
         return "trained"
-    lines = path / "metrics.jsonl"
-    epochs = lines.read_text(encoding="utf-8").count('"kind": "epoch"') if lines.is_file() else 0
+    epochs = epochs_trained(path)
     return f"{epochs} epochs trained" if epochs else "begun" if path.is_dir() else "missing"
+
+
+def epochs_trained(run: Path) -> int:
+    """Epochs that a run has behind it, going on or ended."""
+    lines = run / "metrics.jsonl"
+    return lines.read_text(encoding="utf-8").count('"kind": "epoch"') if lines.is_file() else 0

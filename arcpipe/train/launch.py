@@ -16,9 +16,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import arcpipe
 from arcpipe import errors
@@ -34,27 +34,71 @@ GRACE_S = 5.0
 Process = subprocess.Popen[bytes]
 
 
+class Apart:
+    """A training in processes of its own. The caller looks whether it is `over`; leaving the block ends them.
+
+    Args:
+        config: All settings; its `workers` or `gpus` say how many processes, `threads` how many each has.
+        resume, overwrite, quiet: As for `run_train`.
+    """
+
+    def __init__(
+        self, config: TrainConfig, *, resume: bool = False, overwrite: bool = False, quiet: bool = True
+    ) -> None:
+        self._holder = tempfile.TemporaryDirectory(prefix="arcpipe-")
+        self._folder = Path(self._holder.name)
+        world = config.workers or config.gpus or 1
+        job = {"world": world, "resume": resume, "overwrite": overwrite, "quiet": quiet}
+        (self._folder / "job.json").write_text(json.dumps({**job, "config": config.model_dump(mode="json")}))
+        self.processes: list[Process] = []
+        with ExitStack() as failing:
+            failing.callback(self.close)
+            for rank in range(world):
+                self.processes.append(_start(self._folder, rank))
+            failing.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def over(self) -> bool:
+        """All processes have ended, or one has failed."""
+        codes = [process.poll() for process in self.processes]
+        return any(codes) or None not in codes
+
+    def ask_to_stop(self) -> None:
+        """It finishes its step and saves; until then it is not over."""
+        _signal(self.processes, signal.SIGTERM)
+
+    def close(self) -> None:
+        """End what is left of it, gently at first."""
+        _end(self.processes)
+        self._holder.cleanup()
+
+    def result(self) -> TrainReport:
+        """End what is left of it, and return its report.
+
+        Raises:
+            RankLostError: a process was killed, or crashed.
+            Whatever `train_rank` raises: the first process that says more than that another one ended is believed.
+        """
+        _end(self.processes)
+        return _result(self._folder, self.processes)
+
+
 def run_ranks(config: TrainConfig, *, resume: bool, overwrite: bool, quiet: bool) -> TrainReport:
     """Train in `config.workers` processes on the CPU, or `config.gpus` with a GPU each.
 
     Raises:
-        RankLostError: a process was killed, or crashed.
-        Whatever `train_rank` raises: the first process that says more than that another one ended is believed.
+        What `Apart.result` does.
     """
-    world = config.workers or config.gpus or 1
-    with tempfile.TemporaryDirectory(prefix="arcpipe-") as name, Interrupts() as interrupts:
-        folder = Path(name)
-        job = {"world": world, "resume": resume, "overwrite": overwrite, "quiet": quiet}
-        (folder / "job.json").write_text(json.dumps({**job, "config": config.model_dump(mode="json")}))
-        processes: list[Process] = []
-        try:
-            for rank in range(world):
-                processes.append(_start(folder, rank))
-            _watch(processes, interrupts)
-        finally:
-            _end(processes)
+    with Interrupts() as interrupts, Apart(config, resume=resume, overwrite=overwrite, quiet=quiet) as training:
+        _watch(training, interrupts)
         interrupts.deliver()
-        return _result(folder, processes)
+        return training.result()
 
 
 def _start(folder: Path, rank: int) -> Process:
@@ -70,14 +114,14 @@ def _start(folder: Path, rank: int) -> Process:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2, env=environment)  # stdout is for results
 
 
-def _watch(processes: list[Process], interrupts: Interrupts) -> None:
+def _watch(training: Apart, interrupts: Interrupts) -> None:
     """Wait until all are done, or one has failed. An interrupt is passed on, and then all are waited for."""
     asked = False
-    while any(process.poll() is None for process in processes):
+    while any(process.poll() is None for process in training.processes):
         if interrupts.pending is not None and not asked:
-            _signal(processes, signal.SIGTERM)
+            training.ask_to_stop()
             asked = True
-        if not asked and any(process.poll() for process in processes):
+        if not asked and training.over:
             time.sleep(4 * LOOK_EVERY_S)  # who was killed is known before anybody is asked to leave
             return
         time.sleep(LOOK_EVERY_S)

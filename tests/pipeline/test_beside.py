@@ -1,0 +1,74 @@
+"""Trainings side by side end in the numbers of one after another, and stop in order."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arcpipe.pipeline import read_pipeline, run_pipeline
+from arcpipe.pipeline.beside import train_side_by_side
+from arcpipe.pipeline.plan import plan_jobs
+from arcpipe.pipeline.state import epochs_trained
+from tests.pipeline.conftest import ARMS, SHARED
+
+RESULTS = Path("results/try/results.json")
+
+
+def numbers() -> dict[tuple[str, int, str], Any]:
+    entries = json.loads(RESULTS.read_text())["results"]
+    return {(e["arm"], e["seed"], e["column"]): (e["accuracy"], e["training"]["train_loss"]) for e in entries}
+
+
+def test_two_at_once_end_in_the_same_numbers(
+    data: Path, write: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = read_pipeline(write(ARMS), data)
+    report = run_pipeline(pipeline, at_once=2)
+    report.check()
+    assert (report.measured, report.before) == (8, 0)
+    assert "[4/4] arm push, seed 1" in capfd.readouterr().err
+    beside = numbers()
+    RESULTS.unlink()
+    for path in Path("runs").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    assert run_pipeline(pipeline).measured == 8
+    assert numbers() == beside
+
+
+def test_one_that_fails_stops_nobody(data: Path, write: Callable[..., Path]) -> None:
+    """One cannot be converted for training, one diverges, and two arms of one training share its run."""
+    arms = '[[arm]]\nname = "no training"\nconvert.source.splits = ["test"]\n'
+    arms += '[[arm]]\nname = "diverges"\ntrain.optim.lr = 1e30\ntrain.optim.epochs = 40\n'
+    arms += '[[arm]]\nname = "fine"\n[[arm]]\nname = "the same"\n'
+    report = run_pipeline(read_pipeline(write(arms), data), seeds=[0], at_once=3)
+    assert [failure.split(":")[:2] for failure in sorted(report.failed)] == [
+        ["arm diverges, seed 0", " DivergedError"],
+        ["arm no training, seed 0", " MissingSplitError"],
+    ]
+    assert report.measured == 2
+    assert len(list(Path("runs").rglob("summary.json"))) == 1
+
+
+def test_whoever_stops_asking_loses_nothing(data: Path, write: Callable[..., Path]) -> None:
+    """As Ctrl-C does while one evaluates: the others save, and continue to the same end."""
+    short = '[[arm]]\nname = "short"\n[[arm]]\nname = "long"\ntrain.optim.epochs = 4000\n'
+    pipeline = read_pipeline(write(short, shared=SHARED), data)
+    jobs = plan_jobs(pipeline, seeds=[0])
+    run_pipeline(pipeline, only=["short"], seeds=[0])
+    long = jobs[1].train.out
+    trainings = train_side_by_side([(job.title, job.train) for job in jobs], 2)
+    assert next(trainings)[0] == 0, "it was trained already"
+    while epochs_trained(long) < 2:
+        time.sleep(0.1)
+    trainings.close()
+    assert (long / "checkpoint").is_dir()
+    stopped = epochs_trained(long)
+    assert 2 <= stopped < 4000
+    time.sleep(1)
+    assert epochs_trained(long) == stopped, "its process has ended"
