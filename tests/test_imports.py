@@ -34,6 +34,7 @@ FLOOR = {
     "objects": 0,
     "place": 0,
     "seeds": 0,
+    "compiled": 0,
     "options": 0,
     "progress": 0,
     "threads": 0,

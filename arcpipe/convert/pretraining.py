@@ -18,6 +18,8 @@ from arcpipe.sources import Inventory, Sample
 
 MOST_TRIES = 3
 """Times that pretraining is begun: its workers may be killed by chance."""
+SILENT_S = 8.0
+"""Without a step for so long, people are told what may take the time."""
 
 
 def pretrain_decoder(work: Work, inventory: Inventory, workers: Cluster, say: Any) -> DecoderRecord:
@@ -79,5 +81,9 @@ def _attempt(work: Work, chosen: list[Sample], workers: Cluster, say: Any) -> Fu
 
 
 def _watch(future: Future[Any], progress: Progress) -> None:
+    began, said = time.monotonic(), progress.total is None
     while not wait([future], timeout=1).done:
         progress.tick()
+        if not said and progress.done == 0 and time.monotonic() - began > SILENT_S:
+            progress.note("no step yet: a new installation compiles its kernels first, which takes up to a minute")
+            said = True

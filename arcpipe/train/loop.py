@@ -173,7 +173,8 @@ def _train_epoch(job: Job, progress: Progress) -> Progress:
     saved = mark = time.monotonic()
     for batch in loader:
         arrived = time.monotonic()
-        rate = learning_rate(optim, (progress.epoch + batch.index / loader.n_batches) / optim.epochs)
+        share = (progress.epoch + batch.index / loader.n_batches) / optim.epochs
+        rate = learning_rate(optim, share, 1 / (loader.n_batches * optim.epochs))
         seed = derive_seed(job.config.seed, "step", progress.step)
         loss, right = train_step(job.model, job.optimiser, batch.to(job.device), optim, rate, seed, job.ranks)
         done = time.monotonic()

@@ -21,11 +21,14 @@ def make_optimiser(model: nn.Module, optim: OptimSection, device: torch.device) 
     return torch.optim.AdamW(model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=fused)
 
 
-def learning_rate(optim: OptimSection, share: float) -> float:
-    """The rate when `share` (0 to 1) of the training is done: a rise from 0 over `warmup`, then constant or a cosine to
-    0."""
+def learning_rate(optim: OptimSection, share: float, step: float = 0.0) -> float:
+    """The rate of the next step, when `share` (0 to 1) of the training is done.
+
+    A rise over `warmup`, then constant or a cosine to 0. `step`: the share of one step, by which the rise is ahead:
+    the first step, too, moves something.
+    """
     if share < optim.warmup:
-        return optim.lr * share / optim.warmup
+        return optim.lr * min(1.0, (share + step) / optim.warmup)
     if optim.schedule == "constant":
         return optim.lr
     return optim.lr * 0.5 * (1 + math.cos(math.pi * (share - optim.warmup) / (1 - optim.warmup)))

@@ -327,6 +327,7 @@ def test_the_learning_rate_rises_and_falls_as_asked() -> None:
     optim = make_config(Path("s"), Path("o"), optim={"schedule": "cosine", "warmup": 0.2, "lr": 2.0}).optim
     shares = (0, 0.1, 0.2, 0.6, 1)
     assert [learning_rate(optim, share) for share in shares] == pytest.approx([0, 1, 2, 1, 0])
+    assert [learning_rate(optim, share, 0.05) for share in (0, 0.18, 0.2)] == pytest.approx([0.5, 2, 2])
     constant = optim.model_copy(update={"schedule": "constant", "warmup": 0.0})
     assert {learning_rate(constant, share) for share in shares} == {2.0}
 

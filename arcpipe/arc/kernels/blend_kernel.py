@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -23,17 +23,17 @@ from arcpipe.arc.kernels.numba_kernel import team
 from arcpipe.arc.kernels.torch_kernel import TorchKernel
 from arcpipe.arc.memory import BLEND_PIXELS
 from arcpipe.arc.problem import FittedCloud, PreparedImage, places, prepare_image, standardised_gaps
+from arcpipe.compiled import compiled
 from arcpipe.config import FitSection
 
 MOST_CHANNELS = 3
 CHUNKS = 8
 """Into so many groups the images of the joint stage are dealt, whatever the number of threads, so that sums are always
 taken in one order."""
-SUMS: Any = {"reassoc", "contract"}
-"""A sum may be taken in any order and with fused products: it becomes vectors. NaN stays NaN."""
+summing = partial(compiled, fastmath={"reassoc", "contract"})
+"""`compiled` where a sum may be taken in any order and with fused products: it becomes vectors. NaN stays NaN."""
 
 Array = NDArray[np.float32]
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(slots=True)
@@ -169,16 +169,6 @@ class BlendKernel:
         return losses
 
 
-def compiled(function: F) -> F:
-    """Compile at the first call, and keep the result on disk where a folder can be written."""
-    try:
-        kept: F = njit(function, nogil=True, cache=True, error_model="numpy", fastmath=SUMS)
-        return kept
-    except RuntimeError:  # "cannot cache function: no locator available"
-        fresh: F = njit(function, nogil=True, error_model="numpy", fastmath=SUMS)
-        return fresh
-
-
 def fit_image(image: NDArray[Any], layers: Layers, fit: FitSection, seed: int) -> FittedCloud:
     """Fit the latents of one image under a frozen decoder."""
     work = Fitting(prepare_image(image, fit, seed))
@@ -189,7 +179,7 @@ def fit_image(image: NDArray[Any], layers: Layers, fit: FitSection, seed: int) -
     return FittedCloud(made.positions, work.latents, made.neighbours, made.relative, losses)
 
 
-@compiled
+@summing
 def see(product, row, down, right, to, relative, output):  # type: ignore[no-untyped-def]
     """Hidden values of one latent as a pixel sees it, into `to`; returns what they add to three channels."""
     first = second = third = np.float32(0)
@@ -203,7 +193,7 @@ def see(product, row, down, right, to, relative, output):  # type: ignore[no-unt
     return first, second, third
 
 
-@compiled
+@summing
 def give(back, row, hidden, output, first, second, third):  # type: ignore[no-untyped-def]
     """Add a pixel's slopes by the hidden values of one latent to its row of `back`."""
     for j in range(len(hidden)):
@@ -211,7 +201,7 @@ def give(back, row, hidden, output, first, second, third):  # type: ignore[no-un
         back[row, j] += slope if hidden[j] > np.float32(0) else np.float32(0)
 
 
-@compiled
+@summing
 def walk(  # type: ignore[no-untyped-def]
     relative, bias, output, offset, product, back, near, gaps, share, target, batch, weight, alone, learn,
     d_relative, d_bias, d_output, d_offset,
@@ -261,7 +251,7 @@ def walk(  # type: ignore[no-untyped-def]
     return loss
 
 
-@compiled
+@summing
 def move(latents, gradient, first, second, step, rate, slow, slower, eps):  # type: ignore[no-untyped-def]
     """One step of Adam (counted from 1); the formula of `arcpipe.arc.adam`."""
     pace, spread = np.float32(rate / (1 - slow**step)), np.float32(np.sqrt(1 - slower**step))

@@ -19,11 +19,8 @@ Sums run in one order that depends on the image alone. Flat arrays of rows of pa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 import numpy as np
-from numba import njit
 
 from arcpipe.arc.kernels.simd import (
     LANES,
@@ -43,22 +40,11 @@ from arcpipe.arc.kernels.simd import (
     subtract,
     total,
 )
+from arcpipe.compiled import compiled
 
 SIMD_SHA256 = "acf05855e4072419f74715d06c03f139196327a8da8f7efed6d781c3873c1b2e"
 """Numba looks for changes in this file only before it takes compiled code from its cache on disk; a test keeps this
 the hash of `simd.py`, so that a change there is a change here."""
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def compiled(function: F) -> F:
-    """Compile at the first call, and keep the result on disk where a folder can be written."""
-    try:
-        kept: F = njit(function, nogil=True, cache=True, error_model="numpy")
-        return kept
-    except RuntimeError:  # "cannot cache function: no locator available"
-        fresh: F = njit(function, nogil=True, error_model="numpy")
-        return fresh
 
 
 @compiled

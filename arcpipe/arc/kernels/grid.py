@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.arc.kernels.fused import compiled
+from arcpipe.compiled import compiled
 
 SIDE = 4
 """Pixels a side of a block: 4 was the fastest of 2, 4 and 8 at 5 % anchors."""

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.arc.kernels.fused import compiled
 from arcpipe.arc.kernels.simd import ROWS
 from arcpipe.arc.problem import PreparedImage
+from arcpipe.compiled import compiled
 
 MOST_BANDS, BAND_SQUARES = 16, 8
 """A large image is cut into bands of at least `BAND_SQUARES` squares that may be worked on at the same time. Their

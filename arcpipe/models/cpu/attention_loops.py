@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from arcpipe.compiled import compiled
 from arcpipe.models.cpu.lanes import (
     add,
-    compiled,
     divide,
     exponential,
     fma,

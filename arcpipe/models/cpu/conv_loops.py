@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from arcpipe.models.cpu.lanes import compiled, gathered_1, gathered_4, outer_4
+from arcpipe.compiled import compiled
+from arcpipe.models.cpu.lanes import gathered_1, gathered_4, outer_4
 
 PAIRS_AT_ONCE = 64
 """Pairs whose rows stay in the first cache while all blocks of a weight's gradient pass over them."""

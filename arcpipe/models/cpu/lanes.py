@@ -7,29 +7,17 @@ nothing is bounds-checked.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic as numba_intrinsic
 from numba.extending import models, register_model
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 LANES = 8
 FLOAT = ir.FloatType()
 VECTOR, INTEGERS = ir.VectorType(FLOAT, LANES), ir.VectorType(ir.IntType(32), LANES)
-
-
-def compiled(function: F) -> F:
-    """Compile at the first call, and keep the result on disk where a folder can be written."""
-    try:
-        kept: F = njit(function, nogil=True, cache=True, error_model="numpy")
-        return kept
-    except RuntimeError:  # "cannot cache function: no locator available"
-        fresh: F = njit(function, nogil=True, error_model="numpy")
-        return fresh
 
 
 class Lanes(types.Type):

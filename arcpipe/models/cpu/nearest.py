@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arcpipe.models.cpu.lanes import compiled
+from arcpipe.compiled import compiled
 from arcpipe.models.cpu.team import PIECES, spread
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from arcpipe.models.cpu.lanes import compiled
+from arcpipe.compiled import compiled
 
 
 @compiled
