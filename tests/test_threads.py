@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -32,3 +34,11 @@ def test_a_count_of_the_user_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", "5")
     threads.set_waiting()
     assert os.environ["GOMP_SPINCOUNT"] == "5"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there has a thread a niceness of its own")
+def test_a_thread_gives_way_and_the_others_do_not() -> None:
+    before = os.nice(0)
+    with ThreadPoolExecutor(1, initializer=threads.give_way) as pool:
+        assert pool.submit(os.nice, 0).result() == min(before + threads.GIVE_WAY, 19)
+    assert os.nice(0) == before

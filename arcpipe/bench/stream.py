@@ -1,6 +1,7 @@
 """`arcpipe bench stream`: whether the model waits for the loader, and what others would make of the same clouds.
 
-Whole epochs of the same batches, in turn, so that a busy neighbour disturbs all alike:
+Whole epochs of the same batches, in turn, so that a busy neighbour disturbs all alike; rates and ratios are medians
+over rounds, ratios of epochs that followed each other:
 
 * `loader`: batches from the store, not kept in memory, and nothing done with them;
 * `memory`: training steps on batches that lie ready, the rate that no loader can exceed;
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -42,24 +44,31 @@ SHARD_CLOUDS = 1000
 
 @dataclass(frozen=True)
 class BenchStreamReport:
-    """Clouds by second of each way (None: why it was left out is in `skipped`), and of how many clouds."""
+    """Seconds of every round of each way, and of how many clouds; what was left out is in `skipped`, and why."""
 
     store: str
     clouds: int
     points: int
     rounds: int
     threads: int
-    rates: dict[str, float]
+    seconds: dict[str, list[float]]
     skipped: dict[str, str]
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Clouds by second."""
+        return {way: self.clouds / median(spent) for way, spent in self.seconds.items()}
 
     @property
     def ratios(self) -> dict[str, float]:
         """`stream/memory`: 1 where the model never waits. The others: how many times as fast the first is."""
         pairs = (("stream", "memory"), ("loader", "memory"), ("plain", "webdataset"))
-        return {f"{a}/{b}": self.rates[a] / self.rates[b] for a, b in pairs if a in self.rates and b in self.rates}
+        known = [(a, b) for a, b in pairs if a in self.seconds and b in self.seconds]
+        rounds = {f"{a}/{b}": zip(self.seconds[b], self.seconds[a], strict=True) for a, b in known}
+        return {name: median(slow / quick for slow, quick in spent) for name, spent in rounds.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "ratios": self.ratios}
+        return {**asdict(self), "rates": self.rates, "ratios": self.ratios}
 
     def lines(self) -> list[str]:
         lines = [
@@ -98,18 +107,18 @@ def run_bench_stream(
         folder = Path(name)
         opened = write_clouds(folder / "clouds.zarr", clouds) if store is None else open_store(store)
         ways, skipped = _ways(opened, split, folder, webdataset)
-        seconds = dict.fromkeys(ways, 0.0)
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
         with Progress("bench stream", (rounds + 1) * len(ways), "epochs", enabled=progress) as bar:
             for i in range(rounds + 1):
                 for j, (way, work) in enumerate(ways.items()):
                     bar.update(i * len(ways) + j, now=way)
                     before = time.perf_counter()
                     work(i)
-                    seconds[way] += (time.perf_counter() - before) if i else 0.0  # the first warms caches and kernels
+                    if i:  # the first warms caches and kernels
+                        seconds[way].append(time.perf_counter() - before)
         manifest = Split(opened, split).manifest
-    rates = {way: rounds * len(manifest) / spent for way, spent in seconds.items()}
     where = "made-up" if store is None else str(store)
-    return BenchStreamReport(where, len(manifest), manifest.n_points, rounds, torch.get_num_threads(), rates, skipped)
+    return BenchStreamReport(where, len(manifest), manifest.n_points, rounds, torch.get_num_threads(), seconds, skipped)
 
 
 def _ways(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from arcpipe.cloud import CloudBatch, ends_from
 from arcpipe.config import AugmentSection, StreamSection
+from arcpipe.threads import give_way
 from arcpipe.train.augment import augment
 from arcpipe.train.draws import cloud_keys
 from arcpipe.train.order import cut_batches, epoch_order, natural_order, rank_share
@@ -112,8 +113,8 @@ class StreamLoader:
         return len(self.ends) - 1
 
     def __iter__(self) -> Iterator[Batch]:
-        reading = ThreadPoolExecutor(max(self.section.readers, self.split.least_readers), "arcpipe-read")
-        making = ThreadPoolExecutor(1, "arcpipe-batch")
+        reading = ThreadPoolExecutor(max(self.section.readers, self.split.least_readers), "arcpipe-read", give_way)
+        making = ThreadPoolExecutor(1, "arcpipe-batch", give_way)
         try:
             yield from self._batches(reading, making)
         finally:

@@ -1,0 +1,25 @@
+"""How functions are compiled by Numba, for whoever has loops that must be fast on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numba import njit
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F, fastmath: bool | set[str] = False) -> F:
+    """Compile at the first call, and keep the result on disk where a folder can be written.
+
+    Args:
+        fastmath: What the compiler may take for true of floating point numbers; nothing by default.
+    """
+    how: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    try:
+        kept: F = njit(function, cache=True, **how)
+        return kept
+    except RuntimeError:  # "cannot cache function: no locator available"
+        fresh: F = njit(function, **how)
+        return fresh
