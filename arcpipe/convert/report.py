@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from arcpipe.cloud import FailedSample
 from arcpipe.errors import TooManyFailuresError
-from arcpipe.progress import Progress, byte_size, counted, duration, pace
-from arcpipe.store import PartRecord, Store, open_store
-
-QUANTILES = ("worst", "5%", "median", "95%", "best")
-SHARES = (0.0, 0.05, 0.5, 0.95, 1.0)
-
-
-@dataclass(frozen=True)
-class SplitSummary:
-    """Counts of one split: `samples` committed + `failed` = `planned`."""
-
-    planned: int
-    samples: int
-    failed: int
-    clouds: int
-    points: int
-    pixels: int
-    parts: int
-    mean_psnr: float | None
-    """None if no cloud was made, as are the quantiles."""
-    psnr: Mapping[str, float] | None
-    """dB: `worst`, `5%`, `median`, `95%`, `best`."""
+from arcpipe.progress import byte_size, counted, duration, pace
+from arcpipe.store import PartRecord, open_store
+from arcpipe.store.summary import (
+    QUANTILES,
+    SplitSummary,
+    failed_by_reason,
+    first_line,
+    next_commands,
+    summarise_store,
+)
 
 
 @dataclass(frozen=True)
@@ -78,8 +61,7 @@ class ConvertReport:
 
     @property
     def failed_by_reason(self) -> dict[str, int]:
-        """Most frequent first."""
-        return dict(Counter(failure.reason for failure in self.failures).most_common())
+        return failed_by_reason(self.failures)
 
     def as_dict(self) -> dict[str, Any]:
         values = asdict(self)
@@ -116,24 +98,13 @@ class ConvertReport:
         return f"{made}; {self.parts_before} parts were there before" if self.parts_before else made
 
     def next_commands(self) -> list[str]:
-        """Commands that work on this store: nothing can be drawn of no cloud, nor learned from one class."""
-        store, commands = shlex.quote(str(self.store)), []
-        if any(split.clouds for split in self.splits.values()):
-            commands.append(f"arcpipe inspect {store}")
-        if self.n_classes > 1 and "train" in self.splits and self.splits["train"].clouds:
-            commands.append(f"arcpipe train --store {store}")
-        return commands
+        return next_commands(self.store, self.splits, self.n_classes)
 
     def _failure_lines(self) -> list[str]:
         lines = [f"  failed, {reason}: {count}" for reason, count in self.failed_by_reason.items()]
-        shown = [f"    {_first_line(failure)}" for failure in self.failures[:5]]
+        shown = [f"    {first_line(failure)}" for failure in self.failures[:5]]
         more = len(self.failures) - len(shown)
         return [*lines, *shown, *([f"    and {more} more"] if more > 0 else [])]
-
-
-def _first_line(failure: FailedSample) -> str:
-    line = failure.message.split("\n")[0]
-    return line if failure.path in line else f"{failure.path}: {line}"
 
 
 def _table(splits: Mapping[str, SplitSummary]) -> list[str]:
@@ -161,53 +132,18 @@ def summarise(
     `records`: of all parts, and whether this run made them.
     """
     store = open_store(path, allow_unfinished=True)
-    splits: dict[str, SplitSummary] = {}
-    failures: list[FailedSample] = []
-    with Progress("adding up", len(records), "parts") as progress:
-        for split in store.splits:
-            splits[split], lost = _summarise_split(store, split, progress)
-            failures += lost
-    n_bytes: Counter[str] = Counter()
-    stages: Counter[str] = Counter()
-    for record, _ in records:
-        n_bytes.update(record.bytes)
-        stages.update(record.stages)
+    summary = summarise_store(store, [record for record, _ in records])
     return ConvertReport(
         store=path,
-        splits=splits,
-        failures=tuple(failures),
+        splits=summary.splits,
+        failures=summary.failures,
         seconds=seconds,
         clouds_made=sum(record.clouds for record, new in records if new),
         parts_before=sum(not new for _, new in records),
-        bytes_by_array=dict(n_bytes.most_common()),
-        seconds_by_stage={name: round(seconds, 3) for name, seconds in stages.items()},
+        bytes_by_array=summary.bytes_by_array,
+        seconds_by_stage=summary.seconds_by_stage,
         decoder_sha256=store.decoder.sha256,
         n_classes=len(store.classes),
         workers=workers,
         max_failed=max_failed,
     )
-
-
-def _summarise_split(store: Store, split: str, progress: Progress) -> tuple[SplitSummary, list[FailedSample]]:
-    parts = store.parts(split)
-    quality: list[NDArray[np.float32]] = []
-    failures: list[FailedSample] = []
-    for info in parts:
-        part = store.part(split, info.id)
-        quality.append(part.small("psnr"))
-        failures += part.failures()
-        progress.update(progress.done + 1)
-    known = np.concatenate([*quality, np.zeros(0, np.float32)]).astype(np.float64)
-    known = known[np.isfinite(known)]
-    summary = SplitSummary(
-        planned=sum(part.n_samples for part in parts),
-        samples=sum(part.n_samples - part.n_failures for part in parts),
-        failed=len(failures),
-        clouds=sum(part.n_clouds for part in parts),
-        points=sum(part.n_points for part in parts),
-        pixels=sum(part.n_pixels for part in parts),
-        parts=len(parts),
-        mean_psnr=float(known.mean()) if len(known) else None,
-        psnr=dict(zip(QUANTILES, np.quantile(known, SHARES).tolist(), strict=True)) if len(known) else None,
-    )
-    return summary, failures
