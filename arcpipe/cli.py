@@ -380,10 +380,19 @@ def inspect(
     out: Annotated[Path | None, typer.Option(help="Folder of the pictures; by default inspect/NAME.")] = None,
     scale: Annotated[int, typer.Option(min=1, max=16, help="Render between the pixels.")] = 1,
     edit: Annotated[Edit | None, typer.Option(help="Edit the cloud and render it (thesis figures 5 and 6).")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write one page about the whole store instead.")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Draw original, reconstruction, anchors and error."""
+    """Draw original, reconstruction, anchors and error; or write a page about the store."""
+    if html is not None:
+        from arcpipe.inspect import write_page
+
+        given = {"SAMPLE": samples, "--scale": scale != 1, "--edit": edit, "--out": out}
+        besides = [name for name, value in given.items() if value]
+        return show(write_page(store, as_folder(html), besides=besides), as_json)
     from arcpipe.inspect import run_inspect
 
     folder = as_folder(out) if out else Path("inspect") / store.name.removesuffix(".zarr")

@@ -99,6 +99,8 @@ def test_a_flipped_byte_is_found_and_named(folder: Path, tmp_path: Path) -> None
         (["train", "--store", "nowhere.zarr"], 2, "nowhere.zarr"),
         (["train", "--store", "pictures"], 2, "pictures"),
         (["inspect", "pictures"], 2, "pictures"),
+        (["inspect", "store/pictures.zarr", "--html", "page.png"], 2, "does not end in .html"),
+        (["inspect", "store/pictures.zarr", "train/0", "--html", "page.html"], 2, "cannot be combined with SAMPLE"),
         (["verify", "pictures"], 2, "pictures"),
         (["evaluate", "pictures", "--store", "store/pictures.zarr"], 1, "pictures"),
         (["predict", "pictures", "pictures/train/ants/0.png"], 1, "pictures"),
@@ -138,6 +140,9 @@ def test_a_store_whose_decoder_blends_is_made_checked_and_drawn(folder: Path, tm
     assert json.loads((out / "zarr.json").read_bytes())["attributes"]["decoder"]["kind"] == "blend"
     assert arcpipe("verify", out, "--decode", 4, cwd=folder).returncode == 0
     assert arcpipe("inspect", out, "--out", tmp_path / "sheets", cwd=folder).returncode == 0
+    page = arcpipe("inspect", out, "--html", tmp_path / "page.html", "--json", cwd=folder)
+    assert json.loads(page.stdout)["files"] == [str(tmp_path / "page.html")]
+    assert "(blend; " in (tmp_path / "page.html").read_text(encoding="utf-8")
     other = arcpipe("convert", "pictures", "--out", out, "--workers", 1, *SMALL, cwd=folder)
     assert other.returncode == 3
     assert "fit.decoder_kind: was blend" in other.stderr

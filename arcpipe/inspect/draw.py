@@ -24,6 +24,7 @@ from arcpipe.inspect.samples import (
     cloud_name,
     decibel,
     file_stems,
+    in_order,
     known,
     nearest_median,
     place_of,
@@ -85,8 +86,7 @@ def run_inspect(
     if edit and scale != 1:
         raise ConfigError("--scale and --edit cannot be combined.", fix=["give only one of them"])
     store = open_store(path, allow_unfinished=True)
-    splits = sorted(store.splits, key=lambda split: (*(split != first for first in ("train", "val", "test")), split))
-    psnr = {split: np.asarray(store.psnr(split)) for split in splits}
+    psnr = {split: np.asarray(store.psnr(split)) for split in in_order(store.splits)}
     if not any(len(values) for values in psnr.values()):
         raise UnfinishedStoreError(f"{path} holds no cloud yet.", fix=["run its arcpipe convert command again"])
     places = list(dict.fromkeys(Place(*store.find(name)) for name in samples))

@@ -33,7 +33,7 @@ def draw_psnr(psnr: Mapping[str, NDArray[Any]], title: str, out: Path) -> None:
     figure = Figure(figsize=(8, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     pooled = np.concatenate([np.zeros(0), *finite.values()])
-    edges = _edges(pooled).tolist()
+    edges = bin_edges(pooled).tolist()
     for i, (split, values) in enumerate(finite.items()):
         hue, share = HUES[i % len(HUES)], np.full(len(values), 100 / len(values))
         name = f"{split}: {len(values):,} clouds, mean {values.mean():.2f} dB"
@@ -49,7 +49,7 @@ def draw_psnr(psnr: Mapping[str, NDArray[Any]], title: str, out: Path) -> None:
     FigureCanvasAgg(figure).print_png(str(out))
 
 
-def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def bin_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """12 to 60 bins over all values; a single value gets a bin of its own."""
     if not len(values):
         return np.array([0.0, 1.0])

@@ -123,6 +123,11 @@ def nearest_median(psnr: Mapping[str, NDArray[Any]], count: int) -> list[tuple[s
     return [ranked[rank] for rank in ranks[:count]]
 
 
+def in_order(splits: Iterable[str]) -> list[str]:
+    """Splits as they are shown: train, val and test first, then the others by name."""
+    return sorted(splits, key=lambda split: (*(split != first for first in ("train", "val", "test")), split))
+
+
 def place_of(store: Store, split: str, index: int, tag: str = "") -> Place:
     """The part and row of the `index`-th cloud of a split, in the order of its parts."""
     for part in store.parts(split):

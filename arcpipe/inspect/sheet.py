@@ -57,12 +57,17 @@ def font(size: int, bold: bool = False) -> Font:
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
+def printable(text: str) -> str:
+    """Text on one line: control characters, and bytes of a name that are no text, become question marks."""
+    return "".join("?" if unicodedata.category(letter)[0] == "C" else letter for letter in text)
+
+
 def wrap(text: str, width: int, size: int = BODY, bold: bool = False, most: int = 3) -> list[str]:
     """Break text into at most `most` lines of `width` pixels, at spaces or slashes if it can; the last may end in …
 
-    Letters that cannot be drawn (control characters, bytes of a name that are no text) become question marks.
+    Letters that cannot be drawn become question marks (see `printable`).
     """
-    shown = "".join("?" if unicodedata.category(letter)[0] == "C" else letter for letter in " ".join(text.split()))
+    shown = printable(" ".join(text.split()))
     lines: list[str] = []
     face, rest = font(size, bold), shown
     while rest:

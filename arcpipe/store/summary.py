@@ -64,10 +64,9 @@ def summarise_store(
     n_parts = store.n_committed if records is None else len(records)
     with Progress("adding up", n_parts, "parts", enabled=progress) as shown:
         for split in store.splits:
-            splits[split], lost = _summarise_split(store, split, shown)
+            splits[split], lost, own = _summarise_split(store, split, shown)
             failures += lost
-            if records is None:
-                kept += [part_record(store.part(split, info.id)) for info in store.parts(split)]
+            kept += own
     n_bytes: Counter[str] = Counter()
     stages: Counter[str] = Counter()
     for record in kept if records is None else records:
@@ -81,14 +80,18 @@ def summarise_store(
     )
 
 
-def _summarise_split(store: Store, split: str, progress: Progress) -> tuple[SplitSummary, list[FailedSample]]:
+def _summarise_split(
+    store: Store, split: str, progress: Progress
+) -> tuple[SplitSummary, list[FailedSample], list[PartRecord]]:
     parts = store.parts(split)
+    records: list[PartRecord] = []
     quality: list[NDArray[np.float32]] = []
     failures: list[FailedSample] = []
     for info in parts:
         part = store.part(split, info.id)
         quality.append(part.small("psnr"))
         failures += part.failures()
+        records.append(part_record(part))
         progress.update(progress.done + 1)
     known = np.concatenate([*quality, np.zeros(0, np.float32)]).astype(np.float64)
     known = known[np.isfinite(known)]
@@ -103,7 +106,7 @@ def _summarise_split(store: Store, split: str, progress: Progress) -> tuple[Spli
         mean_psnr=float(known.mean()) if len(known) else None,
         psnr=dict(zip(QUANTILES, np.quantile(known, SHARES).tolist(), strict=True)) if len(known) else None,
     )
-    return summary, failures
+    return summary, failures, records
 
 
 def failed_by_reason(failures: Sequence[FailedSample]) -> dict[str, int]:

@@ -1,0 +1,94 @@
+"""`arcpipe inspect STORE --html FILE`: one page about a store, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from arcpipe.errors import ConfigError
+from arcpipe.inspect import sections
+from arcpipe.inspect.draw import Desk
+from arcpipe.inspect.facts import Facts, gather
+from arcpipe.inspect.gallery import gallery
+from arcpipe.inspect.markup import document, join
+from arcpipe.inspect.render import open_originals
+from arcpipe.inspect.report import InspectReport
+from arcpipe.inspect.style import STYLE
+from arcpipe.store import open_store
+
+SUFFIXES = (".html", ".htm")
+
+
+def write_page(path: Path, file: Path, *, besides: Sequence[str] = ()) -> InspectReport:
+    """Write the page about a store, finished or not, also one that holds no cloud yet.
+
+    The file replaces what has its name in one step, and holds pictures, style and all else: nothing is loaded, no
+    script runs. `besides` names options that were given, too: the page chooses for itself what it shows.
+
+    Raises:
+        ConfigError: anything in `besides`, a name that does not end in `.html`, or a place inside the store.
+        NotAStoreError, DamagedStoreError: as `open_store` says.
+    """
+    if besides:
+        raise ConfigError(
+            f"--html cannot be combined with {' and '.join(besides)}.",
+            details=["the page is about the whole store, and chooses what it shows"],
+            fix=[f"arcpipe inspect {path} --html {file}", "the same without --html"],
+        )
+    _check(file, path)
+    store = open_store(path, allow_unfinished=True)
+    facts = gather(store)
+    originals = open_originals(store.config, store.channels)
+    desk = Desk(store, facts.psnr, originals, file.parent, scale=1, use_cache=True)
+    pictures, samples = gallery(desk)
+    worst = samples[-1].name if samples else None
+    body = join(
+        (
+            sections.header(facts),
+            sections.quality(facts),
+            pictures,
+            sections.anchors(facts),
+            sections.sizes(facts),
+            sections.classes(facts),
+            sections.failures(facts),
+            sections.latents(facts),
+            sections.costs(facts),
+            sections.provenance(facts),
+            sections.commands(facts, worst),
+        ),
+        "\n",
+    )
+    _replace(file, document(f"{store.path.name}: a store of clouds", STYLE, body))
+    return InspectReport(path, (file,), tuple(samples), _means(facts), originals.note)
+
+
+def _means(facts: Facts) -> dict[str, float | None]:
+    return {split: facts.summary.splits[split].mean_psnr for split in facts.columns}
+
+
+def _check(file: Path, store: Path) -> None:
+    example = f"--html {store.name.removesuffix('.zarr')}.html"
+    if file.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"--html {file} does not end in .html.", fix=[example])
+    if file.resolve().is_relative_to(store.resolve()):
+        details = ["a store holds nothing but what arcpipe convert wrote: verify would report the page"]
+        raise ConfigError(f"--html {file} lies in the store.", details=details, fix=[example])
+    if file.is_dir():
+        raise ConfigError(f"--html {file} is a folder.", fix=[example])
+
+
+def _replace(file: Path, data: bytes) -> None:
+    """Readers see the former file or the new one; what is killed half way leaves the former."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        details = [f"{error.strerror}: {error.filename}"]
+        raise ConfigError(f"--html {file}: its folder cannot be made.", details=details) from None
+    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
