@@ -27,9 +27,9 @@ def set_waiting() -> None:
 def give_way() -> None:
     """Let the calling thread work when a core is free, and wait while others have something to do.
 
-    For threads that prepare what is needed later: a training step that waits for one core at each of its hundred
-    meetings of threads loses more than the work that came between. Linux gives every thread its own niceness;
-    elsewhere, nothing is done.
+    For threads that prepare what is needed later: the threads of a training step wait for each other often, so that
+    one of them held up holds up all. Linux gives every thread its own niceness; elsewhere, nothing is done. What it
+    gains is below the noise of `arcpipe bench stream` on the shared machine that it was tried on.
     """
     if sys.platform == "linux":
         os.nice(GIVE_WAY)

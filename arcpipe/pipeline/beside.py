@@ -12,7 +12,7 @@ from arcpipe.progress import Progress
 from arcpipe.train.launch import Apart
 from arcpipe.train.report import TrainReport
 
-LOOK_EVERY_S = 0.2
+LOOK_EVERY_S = 1.0
 
 
 def train_side_by_side(
