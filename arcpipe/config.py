@@ -326,6 +326,8 @@ class OptimSection(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Gradient norm above which gradients are scaled down; 0 is off."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a moving average of the weights that stays after a step; the average is what is reported. 0 is off."""
     evaluate_every: Count = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
 
@@ -419,6 +421,7 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
 LATER: dict[str, dict[str, Any]] = {
     "source": {"splits": None},
     "fit": {"ridge": 0.0, "decoder_kind": "concat", "alone": 0.3},
+    "optim": {"ema": 0.0},
     "stream": {"validation": 0.0},
 }
 """Settings that came after stores and runs had been made, with the value that changes nothing."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arcpipe import __version__
 from arcpipe.config import ConvertConfig, EvaluateConfig, build
-from arcpipe.errors import ArcpipeError, PipelineError
+from arcpipe.errors import ArcpipeError, ConfigError, PipelineError
 from arcpipe.pipeline.figure import draw_results
 from arcpipe.pipeline.file import Pipeline, PipelineConfig
 from arcpipe.pipeline.plan import Evaluation, Job, plan_jobs
@@ -82,14 +82,16 @@ def run_pipeline(
         dry_run: tell what is done and left, and touch nothing.
 
     Raises:
-        ConfigError: an arm is not in the file, or its settings contradict each other.
+        ConfigError: an arm is not in the file, its settings contradict each other, or a file without arms and seeds
+            was given `only`, `seeds` or `at_once`.
         Of a plain file: what its stages raise.
     """
+    only, seeds = tuple(only), tuple(seeds)
     if pipeline.plain is not None:
+        _require_arms(pipeline, {"--only": only, "--seeds": seeds, "--at-once": at_once > 1})
         if dry_run:
             return PipelineReport(None, {"convert": _dry_conversion(pipeline.plain.convert)})
         return PipelineReport(None, _run_plain(pipeline.plain))
-    seeds = tuple(seeds)
     jobs = plan_jobs(pipeline, only, seeds)
     results = Results(Path("results") / pipeline.name)
     if dry_run:
@@ -110,6 +112,17 @@ def run_pipeline(
             _one(desk, piece)
     table = desk.write() if results.entries else []
     return PipelineReport(results.folder, {}, tuple(table), desk.measured, desk.before, tuple(desk.failed))
+
+
+def _require_arms(pipeline: Pipeline, options: Mapping[str, Any]) -> None:
+    """A file of one training takes none of the options that choose among several."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise ConfigError(
+            f"{pipeline.path} is one training: {' and '.join(given)} would change nothing.",
+            details=["they are for files with arms or seeds"],
+            fix=[f"arcpipe run {pipeline.path}", 'add a line such as "seeds = [0, 1, 2]" at the top of the file'],
+        )
 
 
 class _Desk:

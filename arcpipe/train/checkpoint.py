@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from arcpipe.errors import CheckpointError
+from arcpipe.train.average import Average
 
 STATE = "state.json"
 
@@ -39,11 +40,19 @@ class Progress:
     best: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    progress: Progress,
+    average: Average | None = None,
+) -> None:
     """Replace the checkpoint of `folder` in one step."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= _optimiser_tensors(model, optimiser)
+    if average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in average.model.state_dict().items()}
     target = folder / f"step-{progress.step:09d}.safetensors"
     state = {**asdict(progress), "tensors": target.name, "sha256": save_tensors(target, tensors)}
     write_atomically(folder / STATE, json.dumps(state, indent=1).encode())
@@ -52,18 +61,40 @@ def save_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optim
             old.unlink()
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> Progress:
-    """Put a checkpoint's tensors into `model` and `optimiser`.
+def load_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer | None = None,
+    average: Average | None = None,
+) -> Progress:
+    """Put a checkpoint's tensors into `model`, `optimiser` and `average`, to go on where it was made.
 
     Raises:
         CheckpointError: It is missing or damaged, or a tensor is missing, unknown or of another shape (all are named).
     """
     state = _read_state(folder)
     tensors = load_tensors(folder / state["tensors"], state["sha256"])
-    load_model(model, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, folder)
+    load_model(model, _of("model.", tensors), folder)
     if optimiser is not None:
         _load_optimiser(model, optimiser, tensors, folder)
+    if average is not None:
+        load_model(average.model, _of("average.", tensors), folder)
     return Progress(**{name: state[name] for name in Progress.__dataclass_fields__})
+
+
+def load_reported(folder: Path, model: nn.Module) -> None:
+    """Put the weights that a checkpoint's run reports into `model`: the average of its weights, where it has one.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    state = _read_state(folder)
+    tensors = load_tensors(folder / state["tensors"], state["sha256"])
+    load_model(model, _of("average.", tensors) or _of("model.", tensors), folder)
+
+
+def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -18,6 +18,7 @@ from arcpipe.models import describe, n_parameters, resolve
 from arcpipe.progress import Progress as Bar
 from arcpipe.seeds import derive_seed
 from arcpipe.store import Store, open_store
+from arcpipe.train.average import Average
 from arcpipe.train.begin import create_or_continue
 from arcpipe.train.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint, save_tensors
 from arcpipe.train.evaluate import evaluation_loader, score
@@ -55,11 +56,17 @@ class Job:
     interrupts: Interrupts
     bar: Bar
     ranks: Ranks = ALONE
+    average: Average | None = None
     drawn_s: float = float("-inf")
 
     @property
     def config(self) -> TrainConfig:
         return self.run.config
+
+    @property
+    def reported(self) -> nn.Module:
+        """The model that is evaluated and kept."""
+        return self.average.model if self.average else self.model
 
 
 def run_train(
@@ -117,7 +124,8 @@ def train_rank(
             optimiser = make_optimiser(model, config.optim, device)
             shown = ranks.first and not quiet
             bar = Bar("train", config.optim.epochs * len(splits[0].manifest), "clouds", enabled=shown)
-            return _train(Job(run, *splits, model, optimiser, device, interrupts, bar, ranks))
+            average = Average(model, config.optim.ema) if config.optim.ema else None
+            return _train(Job(run, *splits, model, optimiser, device, interrupts, bar, ranks, average))
 
 
 def open_splits(
@@ -151,7 +159,7 @@ def _held(run: RunFolder, ranks: Ranks) -> Iterator[None]:
 def _train(job: Job) -> TrainReport:
     progress = Progress()
     if has_checkpoint(job.run.checkpoint):
-        progress = load_checkpoint(job.run.checkpoint, job.model, job.optimiser)
+        progress = load_checkpoint(job.run.checkpoint, job.model, job.optimiser, job.average)
     if job.ranks.first:
         job.run.forget_metrics_after(progress.epoch, progress.step)
     first_step = progress.step or None
@@ -177,6 +185,8 @@ def _train_epoch(job: Job, progress: Progress) -> Progress:
         rate = learning_rate(optim, share, 1 / (loader.n_batches * optim.epochs))
         seed = derive_seed(job.config.seed, "step", progress.step)
         loss, right = train_step(job.model, job.optimiser, batch.to(job.device), optim, rate, seed, job.ranks)
+        if job.average:
+            job.average.update(progress.step)
         done = time.monotonic()
         new = {
             "loss": loss * batch.total,
@@ -251,13 +261,13 @@ def _evaluate(job: Job, split: Split | None, progress: Progress) -> Measures | N
 
     facts, stream = job.run.facts, job.config.stream
     loader = evaluation_loader(split, facts.classes, job.run.normalisation, stream, EVALUATION_BATCH, ranks=job.ranks)
-    return score(job.model, loader, facts.classes, job.device, check, ranks=job.ranks)
+    return score(job.reported, loader, facts.classes, job.device, check, ranks=job.ranks)
 
 
 def _keep_best(job: Job, epoch: int, chosen: Measures, measures: Measures) -> dict[str, Any]:
     """Save the weights apart. The split that is reported has no say in it."""
     if job.ranks.first:
-        save_tensors(job.run.path / "best.safetensors", job.model.state_dict())
+        save_tensors(job.run.path / "best.safetensors", job.reported.state_dict())
     name = job.validation.name if job.validation else ""
     return {"split": name, "epoch": epoch, "accuracy": chosen.accuracy, "test_accuracy": measures.accuracy}
 
@@ -310,7 +320,7 @@ def _heed(job: Job, progress: Progress) -> None:
 
 def _save(job: Job, progress: Progress) -> None:
     if job.ranks.first:
-        save_checkpoint(job.run.checkpoint, job.model, job.optimiser, progress)
+        save_checkpoint(job.run.checkpoint, job.model, job.optimiser, progress, job.average)
 
 
 def _show_step(job: Job, progress: Progress, loss: float, rate: float) -> None:

@@ -109,11 +109,13 @@ class RunFolder:
     def load_weights(self, model: nn.Module, which: Literal["last", "best"] = "last") -> None:
         """Put the weights of the last step, or those that the validation split chose, into `model`.
 
+        With `optim.ema`, both are averages.
+
         Raises:
             CheckpointError: there are none, or they do not fit.
         """
         if which == "last":
-            checkpoint.load_checkpoint(self.checkpoint, model)
+            checkpoint.load_reported(self.checkpoint, model)
             return
         path = self.path / "best.safetensors"
         if not path.is_file():

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import arcpipe.train
-from arcpipe.errors import PipelineError
+from arcpipe.errors import ConfigError, PipelineError
 from arcpipe.pipeline import read_pipeline, run_pipeline
 from arcpipe.train import run_evaluate
 from tests.pipeline.conftest import ARMS, SHARED
@@ -133,6 +133,9 @@ def test_one_repeat_of_several_is_a_column(data: Path, write: Callable[..., Path
 def test_a_plain_file_does_its_three_stages(data: Path, write: Callable[..., Path]) -> None:
     shared = SHARED.replace("seeds = [0, 1]\n", "", 1)
     file = write("[evaluate]\npush = 1\n", shared=shared)
+    for asked in ({"only": ["a"]}, {"seeds": [1]}, {"at_once": 2}):  # nothing to choose from: said, not ignored
+        with pytest.raises(ConfigError, match=f"is one training: --{next(iter(asked)).replace('_', '-')} would"):
+            run(file, data, **asked)
     assert run(file, data, dry_run=True).as_dict()["convert"]["clouds"] == 18
     assert not Path("store").exists()
     report = run(file, data)

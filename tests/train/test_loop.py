@@ -42,7 +42,7 @@ def make_config(store: Path, out: Path, epochs: int = 3, **sections: Any) -> Tra
         "device": "cpu",
         "model": MODEL,
         "augment": AUGMENT,
-        "optim": {"epochs": epochs, "batch_size": 16, "lr": 0.01},
+        "optim": {"epochs": epochs, "batch_size": 16, "lr": 0.01, "ema": 0.9},
         "stream": {"block": 4, "pool": 12},
     }
     for name, section in sections.items():
@@ -84,7 +84,7 @@ def whole(store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_small_model_learns_and_the_folder_is_complete(store_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    report = train(make_config(store_path, out, epochs=12, augment={"apply": ("noise",)}))
+    report = train(make_config(store_path, out, epochs=12, augment={"apply": ("noise",)}, optim={"ema": 0.0}))
     assert report.measures is not None
     assert report.measures.accuracy > 0.9
     assert report.measures.n == 30
@@ -295,6 +295,21 @@ def test_without_a_split_to_report_training_still_ends_well(new_store: Callable[
     assert report.lines()
 
 
+def test_with_an_average_of_the_weights_it_is_what_a_run_reports(store_path: Path, tmp_path: Path, whole: Path) -> None:
+    train(make_config(store_path, tmp_path / "plain", optim={"ema": 0.0}))
+    found, plain = weights(whole), weights(tmp_path / "plain")
+    for name in plain:  # the average follows and has no say in what is learned
+        assert torch.equal(found[name], plain[name])
+    model = open_run(whole).model()
+    open_run(whole).load_weights(model)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, found[f"average.{name}"])
+    assert not torch.equal(found["average.head.weight"], found["model.head.weight"])
+    report = run_evaluate(EvaluateConfig(run=whole, store=store_path, split="test"))
+    logged_loss = [line["test_loss"] for line in open_run(whole).metrics() if line["kind"] == "epoch"]
+    assert report.measures.loss == pytest.approx(logged_loss[-1], rel=1e-6)
+
+
 def test_weights_are_chosen_by_the_validation_split_never_by_the_reported_one(
     new_store: Callable[..., Path], tmp_path: Path, whole: Path
 ) -> None:
@@ -354,9 +369,9 @@ def count_saves(monkeypatch: pytest.MonkeyPatch, stop_after: int) -> Saves:
     saves = Saves()
     saves.original = loop.save_checkpoint
 
-    def save(folder: Path, model: Any, optimiser: Any, progress: Any) -> None:
+    def save(folder: Path, model: Any, optimiser: Any, progress: Any, average: Any) -> None:
         if progress.step <= stop_after:
-            saves.original(folder, model, optimiser, progress)
+            saves.original(folder, model, optimiser, progress, average)
             saves.append(progress.step)
         elif progress.step >= stop_after + 2:
             raise PowerCut
