@@ -320,6 +320,9 @@ def evaluate(
     shift: Annotated[float, typer.Option(min=0, help="Shift every cloud by up to S pixels (experiment 5).")] = 0.0,
     displace: Annotated[bool, typer.Option(help="Put every cloud at a random place inside its image.")] = False,
     repeats: Annotated[int | None, typer.Option(min=1, help="Average at most N clouds of an image; else all.")] = None,
+    views: Annotated[
+        int, typer.Option(min=1, help="Average N views of a cloud: itself, then changed as in training.")
+    ] = 1,
     out: Annotated[Path | None, typer.Option(help="Draw calibration and confusion into this folder.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -342,6 +345,7 @@ def evaluate(
         "shift": shift,
         "displace": displace,
         "repeats": repeats,
+        "views": views,
         "out": out,
         "batch_size": batch_size,
         "device": device,

@@ -403,6 +403,8 @@ class EvaluateConfig(Section):
     """The whole cloud is put at a random place inside its image."""
     repeats: Count | None = None
     """Average at most so many clouds of each image; by default all."""
+    views: Count = 1
+    """Average the answers to a cloud as it is stored and to this many less one changed as in training, unmixed."""
     out: Path | None = None
     """A folder for the figures of calibration and confusion."""
     batch_size: Count = 256

@@ -33,6 +33,7 @@ class EvaluateSection(Section):
     shift: Annotated[float, Field(ge=0)] = 0.0
     displace: bool = False
     repeats: Count | None = None
+    views: Count = 1
     convert: dict[str, Any] = Field(default_factory=dict)
     """Evaluate on another conversion, by these settings in place of the arm's, under the arm's own decoder."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ from arcpipe.train.split import Normalisation, Split
 class EvaluateReport:
     """Measures of one split. `push` and `shift` in pixels; images are counted once, whatever their repeats.
 
-    `clouds`: how many were averaged into the images' answers. `files`: the figures, where a folder was given.
+    `clouds`: how many were averaged into the images' answers, each seen `views` times. `files`: the figures, where a
+    folder was given.
     """
 
     run: Path
@@ -45,6 +46,7 @@ class EvaluateReport:
     push: float
     shift: float
     displace: bool
+    views: int
     clouds: int
     measures: Measures
     files: tuple[Path, ...] = ()
@@ -59,6 +61,7 @@ class EvaluateReport:
         moved = [f"pushed by up to {self.push:g} px"] if self.push else []
         moved += [f"shifted by up to {self.shift:g} px"] if self.shift else []
         moved += ["displaced"] if self.displace else []
+        moved += [f"seen {self.views} times"] if self.views > 1 else []
         what = f"{self.split} of {self.store}" + (f", {' and '.join(moved)}" if moved else "")
         lines = [f"{self.run} on {what}", *measure_lines(self.measures, self.clouds)]
         return lines + [f"  {path}" for path in self.files]
@@ -83,6 +86,7 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
         CheckpointError: there is no trained run.
         MissingSplitError: the store has no such split, or there is none to choose.
         StoreMismatchError: the store was made with another decoder, latent dimension or other classes.
+        ConfigError: the run's features cannot be moved, or it was trained on clouds as they are and `views` are asked.
     """
     run = open_run(config.run)
     store = open_store(config.store)
@@ -102,9 +106,10 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
     loader = evaluation_loader(
         split, run.facts.classes, run.normalisation, run.config.stream, config.batch_size, moves(config), config.seed
     )
-    measures = score(model, loader, run.facts.classes, device, repeats=config.repeats)
-    moved = (config.push, config.shift, config.displace)
-    report = EvaluateReport(config.run, config.store, name, *moved, measures.clouds, measures)
+    changed = [_view(run, split, config, number) for number in range(1, config.views)]
+    measures = score(model, loader, run.facts.classes, device, repeats=config.repeats, changed=changed)
+    how = (config.push, config.shift, config.displace, config.views)
+    report = EvaluateReport(config.run, config.store, name, *how, measures.clouds, measures)
     return report if config.out is None else replace(report, files=draw_measures(config.out, name, measures))
 
 
@@ -122,6 +127,30 @@ def check_moves(run: RunFolder, config: EvaluateConfig) -> None:
             ],
             fix=[f"arcpipe train --store {config.store} --features latents"],
         )
+
+
+def _view(run: RunFolder, split: Split, config: EvaluateConfig, number: int) -> StreamLoader:
+    """The split's clouds as training changes them, but for mixing; every `number` draws anew."""
+    augment, names = run.config.augment, [name for name in run.config.augment.apply if name != "arcmix"]
+    if not names or config.push or config.shift or config.displace:
+        why = (
+            ["--push, --shift and --displace say how clouds are changed"]
+            if names
+            else [f"{run.path} was trained on clouds as they are (augment.apply: {', '.join(augment.apply) or 'none'})"]
+        )
+        raise ConfigError("--views has no changes to draw.", details=why, fix=["without --views"])
+    return StreamLoader(
+        split,
+        len(run.facts.classes),
+        run.normalisation,
+        config.batch_size,
+        section=run.config.stream,
+        seed=config.seed,
+        epoch=number,
+        augment=augment.model_copy(update={"apply": tuple(names)}),
+        shuffle=False,
+        mirror=run.features.mirror,
+    )
 
 
 def moves(config: EvaluateConfig) -> AugmentSection:
@@ -182,8 +211,11 @@ def score(
     check: Callable[[], None] | None = None,
     repeats: int | None = None,
     ranks: Ranks = ALONE,
+    changed: Sequence[StreamLoader] = (),
 ) -> Measures:
     """Measure a model on all batches of a loader; `check` runs before each.
+
+    `changed`: loaders of the same clouds, changed; their probabilities are averaged with those of `loader`.
 
     Probabilities of the repeats of an image are averaged: all of them, or the first `repeats`.
 
@@ -196,6 +228,9 @@ def score(
     if not len(loader.order):
         raise SourceError(f"the split {loader.split.name} of {loader.split.store.path} holds no clouds.")
     probabilities, labels, ids = predict_all(model, loader, device, check)
+    if changed:
+        others = [predict_all(model, other, device, check)[0] for other in changed]
+        probabilities = np.mean([probabilities, *others], axis=0)
     if ranks.world > 1:
         places, n = loader.places(), len(loader.order)
         probabilities = gather(ranks, places, n, probabilities)

@@ -8,23 +8,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from arcpipe.cloud import Cloud
 from arcpipe.config import EvaluateConfig, TrainConfig
-from arcpipe.errors import CheckpointError, FileAccessError, MissingSplitError, StoreMismatchError
+from arcpipe.errors import CheckpointError, ConfigError, FileAccessError, MissingSplitError, StoreMismatchError
+from arcpipe.store import open_store
 from arcpipe.train import loop, run_evaluate, run_train
-from arcpipe.train.augment import augment_cloud
+from arcpipe.train.augment import augment_cloud, cloud_keys
 from arcpipe.train.evaluate import moves
 from arcpipe.train.measures import average_repeats, calibration_error, first_repeats, measure
+from arcpipe.train.run import open_run
 
 
 @pytest.fixture(scope="module")
 def run(store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained until it knows its classes."""
     out = tmp_path_factory.mktemp("runs") / "run"
+    train(out, store_path)
+    return out
+
+
+def train(out: Path, store: Path, *names: str) -> None:
     values = {
-        "store": store_path,
+        "store": store,
         "out": out,
+        "augment": {"apply": names},
         "threads": 1,
         "device": "cpu",
         "model": {"channels": (8, 8), "depths": (1, 1), "heads": (2, 2), "patch": 8, "drop_path": 0.0},
@@ -34,7 +43,6 @@ def run(store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("draw_curves", "draw_confusion"):
             patch.setattr(loop, name, lambda path, *_: path.touch())
         run_train(TrainConfig.model_validate(values), quiet=True)
-    return out
 
 
 def config(run: Path, store: Path, **values: object) -> EvaluateConfig:
@@ -115,7 +123,7 @@ def test_repeats_of_an_image_vote_together(run: Path, new_store: Callable[..., P
 def test_the_report_is_plain_json(run: Path, store_path: Path) -> None:
     values = json.loads(json.dumps(run_evaluate(config(run, store_path)).as_dict(), allow_nan=False))
     assert set(values) == {
-        *("run", "store", "split", "push", "shift", "displace", "files", "clouds", "calibration"),
+        *("run", "store", "split", "push", "shift", "displace", "views", "files", "clouds", "calibration"),
         *("n", "accuracy", "loss", "calibration_error", "per_class", "confusion"),
     }
     assert sum(map(sum, values["confusion"])) == values["n"] == 30
@@ -171,3 +179,37 @@ def test_the_bins_of_calibration_count_every_image(run: Path, store_path: Path, 
     (tmp_path / "file").touch()
     with pytest.raises(FileAccessError, match="cannot be made a folder"):
         run_evaluate(config(run, store_path, out=tmp_path / "file"))
+
+
+def test_views_average_what_the_model_says_of_clouds_changed_one_by_one(store_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(out, store_path, "mask", "flip", "arcmix")
+    report = run_evaluate(config(out, store_path, views=3, seed=5))
+    assert report.clouds == report.measures.n == 30
+    assert "seen 3 times" in report.lines()[0]
+    run, store = open_run(out), open_store(store_path)
+    clouds = [cloud for part in store.parts("test") for cloud in store.read_part("test", part.id)]
+    model = run.model().eval()
+    run.load_weights(model)
+    losses = []
+    for cloud in clouds:
+        answers = []
+        for view in range(3):
+            [key] = cloud_keys(5, view, np.array([cloud.sample_id]), np.array([cloud.repeat]))
+            seen = augment_cloud(cloud, int(key), run.config.augment) if view else cloud
+            latents = torch.from_numpy(run.normalisation(seen.latents))
+            positions = torch.from_numpy(seen.positions.astype(np.float32))
+            with torch.inference_mode():
+                logits = model(latents, positions, torch.tensor([0, len(positions)]))
+            answers.append(logits.double().softmax(1)[0, cloud.label].item())
+        losses.append(-np.log(np.mean(answers)))
+    assert report.measures.loss == pytest.approx(np.mean(losses), rel=1e-4)
+    assert run_evaluate(config(out, store_path, views=1)).measures.loss != pytest.approx(report.measures.loss, rel=1e-3)
+
+
+def test_views_without_changes_to_draw_are_refused(run: Path, store_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--views has no changes to draw") as refused:
+        run_evaluate(config(run, store_path, views=2))
+    assert "trained on clouds as they are" in str(refused.value)
+    with pytest.raises(ConfigError, match="--views has no changes to draw"):
+        run_evaluate(config(run, store_path, views=2, push=1))
