@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -24,7 +25,16 @@ def main(folder: Path, rank: int) -> int:
     """Train as `folder/job.json` says; the report or the error goes to `folder/outcome-RANK.json`."""
     signal.signal(signal.SIGTERM, _end)
     interrupts = Interrupts(patient=True)
-    threading.Thread(target=_stop_with_parent, args=(interrupts,), daemon=True).start()
+    orphaned = threading.Event()
+    threading.Thread(target=_stop_with_parent, args=(interrupts, orphaned), daemon=True).start()
+    try:
+        return _train(folder, rank, interrupts)
+    finally:
+        if orphaned.is_set():  # nobody else is left to tidy up
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _train(folder: Path, rank: int, interrupts: Interrupts) -> int:
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     ranks = Ranks(rank, job["world"], rank, job["world"], f"file://{folder / 'meet'}")
     how = {name: job[name] for name in ("resume", "overwrite", "quiet")}
@@ -42,10 +52,11 @@ def main(folder: Path, rank: int) -> int:
     return int("error" in outcome or "os_error" in outcome)
 
 
-def _stop_with_parent(interrupts: Interrupts) -> None:
+def _stop_with_parent(interrupts: Interrupts, orphaned: threading.Event) -> None:
     """When the parent is gone (`kill -9`), stop as if it had asked for it; whoever cannot is ended."""
     while os.read(0, 1):
         pass
+    orphaned.set()
     interrupts.pending = signal.SIGTERM
     time.sleep(SAVE_WITHIN_S)
     os._exit(1)

@@ -188,7 +188,10 @@ def test_a_signal_to_the_whole_group_saves_once_and_continues(
 def test_ranks_do_not_outlive_a_parent_that_was_killed(store_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "arcpipe", *command_line(make_config(store_path, out, epochs=100_000, workers=2))]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    environment = {**os.environ, "TMPDIR": str(meeting)}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     wait_for(lambda: (out / "checkpoint" / "state.json").is_file())
     ranks = set(ranks_alive(process.pid).values())
     assert len(ranks) == 2
@@ -197,6 +200,7 @@ def test_ranks_do_not_outlive_a_parent_that_was_killed(store_path: Path, tmp_pat
     wait_for(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in ranks), seconds=30)
     with open_run(out).held():  # nobody is at work any more
         pass
+    assert list(meeting.glob("arcpipe-*")) == []
 
 
 def command_line(config: TrainConfig) -> list[str]:
