@@ -72,8 +72,7 @@ def load_checkpoint(
     Raises:
         CheckpointError: It is missing or damaged, or a tensor is missing, unknown or of another shape (all are named).
     """
-    state = _read_state(folder)
-    tensors = load_tensors(folder / state["tensors"], state["sha256"])
+    state, tensors = _read(folder)
     load_model(model, _of("model.", tensors), folder)
     if optimiser is not None:
         _load_optimiser(model, optimiser, tensors, folder)
@@ -88,9 +87,13 @@ def load_reported(folder: Path, model: nn.Module) -> None:
     Raises:
         CheckpointError: as `load_checkpoint`.
     """
-    state = _read_state(folder)
-    tensors = load_tensors(folder / state["tensors"], state["sha256"])
+    _, tensors = _read(folder)
     load_model(model, _of("average.", tensors) or _of("model.", tensors), folder)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    state = _read_state(folder)
+    return state, load_tensors(folder / state["tensors"], state["sha256"])
 
 
 def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -103,10 +103,21 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
     run.load_weights(model, config.weights)
     check_moves(run, config)
     split = Split(store, name, features=feature_cache(run.config.features, store, run.path))
-    loader = evaluation_loader(
-        split, run.facts.classes, run.normalisation, run.config.stream, config.batch_size, moves(config), config.seed
-    )
-    changed = [_view(run, split, config, number) for number in range(1, config.views)]
+    changes = [moves(config)] + [training_changes(run, config) for _ in range(1, config.views)]
+    loader, *changed = [
+        evaluation_loader(
+            split,
+            run.facts.classes,
+            run.normalisation,
+            run.config.stream,
+            config.batch_size,
+            change,
+            config.seed,
+            view=view,
+            mirror=run.features.mirror,
+        )
+        for view, change in enumerate(changes)
+    ]
     measures = score(model, loader, run.facts.classes, device, repeats=config.repeats, changed=changed)
     how = (config.push, config.shift, config.displace, config.views)
     report = EvaluateReport(config.run, config.store, name, *how, measures.clouds, measures)
@@ -129,8 +140,12 @@ def check_moves(run: RunFolder, config: EvaluateConfig) -> None:
         )
 
 
-def _view(run: RunFolder, split: Split, config: EvaluateConfig, number: int) -> StreamLoader:
-    """The split's clouds as training changes them, but for mixing; every `number` draws anew."""
+def training_changes(run: RunFolder, config: EvaluateConfig) -> AugmentSection:
+    """What training does to single clouds: its augmentation but for mixing.
+
+    Raises:
+        ConfigError: there is none, or the options say already how clouds are changed.
+    """
     augment, names = run.config.augment, [name for name in run.config.augment.apply if name != "arcmix"]
     if not names or config.push or config.shift or config.displace:
         why = (
@@ -139,18 +154,7 @@ def _view(run: RunFolder, split: Split, config: EvaluateConfig, number: int) -> 
             else [f"{run.path} was trained on clouds as they are (augment.apply: {', '.join(augment.apply) or 'none'})"]
         )
         raise ConfigError("--views has no changes to draw.", details=why, fix=["without --views"])
-    return StreamLoader(
-        split,
-        len(run.facts.classes),
-        run.normalisation,
-        config.batch_size,
-        section=run.config.stream,
-        seed=config.seed,
-        epoch=number,
-        augment=augment.model_copy(update={"apply": tuple(names)}),
-        shuffle=False,
-        mirror=run.features.mirror,
-    )
+    return augment.model_copy(update={"apply": tuple(names)})
 
 
 def moves(config: EvaluateConfig) -> AugmentSection:
@@ -187,8 +191,10 @@ def evaluation_loader(
     augment: AugmentSection | None = None,
     seed: int = 0,
     ranks: Ranks = ALONE,
+    view: int = 0,
+    mirror: NDArray[np.float32] | None = None,
 ) -> StreamLoader:
-    """Batches in the order of the store; every cloud once, in one of the ranks."""
+    """Batches in the order of the store; every cloud once, in one of the ranks. Every `view` draws other changes."""
     return StreamLoader(
         split,
         len(classes),
@@ -196,8 +202,10 @@ def evaluation_loader(
         batch_size,
         section=section,
         seed=seed,
+        epoch=view,
         augment=augment,
         shuffle=False,
+        mirror=mirror,
         rank=ranks.rank,
         world=ranks.world,
     )
