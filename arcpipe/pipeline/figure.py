@@ -36,7 +36,8 @@ def draw_results(path: Path, title: str, thesis: str, columns: Sequence[str], ro
             label = name if name not in seen else None
             seen.add(name)
             axes.barh(place, cell.mean, 0.82, color=hue, alpha=0.85, xerr=cell.deviation, capsize=3, label=label)
-            axes.text(1, place, ours(cell), va="center", ha="left", color="white", fontsize=9, fontweight="bold")
+            beside = axes.get_yaxis_transform()  # in a column of their own: clear of bars and diamonds
+            axes.text(1.01, place, ours(cell), va="center", ha="left", fontsize=9, transform=beside)
         if cell.thesis is not None:
             label = None if "" in seen else thesis
             seen.add("")
@@ -45,7 +46,7 @@ def draw_results(path: Path, title: str, thesis: str, columns: Sequence[str], ro
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("accuracy, %")
-    heading = textwrap.fill(title.replace("$", r"\$"), TITLE_CHARACTERS)
+    heading = textwrap.fill(title.replace("$", r"\$"), TITLE_CHARACTERS, break_on_hyphens=False)
     figure.suptitle(heading, x=0.01, ha="left", fontweight="bold", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
