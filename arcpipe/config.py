@@ -316,7 +316,7 @@ class ModelSection(Section):
 
 
 class OptimSection(Section):
-    epochs: Count = 30
+    epochs: Count = 40
     batch_size: Count = 128
     lr: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
