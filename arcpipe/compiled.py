@@ -1,4 +1,9 @@
-"""How functions are compiled by Numba, for whoever has loops that must be fast on a CPU."""
+"""How functions are compiled by Numba, for whoever has loops that must be fast on a CPU.
+
+Numba takes compiled code from its cache on disk as long as the file of the function is the same, whatever else was
+compiled into it. A file whose functions contain code or constants of other files therefore has their hash in it,
+`BUILT_ON_SHA256`: a change there is a change here. `tests/test_vectors.py` keeps the hashes true.
+"""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ FLOOR = {
     "place": 0,
     "seeds": 0,
     "compiled": 0,
+    "vectors": 0,
     "options": 0,
     "progress": 0,
     "threads": 0,

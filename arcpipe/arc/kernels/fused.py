@@ -42,9 +42,8 @@ from arcpipe.arc.kernels.simd import (
 )
 from arcpipe.compiled import compiled
 
-SIMD_SHA256 = "acf05855e4072419f74715d06c03f139196327a8da8f7efed6d781c3873c1b2e"
-"""Numba looks for changes in this file only before it takes compiled code from its cache on disk; a test keeps this
-the hash of `simd.py`, so that a change there is a change here."""
+BUILT_ON_SHA256 = "dcfd04ef2f559dc06df9fb19299d62cc2e02819d95e5b2e436434e5ea3d7d33a"
+"""See `arcpipe.compiled`: of `simd.py` and `vectors.py`."""
 
 
 @compiled

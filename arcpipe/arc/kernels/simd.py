@@ -1,20 +1,18 @@
-"""Vectors of floats for Numba: what the compiler cannot be relied on to find by itself, said outright.
+"""Vectors of floats and products of blocks for the fitting kernels, as wide as this machine's registers.
 
-A `Vector` holds `LANES` float32 and lives in a register. Sums are taken in one fixed order, so the same code gives the
-same bits whatever the array lengths are. Indices are element numbers of flat float32 arrays; nothing is bounds-checked.
+Sums are taken in one fixed order, so the same code gives the same bits whatever the array lengths are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic as numba_intrinsic
-from numba.extending import models, register_model
+
+from arcpipe.vectors import Vectors, intrinsic
 
 LANES = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
 """One register of AVX-512 or AVX2; elsewhere the compiler splits 8 lanes. Both widths pass all tests on Zen 4, where
@@ -22,27 +20,6 @@ they are equally fast (it does 16 lanes in two halves)."""
 ROWS = 4
 """Rows of a block of a matrix product: with 3 vectors a row, 12 sums, 3 loads and 1 factor fill the 16 registers of
 AVX2."""
-FLOAT, VECTOR = ir.FloatType(), ir.VectorType(ir.FloatType(), LANES)
-
-
-class Vector(types.Type):
-    """`LANES` float32."""
-
-
-vector = Vector("Vector")
-
-
-@register_model(Vector)
-class VectorModel(models.PrimitiveModel):
-    """A vector is one LLVM value."""
-
-    def __init__(self, manager: Any, front_end_type: Any) -> None:
-        super().__init__(manager, front_end_type, VECTOR)
-
-
-def intrinsic(function: Callable[..., Any]) -> Any:
-    """Numba's decorator; what it makes is called without the typing context, which its type hints do not know."""
-    return numba_intrinsic(function)
 
 
 def padded_length(count: int) -> int:
@@ -50,87 +27,18 @@ def padded_length(count: int) -> int:
     return -(-count // LANES) * LANES
 
 
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), VECTOR.as_pointer())
-
-
-def _splat(builder: Any, value: Any) -> Any:
-    one = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
-
-
-def _llvm(builder: Any, name: str, *arguments: Any) -> Any:
-    """Call one of LLVM's own functions of vectors to a vector."""
-    kind = ir.FunctionType(VECTOR, [VECTOR] * len(arguments))
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32"), arguments)
-
-
-def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    # Rounded once where the machine can; `llvm.fma` would call a slow function where it cannot.
-    return _llvm(builder, "llvm.fmuladd", a, b, c)
-
-
-@intrinsic
-def load(typing: Any, array: Any, index: Any) -> Any:
-    """`array[index:index + LANES]`."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(_address(context, builder, signature.args[0], *arguments), align=4)
-
-    return vector(array, types.intp), generate
-
-
-@intrinsic
-def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """`array[index:index + LANES] = value`."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[2], _address(context, builder, signature.args[0], *arguments[:2]), align=4)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, vector), generate
-
-
-@intrinsic
-def splat(typing: Any, value: Any) -> Any:
-    """The same float in every lane."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _splat(builder, arguments[0])
-
-    return vector(types.float32), generate
-
-
-def _elementwise(n_arguments: int, operation: Callable[..., Any]) -> Any:
-    """An intrinsic of vectors to a vector."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return operation(builder, *arguments)
-
-    signature = vector(*[vector] * n_arguments)
-    if n_arguments == 1:
-        return intrinsic(lambda typing, a: (signature, generate))
-    if n_arguments == 2:
-        return intrinsic(lambda typing, a, b: (signature, generate))
-    return intrinsic(lambda typing, a, b, c: (signature, generate))
-
-
 def _open(builder: Any, gate: Any, value: Any) -> Any:
     # "Not at or below 0" rather than "above 0": a NaN passes and is found at the end.
-    zero = ir.Constant(VECTOR, [0.0] * LANES)
+    zero = VECTORS.constant(0.0)
     return builder.select(builder.fcmp_ordered("<=", gate, zero), zero, value)
 
 
-add = _elementwise(2, lambda builder, a, b: builder.fadd(a, b))
-subtract = _elementwise(2, lambda builder, a, b: builder.fsub(a, b))
-multiply = _elementwise(2, lambda builder, a, b: builder.fmul(a, b))
-divide = _elementwise(2, lambda builder, a, b: builder.fdiv(a, b))
-fma = _elementwise(3, _fma)
-"""`a * b + c`."""
-gated = _elementwise(2, _open)
+VECTORS = Vectors(LANES)
+load, store, splat, fma = VECTORS.load, VECTORS.store, VECTORS.splat, VECTORS.fma
+add, subtract, multiply, divide = VECTORS.add, VECTORS.subtract, VECTORS.multiply, VECTORS.divide
+gated = VECTORS.elementwise(2, _open)
 """`value` where `gate` is above 0 (or NaN), else 0: gated(x, x) is the ReLU, gated(x, gradient) its way back."""
-root = _elementwise(1, lambda builder, a: _llvm(builder, "llvm.sqrt", a))
+root = VECTORS.elementwise(1, lambda builder, a: VECTORS.call(builder, "llvm.sqrt", a))
 
 
 @intrinsic
@@ -147,7 +55,7 @@ def total(typing: Any, value: Any) -> Any:
             rest = builder.fadd(low, high)
         return builder.extract_element(rest, ir.Constant(ir.IntType(32), 0))
 
-    return types.float32(vector), generate
+    return types.float32(VECTORS.type), generate
 
 
 def _block(n_vectors: int) -> Any:
@@ -166,11 +74,11 @@ def _block(n_vectors: int) -> Any:
             return builder.add(moved, step.type(column * LANES))
 
         def place(array: Any, index: Any) -> Any:
-            return _address(context, builder, array_type, array, index)
+            return VECTORS.address(context, builder, array_type, array, index)
 
         data = context.make_array(array_type)(context, builder, a).data
         cells = [(row, column) for row in range(ROWS) for column in range(n_vectors)]
-        sums = {cell: cgutils.alloca_once(builder, VECTOR) for cell in cells}
+        sums = {cell: cgutils.alloca_once(builder, VECTORS.floats) for cell in cells}
         for cell in cells:
             builder.store(builder.load(place(start, element(start_at, start_step, *cell)), align=4), sums[cell])
         with cgutils.for_range(builder, n_k) as loop:
@@ -178,10 +86,10 @@ def _block(n_vectors: int) -> Any:
             a_now = builder.add(a_at, builder.mul(a_k, loop.index))
             values = [builder.load(place(b, element(b_now, b_k, 0, c)), align=4) for c in range(n_vectors)]
             factors = [builder.load(builder.gep(data, [element(a_now, a_row, row)])) for row in range(ROWS)]
-            splats = [_splat(builder, factor) for factor in factors]
+            splats = [VECTORS.spread(builder, factor) for factor in factors]
             for row, column in cells:
                 cell = sums[row, column]
-                builder.store(_fma(builder, splats[row], values[column], builder.load(cell)), cell)
+                builder.store(VECTORS.multiply_add(builder, splats[row], values[column], builder.load(cell)), cell)
         for cell in cells:
             builder.store(builder.load(sums[cell]), place(out, element(out_at, out_step, *cell)), align=4)
         return context.get_dummy_value()

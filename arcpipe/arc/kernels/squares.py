@@ -13,6 +13,9 @@ from arcpipe.arc.kernels.simd import ROWS
 from arcpipe.arc.problem import PreparedImage
 from arcpipe.compiled import compiled
 
+BUILT_ON_SHA256 = "db709f521de2e147e5dc93936239d28ea8db24fc2837c62695c9e2ede7f88867"
+"""See `arcpipe.compiled`: of `simd.py`."""
+
 MOST_BANDS, BAND_SQUARES = 16, 8
 """A large image is cut into bands of at least `BAND_SQUARES` squares that may be worked on at the same time. Their
 number depends on the image alone, and sums are taken band by band, so that threads change no bit."""

@@ -32,6 +32,9 @@ from arcpipe.models.cpu.lanes import (
     subtract,
 )
 
+BUILT_ON_SHA256 = "ed6bfe2b7aa5c97f57d65f4cd395150787020b7c056182735fbfa12b580136dd"
+"""See `arcpipe.compiled`: of `lanes.py` and `vectors.py`."""
+
 
 @compiled
 def place_keys(query, n, members, coords, reach, width, lanes, step, keys, rows, columns):

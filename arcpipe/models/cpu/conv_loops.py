@@ -10,6 +10,9 @@ import numpy as np
 from arcpipe.compiled import compiled
 from arcpipe.models.cpu.lanes import gathered_1, gathered_4, outer_4
 
+BUILT_ON_SHA256 = "ed6bfe2b7aa5c97f57d65f4cd395150787020b7c056182735fbfa12b580136dd"
+"""See `arcpipe.compiled`: of `lanes.py` and `vectors.py`."""
+
 PAIRS_AT_ONCE = 64
 """Pairs whose rows stay in the first cache while all blocks of a weight's gradient pass over them."""
 
