@@ -242,7 +242,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME.")] = None,
     model: Annotated[Model, typer.Option(help="The classifier.")] = Model.ptv3,
     preset: Annotated[Preset, typer.Option(help="For clouds of tens of points, or of thousands.")] = Preset.small,
-    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    epochs: Annotated[int, typer.Option(min=1, help="Times that every cloud is seen.")] = 40,
     batch_size: Annotated[int, typer.Option(min=1, help="Clouds in a step.")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 2e-3,
     weight_decay: Annotated[float, typer.Option(min=0)] = 1e-3,
@@ -442,7 +442,7 @@ def run(
     data: Annotated[
         Path | None, typer.Option(envvar="ARCPIPE_DATA", help="Where datasets are looked for.", show_envvar=True)
     ] = None,
-    only: Annotated[str | None, typer.Option(metavar="ARM,...", help="These arms; by default all.")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="ARM,...", help="These arms; by default all.")] = None,
     seeds: Annotated[str | None, typer.Option(metavar="0,1,...", help="In place of the file's.")] = None,
     at_once: Annotated[
         int, typer.Option(metavar="N", min=1, help="Trainings side by side, each with its share of the cores.")
@@ -459,7 +459,8 @@ def run(
     read = read_pipeline(pipeline, data)
     if read.about:
         typer.echo(read.about, err=True)
-    report = run_pipeline(read, only=words(only), seeds=numbers(seeds, "--seeds"), at_once=at_once, dry_run=dry_run)
+    arms = [arm for text in only or () for arm in words(text)]
+    report = run_pipeline(read, only=arms, seeds=numbers(seeds, "--seeds"), at_once=at_once, dry_run=dry_run)
     show(report, as_json)
     report.check()
 

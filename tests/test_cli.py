@@ -11,12 +11,17 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from arcpipe.cli import app
+from arcpipe.config import ConvertConfig, EvaluateConfig, Section, SourceSection, TrainConfig
+from arcpipe.errors import ConfigError
 from arcpipe.options import default_store
 from tests.pictures import contents, make_pictures
 
 SMALL = ["--steps", "30", "--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4"]
 SMALL += ["--set", "fit.pretrain_steps=8", "--set", "store.part_samples=3"]
+PIPELINE = str(Path(__file__).parents[1] / "pipelines" / "exp3-table5-small.toml")
 
 
 def arcpipe(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -105,6 +110,7 @@ def test_a_flipped_byte_is_found_and_named(folder: Path, tmp_path: Path) -> None
         (["evaluate", "pictures", "--store", "store/pictures.zarr"], 1, "pictures"),
         (["predict", "pictures", "pictures/train/ants/0.png"], 1, "pictures"),
         (["run", "nowhere.toml"], 2, "nowhere.toml"),
+        (["run", PIPELINE, "--only", "flip", "--only", "mask"], 2, "there is no arm 'flip'"),
     ],
 )
 def test_a_mistake_gets_one_message_and_no_traceback(
@@ -115,6 +121,43 @@ def test_a_mistake_gets_one_message_and_no_traceback(
     assert done.stdout == ""
     assert message in done.stderr
     assert done.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "function", "config"),
+    [
+        (
+            ["convert", "digits"],
+            "arcpipe.convert.run_convert",
+            ConvertConfig(source=SourceSection(source="digits"), out=Path("store/digits.zarr")),
+        ),
+        (
+            ["train", "--store", "store/digits.zarr"],
+            "arcpipe.train.run_train",
+            TrainConfig(store=Path("store/digits.zarr"), out=Path("runs/digits")),
+        ),
+        (
+            ["evaluate", "runs/digits", "--store", "store/digits.zarr"],
+            "arcpipe.train.run_evaluate",
+            EvaluateConfig(run=Path("runs/digits"), store=Path("store/digits.zarr")),
+        ),
+    ],
+)
+def test_what_no_option_says_is_as_the_settings_have_it(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], function: str, config: Section
+) -> None:
+    """An option shows its default in `--help`: a second place, which had kept an older one for `--epochs`."""
+    built: list[Section] = []
+
+    def run(config: Section, **_: object) -> None:
+        built.append(config)
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(function, run)
+    monkeypatch.delenv("ARCPIPE_DATA", raising=False)
+    done = CliRunner().invoke(app, arguments)
+    assert "seen" in done.output
+    assert built == [config]
 
 
 def test_a_source_names_its_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
