@@ -326,6 +326,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Draw calibration and confusion into this folder.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="By default one per core.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -349,6 +350,7 @@ def evaluate(
         "out": out,
         "batch_size": batch_size,
         "device": device,
+        "threads": threads,
         "seed": seed,
     }
     show(run_evaluate(build(EvaluateConfig, values)), as_json)
@@ -361,12 +363,13 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = Weights.last,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="By default one per core.")] = None,
     as_json: Json = False,
 ) -> None:
     """Convert new images with the store's own decoder and classify them."""
     from arcpipe.train import run_predict
 
-    report = run_predict(run, images, weights=weights.value, device=device)
+    report = run_predict(run, images, weights=weights.value, device=device, threads=threads)
     show(report, as_json)
     report.check()
 

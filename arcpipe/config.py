@@ -410,6 +410,8 @@ class EvaluateConfig(Section):
     batch_size: Count = 256
     seed: int = 0
     device: str = "auto"
+    threads: Count | None = None
+    """By default one per core."""
 
 
 def build(kind: type[S], values: Mapping[str, Any], where: str = "the command line") -> S:

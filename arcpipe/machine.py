@@ -1,26 +1,81 @@
-"""What the machine has: memory, as the system or the container says, and the caches of a core."""
+"""What this process may use: cores and memory, as the system, the container or the batch job says; caches of a core."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 STATM = Path("/proc/self/statm")
 USUAL_CACHES = {2: 2**20, 3: 2**25}
 """Bytes of the second and third level, where the system does not say."""
 
 
-def machine_memory(cgroup: Path = CGROUP) -> int:
-    """Bytes of memory that this process may hope for: the machine's, or its container's limit where that is lower."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+def available_cores(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
+    """Cores that this process may use: those it may run on, or as many as its quota of their time fills, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for group in _control_groups("cpu", cgroup, membership):
         try:
-            total = min(total, int((cgroup / name).read_text(encoding="ascii")))
-        except (OSError, ValueError):  # not there, or "max"
+            if (group / "cpu.max").exists():
+                quota, period = map(int, (group / "cpu.max").read_text(encoding="ascii").split())
+            else:
+                quota, period = (_number(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+            cores = min(cores, math.ceil(quota / period) if quota > 0 else cores)
+        except (OSError, ValueError, ZeroDivisionError):  # not there, or "max"
             continue
-    return total
+    return cores
+
+
+def machine_memory(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
+    """Bytes of memory that this process may hope for: the machine's, or a lower limit of its container or job."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([total, *(limit for limit, _ in _memory_limits(cgroup, membership))])
+
+
+def free_memory(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
+    """Bytes of it that nobody uses."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    return min([free, *(max(0, limit - used) for limit, used in _memory_limits(cgroup, membership))])
+
+
+def _memory_limits(cgroup: Path, membership: Path) -> Iterator[tuple[int, int]]:
+    """Bytes that groups around this process may use and do use; without a limit, a group is left out or enormous."""
+    for group in _control_groups("memory", cgroup, membership):
+        for limit, used in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
+            try:
+                yield _number(group / f"memory.{limit}"), _number(group / f"memory.{used}")
+            except (OSError, ValueError):  # not there, or "max"
+                continue
+
+
+def _control_groups(controller: str, cgroup: Path, membership: Path) -> Iterator[Path]:
+    """Folders of the groups that limit this process: its own and all around it, of either version of the hierarchy.
+
+    Inside a container the root is the container's group, whatever the membership says.
+    """
+    mounted = [cgroup, *(cgroup / name for name in (controller, "cpu,cpuacct", "cpuacct,cpu"))]
+    yield from mounted
+    try:
+        lines = membership.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        for place in mounted[1:] if controllers else mounted[:1]:
+            own = place / path.strip("/")
+            yield from (group for group in (own, *own.parents) if place in group.parents)
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text(encoding="ascii"))
 
 
 def resident_bytes(statm: Path = STATM) -> int:

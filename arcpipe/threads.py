@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from arcpipe.machine import available_cores
 
 GIVE_WAY = 10
 """Niceness that threads add which work ahead of others."""
@@ -22,6 +26,23 @@ def set_waiting() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+
+@contextmanager
+def torch_threads(wanted: int | None = None) -> Iterator[None]:
+    """Let torch and the compiled loops take `wanted` threads, by default one per core that this process may use.
+
+    Torch's own default is one per core of the machine, also where a container or a batch job has a few of them. The
+    number before comes back at the end.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or available_cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def give_way() -> None:

@@ -28,7 +28,8 @@ def fit_over_and_over(size: tuple[int, int], count: int, seconds: float, start: 
     """Put images a second into `results`."""
     import os
 
-    from arcpipe.cluster import available_cores, worker_environment
+    from arcpipe.cluster import worker_environment
+    from arcpipe.machine import available_cores
 
     os.environ.update(worker_environment(available_cores()))
     import torch

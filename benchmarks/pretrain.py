@@ -15,8 +15,8 @@ from arcpipe.arc.pretrain import pretrain_decoder
 from arcpipe.arc.reference import fit_jointly_reference
 from arcpipe.bench.machine import wall_seconds
 from arcpipe.bench.photographs import photographs
-from arcpipe.cluster import available_cores
 from arcpipe.config import FitSection
+from arcpipe.machine import available_cores
 
 
 def main() -> None:

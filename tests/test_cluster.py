@@ -12,6 +12,7 @@ from arcpipe import cluster
 from arcpipe.cluster import joining
 from arcpipe.config import RunSection
 from arcpipe.errors import ClusterError, DeviceError, NoSpaceError
+from arcpipe.machine import available_cores
 
 LISTEN = "0A"  # state of a listening socket in /proc/net/tcp
 
@@ -33,7 +34,7 @@ def test_local_cluster_is_on_loopback_and_shares_the_cores() -> None:
         opened = listening() - before
         assert opened
         assert all(socket.split(":")[0] == "0100007F" for socket in opened), "something listens beyond 127.0.0.1"
-        assert two.n_workers * two.threads <= max(2, cluster.available_cores())
+        assert two.n_workers * two.threads <= max(2, available_cores())
         assert two.executor.submit(os.getenv, "OMP_NUM_THREADS").result() == str(two.threads)
         assert two.executor.submit(os.getenv, "OMP_WAIT_POLICY").result() == "PASSIVE"
         assert two.executor.submit(os.getpid).result() != os.getpid()

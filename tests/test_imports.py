@@ -45,7 +45,7 @@ FLOOR = {
 }
 # Imports of the ground floor point leftwards only.
 GROUND_FLOOR_ORDER = ["__init__", "errors", "outages", "objects", "place", "seeds", "options", "progress"]
-GROUND_FLOOR_ORDER += ["threads", "machine", "interrupts", "cloud", "config"]
+GROUND_FLOOR_ORDER += ["machine", "threads", "interrupts", "cloud", "config"]
 
 ONLY_IN = {
     "dask": {"cluster"},

@@ -5,16 +5,81 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
-from arcpipe.machine import USUAL_CACHES, cache_sizes, machine_memory, resident_bytes
+import pytest
+
+from arcpipe.machine import (
+    USUAL_CACHES,
+    available_cores,
+    cache_sizes,
+    free_memory,
+    machine_memory,
+    resident_bytes,
+)
 
 
-def test_memory_is_that_of_the_machine_or_less_in_a_container(tmp_path: Path) -> None:
-    whole = machine_memory(tmp_path)
+def groups(root: Path, member: str, files: dict[str, str]) -> tuple[Path, Path]:
+    """A hierarchy of control groups, and what says where in it this process is."""
+    root.mkdir()
+    membership = root / "membership"
+    membership.write_text(member)
+    for name, text in files.items():
+        (root / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "cgroup" / name).write_text(text)
+    return root / "cgroup", membership
+
+
+JOB = "slurm/job_1/step_0"
+
+
+@pytest.mark.parametrize(
+    ("member", "files"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}),
+        ("0::/../elsewhere\n", {"cpu.max": "150000 100000\n"}),
+        (f"0::/{JOB}\n", {f"{JOB}/cpu.max": "max 100000\n", "slurm/job_1/cpu.max": "200000 100000\n"}),
+        ("4:cpu,cpuacct:/docker/a\n", {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}),
+        (
+            f"5:memory:/\n4:cpu,cpuacct:/{JOB}\n1:name=systemd:/{JOB}\n",
+            {
+                f"cpu,cpuacct/{JOB}/cpu.cfs_quota_us": "200000\n",
+                f"cpu,cpuacct/{JOB}/cpu.cfs_period_us": "100000\n",
+                "cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
+                "cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+        ),
+    ],
+)
+def test_cores_are_those_of_a_container_or_job(
+    member: str, files: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of either version of control groups; part of a core counts as one."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert available_cores(*groups(tmp_path / "none", "0::/\n", {})) == 64
+    assert available_cores(*groups(tmp_path / "unlimited", member, dict.fromkeys(files, "max 100000\n"))) == 64
+    assert available_cores(*groups(tmp_path / "few", member, files)) == 2
+
+
+@pytest.mark.parametrize(
+    ("member", "limit", "used"),
+    [
+        ("0::/\n", "memory.max", "memory.current"),
+        (f"0::/{JOB}\n", "slurm/job_1/memory.max", "slurm/job_1/memory.current"),
+        (f"2:memory:/{JOB}\n", f"memory/{JOB}/memory.limit_in_bytes", f"memory/{JOB}/memory.usage_in_bytes"),
+        ("", "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ],
+)
+def test_memory_is_that_of_the_machine_or_less_in_a_container_or_job(
+    member: str, limit: str, used: str, tmp_path: Path
+) -> None:
+    whole = machine_memory(*groups(tmp_path / "none", member, {}))
     assert whole > 2**28
-    (tmp_path / "memory.max").write_text("max\n")
-    assert machine_memory(tmp_path) == whole
-    (tmp_path / "memory.max").write_text("123456789\n")
-    assert machine_memory(tmp_path) == 123456789
+    unlimited = groups(tmp_path / "unlimited", member, {limit: "max\n", used: "1000\n"})
+    assert machine_memory(*unlimited) == whole
+    assert 0 < free_memory(*unlimited) < whole
+    little = groups(tmp_path / "little", member, {limit: "123456789\n", used: "23456789\n"})
+    assert (machine_memory(*little), free_memory(*little)) == (123456789, 100000000)
+    full = groups(tmp_path / "full", member, {limit: "1000\n", used: "1001\n"})
+    assert free_memory(*full) == 0
 
 
 def test_resident_memory_grows_with_what_is_written(tmp_path: Path) -> None:

@@ -19,10 +19,9 @@ import numpy as np
 from arcpipe.bench.machine import in_fresh_process, matrix_peak, peak_memory
 from arcpipe.bench.tiles import TileResult, measure_tiles
 from arcpipe.cloud import DecoderRecord
-from arcpipe.cluster import available_cores
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError
-from arcpipe.machine import cache_sizes
+from arcpipe.machine import available_cores, cache_sizes
 from arcpipe.progress import Progress, byte_size
 
 SIZES = ("32x32", "224x224", "375x500")

@@ -27,11 +27,11 @@ import numpy as np
 import torch
 
 from arcpipe.bench.clouds import write_clouds
-from arcpipe.cluster import available_cores
 from arcpipe.config import Augmentation, AugmentSection, ModelSection, OptimSection, StreamSection
 from arcpipe.models import build_model
 from arcpipe.progress import Progress
 from arcpipe.store import Store, open_store
+from arcpipe.threads import torch_threads
 from arcpipe.train.loader import Batch, StreamLoader
 from arcpipe.train.split import Normalisation, Split, normalisation
 from arcpipe.train.step import make_optimiser, train_step
@@ -103,7 +103,7 @@ def run_bench_stream(
     Raises:
         NotAStoreError, MissingSplitError, UnfinishedStoreError: the store cannot be read.
     """
-    with tempfile.TemporaryDirectory(prefix="arcpipe-") as name:
+    with tempfile.TemporaryDirectory(prefix="arcpipe-") as name, torch_threads():
         folder = Path(name)
         opened = write_clouds(folder / "clouds.zarr", clouds) if store is None else open_store(store)
         ways, skipped = _ways(opened, split, folder, webdataset)
@@ -116,9 +116,9 @@ def run_bench_stream(
                     work(i)
                     if i:  # the first warms caches and kernels
                         seconds[way].append(time.perf_counter() - before)
-        manifest = Split(opened, split).manifest
+        manifest, threads = Split(opened, split).manifest, torch.get_num_threads()
     where = "made-up" if store is None else str(store)
-    return BenchStreamReport(where, len(manifest), manifest.n_points, rounds, torch.get_num_threads(), seconds, skipped)
+    return BenchStreamReport(where, len(manifest), manifest.n_points, rounds, threads, seconds, skipped)
 
 
 def _ways(
@@ -127,7 +127,6 @@ def _ways(
     split = Split(store, name)  # not kept in memory
     norm = normalisation(split, "per-dim")
     classes = len(store.classes)
-    torch.set_num_threads(available_cores())
     optim, section = OptimSection(), StreamSection()
     torch.manual_seed(0)
     model = build_model(ModelSection(), store.latent_dim, classes).train()

@@ -15,10 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcpipe.cluster import available_cores
 from arcpipe.config import ModelSection
 from arcpipe.errors import ConfigError, SourceError
 from arcpipe.progress import Progress
+from arcpipe.threads import torch_threads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -88,15 +88,9 @@ def run_bench_train(
     Raises:
         NotAStoreError, MissingSplitError, SourceError: there are no clouds to be had from the store.
     """
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(available_cores())
-    try:
+    with torch_threads():
         clouds = _read(store, n_clouds) if store else _draw(n_clouds)
         return _measure(clouds, turns, progress)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _measure(clouds: Clouds, turns: int, progress: bool) -> BenchTrainReport:

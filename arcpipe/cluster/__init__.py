@@ -16,21 +16,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcpipe.cluster.environment import available_cores, worker_environment
+from arcpipe.cluster.environment import worker_environment
 from arcpipe.cluster.jobs import check_jobs, queued, read_queue
 from arcpipe.cluster.joining import ANSWER_WITHIN, LOOPBACK, WAIT_S, join
 from arcpipe.cluster.telling import listening, teller
 from arcpipe.cluster.window import WindowExecutor
 from arcpipe.config import RunSection
 from arcpipe.errors import DeviceError
-from arcpipe.machine import machine_memory
+from arcpipe.machine import available_cores, machine_memory
 
 if TYPE_CHECKING:
     from distributed import Client
 
 __all__ = [
     "Cluster",
-    "available_cores",
     "check_gpus",
     "check_jobs",
     "dask_setup",

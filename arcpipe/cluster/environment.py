@@ -1,13 +1,6 @@
-"""Cores of this machine, and what a worker process must find in its environment."""
+"""What a worker process must find in its environment."""
 
 from __future__ import annotations
-
-import os
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def worker_environment(threads: int) -> dict[str, str]:

@@ -16,7 +16,7 @@ from arcpipe.progress import byte_size
 
 SHARE = 0.8
 """Of the machine's memory, for all workers together; the rest is the system's, and that of the client."""
-LOADED_BYTES = 420 * 2**20
+LOADED_BYTES = 448 * 2**20
 """What a worker has in memory before its first image: Python, torch, Numba and the compiled kernel, Dask, Zarr."""
 GROUP_PIXELS = 2**22
 """Read, fitted and let go together at most: more would change no speed."""

@@ -9,10 +9,11 @@ from typing import Any
 
 from arcpipe import seeds
 from arcpipe.cloud import DecoderRecord
-from arcpipe.cluster import Cluster, available_cores, describe_loss, died, listening
+from arcpipe.cluster import Cluster, describe_loss, died, listening
 from arcpipe.convert.isolate import find_deadly
 from arcpipe.convert.task import Work, pretrain
 from arcpipe.errors import ClusterError
+from arcpipe.machine import available_cores
 from arcpipe.progress import Progress, duration
 from arcpipe.sources import Inventory, Sample
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from arcpipe import __version__
 from arcpipe.cloud import DecoderRecord
-from arcpipe.cluster import Cluster, available_cores, check_gpus, check_jobs, open_cluster
+from arcpipe.cluster import Cluster, check_gpus, check_jobs, open_cluster
 from arcpipe.config import ConvertConfig
 from arcpipe.convert.budget import worker_memory
 from arcpipe.convert.decoders import check_decoder, load_decoder
@@ -25,6 +25,7 @@ from arcpipe.convert.report import ConvertReport, summarise
 from arcpipe.convert.scratch import scratch_folder
 from arcpipe.convert.task import Work
 from arcpipe.errors import DownloadError, NoSpaceError
+from arcpipe.machine import available_cores
 from arcpipe.place import is_remote
 from arcpipe.progress import Progress, byte_size, counted
 from arcpipe.sources import Inventory, located, only_splits, open_source

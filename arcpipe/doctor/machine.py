@@ -8,8 +8,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from arcpipe.cluster import available_cores, worker_environment
+from arcpipe.cluster import worker_environment
 from arcpipe.doctor.finding import Finding, ok, problem, warning
+from arcpipe.machine import available_cores, free_memory, machine_memory
 from arcpipe.progress import byte_size
 
 WORKER_BYTES = 1.5e9
@@ -17,7 +18,6 @@ WORKER_BYTES = 1.5e9
 OPEN_FILES = 1024
 SHARED_BYTES = 2**30
 """What training on several GPUs exchanges its gradients through; containers have 64 MB unless told otherwise."""
-CGROUP = Path("/sys/fs/cgroup")
 
 
 def devices() -> Iterator[Finding]:
@@ -40,14 +40,7 @@ def devices() -> Iterator[Finding]:
 def cores() -> Iterator[Finding]:
     """Cores that may be used against threads that would be started, and how busy they are."""
     usable, all_of_them = available_cores(), os.cpu_count() or 1
-    found = f"{usable} of {all_of_them} cores" if usable != all_of_them else f"{usable} cores"
-    quota = _cpu_quota(CGROUP)
-    if quota is not None and quota < usable:
-        yield warning(
-            "cores", f"{found}, but this container may use {quota:g} of them", f"--workers {max(1, round(quota))}"
-        )
-    else:
-        yield ok("cores", found)
+    yield ok("cores", f"{usable} of {all_of_them} may be used" if usable != all_of_them else f"{usable}")
     yield from _threads(usable)
     busy = os.getloadavg()[0]
     if busy > usable:
@@ -77,14 +70,8 @@ def _threads(usable: int) -> Iterator[Finding]:
 
 def memory() -> Iterator[Finding]:
     """Memory that is free, also inside a container, against one worker per core."""
-    import psutil
-
-    state = psutil.virtual_memory()
-    free, total, where = state.available, state.total, "this machine"
-    limit, used = _number(CGROUP / "memory.max"), _number(CGROUP / "memory.current")
-    if limit is not None and limit < total:
-        free, total, where = min(free, limit - (used or 0)), limit, "this container"
-    found = f"{byte_size(free)} free of {byte_size(total)} in {where}"
+    free = free_memory()
+    found = f"{byte_size(free)} free of {byte_size(machine_memory())}"
     workers = int(free // WORKER_BYTES)
     if workers < 1:
         yield problem("memory", found, f"a worker takes about {byte_size(WORKER_BYTES)}: free some memory")
@@ -126,19 +113,3 @@ def _has_nvidia() -> bool:
         return subprocess.run([command, "-L"], capture_output=True, timeout=5, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
-
-
-def _cpu_quota(group: Path) -> float | None:
-    """Cores that a control group may use at a time; None where it has no quota."""
-    try:
-        quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from arcpipe.cluster.environment import available_cores
 from arcpipe.config import TrainConfig
+from arcpipe.machine import available_cores
 from arcpipe.pipeline.state import epochs_trained
 from arcpipe.progress import Progress
 from arcpipe.train.launch import Apart

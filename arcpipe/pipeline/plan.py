@@ -90,7 +90,9 @@ def _job(arm: Arm, seed: int) -> Job:
         settings = {
             "convert": of_conversion(convert),
             "train": {**of_training(train), "seed": seed},
-            "evaluate": config.model_dump(mode="json", exclude={"run", "store", "device", "batch_size", "out"}),
+            "evaluate": config.model_dump(
+                mode="json", exclude={"run", "store", "device", "threads", "batch_size", "out"}
+            ),
             "evaluate_convert": of_conversion(other) if other else None,
         }
         evaluations.append(Evaluation(column, config, other, settings))

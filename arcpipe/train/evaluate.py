@@ -22,6 +22,7 @@ from arcpipe.errors import (
     StoreMismatchError,
 )
 from arcpipe.store import Store, open_store
+from arcpipe.threads import torch_threads
 from arcpipe.train.device import choose_device
 from arcpipe.train.features import feature_cache
 from arcpipe.train.figures import draw_calibration, draw_confusion
@@ -118,7 +119,8 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
         )
         for view, change in enumerate(changes)
     ]
-    measures = score(model, loader, run.facts.classes, device, repeats=config.repeats, changed=changed)
+    with torch_threads(config.threads):
+        measures = score(model, loader, run.facts.classes, device, repeats=config.repeats, changed=changed)
     how = (config.push, config.shift, config.displace, config.views)
     report = EvaluateReport(config.run, config.store, name, *how, measures.clouds, measures)
     return report if config.out is None else replace(report, files=draw_measures(config.out, name, measures))

@@ -18,6 +18,7 @@ from arcpipe.models import describe, n_parameters, resolve
 from arcpipe.progress import Progress as Bar
 from arcpipe.seeds import derive_seed
 from arcpipe.store import Store, open_store
+from arcpipe.threads import torch_threads
 from arcpipe.train.average import Average
 from arcpipe.train.begin import create_or_continue
 from arcpipe.train.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint, save_tensors
@@ -352,14 +353,3 @@ def mixing_line(manifest: Manifest, config: TrainConfig, epoch: int) -> str:
         f"order: clouds move {found['displacement']:.2f} and labels run {found['run_length']:.2f} times as far as in a "
         f"full shuffle (1 is perfect)"
     )
-
-
-@contextmanager
-def torch_threads(wanted: int) -> Iterator[None]:
-    """Threads of torch for the time of a training; they are given back."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(wanted)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

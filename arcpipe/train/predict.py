@@ -25,6 +25,7 @@ from arcpipe.progress import Progress
 from arcpipe.seeds import derive_seed
 from arcpipe.sources import load_image
 from arcpipe.store import round_latents
+from arcpipe.threads import torch_threads
 from arcpipe.train.device import choose_device
 from arcpipe.train.loader import collate
 from arcpipe.train.run import RunFolder, open_run
@@ -107,6 +108,7 @@ def run_predict(
     *,
     weights: Literal["last", "best"] = "last",
     device: str = "auto",
+    threads: int | None = None,
     quiet: bool = False,
 ) -> PredictReport:
     """Fit and classify image files.
@@ -126,7 +128,7 @@ def run_predict(
     model.eval()
     decoder = Decoder.from_record(run.decoder(), chosen)
     found: dict[int, Prediction] = {}
-    with Progress("predict", len(images), "images", enabled=not quiet) as bar:
+    with Progress("predict", len(images), "images", enabled=not quiet) as bar, torch_threads(threads):
         for group in _groups(images, recipe, run.facts.channels, found):
             pixels = [image for _, image in group]
             image_seeds = [_image_seed(recipe.seed, image) for image in pixels]
