@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from arcpipe.arc.decoder import Decoder, shares
-from arcpipe.arc.factorised import DecoderGradient, Factorised, WorkMemory, sum_rows
+from arcpipe.arc.factorised import (
+    DecoderGradient,
+    Factorised,
+    WorkMemory,
+    backward_later,
+    forward_later,
+    sum_rows,
+)
 from arcpipe.arc.tiles import Tile
 
 
@@ -46,12 +53,7 @@ class Blended:
         values = self.take("layer 0", rows, width)
         torch.index_select(projected, 0, index // decoder.n_neighbours, out=values)
         values.addmm_(relative.view(rows, 2), self._relative_part)
-        layers = [values.clamp_(min=0) if decoder.hidden else values]
-        last = len(decoder.weights) - 1
-        for i, (weight, bias) in enumerate(zip(decoder.weights[1:], decoder.biases[1:], strict=True), start=1):
-            values = torch.addmm(bias, layers[-1], weight.T, out=self.take(f"layer {i}", rows, len(bias)))
-            layers.append(values if i == last else values.clamp_(min=0))
-        return layers
+        return forward_later(decoder, values.clamp_(min=0) if decoder.hidden else values, self.take)
 
     def output(self, layers: list[Tensor], relative: Tensor) -> Tensor:
         """The pixels (t, channels) of what `forward` gave."""
@@ -81,13 +83,7 @@ class Blended:
         `layers` and `near` are those of `forward`. The decoder's gradients are added to `into`, where it is given.
         """
         decoder = self.decoder
-        for i in range(len(decoder.weights) - 1, 0, -1):
-            if into is not None:
-                into.weights[i - 1].addmm_(gradient.T, layers[i - 1])
-                into.biases[i].add_(gradient.sum(0))
-            width = decoder.weights[i].shape[1]
-            gradient = torch.mm(gradient, decoder.weights[i], out=self.take(f"gradient {i}", len(gradient), width))
-            torch.ops.aten.threshold_backward.grad_input(gradient, layers[i - 1], 0, grad_input=gradient)
+        gradient = backward_later(decoder, gradient, layers, into, self.take)
         sums = sum_rows(gradient, *_rows_of_latents(tile, decoder.n_neighbours))
         if into is not None:
             into.latent_part.addmm_(near.T, sums)

@@ -55,6 +55,30 @@ class WorkMemory:
         return memory[: rows * columns].view(rows, columns)
 
 
+def forward_later(decoder: Decoder, first: Tensor, take: WorkMemory) -> list[Tensor]:
+    """All layers of a decoder, of which `first` (t, width) is the first one after its ReLU; the last one is linear."""
+    layers, last = [first], len(decoder.weights) - 1
+    for i, (weight, bias) in enumerate(zip(decoder.weights[1:], decoder.biases[1:], strict=True), start=1):
+        values = torch.addmm(bias, layers[-1], weight.T, out=take(f"layer {i}", len(first), len(bias)))
+        layers.append(values if i == last else values.clamp_(min=0))
+    return layers
+
+
+def backward_later(
+    decoder: Decoder, gradient: Tensor, layers: list[Tensor], into: DecoderGradient | None, take: WorkMemory
+) -> Tensor:
+    """Carry the gradient of the last of `layers` back to the sums of the first; the others' are added to `into`."""
+    for i in range(len(decoder.weights) - 1, 0, -1):
+        if into is not None:
+            into.weights[i - 1].addmm_(gradient.T, layers[i - 1])
+            into.biases[i].add_(gradient.sum(0))
+        width = decoder.weights[i].shape[1]
+        gradient = torch.mm(gradient, decoder.weights[i], out=take(f"gradient {i}", len(gradient), width))
+        # ReLU in one pass: zero where the layer's value is not above 0.
+        torch.ops.aten.threshold_backward.grad_input(gradient, layers[i - 1], 0, grad_input=gradient)
+    return gradient
+
+
 class Factorised:
     """A decoder of the kind `concat` that is applied to whole tiles; keeps its work memory from call to call."""
 
@@ -83,17 +107,12 @@ class Factorised:
             Every layer after its ReLU, (t, width) each, the last one linear: (t, channels). Overwritten by the next
             call.
         """
-        decoder, t = self.decoder, len(relative)
+        decoder = self.decoder
         projected = torch.addmm(
             self._first_bias, near, self._latent_part, out=self.take("projected", len(near), len(self._first_bias))
         )
         hidden = sum_rows(projected.view(-1, decoder.hidden[0]), index, index_offsets)
-        layers = [hidden.addmm_(relative, self._relative_part).clamp_(min=0)]
-        last = len(decoder.weights) - 1
-        for i, (weight, bias) in enumerate(zip(decoder.weights[1:], decoder.biases[1:], strict=True), start=1):
-            values = torch.addmm(bias, layers[-1], weight.T, out=self.take(f"layer {i}", t, len(bias)))
-            layers.append(values if i == last else values.clamp_(min=0))
-        return layers
+        return forward_later(decoder, hidden.addmm_(relative, self._relative_part).clamp_(min=0), self.take)
 
     def output(self, layers: list[Tensor], relative: Tensor) -> Tensor:
         """The pixels (t, channels) of what `forward` gave."""
@@ -114,15 +133,7 @@ class Factorised:
 
         `layers` and `near` are those of `forward`. The decoder's gradients are added to `into`, where it is given.
         """
-        decoder = self.decoder
-        for i in range(len(decoder.weights) - 1, 0, -1):
-            if into is not None:
-                into.weights[i - 1].addmm_(gradient.T, layers[i - 1])
-                into.biases[i].add_(gradient.sum(0))
-            width = decoder.weights[i].shape[1]
-            gradient = torch.mm(gradient, decoder.weights[i], out=self.take(f"gradient {i}", len(gradient), width))
-            # ReLU in one pass: zero where the layer's value is not above 0.
-            torch.ops.aten.threshold_backward.grad_input(gradient, layers[i - 1], 0, grad_input=gradient)
+        gradient = backward_later(self.decoder, gradient, layers, into, self.take)
         sums = sum_rows(gradient, tile.users, tile.user_offsets).view(len(near), -1)
         if into is not None:
             into.latent_part.addmm_(near.T, sums)
