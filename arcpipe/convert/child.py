@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe.cloud import Cloud, FailedSample
-from arcpipe.convert.limits import limit_memory, within
+from arcpipe.convert.limits import lift_memory_limit, limit_memory, within
 from arcpipe.convert.messages import (
     decode,
     encode,
@@ -144,6 +144,8 @@ def _convert(
     order = {sample.sample_id: row for row, sample in enumerate(part.samples)}
     clouds.sort(key=lambda cloud: (order[cloud.sample_id], cloud.repeat))
     says.write(encode({"stage": "commit", "rows": []}))
+    # No sample is to be found out here, and the threads that write map far more than they use.
+    lift_memory_limit()
     lost = [failures[row] for row in sorted(failures)]
     record = commit(work, part, writer, clouds, lost, stages, started)
     says.write(encode({"record": record_to_json(record)}))

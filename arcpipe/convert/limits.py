@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from arcpipe.config import RunSection
+from arcpipe.machine import free_memory
 
 SLOWEST = 30
 """A machine may be so many times slower than the planned speed before a part counts as hung: 2 cores for 80 processes
@@ -59,7 +60,7 @@ def fit_limit_s(run: RunSection, expected_core_s: float) -> float:
 
 def memory_share(n_workers: int) -> int:
     """Bytes that one of `n_workers` on this machine may use: its share of what is free now."""
-    return max(LEAST_MEMORY, _available_bytes() // max(n_workers, 1))
+    return max(LEAST_MEMORY, free_memory() // max(n_workers, 1))
 
 
 def limit_memory(n_bytes: int) -> None:
@@ -72,17 +73,14 @@ def limit_memory(n_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (mapped + n_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
+def lift_memory_limit() -> None:
+    """Let this process allocate again what its hard limit lets it."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: Python's and NumPy's MemoryError, torch's RuntimeError of a CPU or a GPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def _available_bytes() -> int:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):  # no Linux
-        return LEAST_MEMORY
