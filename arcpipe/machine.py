@@ -49,9 +49,20 @@ def _memory_limits(cgroup: Path, membership: Path) -> Iterator[tuple[int, int]]:
     for group in _control_groups("memory", cgroup, membership):
         for limit, used in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
             try:
-                yield _number(group / f"memory.{limit}"), _number(group / f"memory.{used}")
+                allowed, taken = _number(group / f"memory.{limit}"), _number(group / f"memory.{used}")
             except (OSError, ValueError):  # not there, or "max"
                 continue
+            yield allowed, taken - _cached(group)
+
+
+def _cached(group: Path) -> int:
+    """Bytes of files that a group keeps until somebody needs the memory: they count as used, and are free."""
+    try:
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        counts = {name: int(count) for name, count in (line.split() for line in lines)}
+    except (OSError, ValueError):
+        return 0
+    return counts.get("total_inactive_file", counts.get("inactive_file", 0))
 
 
 def _control_groups(controller: str, cgroup: Path, membership: Path) -> Iterator[Path]:

@@ -78,6 +78,8 @@ def test_memory_is_that_of_the_machine_or_less_in_a_container_or_job(
     assert 0 < free_memory(*unlimited) < whole
     little = groups(tmp_path / "little", member, {limit: "123456789\n", used: "23456789\n"})
     assert (machine_memory(*little), free_memory(*little)) == (123456789, 100000000)
+    (little[0] / limit).with_name("memory.stat").write_text("anon 5\ninactive_file 3456789\n")
+    assert free_memory(*little) == 103456789, "cached files give way"
     full = groups(tmp_path / "full", member, {limit: "1000\n", used: "1001\n"})
     assert free_memory(*full) == 0
 
