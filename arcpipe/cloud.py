@@ -22,6 +22,7 @@ class Cloud:
     `size`: height and width of the image, pixels. `relative`: mean and std that standardise `anchor - pixel`.
     `neighbours` (height * width, n): rows of this cloud, raster order, nearest first; None where not loaded.
     `psnr` in dB on [0, 1], NaN where unknown.
+    `scales` (k,) float32: how far each anchor reaches, pixels; None where the decoder's kind has none.
     """
 
     positions: NDArray[Any]
@@ -34,6 +35,7 @@ class Cloud:
     repeat: int = 0
     sample_id: int = -1
     path: str = ""
+    scales: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -47,6 +49,7 @@ class CloudBatch:
     `sizes` (s, 2), `relative` (s, 2), `labels`, `psnr`, `repeats`, `sample_ids` (s,), `paths` s strings.
     `neighbours` (pixels of all images, n) holds rows local to each cloud, image i owning
     `pixel_offsets[i]:pixel_offsets[i + 1]`; both are None where the cache is not loaded.
+    `scales` (m,) float32, or None as in `Cloud`.
     """
 
     offsets: NDArray[np.int64]
@@ -61,6 +64,7 @@ class CloudBatch:
     paths: tuple[str, ...]
     neighbours: NDArray[Any] | None = None
     pixel_offsets: NDArray[np.int64] | None = None
+    scales: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -84,6 +88,7 @@ class CloudBatch:
             repeat=int(self.repeats[index]),
             sample_id=int(self.sample_ids[index]),
             path=self.paths[index],
+            scales=None if self.scales is None else self.scales[rows],
         )
 
     def __iter__(self) -> Iterator[Cloud]:
@@ -94,8 +99,17 @@ class CloudBatch:
 
     @classmethod
     def join(cls, clouds: Sequence[Cloud], *, latent_dim: int = 0, n_neighbours: int = 4) -> CloudBatch:
-        """Lay clouds end to end. `latent_dim` and `n_neighbours` give the widths of an empty batch."""
+        """Lay clouds end to end. `latent_dim` and `n_neighbours` give the widths of an empty batch.
+
+        An empty batch has no `scales`. A batch has them if its clouds have.
+
+        Raises:
+            ValueError: some clouds have `scales` and others have not.
+        """
         with_neighbours = all(cloud.neighbours is not None for cloud in clouds)
+        scales = [cloud.scales for cloud in clouds if cloud.scales is not None]
+        if len(scales) not in (0, len(clouds)):
+            raise ValueError(f"{len(scales)} of {len(clouds)} clouds have scales: all or none must have them")
         return cls(
             offsets=ends_from([len(cloud) for cloud in clouds]),
             positions=_stack([c.positions for c in clouds], (0, 2), np.uint16),
@@ -113,6 +127,7 @@ class CloudBatch:
                 else None
             ),
             pixel_offsets=ends_from([c.size[0] * c.size[1] for c in clouds]) if with_neighbours else None,
+            scales=np.concatenate(scales).astype(np.float32, copy=False) if scales else None,
         )
 
 
