@@ -163,7 +163,7 @@ def convert(
     latent_dim: Annotated[int, typer.Option(min=1, help="Numbers in a latent.")] = 32,
     neighbours: Annotated[int, typer.Option(min=1, help="Nearest anchors that decode a pixel.")] = 4,
     decoder_kind: Annotated[
-        DecoderKind, typer.Option(help="Near latents by order into one network (thesis), or each alone and averaged.")
+        DecoderKind, typer.Option(help="How near latents become a colour; concat: by order into one network (thesis).")
     ] = DecoderKind.concat,
     repeats: Annotated[int, typer.Option(min=1, help="Fit every image so many times.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Adam steps per image; thesis 500, fast 275.")] = None,

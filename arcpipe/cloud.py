@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-DecoderKind = Literal["concat", "blend"]
+DecoderKind = Literal["concat", "basis"]
 """How near latents become a colour, see `DecoderRecord`."""
 
 
@@ -167,8 +167,7 @@ class DecoderRecord:
 
     Layer i computes `x @ weights[i].T + biases[i]`, `weights[i]` (out, in) float32; ReLU between layers, the last is
     linear. Of the kind `concat`, the thesis's, the input is the `n_neighbours` latents, nearest first, then their
-    standardised relative positions (row, column). Of the kind `blend` the layers are applied to each of the
-    `n_neighbours` latents and its relative position by itself, and the outputs are averaged, weighted by distance.
+    standardised relative positions (row, column).
     """
 
     weights: tuple[NDArray[np.float32], ...]
@@ -180,7 +179,7 @@ class DecoderRecord:
     @property
     def inputs(self) -> int:
         """Values that the first layer takes."""
-        return (self.n_neighbours if self.kind == "concat" else 1) * (self.latent_dim + 2)
+        return self.n_neighbours * (self.latent_dim + 2)
 
     @property
     def channels(self) -> int:

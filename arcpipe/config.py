@@ -98,6 +98,11 @@ RECIPES: dict[str, dict[str, Any]] = {
 """Defaults of `FitSection` by recipe, where they are not those of the thesis."""
 
 
+GONE: dict[str, Any] = {"whiten": False, "ridge": 0.0, "alone": 0.3}
+"""Settings of `FitSection` that are no more but are recorded in older stores and runs: each is passed over where it has
+this value, with which it changed nothing."""
+
+
 class FitSection(Section):
     """How one image becomes one cloud (METHOD of the thesis, section 3.2 and appendix A)."""
 
@@ -107,25 +112,18 @@ class FitSection(Section):
     """Below 1: share of the pixels that receive an anchor. 1 and above: their number."""
     latent_dim: Count = 32
     neighbours: Annotated[int, Field(ge=1, le=64)] = 4
-    decoder_kind: Literal["concat", "blend"] = "concat"
-    """`concat`: the near latents, by their order, into one network, as in the thesis. `blend`: each decoded by itself,
-    the results averaged by distance."""
-    alone: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """Of `blend`: share of the loss that is every near latent's own error instead of that of their average."""
+    decoder_kind: Literal["concat", "basis"] = "concat"
+    """`concat`: the near latents, by their order, into one network, as in the thesis."""
     hidden: tuple[Count, ...] | None = None
-    """Hidden widths of the decoder; the thesis has one layer of `neighbours * (latent_dim + 2)`, `blend` one of 256."""
+    """Hidden widths of the decoder; the thesis has one layer of `neighbours * (latent_dim + 2)`."""
     steps: Count = 500
     lr: Annotated[float, Field(gt=0)] = 0.005
     schedule: Literal["constant", "cosine"] = "constant"
     """`cosine`: the rate falls from `lr` to 0 along half a cosine, over the steps of a fit (not of pretraining)."""
-    whiten: bool = False
-    """Fit in a basis of the latent space in which the decoder answers to all directions about alike."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     pixel_share: Fraction = 0.25
     """Share of the pixels supervised in one step."""
-    ridge: Annotated[float, Field(ge=0)] = 0.0
-    """Added to the loss: so many times the mean square length of a cloud's latents (not in the joint stage)."""
     init: Annotated[float, Field(ge=0)] = 1e-4
     """Latents start uniform in [-init, init]."""
     pretrain_images: Count = 100
@@ -143,9 +141,11 @@ class FitSection(Section):
     @classmethod
     def defaults_of_recipe(cls, values: Any) -> Any:
         """What is not given comes from the recipe; an unknown recipe is left to the check of the field."""
-        if not isinstance(values, Mapping) or not isinstance(values.get("recipe"), str):
+        if not isinstance(values, Mapping):
             return values
-        return {**RECIPES.get(values["recipe"], {}), **values}
+        values = {key: value for key, value in values.items() if key not in GONE or value != GONE[key]}
+        recipe = values.get("recipe")
+        return {**RECIPES.get(recipe, {}), **values} if isinstance(recipe, str) else values
 
     @model_validator(mode="after")
     def enough_anchors(self) -> Self:
@@ -166,14 +166,12 @@ class FitSection(Section):
                 "lr": self.pretrain_lr or self.lr,
                 "betas": self.pretrain_betas or self.betas,
                 "schedule": "constant",
-                "whiten": False,
-                "ridge": 0.0,
             }
         )
 
     @property
     def hidden_widths(self) -> tuple[int, ...]:
-        return self.hidden or ((self.neighbours * (self.latent_dim + 2),) if self.decoder_kind == "concat" else (256,))
+        return self.hidden or (self.neighbours * (self.latent_dim + 2),)
 
 
 class StoreSection(Section):
@@ -424,7 +422,7 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
 
 LATER: dict[str, dict[str, Any]] = {
     "source": {"splits": None},
-    "fit": {"ridge": 0.0, "decoder_kind": "concat", "alone": 0.3},
+    "fit": {"decoder_kind": "concat"},
     "optim": {"ema": 0.0},
     "stream": {"validation": 0.0},
 }
@@ -432,13 +430,17 @@ LATER: dict[str, dict[str, Any]] = {
 
 
 def without_later(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections without those of `LATER` that change nothing, so that what was made before keeps its name and hash."""
-    return {
+    """Sections without those of `LATER` that change nothing, so that what was made before keeps its name and hash.
+
+    For the same reason `fit` says `whiten`: a setting that is gone, but from the first store on it was in the hash.
+    """
+    kept = {
         section: {key: value for key, value in held.items() if key not in later or value != later[key]}
         if isinstance(held, Mapping) and (later := LATER.get(section))
         else held
         for section, held in values.items()
     }
+    return {**kept, "fit": {**kept["fit"], "whiten": False}} if isinstance(kept.get("fit"), Mapping) else kept
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Recipe(StrEnum):
 
 class DecoderKind(StrEnum):
     concat = "concat"
-    blend = "blend"
+    basis = "basis"
 
 
 class Features(StrEnum):

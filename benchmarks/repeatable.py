@@ -37,11 +37,6 @@ VARIANTS: list[dict[str, Any]] = [
     {"recipe": "fast", "betas": (0.8, 0.95)},
     {"recipe": "fast", "betas": (0.8, 0.9), "steps": 300},
     {"recipe": "fast", "lr": 0.02, "betas": (0.9, 0.95)},
-    {"recipe": "fast", "lr": 0.02, "betas": (0.9, 0.95), "ridge": 0.001},
-    {"recipe": "fast", "lr": 0.02, "betas": (0.9, 0.95), "ridge": 0.003},
-    {"recipe": "fast", "ridge": 0.001},
-    {"recipe": "fast", "whiten": True, "lr": 0.03, "betas": (0.7, 0.9), "steps": 175},
-    {"recipe": "fast", "whiten": True, "lr": 0.015, "betas": (0.7, 0.9), "steps": 175},
     {"recipe": "fast", "pixel_share": 0.5, "steps": 150},
 ]
 

@@ -174,18 +174,3 @@ def test_with_json_stdout_is_one_object_and_stderr_has_the_rest(folder: Path) ->
     assert json.loads(done.stdout)["clouds_made"] == 0
     assert "66 images" in done.stderr
     assert "dashboard" not in done.stderr, "no workers are started where nothing is left to do"
-
-
-def test_a_store_whose_decoder_blends_is_made_checked_and_drawn(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "blend.zarr"
-    done = arcpipe("convert", "pictures", "--out", out, "--decoder-kind", "blend", "--workers", 1, *SMALL, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((out / "zarr.json").read_bytes())["attributes"]["decoder"]["kind"] == "blend"
-    assert arcpipe("verify", out, "--decode", 4, cwd=folder).returncode == 0
-    assert arcpipe("inspect", out, "--out", tmp_path / "sheets", cwd=folder).returncode == 0
-    page = arcpipe("inspect", out, "--html", tmp_path / "page.html", "--json", cwd=folder)
-    assert json.loads(page.stdout)["files"] == [str(tmp_path / "page.html")]
-    assert "(blend; " in (tmp_path / "page.html").read_text(encoding="utf-8")
-    other = arcpipe("convert", "pictures", "--out", out, "--workers", 1, *SMALL, cwd=folder)
-    assert other.returncode == 3
-    assert "fit.decoder_kind: was blend" in other.stderr

@@ -20,11 +20,6 @@ def learning_rates(fit: FitSection) -> NDArray[np.float64]:
     return fit.lr * (1 + np.cos(np.pi * np.arange(fit.steps) / fit.steps)) / 2
 
 
-def ridge_decay(fit: FitSection, n_anchors: int) -> float:
-    """What `fit.ridge` adds to the gradient of an image's latents, as a factor of the latents."""
-    return 2 * fit.ridge / n_anchors
-
-
 class Adam:
     """Moves tensors against their gradients, in place.
 

@@ -14,9 +14,6 @@ from arcpipe.cloud import DecoderKind, DecoderRecord
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
 
-BLEND_WIDTH = 0.5
-"""Of the Gaussian by which `blend` weighs a latent, in standard deviations of the cloud's relative positions."""
-
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
@@ -24,8 +21,7 @@ class Decoder:
 
     `weights[i]` (out, in) float32, `biases[i]` (out,) float32. Of the kind `concat` the input is the `n_neighbours`
     latents, nearest first, then their standardised relative positions (row, column): `n_neighbours * (latent_dim + 2)`
-    values. Of the kind `blend` it is one latent and its relative position, and the outputs of the `n_neighbours`
-    nearest are averaged with the weights `shares`.
+    values.
     """
 
     weights: tuple[Tensor, ...]
@@ -33,11 +29,6 @@ class Decoder:
     n_neighbours: int
     latent_dim: int
     kind: DecoderKind = "concat"
-
-    @property
-    def slots(self) -> int:
-        """Latents that the first layer takes at once."""
-        return self.n_neighbours if self.kind == "concat" else 1
 
     @property
     def channels(self) -> int:
@@ -59,8 +50,7 @@ class Decoder:
     def initial(cls, fit: FitSection, channels: int, seed: int) -> Decoder:
         """Draw weights as `torch.nn.Linear` does, U(-1/sqrt(in), 1/sqrt(in)); the same on every device."""
         rng = generator(seed, "decoder")
-        slots = fit.neighbours if fit.decoder_kind == "concat" else 1
-        widths = [slots * (fit.latent_dim + 2), *fit.hidden_widths, channels]
+        widths = [fit.neighbours * (fit.latent_dim + 2), *fit.hidden_widths, channels]
         weights, biases = [], []
         for before, after in pairwise(widths):
             bound = 1 / math.sqrt(before)
@@ -112,27 +102,14 @@ class Decoder:
         computes it, since a latent can be multiplied once instead of once for every pixel that it is near to.
 
         Returns:
-            A (latent_dim, slots * h), slot-major columns, and V (2 * slots, h); contiguous copies.
+            A (latent_dim, n_neighbours * h), slot-major columns, and V (2 * n_neighbours, h); contiguous copies.
         """
-        first, n, z = self.weights[0], self.slots, self.latent_dim
+        first, n, z = self.weights[0], self.n_neighbours, self.latent_dim
         slots = first[:, : n * z].reshape(-1, n, z).permute(2, 1, 0)
         return slots.reshape(z, -1).contiguous(), first[:, n * z :].T.contiguous()
 
     def join_first(self, latent_part: Tensor, relative_part: Tensor) -> Tensor:
-        """The (h, slots * (latent_dim + 2)) matrix whose `split_first` gives the two arguments."""
-        n, z = self.slots, self.latent_dim
+        """The (h, n_neighbours * (latent_dim + 2)) matrix whose `split_first` gives the two arguments."""
+        n, z = self.n_neighbours, self.latent_dim
         slots = latent_part.view(z, n, -1).permute(2, 1, 0).reshape(-1, n * z)
         return torch.cat([slots, relative_part.T], dim=1)
-
-
-def shares(relative: Tensor) -> Tensor:
-    """How much of a pixel each of its near latents is, in the kind `blend`.
-
-    Args:
-        relative: (t, 2 n) standardised relative positions: row and column of the nearest, of the next, and so on.
-
-    Returns:
-        (t, n) weights of sum 1 that fall with the distance d as exp(-d^2 / (2 BLEND_WIDTH^2)).
-    """
-    squared = relative.view(len(relative), -1, 2).square().sum(2)
-    return torch.softmax(squared / (-2 * BLEND_WIDTH**2), dim=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arcpipe.arc.blended import Blended, network_of
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import Factorised
 from arcpipe.arc.kernels import choose_kernel
 from arcpipe.arc.neighbours import Finder
 from arcpipe.arc.problem import FittedCloud, standardised_gaps
 from arcpipe.arc.tiles import index_rows, padded
-from arcpipe.arc.whiten import whiten
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError, DeviceError, ImageError
 
@@ -65,12 +62,7 @@ def fit_clouds(
     for image in images:
         check_image(image, decoder.channels)
     decoder = decoder.to(checked_device(device))
-    inner, basis = whiten(decoder) if fit.whiten else (decoder, None)
-    clouds = choose_kernel(kernel, inner).run(images, fit, seeds, memory_bytes)
-    if basis is None:
-        return clouds
-    # Not `@`: how a BLAS sums may depend on its threads.
-    return [replace(cloud, latents=np.einsum("kz,yz->ky", cloud.latents, basis).astype(np.float32)) for cloud in clouds]
+    return choose_kernel(kernel, decoder).run(images, fit, seeds, memory_bytes)
 
 
 def decode(
@@ -105,7 +97,7 @@ def decode(
     picture = np.empty((height, width, decoder.channels), np.float32)
     cache = None if neighbours is None or scale != 1 else neighbours.reshape(height, width, -1)
     find = Finder(positions, decoder.n_neighbours)
-    network = network_of(decoder)
+    network = Factorised(decoder)
     source = torch.tensor(np.asarray(latents, np.float32), device=decoder.device)
     for rows, columns in _blocks(height, width):
         points = _points(rows, columns, scale)
@@ -118,19 +110,19 @@ def decode(
 
 @torch.no_grad()
 def decode_pixels(
-    network: Factorised | Blended, latents: Tensor, near: NDArray[Any], gaps: NDArray[np.float32]
+    network: Factorised, latents: Tensor, near: NDArray[Any], gaps: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Decode pixels (t, channels) from their nearest latents `near` (t, n) and the standardised `gaps` (t, 2 n)."""
     touched, index = index_rows(near, None)
     device = latents.device
-    index, relative = padded(index), torch.from_numpy(padded(gaps)).to(device)
+    index = padded(index)
     layers = network.forward(
         latents.index_select(0, torch.from_numpy(touched).to(device)),
         torch.from_numpy(index.ravel()).to(device),
         torch.arange(0, index.size + 1, index.shape[1], dtype=torch.int32, device=device),
-        relative,
+        torch.from_numpy(padded(gaps)).to(device),
     )
-    return network.output(layers, relative)[: len(near)].cpu().numpy()
+    return layers[-1][: len(near)].cpu().numpy()
 
 
 def check_decoder(decoder: Decoder, fit: FitSection) -> None:

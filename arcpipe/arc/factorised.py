@@ -41,50 +41,12 @@ class DecoderGradient:
             tensor.zero_()
 
 
-class WorkMemory:
-    """Contiguous pieces of kept memory, by name: fresh memory costs page faults in every step."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._kept: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, rows: int, columns: int) -> Tensor:
-        memory = self._kept.get(name)
-        if memory is None or memory.numel() < rows * columns:
-            memory = self._kept[name] = torch.empty(rows * columns, device=self._device)
-        return memory[: rows * columns].view(rows, columns)
-
-
-def forward_later(decoder: Decoder, first: Tensor, take: WorkMemory) -> list[Tensor]:
-    """All layers of a decoder, of which `first` (t, width) is the first one after its ReLU; the last one is linear."""
-    layers, last = [first], len(decoder.weights) - 1
-    for i, (weight, bias) in enumerate(zip(decoder.weights[1:], decoder.biases[1:], strict=True), start=1):
-        values = torch.addmm(bias, layers[-1], weight.T, out=take(f"layer {i}", len(first), len(bias)))
-        layers.append(values if i == last else values.clamp_(min=0))
-    return layers
-
-
-def backward_later(
-    decoder: Decoder, gradient: Tensor, layers: list[Tensor], into: DecoderGradient | None, take: WorkMemory
-) -> Tensor:
-    """Carry the gradient of the last of `layers` back to the sums of the first; the others' are added to `into`."""
-    for i in range(len(decoder.weights) - 1, 0, -1):
-        if into is not None:
-            into.weights[i - 1].addmm_(gradient.T, layers[i - 1])
-            into.biases[i].add_(gradient.sum(0))
-        width = decoder.weights[i].shape[1]
-        gradient = torch.mm(gradient, decoder.weights[i], out=take(f"gradient {i}", len(gradient), width))
-        # ReLU in one pass: zero where the layer's value is not above 0.
-        torch.ops.aten.threshold_backward.grad_input(gradient, layers[i - 1], 0, grad_input=gradient)
-    return gradient
-
-
 class Factorised:
-    """A decoder of the kind `concat` that is applied to whole tiles; keeps its work memory from call to call."""
+    """A decoder that is applied to whole tiles; keeps its work memory from call to call."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
-        self.take = WorkMemory(decoder.device)
+        self._memory: dict[str, Tensor] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -107,24 +69,17 @@ class Factorised:
             Every layer after its ReLU, (t, width) each, the last one linear: (t, channels). Overwritten by the next
             call.
         """
-        decoder = self.decoder
+        decoder, t = self.decoder, len(relative)
         projected = torch.addmm(
-            self._first_bias, near, self._latent_part, out=self.take("projected", len(near), len(self._first_bias))
+            self._first_bias, near, self._latent_part, out=self._take("projected", len(near), len(self._first_bias))
         )
         hidden = sum_rows(projected.view(-1, decoder.hidden[0]), index, index_offsets)
-        return forward_later(decoder, hidden.addmm_(relative, self._relative_part).clamp_(min=0), self.take)
-
-    def output(self, layers: list[Tensor], relative: Tensor) -> Tensor:
-        """The pixels (t, channels) of what `forward` gave."""
-        return layers[-1]
-
-    def errors(self, layers: list[Tensor], tile: Tile, alone: float) -> tuple[Tensor, Tensor]:
-        """The weighted squared error of each pixel (t, 1), and its gradient (t, channels) by the last of `layers`,
-        which it overwrites. `alone` is of the kind `blend`."""
-        error = layers[-1].sub_(tile.target)
-        weighted = error * tile.weight
-        per_pixel = (error * weighted).sum(1, keepdim=True)
-        return per_pixel, weighted.mul_(2)
+        layers = [hidden.addmm_(relative, self._relative_part).clamp_(min=0)]
+        last = len(decoder.weights) - 1
+        for i, (weight, bias) in enumerate(zip(decoder.weights[1:], decoder.biases[1:], strict=True), start=1):
+            values = torch.addmm(bias, layers[-1], weight.T, out=self._take(f"layer {i}", t, len(bias)))
+            layers.append(values if i == last else values.clamp_(min=0))
+        return layers
 
     def backward(
         self, gradient: Tensor, layers: list[Tensor], near: Tensor, tile: Tile, into: DecoderGradient | None
@@ -133,13 +88,28 @@ class Factorised:
 
         `layers` and `near` are those of `forward`. The decoder's gradients are added to `into`, where it is given.
         """
-        gradient = backward_later(self.decoder, gradient, layers, into, self.take)
+        decoder = self.decoder
+        for i in range(len(decoder.weights) - 1, 0, -1):
+            if into is not None:
+                into.weights[i - 1].addmm_(gradient.T, layers[i - 1])
+                into.biases[i].add_(gradient.sum(0))
+            width = decoder.weights[i].shape[1]
+            gradient = torch.mm(gradient, decoder.weights[i], out=self._take(f"gradient {i}", len(gradient), width))
+            # ReLU in one pass: zero where the layer's value is not above 0.
+            torch.ops.aten.threshold_backward.grad_input(gradient, layers[i - 1], 0, grad_input=gradient)
         sums = sum_rows(gradient, tile.users, tile.user_offsets).view(len(near), -1)
         if into is not None:
             into.latent_part.addmm_(near.T, sums)
             into.relative_part.addmm_(tile.relative.T, gradient)
             into.biases[0].add_(gradient.sum(0))
-        return torch.mm(sums, self._latent_part.T, out=self.take("near", *near.shape))
+        return torch.mm(sums, self._latent_part.T, out=self._take("near", *near.shape))
+
+    def _take(self, name: str, rows: int, columns: int) -> Tensor:
+        """A contiguous piece of kept memory: fresh memory costs page faults in every step."""
+        memory = self._memory.get(name)
+        if memory is None or memory.numel() < rows * columns:
+            memory = self._memory[name] = torch.empty(rows * columns, device=self.decoder.device)
+        return memory[: rows * columns].view(rows, columns)
 
 
 def sum_rows(table: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:

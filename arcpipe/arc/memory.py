@@ -11,10 +11,6 @@ from collections.abc import Sequence
 from arcpipe.arc.anchors import count_anchors
 from arcpipe.config import FitSection
 
-BLEND_PIXELS = 2**18
-"""Larger images of the kind `blend` are fitted in tiles by the kernel `torch`. The compiled kernel takes `blend_bytes`
-for an image, all at once."""
-
 
 def cloud_bytes(shape: Sequence[int], fit: FitSection) -> int:
     """What a fitted image leaves: positions, latents and neighbours."""
@@ -33,16 +29,7 @@ def fit_bytes(shape: Sequence[int], fit: FitSection) -> int:
     laid = 17 * k + tiles + 4 * (4 * fit.latent_dim) * k * 1.15  # latents, gradient (with ghosts) and Adam's memory
     cutting = n_pixels * (4 * n + 1) + 17 * k + tiles + 4 * n * n_pixels / 4
     ending = laid + 4 * n * n_pixels - 2 * (4 * fit.latent_dim) * k
-    return int(max(laid, cutting, ending) + blend_bytes(n_pixels, fit)) + 2**22
-
-
-def blend_bytes(n_pixels: int, fit: FitSection) -> float:
-    """What the kind `blend` takes beside: products of the latents and their slopes; gaps and shares of each pixel and
-    slot, target and number. Of larger images than its kernel takes, tiles."""
-    if fit.decoder_kind == "concat":
-        return 0
-    n_pixels = min(n_pixels, BLEND_PIXELS)
-    return 8 * max(fit.hidden_widths) * count_anchors(n_pixels, fit) + n_pixels * (12 * fit.neighbours + 20)
+    return int(max(laid, cutting, ending)) + 2**22
 
 
 def joint_bytes(shapes: Sequence[Sequence[int]], fit: FitSection) -> int:

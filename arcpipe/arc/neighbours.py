@@ -1,6 +1,6 @@
 """The indexing function U_n (thesis eq. 7): the nearest anchors of every pixel, exact to the last tie.
 
-By `kernels.grid` where Numba is installed and anchors are whole pixels (0.24 to 0.4 microseconds a pixel from 32x32 to
+By `kernels.grid` where anchors are whole pixels (0.24 to 0.4 microseconds a pixel from 32x32 to
 12 megapixels), else by NumPy and SciPy (0.3 to 1.5). Distances are compared as squared distances, equal ones by the
 lower row: what a brute-force comparison in integers gives.
 """
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from arcpipe.arc.kernels import has_numba
 from arcpipe.errors import TooFewAnchorsError
 
 DENSE_ANCHORS = 128
@@ -40,7 +39,7 @@ def nearest_anchors(positions: NDArray[Any], size: tuple[int, int], n: int) -> N
     """
     find = Finder(positions, n)
     height, width = size
-    if find.whole and has_numba():
+    if find.whole:
         from arcpipe.arc.kernels.grid import build_pyramid, search
 
         nearest: NDArray[np.int32] = search(build_pyramid(positions), height, width, n)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.anchors import draw_anchors
-from arcpipe.arc.decoder import BLEND_WIDTH, Decoder
+from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.neighbours import nearest_anchors, relative_statistics
 from arcpipe.arc.problem import initial_latents, mini_batches
 from arcpipe.config import FitSection
@@ -45,17 +45,10 @@ class ReferenceCloud:
         self.batches = mini_batches(height * width, fit.pixel_share, generator(seed, "pixels"))
         self.image = torch.tensor(np.asarray(image, np.float32), dtype=dtype).reshape(-1, channels)
         self.width = width
-        self.alone = fit.alone
 
     def loss(self, decoder: Decoder, pixels: Tensor) -> Tensor:
-        """Mean squared error over pixels (p,) int64 and channels; of `blend` also that of every latent's own output."""
-        near, target = self.encode(pixels), self.image[pixels]
-        together = F.mse_loss(decode_reference(decoder, near), target)
-        if decoder.kind == "concat":
-            return together
-        each, share = decode_each_reference(decoder, near)
-        own = (share * (each - target[:, None]).square()).sum(1).mean()
-        return (1 - self.alone) * together + self.alone * own
+        """Mean squared error over pixels (p,) int64 and channels."""
+        return F.mse_loss(decode_reference(decoder, self.encode(pixels)), self.image[pixels])
 
     def encode(self, pixels: Tensor) -> Tensor:
         """e(x) of eq. 3: the n nearest latents, then their n standardised relative positions; (p, n (z + 2))."""
@@ -68,24 +61,6 @@ class ReferenceCloud:
 
 def decode_reference(decoder: Decoder, v: Tensor) -> Tensor:
     """g(v) of eq. 5: (p, n (z + 2)) to (p, channels)."""
-    if decoder.kind == "blend":
-        each, share = decode_each_reference(decoder, v)
-        return (share * each).sum(1)
-    return _layers(decoder, v)
-
-
-def decode_each_reference(decoder: Decoder, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the kind `blend`: what each near latent decodes to, (p, n, channels), and its share of the pixel, (p, n, 1).
-
-    Shares fall with the distance as a Gaussian of BLEND_WIDTH standard deviations of the relative positions.
-    """
-    n, z = decoder.n_neighbours, decoder.latent_dim
-    latents, relative = v[:, : n * z].view(-1, n, z), v[:, n * z :].view(-1, n, 2)
-    share = torch.softmax(-relative.square().sum(2, keepdim=True) / (2 * BLEND_WIDTH**2), dim=1)
-    return _layers(decoder, torch.cat([latents, relative], dim=2)), share
-
-
-def _layers(decoder: Decoder, v: Tensor) -> Tensor:
     for weight, bias in zip(decoder.weights[:-1], decoder.biases[:-1], strict=True):
         v = F.relu(F.linear(v, weight, bias))
     return F.linear(v, decoder.weights[-1], decoder.biases[-1])
@@ -130,9 +105,8 @@ def _fit(
         adam.param_groups[0]["lr"] = float(rate)
         batches = [torch.from_numpy(cloud.batches[step % len(cloud.batches)]) for cloud in clouds]
         losses = torch.stack([cloud.loss(decoder, pixels) for cloud, pixels in zip(clouds, batches, strict=True)])
-        lengths = torch.stack([cloud.latents.square().sum(1).mean() for cloud in clouds])
         adam.zero_grad()
-        (losses.sum() + fit.ridge * lengths.sum()).backward()
+        losses.sum().backward()
         adam.step()
         history.append(losses.detach().numpy())
     for tensor in learned:

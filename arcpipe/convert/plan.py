@@ -109,17 +109,12 @@ def estimate(parts: Sequence[PartPlan], config: ConvertConfig) -> Estimate:
             pixels += area * fit.repeats
             cache = 3 * area if config.store.neighbours_cache == "pixels" else 0
             n_bytes += fit.repeats * (n_anchors(area, fit) * (fit.latent_dim * width + 4) + cache + 100)
-    return Estimate(clouds, pixels, pixels * fit.steps / pixel_steps_per_core_s(fit), n_bytes)
+    return Estimate(clouds, pixels, pixels * fit.steps / PIXEL_STEPS_PER_CORE_S, n_bytes)
 
 
 def core_seconds(samples: Iterable[Sample], fit: FitSection) -> float:
     """Seconds of one core that fitting some samples should take."""
-    return sum(map(_pixels, samples)) * fit.steps * fit.repeats / pixel_steps_per_core_s(fit)
-
-
-def pixel_steps_per_core_s(fit: FitSection) -> float:
-    """How fast one core fits. `blend` took 1.8 times the CPU seconds of `concat` a step (32 x 32 pixels)."""
-    return PIXEL_STEPS_PER_CORE_S if fit.decoder_kind == "concat" else PIXEL_STEPS_PER_CORE_S / 1.8
+    return sum(map(_pixels, samples)) * fit.steps * fit.repeats / PIXEL_STEPS_PER_CORE_S
 
 
 def n_anchors(area: int, fit: FitSection) -> int:

@@ -54,12 +54,7 @@ def extras() -> Iterator[Finding]:
 
 
 def kernel() -> Iterator[Finding]:
-    """Whether images are fitted by compiled code, and whether that code can be kept for the next process."""
-    from arcpipe.arc.kernels import has_numba
-
-    if not has_numba():
-        yield warning("kernel", "torch (Numba is not installed)", "pip install numba: fits are several times faster")
-        return
+    """Whether the compiled code that fits images can be kept for the next process."""
     from arcpipe.arc.kernels.fused import multiply_rows
 
     place = getattr(multiply_rows, "stats").cache_path  # noqa: B009  # types know it as the function it was

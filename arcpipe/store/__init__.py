@@ -15,7 +15,7 @@ from arcpipe.store.create import (
     undo_half_overwrite,
     with_mended_images,
 )
-from arcpipe.store.decoder_file import load_decoder_file, save_decoder_file
+from arcpipe.store.decoder_file import decoder_kind, load_decoder_file, save_decoder_file
 from arcpipe.store.lock import store_lock
 from arcpipe.store.part import Part
 from arcpipe.store.quantise import dequantise, position_dtype, quantise_latents, round_latents
@@ -52,6 +52,7 @@ __all__ = [
     "committed_parts",
     "content_hash",
     "create_or_open",
+    "decoder_kind",
     "dequantise",
     "existing_decoder",
     "fingerprint",

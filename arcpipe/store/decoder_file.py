@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import safetensors
 from safetensors.numpy import save
@@ -24,13 +24,14 @@ def load_decoder_file(path: Path) -> DecoderRecord:
     """Read a decoder.
 
     Raises:
-        NotAStoreError: no such file, not safetensors, not a decoder, or layers whose shapes do not fit each other.
+        NotAStoreError: no such file, not safetensors, not a decoder, layers whose shapes do not fit each other, or a
+            kind that is gone.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             about = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-        kind = decoder_kind(about)
+        kind = decoder_kind(about, path)
         record = DecoderRecord.from_arrays(arrays, int(about["n_neighbours"]), int(about["latent_dim"]), kind)
         problem = misfit(record)
     except (OSError, KeyError, ValueError, IndexError, safetensors.SafetensorError) as error:
@@ -50,9 +51,19 @@ def describe(decoder: DecoderRecord) -> dict[str, Any]:
     return about if decoder.kind == "concat" else {**about, "kind": decoder.kind}
 
 
-def decoder_kind(about: Mapping[str, Any]) -> DecoderKind:
-    """The kind in what `describe` gave. Raises ValueError where this version knows no such kind."""
-    kind: DecoderKind = about.get("kind", "concat")
+def decoder_kind(about: Mapping[str, Any], path: Path) -> DecoderKind:
+    """The kind in what `describe` gave to the store, run or file at `path`.
+
+    Raises:
+        NotAStoreError: a kind of older versions.
+        ValueError: this version knows no such kind.
+    """
+    kind: DecoderKind | Literal["blend"] = about.get("kind", "concat")
+    if kind == "blend":
+        raise NotAStoreError(
+            f"{path} was made by an older arcpipe with the decoder kind blend, which is gone.",
+            fix=["convert again: arcpipe convert SOURCE --out NEW.zarr"],
+        )
     if kind not in get_args(DecoderKind):
         raise ValueError(f"a decoder of the kind {kind!r}: known kinds are {', '.join(get_args(DecoderKind))}")
     return kind

@@ -76,7 +76,7 @@ class Store:
         self.latent_dim: int = self.root["decoder"]["latent_dim"]
         self.n_neighbours: int = self.root["decoder"]["n_neighbours"]
         self.decoder_sha256: str = self.root["decoder"]["sha256"]
-        self.decoder_kind = decoder_kind(self.root["decoder"])
+        self.decoder_kind = decoder_kind(self.root["decoder"], path)
         self.has_neighbours: bool = self.root["neighbours_cache"] != "none"
         self._cache_bytes = cache_bytes
         self._chunks = ChunkCache(cache_bytes)

@@ -28,7 +28,8 @@ def read_root(path: Path) -> dict[str, Any]:
     """The root's attributes.
 
     Raises:
-        NotAStoreError: nothing is at `path`, or no arcpipe store, or one of another format version.
+        NotAStoreError: nothing is at `path`, or no arcpipe store, or one of another format version, or one with a
+            decoder of a kind that is gone.
         DamagedStoreError: it is one, but a byte of its metadata was changed.
     """
     file = path / "zarr.json"
@@ -55,7 +56,11 @@ def read_root(path: Path) -> dict[str, Any]:
     if found[1] != FORMAT_VERSION:
         raise _not_a_store(path, f"format version {found[1]}, this arcpipe reads {FORMAT_VERSION}")
     root = read_group(path, ROOT_ATTRIBUTES)
-    problem = root_problem(root)
+    try:
+        decoder_kind(root["decoder"], path)
+        problem = root_problem(root)
+    except ValueError as error:
+        problem = str(error)
     if problem:
         raise damaged(file, problem)
     return root
@@ -68,7 +73,9 @@ def read_decoder(path: Path, root: Mapping[str, Any]) -> DecoderRecord:
     arrays = {name: part.raw(name) for name in names}
     try:
         about = root["decoder"]
-        record = DecoderRecord.from_arrays(arrays, about["n_neighbours"], about["latent_dim"], decoder_kind(about))
+        record = DecoderRecord.from_arrays(
+            arrays, about["n_neighbours"], about["latent_dim"], decoder_kind(about, path)
+        )
         problem = misfit(record) or (None if record.channels == root["channels"] else f"{record.channels} channels")
     except (KeyError, IndexError) as error:
         problem = f"its arrays {', '.join(sorted(names))} are no decoder's ({error})"

@@ -27,6 +27,7 @@ from arcpipe.cloud import DecoderKind, DecoderRecord
 from arcpipe.config import TrainConfig, build
 from arcpipe.errors import CheckpointError, ConfigError, StoreBusyError
 from arcpipe.models import build_model
+from arcpipe.store import decoder_kind
 from arcpipe.train import checkpoint
 from arcpipe.train.features import Features
 from arcpipe.train.split import Normalisation
@@ -194,11 +195,13 @@ def open_run(path: Path) -> RunFolder:
 
     Raises:
         CheckpointError: it is missing, no run folder, damaged, or nothing was trained in it yet.
+        NotAStoreError: its clouds have a decoder of a kind that is gone.
     """
     saved = read_config(path)
     try:
         run = RunFolder(path, build(TrainConfig, saved["config"], "it"), StoreFacts.from_dict(saved["store"]))
-    except (ConfigError, KeyError, TypeError) as error:
+        decoder_kind({"kind": run.facts.decoder_kind}, path)
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise _not_a_run(path, error) from None
     if not checkpoint.has_checkpoint(run.checkpoint):
         fix = [f"arcpipe train --store {run.config.store} --out {path}"]

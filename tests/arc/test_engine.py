@@ -74,21 +74,6 @@ def test_any_share_of_the_pixels(make_image: MakeImage, fit: FitSection, share: 
 
 
 @each_kernel
-def test_a_ridge_pulls_latents_towards_zero_as_in_the_reference(
-    make_image: MakeImage, fit: FitSection, kernel: str
-) -> None:
-    images = [make_image(*size) for size in [(7, 13), (1, 9), (16, 16)]]
-    pulled = fit.model_copy(update={"ridge": 0.05})
-    assert_like_reference(images, pulled, kernel)
-    decoder = Decoder.initial(fit, 3, 11)
-    lengths = [
-        [np.square(cloud.latents).sum() for cloud in fit_clouds(images, decoder, settings, [1, 2, 3], kernel=kernel)]
-        for settings in (fit, pulled)
-    ]
-    assert np.all(np.array(lengths[1]) < lengths[0])
-
-
-@each_kernel
 @pytest.mark.parametrize("latents", [4, 91, 0.5])
 def test_as_few_anchors_as_neighbours_and_as_many_as_pixels(
     make_image: MakeImage, fit: FitSection, latents: float, kernel: str

@@ -21,6 +21,11 @@ def grid(height: int, width: int) -> np.ndarray:
     return np.stack(np.divmod(np.arange(height * width), width), axis=1)
 
 
+def look_up(way: str, positions: np.ndarray, size: tuple[int, int], n: int) -> np.ndarray:
+    """The neighbours of all pixels, by the compiled grid or by what serves any places."""
+    return nearest_anchors(positions, size, n) if way == "grid" else nearest_at(positions, grid(*size), n)
+
+
 @st.composite
 def clouds(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, int], int]:
     size = draw(st.integers(1, 9)), draw(st.integers(1, 9))
@@ -37,55 +42,50 @@ def test_neighbours_are_those_of_a_brute_force_comparison(
 ) -> None:
     positions, size, n = cloud
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "has_numba", lambda: way == "grid")
         patch.setattr(neighbours, "DENSE_ANCHORS", 0 if way == "tree" else 128)
         patch.setattr(neighbours, "BAND", 7)  # bands change nothing
-        np.testing.assert_array_equal(nearest_anchors(positions, size, n), brute_force(positions, grid(*size), n))
+        np.testing.assert_array_equal(look_up(way, positions, size, n), brute_force(positions, grid(*size), n))
 
 
-@pytest.fixture(params=["grid", "tree"])
-def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "has_numba", lambda: request.param == "grid")
+either_way = pytest.mark.parametrize("way", ["grid", "tree"])
 
 
-@pytest.mark.usefixtures("either_way")
-def test_a_lattice_of_many_anchors_ties_everywhere_and_is_still_exact() -> None:
+@either_way
+def test_a_lattice_of_many_anchors_ties_everywhere_and_is_still_exact(way: str) -> None:
     positions = 4 * grid(12, 12)[np.random.default_rng(0).permutation(144)]
     assert len(positions) > neighbours.DENSE_ANCHORS
-    found = nearest_anchors(positions, (48, 48), 4)
+    found = look_up(way, positions, (48, 48), 4)
     np.testing.assert_array_equal(found, brute_force(positions, grid(48, 48), 4))
 
 
-@pytest.mark.usefixtures("either_way")
-def test_a_hundred_anchors_at_one_place_are_taken_from_the_lowest_row() -> None:
+@either_way
+def test_a_hundred_anchors_at_one_place_are_taken_from_the_lowest_row(way: str) -> None:
     positions = np.concatenate([np.full((200, 2), 3), np.random.default_rng(1).integers(0, 20, (50, 2))])
-    np.testing.assert_array_equal(nearest_anchors(positions, (20, 20), 5), brute_force(positions, grid(20, 20), 5))
+    np.testing.assert_array_equal(look_up(way, positions, (20, 20), 5), brute_force(positions, grid(20, 20), 5))
 
 
-@pytest.mark.usefixtures("either_way")
+@either_way
 @pytest.mark.parametrize("size", [(1, 70_000), (30_000, 2)])
-def test_narrow_images_and_far_anchors_are_searched_alike(size: tuple[int, int]) -> None:
+def test_narrow_images_and_far_anchors_are_searched_alike(size: tuple[int, int], way: str) -> None:
     """Empty stretches, and anchors that lie beside the image."""
     rng = np.random.default_rng(4)
     positions = np.stack([rng.integers(-40, length // 50 + 2, 60) for length in size], axis=1)
     far = np.array([[size[0] - 1, size[1] - 1], [size[0] + 9, 3]])
     positions = np.concatenate([positions, far])
-    found = nearest_anchors(positions, size, 3).reshape(*size, 3)
+    found = look_up(way, positions, size, 3).reshape(*size, 3)
     places = np.stack([rng.integers(0, length, 300) for length in size], axis=1)
     np.testing.assert_array_equal(found[tuple(places.T)], brute_force(positions, places, 3))
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_grid_finds_what_the_tree_finds_in_an_image_of_uneven_density(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_grid_finds_what_the_tree_finds_in_an_image_of_uneven_density(seed: int) -> None:
     rng = np.random.default_rng(seed)
     centre, size = rng.integers(20, 100, 2), (130, 117)
     spread = rng.choice([2, 9, 40], (900, 1))
     positions = np.clip((centre + rng.normal(size=(900, 2)) * spread).astype(np.int64), 0, np.array(size) - 1)
     found = nearest_anchors(positions, size, 5)
-    monkeypatch.setattr(neighbours, "has_numba", lambda: False)
-    np.testing.assert_array_equal(found, nearest_anchors(positions, size, 5))
+    np.testing.assert_array_equal(found, look_up("tree", positions, size, 5))
+    np.testing.assert_array_equal(found, nearest_anchors(positions.astype(np.float32), size, 5))
 
 
 def test_large_coordinates_do_not_overflow() -> None:

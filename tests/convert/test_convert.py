@@ -158,33 +158,17 @@ def test_the_decoder_of_another_store(pictures: Path, tmp_path: Path, here: Clus
     assert "--latent-dim 4" in caught.value.fix
 
 
-def test_a_store_may_have_a_decoder_that_blends(pictures: Path, tmp_path: Path, here: Cluster) -> None:
-    config = settings(pictures, tmp_path / "a.zarr", fit={"decoder_kind": "blend"})
-    run_convert(config, cluster=here)
-    store = open_store(config.out)
-    assert (store.decoder_kind, store.decoder.kind, store.root["decoder"]["kind"]) == ("blend", "blend", "blend")
-    assert [weight.shape for weight in store.decoder.weights] == [(256, 6), (3, 256)]
-    assert run_verify(config.out, decode=24).problems == ()
-    assert "nothing left to do" in run_convert(config, cluster=here).lines()[0]
-    again = settings(pictures, tmp_path / "b.zarr", fit={"decoder_kind": "blend", "decoder": str(config.out)})
-    run_convert(again, cluster=here)
-    assert open_store(again.out).decoder.sha256 == store.decoder.sha256
-    with pytest.raises(ConfigError, match="--decoder-kind: expected concat, found blend") as caught:
-        run_convert(settings(pictures, tmp_path / "c.zarr", fit={"decoder": str(config.out)}), cluster=here)
-    assert "--decoder-kind blend" in caught.value.fix
-    with pytest.raises(StoreMismatchError, match=r"fit\.decoder_kind: was blend, now None"):
-        run_convert(settings(pictures, config.out), cluster=here)
-
-
-def test_settings_of_blend_change_no_fingerprint_of_the_thesis_decoder(pictures: Path, tmp_path: Path) -> None:
-    """Stores made before there were kinds are continued."""
+def test_the_fingerprint_of_the_thesis_decoder_is_that_of_stores_made_before_there_were_kinds(
+    pictures: Path, tmp_path: Path
+) -> None:
+    """They are continued. A setting that is gone is among those that they were named by."""
     inventory = open_source(SourceSection(source=str(pictures))).inventory()
     plain, other = (
         content_settings(settings(pictures, tmp_path / "a.zarr", fit=fit), inventory, None)
-        for fit in ({}, {"decoder_kind": "blend", "alone": 0.5})
+        for fit in ({}, {"decoder_kind": "basis"})
     )
-    assert not {"decoder_kind", "alone"} & set(plain["fit"])
-    assert set(other["fit"]) - set(plain["fit"]) == {"decoder_kind", "alone"}
+    assert plain["fit"]["whiten"] is False
+    assert set(other["fit"]) - set(plain["fit"]) == {"decoder_kind"}
 
 
 def test_a_dry_run_touches_nothing(pictures: Path, tmp_path: Path) -> None:

@@ -10,11 +10,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from store_samples import LATENT_DIM, empty_store, full_store, make_batch, make_decoder, make_header
 
-from arcpipe.cloud import DecoderRecord
 from arcpipe.errors import DamagedStoreError, NotAStoreError, StoreBusyError, StoreMismatchError
 from arcpipe.store import (
     StoreHeader,
@@ -153,17 +151,14 @@ def test_a_decoder_file_comes_back(tmp_path: Path) -> None:
     assert load_decoder_file(tmp_path / "decoder.safetensors").sha256 == make_decoder().sha256
 
 
-def test_a_decoder_that_blends_comes_back_and_keeps_its_kind(tmp_path: Path) -> None:
-    rng = np.random.default_rng(3)
-    shapes = [(8, LATENT_DIM + 2), (3, 8)]
-    weights = tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes)
-    decoder = DecoderRecord(weights, (np.zeros(8, np.float32), np.zeros(3, np.float32)), 4, LATENT_DIM, "blend")
+def test_a_decoder_of_another_kind_comes_back_and_keeps_it(tmp_path: Path) -> None:
+    decoder = replace(make_decoder(), kind="basis")
     save_decoder_file(tmp_path / "decoder.safetensors", decoder)
     create_or_open(tmp_path / "a.zarr", make_header(ONE_PART), decoder)
     store = open_store(tmp_path / "a.zarr", allow_unfinished=True)
     for found in (load_decoder_file(tmp_path / "decoder.safetensors"), store.decoder):
-        assert (found.kind, found.sha256) == ("blend", decoder.sha256)
-    assert decoder.sha256 != replace(decoder, kind="concat").sha256
+        assert (found.kind, found.sha256) == ("basis", decoder.sha256)
+    assert decoder.sha256 != make_decoder().sha256
     assert [problem.where for problem in verify(tmp_path / "a.zarr").problems if "decoder" in problem.where] == []
 
 
@@ -183,6 +178,18 @@ def test_a_kind_that_nobody_knows_is_refused(tmp_path: Path, kind: object) -> No
     (tmp_path / "a.zarr" / "zarr.json").write_bytes(group_document(root))
     with pytest.raises(DamagedStoreError, match="kind"):
         open_store(tmp_path / "a.zarr", allow_unfinished=True)
+
+
+def test_a_kind_of_older_versions_says_what_to_do(tmp_path: Path) -> None:
+    empty_store(tmp_path / "a.zarr", ONE_PART)
+    root = dict(open_store(tmp_path / "a.zarr", allow_unfinished=True).root)
+    root["decoder"] = {**root["decoder"], "kind": "blend"}
+    (tmp_path / "a.zarr" / "zarr.json").write_bytes(group_document(root))
+    save_decoder_file(tmp_path / "a.safetensors", replace(make_decoder(), kind="blend"))  # type: ignore[arg-type]
+    for read, name in ((open_store, "a.zarr"), (verify, "a.zarr"), (load_decoder_file, "a.safetensors")):
+        with pytest.raises(NotAStoreError, match=f"{name} was made by an older .* kind blend, which is gone") as caught:
+            read(tmp_path / name)
+        assert "convert again" in caught.value.fix[0]
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", bytes(64)])

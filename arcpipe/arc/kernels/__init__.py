@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -48,12 +46,6 @@ class Kernel(Protocol):
         ...
 
 
-@functools.cache
-def has_numba() -> bool:
-    """Whether compiled kernels can be used here."""
-    return importlib.util.find_spec("numba") is not None
-
-
 def choose_kernel(name: str, decoder: Decoder) -> Kernel:
     """Make the kernel of this name, `auto` being the fastest that runs on the decoder's device.
 
@@ -64,24 +56,21 @@ def choose_kernel(name: str, decoder: Decoder) -> Kernel:
         raise ConfigError(
             f"there is no kernel {name!r}.", details=[f"known kernels: auto, {', '.join(KERNELS)}"], fix=["kernel auto"]
         )
-    if name != "torch" and has_numba():
+    if decoder.kind != "concat":
+        raise ConfigError(f"there is no kernel for the decoder kind {decoder.kind} yet.", fix=["--decoder-kind concat"])
+    if name != "torch":
         from arcpipe.arc.kernels.numba_kernel import NumbaKernel
 
         if NumbaKernel.supports(decoder):
             return NumbaKernel(decoder)
-        from arcpipe.arc.kernels.blend_kernel import BlendKernel
-
-        if BlendKernel.supports(decoder):
-            return BlendKernel(decoder)
     if name == "numba":
         raise ConfigError(
             "the kernel 'numba' cannot run this decoder here.",
             details=[
-                "expected Numba installed, a CPU, hidden layers (one for the kind blend) and at most 3 channels",
-                f"found Numba {'installed' if has_numba() else 'missing'}, device {decoder.device}",
-                f"found kind {decoder.kind}, hidden widths {decoder.hidden}, {decoder.channels} channels",
+                "expected a CPU, hidden layers and at most 3 channels",
+                f"found {decoder.device}, hidden widths {decoder.hidden}, {decoder.channels} channels",
             ],
-            fix=["kernel auto", "pip install numba"],
+            fix=["kernel auto"],
         )
     from arcpipe.arc.kernels.torch_kernel import TorchKernel
 

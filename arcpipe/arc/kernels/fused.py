@@ -402,15 +402,15 @@ def accumulate(step, network, scene, work, latents, gradient, losses, learn, lea
 
 
 @compiled
-def move(parameters, gradient, first, second, start, stop, step, lr, slow, slower, eps, decay):
+def move(parameters, gradient, first, second, start, stop, step, lr, slow, slower, eps):
     """One step of Adam (counted from 1) over elements `start:stop`; the formula of `arcpipe.arc.adam`. Clears the
-    gradient, to which `decay` times the parameters are added first."""
+    gradient."""
     rate = splat(np.float32(-lr / (1 - slow**step)))
     spread = splat(np.float32(math.sqrt(1 - slower**step)))
     keep, fresh, small = splat(np.float32(slower)), splat(np.float32(1 - slower)), splat(np.float32(eps))
-    share, pull = splat(np.float32(1 - slow)), splat(np.float32(decay))
+    share = splat(np.float32(1 - slow))
     for j in range(start, stop, LANES):
-        now = fma(pull, load(parameters, j), load(gradient, j))
+        now = load(gradient, j)
         mean = load(first, j)
         mean = fma(share, subtract(now, mean), mean)
         square = fma(multiply(fresh, now), now, multiply(load(second, j), keep))
@@ -423,9 +423,9 @@ def move(parameters, gradient, first, second, start, stop, step, lr, slow, slowe
 
 @compiled
 def fit_latents(
-    steps, network, scene, work, latents, gradient, first, second, losses, learned, rates, slow, slower, eps, decay
+    steps, network, scene, work, latents, gradient, first, second, losses, learned, rates, slow, slower, eps
 ):
     """Take all steps under a frozen decoder; `losses` (steps, images)."""
     for step in range(steps):
         accumulate(step, network, scene, work, latents, gradient, losses[step], False, learned)
-        move(latents, gradient, first, second, 0, len(first), step + 1, rates[step], slow, slower, eps, decay)
+        move(latents, gradient, first, second, 0, len(first), step + 1, rates[step], slow, slower, eps)

@@ -92,7 +92,6 @@ class Chunk:
             rate,
             *fit.betas,
             fit.eps,
-            0.0,
         )
 
 

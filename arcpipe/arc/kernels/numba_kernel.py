@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from arcpipe.arc.adam import learning_rates, ridge_decay
+from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.kernels import fused, plan
 from arcpipe.arc.kernels.layout import (
@@ -158,11 +158,11 @@ def take_steps(
     gradient = zeros(latents.size + len(scene.ghosts) * network.zp)
     first, second = zeros(size), zeros(size)
     losses, learned, rates = np.zeros((fit.steps, 1), np.float32), no_gradients(network), learning_rates(fit)
-    n_bands, decay = int(scene.image_bands[1]), ridge_decay(fit, scene.n_latents)
+    n_bands = int(scene.image_bands[1])
     if helpers is None or helpers.count < 2 or n_bands < 2:
         fused.fit_latents(
             fit.steps, network, scene, lay_work(network, [scene]), latents, gradient, first, second, losses, learned,
-            rates, *fit.betas, fit.eps, decay,
+            rates, *fit.betas, fit.eps,
         )  # fmt: skip
         return losses[:, 0]
     works: SimpleQueue[Work] = SimpleQueue()
@@ -181,7 +181,7 @@ def take_steps(
     def move(step: int, i: int) -> None:
         fused.move(
             latents, gradient, first, second, cuts[i], cuts[i + 1],
-            step + 1, rates[step], *fit.betas, fit.eps, decay,
+            step + 1, rates[step], *fit.betas, fit.eps,
         )  # fmt: skip
 
     for step in range(fit.steps):

@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arcpipe.arc.adam import Adam, ridge_decay
-from arcpipe.arc.blended import network_of
+from arcpipe.arc.adam import Adam
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.factorised import DecoderGradient, sum_rows
+from arcpipe.arc.factorised import DecoderGradient, Factorised, sum_rows
 from arcpipe.arc.problem import FittedCloud, PreparedImage, Problem, group_images, kept_bytes, prepare_image
 from arcpipe.arc.tiles import Tile
 from arcpipe.config import FitSection
@@ -31,10 +30,8 @@ class TorchKernel:
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
-        self.network = network_of(decoder)
-        pixels = CPU_TILE_PIXELS if decoder.device.type == "cpu" else GPU_TILE_PIXELS
-        # Of `blend` every pixel has a row of hidden values for each of its latents.
-        self.group_pixels = pixels if decoder.kind == "concat" else max(1, pixels // decoder.n_neighbours)
+        self.network = Factorised(decoder)
+        self.group_pixels = CPU_TILE_PIXELS if decoder.device.type == "cpu" else GPU_TILE_PIXELS
 
     def run(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
@@ -57,13 +54,10 @@ class TorchKernel:
         adam = Adam([latents], fit)
         gradient = torch.zeros_like(latents)
         losses = torch.zeros(fit.steps, len(problem.images), device=latents.device)
-        counts = torch.tensor([len(image.positions) for image in problem.images])
-        decay = torch.tensor([ridge_decay(fit, int(count)) for count in counts]).repeat_interleave(counts)
-        decay = decay.to(latents.device)[:, None]
         for step in range(fit.steps):
-            torch.mul(latents, decay, out=gradient)
+            gradient.zero_()
             for tile in problem.tiles(step):
-                self.accumulate(tile, latents, gradient, losses[step], alone=fit.alone)
+                self.accumulate(tile, latents, gradient, losses[step])
             adam.update([gradient])
         return losses
 
@@ -90,7 +84,7 @@ class TorchKernel:
                 gradient = torch.zeros_like(part)
                 loss = torch.zeros(len(problem.images), device=decoder.device)
                 for tile in problem.tiles(step):
-                    self.accumulate(tile, part, gradient, loss, sums, fit.alone)
+                    self.accumulate(tile, part, gradient, loss, sums)
                 adam.update([gradient])
                 losses[step] += loss.sum() / len(images)
             first = decoder.join_first(sums.latent_part, sums.relative_part)
@@ -110,23 +104,17 @@ class TorchKernel:
 
     @torch.no_grad()
     def accumulate(
-        self,
-        tile: Tile,
-        latents: Tensor,
-        gradient: Tensor,
-        loss: Tensor,
-        into: DecoderGradient | None = None,
-        alone: float = 0.0,
+        self, tile: Tile, latents: Tensor, gradient: Tensor, loss: Tensor, into: DecoderGradient | None = None
     ) -> None:
-        """Add a tile's share of each image's loss to `loss` (images,), its gradients to `gradient` (m, z) and `into`.
-
-        `alone`: `FitSection.alone`.
-        """
+        """Add a tile's share of each image's loss to `loss` (images,), its gradients to `gradient` (m, z) and
+        `into`."""
         near = latents if tile.rows is None else latents.index_select(0, tile.rows)
         layers = self.network.forward(near, tile.index, tile.index_offsets, tile.relative)
-        per_pixel, slope = self.network.errors(layers, tile, alone)
+        error = layers[-1].sub_(tile.target)
+        weighted = error * tile.weight
+        per_pixel = (error * weighted).sum(1, keepdim=True)
         loss += sum_rows(per_pixel, tile.order, tile.image_offsets).squeeze(1)
-        near_gradient = self.network.backward(slope, layers, near, tile, into)
+        near_gradient = self.network.backward(weighted.mul_(2), layers, near, tile, into)
         if tile.rows is None:
             gradient += near_gradient
         else:
