@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DecoderKind = Literal["concat", "basis"]
-"""How near latents become a colour, see `DecoderRecord`."""
+"""How near latents become a colour: `NetworkRecord` or `BasisRecord`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def _stack(arrays: Sequence[NDArray[Any]], empty: tuple[int, int], dtype: Any) -
 
 
 @dataclass(frozen=True, slots=True)
-class DecoderRecord:
+class NetworkRecord:
     """The arrays of a decoder (thesis eq. 5): what a store keeps so that it can decode itself.
 
     Layer i computes `x @ weights[i].T + biases[i]`, `weights[i]` (out, in) float32; ReLU between layers, the last is
@@ -174,7 +174,10 @@ class DecoderRecord:
     biases: tuple[NDArray[np.float32], ...]
     n_neighbours: int
     latent_dim: int
-    kind: DecoderKind = "concat"
+
+    @property
+    def kind(self) -> DecoderKind:
+        return "concat"
 
     @property
     def inputs(self) -> int:
@@ -191,13 +194,7 @@ class DecoderRecord:
 
     @property
     def sha256(self) -> str:
-        """Hash of shapes and little-endian bytes; the decoder's name in stores and messages (first 8 digits)."""
-        kind = "" if self.kind == "concat" else f"{self.kind}/"
-        digest = hashlib.sha256(f"arc-decoder/{kind}{self.n_neighbours}/{self.latent_dim}".encode())
-        for name, array in self.arrays().items():
-            digest.update(f"/{name}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array, "<f4").tobytes())
-        return digest.hexdigest()
+        return decoder_hash(f"{self.n_neighbours}/{self.latent_dim}", self.arrays())
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """`weight_0`, `bias_0`, `weight_1`, ... as they are named on disk."""
@@ -208,17 +205,103 @@ class DecoderRecord:
         return named
 
     @classmethod
-    def from_arrays(
-        cls, arrays: Mapping[str, NDArray[Any]], n_neighbours: int, latent_dim: int, kind: DecoderKind = "concat"
-    ) -> DecoderRecord:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], n_neighbours: int, latent_dim: int) -> NetworkRecord:
         n_layers = len(arrays) // 2
         return cls(
             weights=tuple(np.asarray(arrays[f"weight_{i}"], np.float32) for i in range(n_layers)),
             biases=tuple(np.asarray(arrays[f"bias_{i}"], np.float32) for i in range(n_layers)),
             n_neighbours=n_neighbours,
             latent_dim=latent_dim,
-            kind=kind,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class BasisRecord:
+    """The arrays of a decoder of the kind `basis`, which is linear in the latents (docs/fitting.md has the formula).
+
+    A latent has a number for every function of the basis. A function is a radial profile times cos(m a) or sin(m a),
+    a being the angle of the pixel as seen from the anchor and m the profile's order: a profile of order 0 has one
+    number of the latent, any other has two that follow each other (cosine, sine).
+
+    `profiles` (knots, channels, units) float32: the colour that each profile gives at the distances 0, `spacing`,
+    2 `spacing`..., in anchor scales, linear between them and constant behind the last. `orders` (units,) float32: whole
+    numbers, rising. `sharpness`: a near anchor's share of a pixel falls as exp(-sharpness d^2), d in its scale.
+    `scale_rule` (3,): an anchor's scale is its mean distance to its nearest anchors times the first, not below the
+    second nor above the third, in pixels. `costs` (z,): the mean squared change of colour that a change of 1 in each
+    number of a latent makes; `ranges` (z,): the size below which 99.95 % of these numbers stayed, in pretraining.
+    """
+
+    profiles: NDArray[np.float32]
+    orders: NDArray[np.float32]
+    spacing: float
+    sharpness: float
+    scale_rule: NDArray[np.float32]
+    costs: NDArray[np.float32]
+    ranges: NDArray[np.float32]
+    n_neighbours: int
+
+    @property
+    def kind(self) -> DecoderKind:
+        return "basis"
+
+    @property
+    def latent_dim(self) -> int:
+        return int(np.where(self.orders == 0, 1, 2).sum())
+
+    @property
+    def channels(self) -> int:
+        return int(self.profiles.shape[1])
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """It has no hidden layers."""
+        return ()
+
+    @property
+    def sha256(self) -> str:
+        return decoder_hash(f"basis/{self.n_neighbours}/{self.latent_dim}", self.arrays())
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The arrays as they are named on disk; `kernel` holds spacing and sharpness."""
+        return {
+            "profiles": self.profiles,
+            "orders": self.orders,
+            "kernel": np.array([self.spacing, self.sharpness], np.float32),
+            "scale_rule": self.scale_rule,
+            "costs": self.costs,
+            "ranges": self.ranges,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], n_neighbours: int) -> BasisRecord:
+        """Take the arrays as `arrays` names them. Raises KeyError where one is missing."""
+        floats = {name: np.asarray(arrays[name], np.float32) for name in BASIS_ARRAYS}
+        kernel = floats.pop("kernel")
+        return cls(**floats, spacing=float(kernel[0]), sharpness=float(kernel[1]), n_neighbours=n_neighbours)
+
+
+BASIS_ARRAYS = ("profiles", "orders", "kernel", "scale_rule", "costs", "ranges")
+
+DecoderRecord = NetworkRecord | BasisRecord
+"""What a store keeps of its decoder, of either kind."""
+
+
+def decoder_hash(start: str, arrays: Mapping[str, NDArray[np.float32]]) -> str:
+    """Hash of shapes and little-endian bytes; the decoder's name in stores and messages (first 8 digits)."""
+    digest = hashlib.sha256(f"arc-decoder/{start}".encode())
+    for name, array in arrays.items():
+        digest.update(f"/{name}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array, "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def record_from_arrays(
+    arrays: Mapping[str, NDArray[Any]], n_neighbours: int, latent_dim: int, kind: DecoderKind
+) -> DecoderRecord:
+    """The record of a decoder of any kind. Raises KeyError or IndexError where arrays are missing."""
+    if kind == "basis":
+        return BasisRecord.from_arrays(arrays, n_neighbours)
+    return NetworkRecord.from_arrays(arrays, n_neighbours, latent_dim)
 
 
 @dataclass(frozen=True, slots=True)

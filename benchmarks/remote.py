@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, morton_codes
+from arcpipe.cloud import Cloud, CloudBatch, NetworkRecord, morton_codes
 from arcpipe.config import StreamSection
 from arcpipe.place import as_place
 from arcpipe.store import Store, StoreHeader, create_or_open, open_store
@@ -43,7 +43,7 @@ def cloud(i: int) -> Cloud:
 def write(place: Path) -> None:
     rng = np.random.default_rng(0)
     width = 4 * (WIDTH + 2)
-    decoder = DecoderRecord((rng.normal(size=(3, width)).astype(np.float32),), (np.zeros(3, np.float32),), 4, WIDTH)
+    decoder = NetworkRecord((rng.normal(size=(3, width)).astype(np.float32),), (np.zeros(3, np.float32),), 4, WIDTH)
     header = StoreHeader(
         config={"benchmark": "remote"},
         fingerprint="0" * 64,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from arcpipe import errors, seeds
-from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord
+from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, NetworkRecord
 from arcpipe.progress import Progress, byte_size, duration, pace
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.ArcpipeError)]
@@ -61,10 +61,10 @@ def test_clouds_join_and_come_apart() -> None:
 def test_decoder_hash_sees_every_number() -> None:
     def record(value: float) -> DecoderRecord:
         weights = (np.zeros((6, 8), np.float32), np.full((3, 6), value, np.float32))
-        return DecoderRecord(weights, (np.zeros(6, np.float32), np.zeros(3, np.float32)), 2, 2)
+        return NetworkRecord(weights, (np.zeros(6, np.float32), np.zeros(3, np.float32)), 2, 2)
 
     assert record(0).sha256 == record(0).sha256 != record(1e-7).sha256
-    again = DecoderRecord.from_arrays(record(1).arrays(), 2, 2)
+    again = NetworkRecord.from_arrays(record(1).arrays(), 2, 2)
     assert (again.sha256, again.channels, again.hidden) == (record(1).sha256, 3, (6,))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arcpipe.cloud import DecoderKind, DecoderRecord
+from arcpipe.cloud import DecoderKind, NetworkRecord
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
 
@@ -28,7 +28,10 @@ class Decoder:
     biases: tuple[Tensor, ...]
     n_neighbours: int
     latent_dim: int
-    kind: DecoderKind = "concat"
+
+    @property
+    def kind(self) -> DecoderKind:
+        return "concat"
 
     @property
     def channels(self) -> int:
@@ -56,27 +59,25 @@ class Decoder:
             bound = 1 / math.sqrt(before)
             weights.append(torch.from_numpy(rng.uniform(-bound, bound, (after, before)).astype(np.float32)))
             biases.append(torch.from_numpy(rng.uniform(-bound, bound, after).astype(np.float32)))
-        return cls(tuple(weights), tuple(biases), fit.neighbours, fit.latent_dim, fit.decoder_kind)
+        return cls(tuple(weights), tuple(biases), fit.neighbours, fit.latent_dim)
 
     @classmethod
-    def from_record(cls, record: DecoderRecord, device: str | torch.device = "cpu") -> Decoder:
+    def from_record(cls, record: NetworkRecord, device: str | torch.device = "cpu") -> Decoder:
         """Copy the arrays that a store keeps."""
         return cls(
             weights=tuple(torch.tensor(weight, dtype=torch.float32, device=device) for weight in record.weights),
             biases=tuple(torch.tensor(bias, dtype=torch.float32, device=device) for bias in record.biases),
             n_neighbours=record.n_neighbours,
             latent_dim=record.latent_dim,
-            kind=record.kind,
         )
 
-    def to_record(self) -> DecoderRecord:
+    def to_record(self) -> NetworkRecord:
         """Copy into the arrays that a store keeps."""
-        return DecoderRecord(
+        return NetworkRecord(
             weights=tuple(weight.detach().cpu().numpy().copy() for weight in self.weights),
             biases=tuple(bias.detach().cpu().numpy().copy() for bias in self.biases),
             n_neighbours=self.n_neighbours,
             latent_dim=self.latent_dim,
-            kind=self.kind,
         )
 
     def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> Decoder:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arcpipe.cloud import CloudBatch, DecoderRecord, ends_from, morton_codes
+from arcpipe.cloud import CloudBatch, DecoderRecord, NetworkRecord, ends_from, morton_codes
 from arcpipe.store import Store, StoreHeader, create_or_open, fingerprint, open_store
 
 CLASSES = 10
@@ -57,7 +57,7 @@ def _clouds(first: int, n: int, points: int, latent_dim: int, side: int) -> Clou
 
 def _decoder(latent_dim: int) -> DecoderRecord:
     widths = (NEIGHBOURS * (latent_dim + 2), 3)
-    return DecoderRecord(
+    return NetworkRecord(
         weights=(np.zeros((widths[1], widths[0]), np.float32),),
         biases=(np.zeros(widths[1], np.float32),),
         n_neighbours=NEIGHBOURS,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from arcpipe.cloud import DecoderKind, DecoderRecord
+from arcpipe.cloud import BasisRecord, DecoderKind, DecoderRecord, record_from_arrays
 from arcpipe.errors import NotAStoreError
 from arcpipe.store.files import replace_file
+
+MOST_ORDER = 64
+"""Of a basis: no decoder comes near it, and a file that says more is damaged."""
 
 
 def save_decoder_file(path: Path, decoder: DecoderRecord) -> None:
@@ -32,7 +37,7 @@ def load_decoder_file(path: Path) -> DecoderRecord:
             about = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         kind = decoder_kind(about, path)
-        record = DecoderRecord.from_arrays(arrays, int(about["n_neighbours"]), int(about["latent_dim"]), kind)
+        record = record_from_arrays(arrays, int(about["n_neighbours"]), int(about["latent_dim"]), kind)
         problem = misfit(record)
     except (OSError, KeyError, ValueError, IndexError, safetensors.SafetensorError) as error:
         problem = f"{type(error).__name__}: {error}"
@@ -70,10 +75,32 @@ def decoder_kind(about: Mapping[str, Any], path: Path) -> DecoderKind:
 
 
 def misfit(record: DecoderRecord) -> str | None:
-    """Say which layer's shapes do not fit the layer before it, or None."""
+    """Say which shapes of a decoder's arrays do not fit each other, or None."""
+    if isinstance(record, BasisRecord):
+        return basis_misfit(record)
     width = record.inputs
     for i, (weight, bias) in enumerate(zip(record.weights, record.biases, strict=True)):
         if weight.shape != (*bias.shape, width):
             return f"layer {i} has weights {weight.shape} and biases {bias.shape}, expected {width} inputs"
         width = bias.shape[0]
     return None if record.weights else "it has no layers"
+
+
+def basis_misfit(record: BasisRecord) -> str | None:
+    """Say what is wrong with the arrays of a decoder of the kind `basis`, or None."""
+    if record.profiles.ndim != 3 or len(record.profiles) < 2 or min(record.profiles.shape) < 1:
+        return f"it has profiles {record.profiles.shape}, expected (knots, channels, units)"
+    if record.orders.shape != record.profiles.shape[2:]:
+        return f"it has {record.orders.shape} orders for {record.profiles.shape[2]} profiles"
+    orders = record.orders
+    if not (np.isfinite(orders).all() and (orders == np.round(orders)).all() and (np.diff(orders) >= 0).all()):
+        return "its orders are not rising whole numbers"
+    if orders.min() < 0 or orders.max() > MOST_ORDER:
+        return f"its orders reach from {orders.min():g} to {orders.max():g}, expected 0 to {MOST_ORDER}"
+    width = (record.latent_dim,)
+    if record.costs.shape != width or record.ranges.shape != width or record.scale_rule.shape != (3,):
+        return f"costs {record.costs.shape}, ranges {record.ranges.shape} or scale_rule {record.scale_rule.shape}"
+    numbers = (record.spacing, record.sharpness, *record.scale_rule)
+    if not all(math.isfinite(value) and value > 0 for value in numbers):
+        return f"its spacing, sharpness and scale_rule must be above 0, found {numbers}"
+    return None

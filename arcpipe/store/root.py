@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arcpipe.cloud import DecoderRecord
+from arcpipe.cloud import DecoderRecord, record_from_arrays
 from arcpipe.errors import NotAStoreError
 from arcpipe.store.arrays import MAX_METADATA_BYTES, damaged
 from arcpipe.store.attributes import root_problem
@@ -73,9 +73,7 @@ def read_decoder(path: Path, root: Mapping[str, Any]) -> DecoderRecord:
     arrays = {name: part.raw(name) for name in names}
     try:
         about = root["decoder"]
-        record = DecoderRecord.from_arrays(
-            arrays, about["n_neighbours"], about["latent_dim"], decoder_kind(about, path)
-        )
+        record = record_from_arrays(arrays, about["n_neighbours"], about["latent_dim"], decoder_kind(about, path))
         problem = misfit(record) or (None if record.channels == root["channels"] else f"{record.channels} channels")
     except (KeyError, IndexError) as error:
         problem = f"its arrays {', '.join(sorted(names))} are no decoder's ({error})"

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from arcpipe.cloud import DecoderKind, DecoderRecord
+from arcpipe.cloud import DecoderKind, DecoderRecord, record_from_arrays
 from arcpipe.config import TrainConfig, build
 from arcpipe.errors import CheckpointError, ConfigError, StoreBusyError
 from arcpipe.models import build_model
@@ -149,7 +149,7 @@ class RunFolder:
         arrays = {name: tensor.numpy() for name, tensor in checkpoint.load_tensors(path).items()}
         try:
             facts = self.facts
-            decoder = DecoderRecord.from_arrays(arrays, facts.n_neighbours, facts.latent_dim, facts.decoder_kind)
+            decoder = record_from_arrays(arrays, facts.n_neighbours, facts.latent_dim, facts.decoder_kind)
         except KeyError as error:
             raise CheckpointError(
                 f"{path} holds no decoder.", details=[f"missing: {error}"], fix=[checkpoint.train_again(path)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, morton_codes
+from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, NetworkRecord, morton_codes
 from arcpipe.store import StoreHeader, StoreWriter, create_or_open, fingerprint
 
 LATENT_DIM = 6
@@ -49,7 +49,7 @@ def make_decoder() -> DecoderRecord:
     rng = np.random.default_rng(99)
     width = 4 * (LATENT_DIM + 2)
     shapes = [(8, width), (3, 8)]
-    return DecoderRecord(
+    return NetworkRecord(
         weights=tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes),
         biases=tuple(rng.normal(size=shape[0]).astype(np.float32) for shape in shapes),
         n_neighbours=4,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord
+from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, NetworkRecord
 from arcpipe.store import StoreHeader, create_or_open, fingerprint
 
 LATENT_DIM = 4
@@ -38,7 +38,7 @@ def make_cloud(label: int, sample_id: int, *, seed: int = 0, repeat: int = 0, n:
 def make_decoder(seed: int = 0) -> DecoderRecord:
     generator = np.random.default_rng(seed)
     widths = (4 * (LATENT_DIM + 2), 8, 1)
-    return DecoderRecord(
+    return NetworkRecord(
         weights=tuple(generator.standard_normal((b, a)).astype(np.float32) for a, b in pairwise(widths)),
         biases=tuple(np.zeros(b, np.float32) for b in widths[1:]),
         n_neighbours=4,
