@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from arcpipe.cloud import morton_codes
 from arcpipe.config import FitSection
 
-BAND = 2**16
-"""Pixels whose gradient is computed at once: bounds the work memory to some 15 MB, whatever the image."""
-
 
 def gradient_norm(image: NDArray[Any]) -> NDArray[np.float32]:
     """Measure how strongly an image changes at every pixel.
@@ -25,17 +22,11 @@ def gradient_norm(image: NDArray[Any]) -> NDArray[np.float32]:
         (height, width) float32: Sobel responses along both axes, squared, summed over channels and axes, square root.
         The border is replicated, so a flat image gives exactly 0 everywhere.
     """
-    height, width = image.shape[:2]
-    norm = np.empty((height, width), np.float32)
-    band = max(1, BAND // max(1, width))
-    for top in range(0, height, band):
-        bottom = min(top + band, height)
-        rows = np.clip(np.arange(top - 1, bottom + 1), 0, height - 1)
-        values = image[rows][:, np.clip(np.arange(-1, width + 1), 0, width - 1)].astype(np.float64)
-        down, right = values[2:] - values[:-2], values[:, 2:] - values[:, :-2]
-        squares = np.square(down[:, :-2] + 2 * down[:, 1:-1] + down[:, 2:])
-        squares += np.square(right[:-2] + 2 * right[1:-1] + right[2:])
-        norm[top:bottom] = np.sqrt(squares.sum(axis=2))
+    from arcpipe.arc.kernels.drawing import measure_gradient
+
+    norm = np.empty(image.shape[:2], np.float32)
+    # One kind of array, or Numba would compile once more for each: a copy where it is another, or may not be written.
+    measure_gradient(np.require(image, np.float32 if image.dtype == np.float32 else np.float64, ["C", "W"]), norm)
     return norm
 
 
@@ -62,6 +53,8 @@ def draw_anchors(image: NDArray[Any], fit: FitSection, rng: np.random.Generator)
     Returns:
         (k, 2) int64, row and column in pixels, in Morton order.
     """
+    from arcpipe.arc.kernels.drawing import codes_of, places_of
+
     height, width = image.shape[:2]
     n_pixels = height * width
     weights = gradient_norm(image).ravel()
@@ -70,8 +63,10 @@ def draw_anchors(image: NDArray[Any], fit: FitSection, rng: np.random.Generator)
         chosen = np.resize(np.arange(n_pixels), fit.neighbours)
     else:
         chosen = _winners(weights, race, count_anchors(n_pixels, fit), fit.neighbours)
-    positions = np.stack(np.divmod(chosen, width), axis=1).astype(np.int64)
-    return positions[morton_order(positions)]
+    codes = codes_of(chosen, width)
+    codes.sort()
+    positions: NDArray[np.int64] = places_of(codes)
+    return positions
 
 
 def _winners(weights: NDArray[np.float32], race: NDArray[np.float64], wanted: int, least: int) -> NDArray[np.int64]:
@@ -81,10 +76,11 @@ def _winners(weights: NDArray[np.float32], race: NDArray[np.float64], wanted: in
     draws without replacement (Efraimidis and Spirakis 2006), without a loop. The same times serve the uniform rest.
     `race` is overwritten.
     """
+    from arcpipe.arc.kernels.drawing import divide_times
+
     weighted = int(np.count_nonzero(weights > 0))
     if weighted >= least:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            np.divide(race, weights, out=race)  # infinite without a weight
+        divide_times(race, weights)
         return _smallest(race, min(wanted, weighted))
     rest = np.flatnonzero(weights <= 0)
     return np.concatenate([np.flatnonzero(weights > 0), rest[_smallest(race[rest], least - weighted)]])
@@ -92,12 +88,10 @@ def _winners(weights: NDArray[np.float32], race: NDArray[np.float64], wanted: in
 
 def _smallest(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Places of the `count` smallest, rising; of equal ones the first."""
-    last = float(np.partition(times, count - 1)[count - 1])
-    below = np.flatnonzero(times <= last)
-    if len(below) > count:  # a tie at the end: drop the last of those that are equal
-        equal: NDArray[np.int64] = np.flatnonzero(times[below] == last)
-        below = np.delete(below, equal[count - len(below) :])
-    return below
+    from arcpipe.arc.kernels.drawing import list_smallest
+
+    chosen: NDArray[np.int64] = list_smallest(times, np.partition(times, count - 1)[count - 1], count)
+    return chosen
 
 
 def morton_order(positions: NDArray[Any]) -> NDArray[np.int64]:

@@ -128,3 +128,29 @@ def test_morton_order_interleaves_the_bits_of_row_and_column() -> None:
 
 def test_morton_order_keeps_equal_places_in_their_order() -> None:
     assert morton_order(np.array([[1, 1], [0, 0], [1, 1], [0, 0]])).tolist() == [1, 3, 0, 2]
+
+
+def drawn_by_numpy(image: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """The draw as the first stores were made, operation by operation: bits of sums depend on their order."""
+    padded = np.pad(image.astype(np.float64), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    down, right = padded[2:] - padded[:-2], padded[:, 2:] - padded[:, :-2]
+    squares = np.square(down[:, :-2] + 2 * down[:, 1:-1] + down[:, 2:])
+    squares += np.square(right[:-2] + 2 * right[1:-1] + right[2:])
+    weights = np.sqrt(squares.sum(axis=2)).astype(np.float32)
+    np.testing.assert_array_equal(gradient_norm(image), weights)
+    with np.errstate(divide="ignore"):
+        times = rng.exponential(size=weights.size) / weights.ravel()
+    chosen = np.argsort(times, kind="stable")[: min(wanted, np.count_nonzero(weights))]
+    positions = np.stack(np.divmod(chosen, image.shape[1]), axis=1)
+    return positions[morton_order(positions)]
+
+
+@pytest.mark.parametrize("levels", [0, 255, 3])
+@pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (61, 40, 3), (1, 300, 1), (90, 2, 4)])
+def test_the_draw_is_that_of_the_first_stores_bit_for_bit(shape: tuple[int, int, int], levels: int) -> None:
+    for seed in range(20):
+        image = np.random.default_rng(seed).random(shape).astype(np.float32)
+        if levels:
+            image = np.rint(image * levels) / np.float32(levels)
+        drawn = draw_anchors(image, FitSection(latents=30), np.random.default_rng(seed))
+        np.testing.assert_array_equal(drawn, drawn_by_numpy(image, 30, np.random.default_rng(seed)))

@@ -3,6 +3,9 @@
 All pixels of a block of `SIDE` x `SIDE` have their n nearest anchors among those that lie within `reach` of it: the
 distance of the n-th nearest from the middle of the block, and from there to the furthest corner. A first bound comes
 from the anchors of the block before. Empty regions cost little, because the pyramid knows that they are empty.
+
+Then all pixels of the block look at each of these anchors at once, a pixel in every lane of a vector: distance and row
+of an anchor are one number, and the n smallest numbers of a lane are kept in order by exchanging, without a branch.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -13,13 +16,23 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic as numba_intrinsic
 from numpy.typing import NDArray
 
 from arcpipe.compiled import compiled
 
 SIDE = 4
 """Pixels a side of a block: 4 was the fastest of 2, 4 and 8 at 5 % anchors."""
-PER_CELL = 2
+LANES = SIDE * SIDE
+PER_CELL = 4
+MOST_NODES = 4
+"""Nodes a side that a search begins with: so far down in the pyramid."""
+
+intrinsic: Any = numba_intrinsic
+"""What it makes is called without the typing context, which its type hints do not know."""
 
 
 class Pyramid(NamedTuple):
@@ -39,61 +52,84 @@ class Pyramid(NamedTuple):
     corner: NDArray[np.int64]
 
 
-def build_pyramid(positions: NDArray[Any]) -> Pyramid:
-    """Sort anchors (k, 2) of whole pixels into cells of about `PER_CELL`."""
-    places = positions.astype(np.int64)
-    corner = places.min(axis=0)
-    down, across = (places.max(axis=0) - corner + 1).tolist()
-    cell = max(1, round(math.sqrt(PER_CELL * down * across / len(places))))
-    shape = (-(-down // cell), -(-across // cell))
-    cells = (places[:, 0] - corner[0]) // cell * shape[1] + (places[:, 1] - corner[1]) // cell
-    order = np.argsort(cells, kind="stable")
-    counts = [np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)]
-    while counts[-1].size > 1:
-        below = counts[-1]
-        even = np.pad(below, [(0, below.shape[0] % 2), (0, below.shape[1] % 2)])
-        counts.append(even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2])
-    ends = np.cumsum([0, *(level.size for level in counts)])
-    return Pyramid(
-        rows=order.astype(np.int32),
-        places=places[order],
-        starts=np.concatenate([[0], np.cumsum(counts[0].ravel())]),
-        counts=np.concatenate([level.ravel() for level in counts]),
-        levels=np.array([(end, *level.shape[::-1]) for end, level in zip(ends, counts, strict=False)], np.int64),
-        cell=cell,
-        corner=corner,
-    )
+@compiled
+def build_pyramid(positions):
+    """Sort anchors (k, 2) of whole pixels, int64, into cells of about `PER_CELL`."""
+    k = len(positions)
+    corner, end = positions[0].copy(), positions[0].copy()
+    for i in range(k):
+        for axis in range(2):
+            corner[axis], end[axis] = min(corner[axis], positions[i, axis]), max(end[axis], positions[i, axis])
+    area = float(end[0] - corner[0] + 1) * float(end[1] - corner[1] + 1)
+    cell = max(1, round(math.sqrt(PER_CELL * area / k)))
+    down, across = (end[0] - corner[0]) // cell + 1, (end[1] - corner[1]) // cell + 1
+    levels, counts = lay_levels(down, across)
+    for i in range(k):
+        counts[(positions[i, 0] - corner[0]) // cell * across + (positions[i, 1] - corner[1]) // cell] += 1
+    for level in range(1, len(levels)):
+        below, wide = levels[level - 1], levels[level, 1]
+        for node in range(below[1] * below[2]):
+            counts[levels[level, 0] + node // below[1] // 2 * wide + node % below[1] // 2] += counts[below[0] + node]
+    starts = np.zeros(down * across + 1, np.int64)
+    starts[1:] = np.cumsum(counts[: down * across])
+    free = starts[:-1].copy()
+    rows, places = np.empty(k, np.int32), np.empty((k, 2), np.int64)
+    for i in range(k):
+        c = (positions[i, 0] - corner[0]) // cell * across + (positions[i, 1] - corner[1]) // cell
+        rows[free[c]], places[free[c], 0], places[free[c], 1] = i, positions[i, 0], positions[i, 1]
+        free[c] += 1
+    return Pyramid(rows, places, starts, counts, levels, cell, corner)
+
+
+@compiled
+def lay_levels(down, across):
+    """Where the levels above so many cells lie, and no anchors in any of them."""
+    n_levels, d, a = 1, down, across
+    while d * a > 1:
+        d, a, n_levels = (d + 1) // 2, (a + 1) // 2, n_levels + 1
+    levels, end = np.empty((n_levels, 3), np.int64), 0
+    for level in range(n_levels):
+        levels[level, 0], levels[level, 1], levels[level, 2] = end, across, down
+        end += down * across
+        down, across = (down + 1) // 2, (across + 1) // 2
+    return levels, np.zeros(end, np.int64)
 
 
 @compiled
 def gather(pyramid, top, left, bottom, right, reach, stack, found):
     """Put into `found` the (sorted) numbers of all anchors within `reach` of a rectangle; returns how many."""
     counts, levels, starts, corner = pyramid.counts, pyramid.levels, pyramid.starts, pyramid.corner
-    limit = reach * reach
-    stack[0, 0], stack[0, 1], stack[0, 2] = len(levels) - 1, 0, 0
-    waiting, n_found = 1, 0
+    limit, far = reach * reach, int(reach) + 1
+    size, begin = pyramid.cell, 0
+    while begin < len(levels) - 1 and max(bottom - top, right - left) + 2 * far > MOST_NODES * size:
+        size, begin = size << 1, begin + 1
+    across, waiting, n_found = levels[begin, 1], 0, 0
+    last_row, last_column = (bottom + far - corner[0]) // size, (right + far - corner[1]) // size
+    for row in range(max(0, (top - far - corner[0]) // size), min(last_row + 1, levels[begin, 2])):
+        for column in range(max(0, (left - far - corner[1]) // size), min(last_column + 1, across)):
+            if counts[levels[begin, 0] + row * across + column]:
+                stack[waiting, 0], stack[waiting, 1], stack[waiting, 2] = begin, row, column
+                waiting += 1
     while waiting:
         waiting -= 1
         level, row, column = stack[waiting, 0], stack[waiting, 1], stack[waiting, 2]
-        across = levels[level, 1]
-        if row >= levels[level, 2] or column >= across or counts[levels[level, 0] + row * across + column] == 0:
-            continue
-        size = pyramid.cell << level
+        size, across = pyramid.cell << level, levels[level, 1]
         first_row, first_column = corner[0] + row * size, corner[1] + column * size
         down = max(0, first_row - bottom, top - (first_row + size - 1))
         aside = max(0, first_column - right, left - (first_column + size - 1))
         if float(down) * down + float(aside) * aside > limit:
             continue
-        if level:
-            for child in range(4):
-                stack[waiting, 0] = level - 1
-                stack[waiting, 1] = 2 * row + child // 2
-                stack[waiting, 2] = 2 * column + child % 2
-                waiting += 1
+        if level == 0:
+            for i in range(starts[row * across + column], starts[row * across + column + 1]):
+                found[n_found] = i
+                n_found += 1
             continue
-        for i in range(starts[row * across + column], starts[row * across + column + 1]):
-            found[n_found] = i
-            n_found += 1
+        level, across = level - 1, levels[level - 1, 1]
+        for r in range(2 * row, min(2 * row + 2, levels[level, 2])):
+            for c in range(2 * column, min(2 * column + 2, across)):
+                if counts[levels[level, 0] + r * across + c]:
+                    stack[waiting, 0], stack[waiting, 1], stack[waiting, 2] = level, r, c
+                    waiting += 1
     return n_found
 
 
@@ -119,11 +155,11 @@ def choose(pyramid, row, column, found, n_found, distances, rows):
 @compiled
 def furthest(pyramid, found, n_found, row, column):
     """The largest distance of some anchors from a place."""
-    most = 0.0
+    most = np.int64(0)
     for f in range(n_found):
         down, aside = pyramid.places[found[f], 0] - row, pyramid.places[found[f], 1] - column
-        most = max(most, math.sqrt(down * down + aside * aside))
-    return most
+        most = max(most, down * down + aside * aside)
+    return math.sqrt(most)
 
 
 @compiled
@@ -139,15 +175,70 @@ def keep_near(pyramid, found, n_found, top, left, bottom, right, reach):
     return kept
 
 
+@intrinsic
+def offer(typing, near, n, down, aside, shift, row):
+    """Let the pixels of a block choose between the n anchors that they have, `near` (n * LANES,) int32, and one more.
+
+    `down`, `aside`: int32, from the first pixel of the block to the anchor. What a pixel has of an anchor is its
+    squared distance, `shift` bits higher than its row: smaller is nearer, or of equal distance and lower row.
+    """
+
+    def generate(context, builder, signature, arguments):
+        near, n, down, aside, shift, row = arguments
+        number, vector = ir.IntType(32), ir.VectorType(ir.IntType(32), LANES)
+
+        def splat(value):
+            one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(number, 0))
+            return builder.shuffle_vector(one, one, ir.Constant(vector, [0] * LANES))
+
+        rows = builder.sub(splat(down), ir.Constant(vector, [lane // SIDE for lane in range(LANES)]))
+        columns = builder.sub(splat(aside), ir.Constant(vector, [lane % SIDE for lane in range(LANES)]))
+        distance = builder.add(builder.mul(rows, rows), builder.mul(columns, columns))
+        key = cgutils.alloca_once_value(builder, builder.or_(builder.shl(distance, splat(shift)), splat(row)))
+        first = context.make_array(signature.args[0])(context, builder, near).data
+        with cgutils.for_range(builder, n) as loop:
+            place = builder.gep(first, [builder.mul(loop.index, ir.Constant(loop.index.type, LANES))])
+            place = builder.bitcast(place, vector.as_pointer())
+            ours, theirs = builder.load(place, align=4), builder.load(key)
+            nearer = builder.icmp_signed("<", theirs, ours)
+            builder.store(builder.select(nearer, theirs, ours), place, align=4)
+            builder.store(builder.select(nearer, ours, theirs), key)
+        return context.get_dummy_value()
+
+    return types.void(near, types.intp, types.int32, types.int32, types.int32, types.int32), generate
+
+
 @compiled
-def search(pyramid, height, width, n):
-    """Find the n nearest anchors of all pixels of an image, (height * width, n) int32."""
+def choose_together(pyramid, top, left, bottom, right, found, n_found, near, bits, result, width):
+    """Let all pixels of a block choose among some anchors, whose distances and rows fit into 32 bits together."""
+    n = result.shape[1]
+    near[:] = 2**31 - 1
+    for f in range(n_found):
+        i = found[f]
+        down, aside = pyramid.places[i, 0] - top, pyramid.places[i, 1] - left
+        offer(near, n, np.int32(down), np.int32(aside), np.int32(bits), pyramid.rows[i])
+    mask = (1 << bits) - 1
+    for i in range(top, bottom + 1):
+        for j in range(left, right + 1):
+            lane = (i - top) * SIDE + j - left
+            for s in range(n):
+                result[i * width + j, s] = near[s * LANES + lane] & mask
+
+
+@compiled
+def nearest_of_all(positions, height, width, n):
+    """Find the n nearest of the anchors (k, 2) int64 of all pixels of an image, (height * width, n) int32."""
+    pyramid, k = build_pyramid(positions), len(positions)
     result = np.empty((height * width, n), np.int32)
-    found, numbers = np.empty(len(pyramid.rows), np.int64), np.empty(len(pyramid.rows), np.int64)
-    for i in range(len(pyramid.rows)):
+    found, numbers = np.empty(k, np.int64), np.empty(k, np.int64)
+    for i in range(k):
         numbers[pyramid.rows[i]] = i
-    stack = np.empty((4 * len(pyramid.levels) + 4, 3), np.int64)
-    distances, rows = np.empty(n, np.int64), np.empty(n, np.int32)
+    bits = 0
+    while 1 << bits < k:
+        bits += 1
+    margin = 2 * SIDE + math.sqrt(2.0) * pyramid.cell  # of cells within reach, and of what a block has beyond the image
+    stack = np.empty((4 * len(pyramid.levels) + (MOST_NODES + 2) ** 2, 3), np.int64)
+    distances, rows, near = np.empty(n, np.int64), np.empty(n, np.int32), np.empty(n * LANES, np.int32)
     before, row_before = np.arange(n), np.arange(n)
     for top in range(0, height, SIDE):
         before[:] = row_before
@@ -156,15 +247,35 @@ def search(pyramid, height, width, n):
             row, column = (top + bottom) // 2, (left + right) // 2
             corner = math.sqrt((bottom - row) ** 2 + (right - column) ** 2) + 1e-3  # covers the last bit of the roots
             bound = furthest(pyramid, before, n, row, column)
-            n_found = gather(pyramid, top, left, bottom, right, bound + corner, stack, found)
-            choose(pyramid, row, column, found, n_found, distances, rows)
-            reach = math.sqrt(distances[n - 1]) + corner
-            n_found = keep_near(pyramid, found, n_found, top, left, bottom, right, reach)
+            reach = bound + corner
+            n_found = gather(pyramid, top, left, bottom, right, reach, stack, found)
+            if (reach + margin) ** 2 * (1 << bits) < 2**31:
+                choose_together(pyramid, top, left, bottom, right, found, n_found, near, bits, result, width)
+            else:
+                choose(pyramid, row, column, found, n_found, distances, rows)
+                reach = math.sqrt(distances[n - 1]) + corner
+                n_found = keep_near(pyramid, found, n_found, top, left, bottom, right, reach)
+                for i in range(top, bottom + 1):
+                    for j in range(left, right + 1):
+                        choose(pyramid, i, j, found, n_found, distances, result[i * width + j])
             for s in range(n):
-                before[s] = numbers[rows[s]]
+                before[s] = numbers[result[row * width + column, s]]
             if left == 0:
                 row_before[:] = before
-            for i in range(top, bottom + 1):
-                for j in range(left, right + 1):
-                    choose(pyramid, i, j, found, n_found, distances, result[i * width + j])
     return result
+
+
+@compiled
+def sum_gaps(positions, neighbours, width):
+    """Sum and sum of squares of all `anchor - pixel`, whole numbers, both axes."""
+    total, squares, row, column = 0, 0, 0, 0
+    for pixel in range(len(neighbours)):
+        for s in range(neighbours.shape[1]):
+            down = positions[neighbours[pixel, s], 0] - row
+            aside = positions[neighbours[pixel, s], 1] - column
+            total += down + aside
+            squares += down * down + aside * aside
+        column += 1
+        if column == width:
+            row, column = row + 1, 0
+    return total, squares
