@@ -1,17 +1,23 @@
 """Changes of a fitted cloud (thesis figures 3, 5 and 6): places moved, points dropped, clouds mixed. NumPy only.
 
 All are pure: they return a new cloud without neighbours and PSNR, which no longer hold (`engine.decode` finds the
-neighbours again). Standardisation (`relative`) and size stay: latents keep what they have learned. Moved positions are
-float32 and may lie outside the image.
+neighbours again). Standardisation (`relative`) and size stay (but for a crop's size). Moved positions are float32 and
+may lie outside the image.
+
+Given the `Maps` of a decoder of the kind `basis`, `rotate`, `flip`, `shear` and `recolour` change latents too, so that
+the cloud decodes to the changed picture. Without, latents stay as they are, as in the thesis: every small patch decodes
+to what it was before. `shift`, `zoom` and `crop` need no maps: with anchors that have scales, they change the picture.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from arcpipe.arc.maps import Maps
 from arcpipe.cloud import Cloud
 
 
@@ -25,7 +31,7 @@ def add_noise(cloud: Cloud, sigma: float, rng: np.random.Generator) -> Cloud:
     noise = rng.standard_normal(cloud.latents.shape, np.float32)
     noise *= np.float32(sigma)
     noise += cloud.latents
-    return changed(cloud, cloud.positions, noise)
+    return _described(cloud, noise)
 
 
 def shift(cloud: Cloud, by_px: ArrayLike) -> Cloud:
@@ -46,25 +52,62 @@ def displace(cloud: Cloud, rng: np.random.Generator) -> Cloud:
     return shift(cloud, np.where(room, rng.integers(np.where(room, low, 0), np.where(room, high, 0) + 1), 0))
 
 
-def rotate(cloud: Cloud, degrees: float) -> Cloud:
+def rotate(cloud: Cloud, degrees: float, maps: Maps | None = None) -> Cloud:
     """Turn all anchors about the middle of the image, counter-clockwise as one sees it (rows point down)."""
     angle = np.deg2rad(degrees)
-    cosine, sine, middle = np.cos(angle), np.sin(angle), _middle(cloud)
-    row, column = (cloud.positions - middle).T
-    turned = np.empty((len(cloud), 2))
-    turned[:, 0] = cosine * row - sine * column
-    turned[:, 1] = sine * row + cosine * column
-    return _moved(cloud, turned + middle)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    turned = _about_middle(cloud, np.array([[cosine, -sine], [sine, cosine]]))
+    return turned if maps is None else _described(turned, maps.rotated(cloud.latents, degrees))
 
 
-def flip(cloud: Cloud, *, rows: bool = False, columns: bool = False) -> Cloud:
+def flip(cloud: Cloud, *, rows: bool = False, columns: bool = False, maps: Maps | None = None) -> Cloud:
     """Mirror the anchors: `rows` upside down, `columns` left to right."""
-    return _moved(cloud, np.where([rows, columns], 2 * _middle(cloud) - cloud.positions, cloud.positions))
+    mirrored = _moved(cloud, np.where([rows, columns], 2 * _middle(cloud) - cloud.positions, cloud.positions))
+    if maps is None:
+        return mirrored
+    signs = np.where(np.array([[rows], [columns]]), maps.mirror, np.float32(1)).prod(0)
+    return _described(mirrored, cloud.latents * signs)
+
+
+def zoom(cloud: Cloud, factor: float) -> Cloud:
+    """Make the picture `factor` times as large about its middle: places and scales."""
+    return _about_middle(cloud, factor * np.eye(2))
+
+
+def shear(cloud: Cloud, slope: float, maps: Maps | None = None) -> Cloud:
+    """Move every row sideways by `slope` times its distance from the middle, downwards to the right.
+
+    With `maps` latents change as far as they can: it is no exact change of the picture.
+    """
+    matrix = np.array([[1.0, 0.0], [slope, 1.0]])
+    sheared = _about_middle(cloud, matrix)
+    return sheared if maps is None else _described(sheared, maps.plane(matrix)(cloud.latents))
+
+
+def crop(cloud: Cloud, low: ArrayLike, size: tuple[int, int], *, margin: float = 0.0) -> Cloud:
+    """Cut a window: its first pixel `low` (row, column), its height and width. Anchors outside are dropped.
+
+    `margin`: keep those outside up to so many of their scales (pixels, where anchors have none) from the window's edge.
+    They may be what the nearest pixels of the window consist of.
+    """
+    places = cloud.positions - np.asarray(low, np.float64)
+    reach = np.float64(margin) if cloud.scales is None else margin * cloud.scales[:, None]
+    kept = (places >= -0.5 - reach) & (places < np.array(size) - 0.5 + reach)
+    return replace(keep(_moved(cloud, places), np.flatnonzero(kept.all(axis=1))), size=size)
+
+
+def recolour(cloud: Cloud, matrix: ArrayLike, offset: ArrayLike, maps: Maps) -> Cloud:
+    """Change all colours c into `matrix (c - 0.5) + 0.5 + offset`, as far as latents can show it.
+
+    `arcpipe.arc.maps` has the matrices and offsets of brightness, contrast, saturation and hue.
+    """
+    return _described(cloud, maps.colour(matrix, offset)(cloud.latents))
 
 
 def keep(cloud: Cloud, rows: NDArray[Any]) -> Cloud:
     """Keep some anchors: rows, or one bool for each."""
-    return changed(cloud, cloud.positions[rows], cloud.latents[rows])
+    scales = None if cloud.scales is None else cloud.scales[rows]
+    return changed(cloud, cloud.positions[rows], cloud.latents[rows], scales)
 
 
 def mask(cloud: Cloud, share: float, rng: np.random.Generator, *, least: int = 1) -> Cloud:
@@ -95,23 +138,17 @@ def mix_box(first: Cloud, second: Cloud, low: ArrayLike, high: ArrayLike) -> Clo
     return _joined(first, ~_inside(first, low, high), second, _inside(second, low, high))
 
 
-def changed(cloud: Cloud, positions: NDArray[Any], latents: NDArray[Any]) -> Cloud:
-    """The same cloud with other anchors; `dataclasses.replace` took a quarter of the time of all augmentations."""
-    return Cloud(
-        positions,
-        latents,
-        cloud.size,
-        cloud.relative,
-        label=cloud.label,
-        repeat=cloud.repeat,
-        sample_id=cloud.sample_id,
-        path=cloud.path,
-    )
+def changed(cloud: Cloud, positions: NDArray[Any], latents: NDArray[Any], scales: NDArray[Any] | None) -> Cloud:
+    """The same cloud with other anchors."""
+    return replace(cloud, positions=positions, latents=latents, scales=scales, neighbours=None, psnr=float("nan"))
 
 
 def _joined(first: Cloud, rows: Any, second: Cloud, other_rows: Any) -> Cloud:
     positions = np.concatenate([first.positions[rows], second.positions[other_rows]])
-    return changed(first, positions, np.concatenate([first.latents[rows], second.latents[other_rows]]))
+    latents = np.concatenate([first.latents[rows], second.latents[other_rows]])
+    if first.scales is None or second.scales is None:
+        return changed(first, positions, latents, None)
+    return changed(first, positions, latents, np.concatenate([first.scales[rows], second.scales[other_rows]]))
 
 
 def _inside(cloud: Cloud, low: ArrayLike, high: ArrayLike) -> NDArray[np.bool_]:
@@ -128,4 +165,17 @@ def _middle(cloud: Cloud) -> NDArray[np.float64]:
 
 
 def _moved(cloud: Cloud, positions: NDArray[Any]) -> Cloud:
-    return changed(cloud, positions.astype(np.float32), cloud.latents)
+    return changed(cloud, positions.astype(np.float32), cloud.latents, cloud.scales)
+
+
+def _described(cloud: Cloud, latents: NDArray[Any]) -> Cloud:
+    return changed(cloud, cloud.positions, latents, cloud.scales)
+
+
+def _about_middle(cloud: Cloud, matrix: NDArray[np.float64]) -> Cloud:
+    """Places, seen from the middle of the image, go to `matrix` times them; scales grow with the area."""
+    moved = _moved(cloud, (cloud.positions - _middle(cloud)) @ matrix.T + _middle(cloud))
+    growth = float(np.sqrt(abs(np.linalg.det(matrix))))
+    if cloud.scales is None or abs(growth - 1) < 1e-12:
+        return moved
+    return replace(moved, scales=(cloud.scales * growth).astype(np.float32))

@@ -1,0 +1,257 @@
+"""What happens to the latents of a decoder of the kind `basis` when its picture is changed. NumPy only.
+
+A basis is made of profiles times cos(m a) and sin(m a), so a picture that is turned or mirrored has latents that are
+known exactly: the pairs of numbers of order m turn by m times the angle, or change their signs. A picture whose colours
+change by `colour' = matrix colour + offset` has latents that are nearly a matrix times the old ones; so has a sheared
+one. These matrices are found by least squares over what an anchor shows of the picture, and say what they miss.
+
+Moving the picture, and making it larger together with the scales of its anchors, change no latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from arcpipe.cloud import BasisRecord
+
+Floats = NDArray[np.float64]
+
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Shares of red, green and blue in what is seen as brightness (ITU-R 601)."""
+CHROMA = np.array([[0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+"""The axes I and Q of the NTSC's colours, in which a hue is an angle."""
+REACH = 4.0
+"""Distance up to which functions are compared, in scales of the anchor."""
+WINDOW = 3.75
+"""Colours at a distance r count exp(-WINDOW (share r)^2), share being that of the basis's rule of scales, with which
+distances between anchors go. Twice or half as much loses 1 dB (CIFAR-10, 60 clouds: saturation, hue, brightness)."""
+RINGS = 256
+SPOKES = 64
+RIDGE = 1e-6
+"""Added to the diagonal of a least-squares problem, as a share of its mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatentMap:
+    """Latents (k, z) become `latents @ matrix.T + vector`.
+
+    `missed`: the part of what a latent should show that the new one cannot, as a share of the root mean square of what
+    it should show, for latents of usual size and within what an anchor is seen of.
+    """
+
+    matrix: Floats
+    vector: Floats
+    missed: float
+
+    def __call__(self, latents: NDArray[Any]) -> NDArray[np.float32]:
+        matrix, vector = self.matrix.astype(np.float32), self.vector.astype(np.float32)
+        return np.asarray(latents, np.float32) @ matrix.T + vector
+
+    @property
+    def decibels(self) -> float:
+        """What is right over what is missed; infinite where nothing is."""
+        return float("inf") if self.missed == 0 else -20 * float(np.log10(self.missed))
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The maps of one basis."""
+
+    record: BasisRecord
+
+    @cached_property
+    def orders(self) -> NDArray[np.int64]:
+        """The order of every number of a latent, (z,)."""
+        return self._whole_orders[self._units]
+
+    @cached_property
+    def cosines(self) -> NDArray[np.int64]:
+        """Which numbers of a latent belong to a cosine of order 1 and above; each one's sine is the next number."""
+        first = np.diff(self._units, prepend=-1) > 0
+        return np.flatnonzero(first & (self.orders > 0))
+
+    def rotated(self, latents: NDArray[Any], degrees: float | Floats) -> NDArray[np.float32]:
+        """Latents (k, z) of the picture turned counter-clockwise as one sees it, all by the same angle or each by its
+        own (k,). Exact."""
+        angle = np.deg2rad(np.asarray(degrees, np.float64))[..., None] * self.orders[self.cosines]
+        return self.turned(latents, np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32))
+
+    def turned(
+        self, latents: NDArray[Any], cosine: NDArray[np.float32], sine: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Turn the pairs of latents (k, z), the cosine and sine of each pair's angle given: (pairs,) or (k, pairs)."""
+        made = np.array(latents, np.float32)
+        x, y = made[:, self.cosines], made[:, self.cosines + 1]
+        made[:, self.cosines] = cosine * x + sine * y
+        made[:, self.cosines + 1] = cosine * y - sine * x
+        return made
+
+    @cached_property
+    def mirror(self) -> NDArray[np.float32]:
+        """Factors (2, z) of the latents of a mirrored picture: [0] upside down, [1] left to right. Exact."""
+        sines = np.zeros(len(self.orders), np.bool_)
+        sines[self.cosines + 1] = True
+        odd = self.orders % 2 == 1
+        return np.where(np.stack([sines, odd != sines]), np.float32(-1), np.float32(1))
+
+    def colour(self, matrix: ArrayLike, offset: ArrayLike = 0.0) -> LatentMap:
+        """Latents of the picture whose colours c become `matrix (c - 0.5) + 0.5 + offset`.
+
+        A multiple of the unit matrix is exact. The matrix of the result has blocks, one for each order.
+        """
+        channels, z = self.record.channels, len(self.orders)
+        change = np.asarray(matrix, np.float64).reshape(channels, channels)
+        constant = np.broadcast_to(np.asarray(offset, np.float64), channels)
+        made, vector = np.zeros((z, z)), np.zeros(z)
+        missed = wanted = 0.0
+        for order in np.unique(self._whole_orders):
+            rows = np.flatnonzero(self.orders == order)
+            rows = rows if order == 0 else rows[::2]
+            shown = self._profiles[:, :, self._units[rows]]  # (rings, channels, functions of this order)
+            changed = np.einsum("ab,rbk->rak", change, shown)
+            block, rest = self._fit(shown, changed, self._rings)
+            sizes = self._sizes[rows] * (1 if order == 0 else 2)
+            missed += float((rest * sizes).sum())
+            wanted += float((_power(changed, self._rings) * sizes).sum())
+            for first in (0,) if order == 0 else (0, 1):
+                made[np.ix_(rows + first, rows + first)] = block
+            if order == 0 and constant.any():
+                steady = np.broadcast_to(constant[None, :, None], (*shown.shape[:2], 1))
+                (part,), (left,) = (found.T for found in self._fit(shown, steady, self._rings))
+                vector[rows] = part
+                missed += float(left)
+                wanted += float(_power(steady, self._rings)[0])
+        return LatentMap(made, vector, _share(missed, wanted))
+
+    def plane(self, matrix: ArrayLike) -> LatentMap:
+        """Latents of the picture whose places p, seen from its middle, go to `matrix p` (row, column).
+
+        Anchors go with their places, and their scales grow by the root of the determinant. Shares are taken to be as
+        before, so what is missed is more than it says where the matrix squeezes the picture much.
+        """
+        change = np.asarray(matrix, np.float64).reshape(2, 2)
+        growth = np.sqrt(abs(np.linalg.det(change)))
+        places, weights = self._plane
+        shown, before = self._functions(places), self._functions(growth * places @ np.linalg.inv(change).T)
+        made, rest = self._fit(shown, before, weights)
+        missed, wanted = ((found * self._sizes).sum() for found in (rest, _power(before, weights)))
+        return LatentMap(made, np.zeros(len(made)), _share(float(missed), float(wanted)))
+
+    @cached_property
+    def _whole_orders(self) -> NDArray[np.int64]:
+        return self.record.orders.astype(np.int64)
+
+    @cached_property
+    def _units(self) -> NDArray[np.int64]:
+        """The profile of every number of a latent, (z,)."""
+        return np.repeat(np.arange(len(self._whole_orders)), np.where(self._whole_orders == 0, 1, 2))
+
+    @cached_property
+    def _sizes(self) -> Floats:
+        """Mean squares of a latent's numbers, but for a factor."""
+        return np.square(self.record.ranges.astype(np.float64))
+
+    @cached_property
+    def _distances(self) -> Floats:
+        return np.linspace(0.5, RINGS - 0.5, RINGS) * (REACH / RINGS)
+
+    @cached_property
+    def _rings(self) -> Floats:
+        """How much each distance counts."""
+        rings: Floats = self._distances * np.exp(-WINDOW * np.square(self.record.scale_rule[0] * self._distances))
+        return rings
+
+    @cached_property
+    def _profiles(self) -> Floats:
+        """The colours (rings, channels, units) of the profiles."""
+        return self._at(self._distances)
+
+    def _at(self, distances: Floats) -> Floats:
+        """Profiles at distances (p,): (p, channels, units)."""
+        knots = self.record.profiles.astype(np.float64)
+        place = np.minimum(distances / self.record.spacing, len(knots) - 1)
+        below = np.minimum(place.astype(np.int64), len(knots) - 2)
+        part = (place - below)[:, None, None]
+        return (1 - part) * knots[below] + part * knots[below + 1]
+
+    def _functions(self, places: Floats) -> Floats:
+        """All functions (p, channels, z) at places (p, 2), row and column in scales."""
+        angle = np.arctan2(places[:, 0], places[:, 1])[:, None] * self.orders
+        waves = np.cos(angle)
+        waves[:, self.cosines + 1] = np.sin(angle)[:, self.cosines + 1]
+        shown: Floats = self._at(np.linalg.norm(places, axis=1))[:, :, self._units] * waves[:, None]
+        return shown
+
+    @cached_property
+    def _plane(self) -> tuple[Floats, Floats]:
+        """Places (p, 2) all around an anchor, and how much each counts."""
+        angle = np.arange(SPOKES) * (2 * np.pi / SPOKES)
+        spokes = np.stack([np.sin(angle), np.cos(angle)], axis=1)
+        places = (self._distances[:, None, None] * spokes).reshape(-1, 2)
+        return places, np.repeat(self._rings, SPOKES)
+
+    def _fit(self, shown: Floats, wanted: Floats, weights: Floats) -> tuple[Floats, Floats]:
+        """Show `wanted` (p, channels, m) by `shown` (p, channels, n): the matrix (n, m), and what each of the m is
+        missed by, a weighted square."""
+        n, root = shown.shape[2], np.sqrt(weights)[:, None, None]
+        left, right = (root * shown).reshape(-1, n), (root * wanted).reshape(-1, wanted.shape[2])
+        square = left.T @ left
+        square += RIDGE * np.trace(square) / max(n, 1) * np.eye(n)
+        found: Floats = np.linalg.solve(square, left.T @ right).astype(np.float64, copy=False)
+        return found, np.square(right - left @ found).sum(0)
+
+
+def brightness(factor: float, channels: int) -> tuple[Floats, Floats]:
+    """Matrix and offset for `Maps.colour`: every colour times `factor`, as torchvision's `adjust_brightness`."""
+    return factor * np.eye(channels), np.full(channels, 0.5 * (factor - 1))
+
+
+def contrast(factor: float, channels: int) -> tuple[Floats, Floats]:
+    """Matrix and offset for `Maps.colour`: differences from the middle grey times `factor`.
+
+    torchvision's `adjust_contrast` takes them from the mean grey of the picture instead.
+    """
+    return factor * np.eye(channels), np.zeros(channels)
+
+
+def saturation(factor: float) -> tuple[Floats, Floats]:
+    """Matrix and offset for `Maps.colour`: differences from a pixel's own grey times `factor`, as torchvision's
+    `adjust_saturation`."""
+    return factor * np.eye(3) + (1 - factor) * GREY, np.zeros(3)
+
+
+def hue(turn: float) -> tuple[Floats, Floats]:
+    """Matrix and offset for `Maps.colour`: hues turned by `turn` of the whole circle, -0.5 to 0.5.
+
+    The turn is one of the plane of the chroma axes I and Q, at the same luma. torchvision's `adjust_hue` turns the hue
+    of HSV by as much, which is no linear change of colours.
+    """
+    angle = 2 * np.pi * turn
+    return GREY + np.cos(angle) * (np.eye(3) - GREY) + np.sin(angle) * TURN, np.zeros(3)
+
+
+def _power(values: Floats, weights: Floats) -> Floats:
+    """Weighted squares (m,) of functions (p, channels, m)."""
+    return np.einsum("p,pcm,pcm->m", weights, values, values, optimize=True)
+
+
+def _share(missed: float, wanted: float) -> float:
+    share = np.sqrt(missed / wanted) if wanted > 0 else 0.0
+    return float(share) if share > 1e-6 else 0.0
+
+
+def _quarter_turn() -> Floats:
+    """The matrix (3, 3) that turns chroma by a quarter of the circle, red towards yellow, and takes luma away."""
+    axes = np.vstack([LUMA, CHROMA])
+    turn: Floats = np.linalg.inv(axes) @ np.array([[0, 0, 0], [0, 0, 1], [0, -1, 0]]) @ axes
+    return turn
+
+
+GREY = np.outer(np.ones(3), LUMA)
+"""What gives every colour's grey."""
+TURN = _quarter_turn()
