@@ -64,7 +64,7 @@ def n_chunks(store: Store) -> int:
     arrays = [
         store.part("train", part.id).array(name)
         for part in store.parts("train")
-        for name in ("latents", "positions", "paths")
+        for name in ("latents", "position_gaps", "paths")
     ]
     return sum(-(-array.shape[0] // array.chunks[0]) for array in arrays)
 

@@ -18,7 +18,16 @@ from arcpipe.store.create import (
 from arcpipe.store.decoder_file import decoder_kind, load_decoder_file, save_decoder_file
 from arcpipe.store.lock import store_lock
 from arcpipe.store.part import Part
-from arcpipe.store.quantise import dequantise, position_dtype, quantise_latents, round_latents
+from arcpipe.store.quantise import (
+    Rounding,
+    dequantise,
+    latent_steps,
+    position_dtype,
+    quantise_latents,
+    quantise_to_steps,
+    round_latents,
+    round_scales,
+)
 from arcpipe.store.reader import Store, open_store
 from arcpipe.store.repair import RepairReport, repair
 from arcpipe.store.schema import (
@@ -44,6 +53,7 @@ __all__ = [
     "PlannedPart",
     "Problem",
     "RepairReport",
+    "Rounding",
     "Store",
     "StoreHeader",
     "StoreWriter",
@@ -56,14 +66,17 @@ __all__ = [
     "dequantise",
     "existing_decoder",
     "fingerprint",
+    "latent_steps",
     "load_decoder_file",
     "open_store",
     "open_writer",
     "plan_parts",
     "position_dtype",
     "quantise_latents",
+    "quantise_to_steps",
     "repair",
     "round_latents",
+    "round_scales",
     "save_decoder_file",
     "store_lock",
     "undo_half_overwrite",

@@ -12,6 +12,8 @@ MAX_PARTS = 10**7
 MAX_COUNT = 2**48
 """More samples, points or pixels than any disk holds: arithmetic with such numbers cannot overflow."""
 MAX_LATENT_DIM, MAX_NEIGHBOURS = 2**16, 2**10
+MAX_STEP = 1e30
+"""Of latents: 127 of them fit into a float32."""
 
 Rule = tuple[str, Callable[[Any], bool]]
 
@@ -29,6 +31,8 @@ def root_problem(root: Mapping[str, Any]) -> str | None:
         and isinstance(about.get("sha256"), str)
     ):
         return f"decoder: {about}"
+    if not _are_steps(root.get("latent_steps")) or root.get("bits", 8) not in range(2, 9):
+        return f"bits {root.get('bits')} or latent_steps"
     if not all(isinstance(name, str) for name in root["classes"]):
         return "a class without a name"
     if root["channels"] not in (1, 3):
@@ -48,6 +52,9 @@ def part_problem(own: Mapping[str, Any]) -> str | None:
         ("psnr", lambda o: _is_number(o["psnr"].get("sum")) and _counts(o["psnr"], "count")),
         ("latent_sums", lambda _: _counts(sums, "count") and _numbers(sums.get("sum"), sums.get("sum_squares"))),
         ("failures", lambda o: all(map(_is_failure, o["failures"]))),
+        ("neighbours_coding", lambda o: _coding(o)),
+        ("positions_coding", lambda o: o.get("positions_coding", "plain") in ("plain", "gaps")),
+        ("latent_steps", lambda o: _are_steps(o.get("latent_steps"))),
         ("provenance", lambda o: _is_seconds(o["provenance"].get("seconds", 0.0))),
     ]
     return next((f"attribute {name!r} cannot be understood" for name, holds in rules if not holds(own)), None)
@@ -85,6 +92,16 @@ def _is_number(value: Any) -> bool:
 def _numbers(*lists: Any) -> bool:
     sizes = {len(values) for values in lists if isinstance(values, list) and all(map(_is_number, values))}
     return len(sizes) == 1 and all(isinstance(values, list) for values in lists)
+
+
+def _coding(own: Mapping[str, Any]) -> bool:
+    if own["neighbours_coding"] == "arrivals":
+        return _counts(own, "n_neighbours") and 1 <= own["n_neighbours"] <= MAX_NEIGHBOURS
+    return own["neighbours_coding"] in (None, "plain", "sets")
+
+
+def _are_steps(steps: Any) -> bool:
+    return steps is None or (_numbers(steps) and all(0 <= step <= MAX_STEP for step in steps))
 
 
 def _is_failure(record: Any) -> bool:

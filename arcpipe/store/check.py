@@ -16,8 +16,13 @@ BRUTE_FORCE = 2**18  # distances held at once
 SORTED_WHOLE = 256  # anchors, above which choosing before sorting is quicker
 
 
-def batch_problems(batch: CloudBatch, *, n_classes: int, latent_dim: int, n_neighbours: int) -> Problems:
-    """Name everything that is wrong with the clouds of one part: (array, problem) pairs, empty if it is sound."""
+def batch_problems(
+    batch: CloudBatch, *, n_classes: int, latent_dim: int, n_neighbours: int, with_scales: bool = False
+) -> Problems:
+    """Name everything that is wrong with the clouds of one part: (array, problem) pairs, empty if it is sound.
+
+    `with_scales`: the decoder is of a kind whose anchors have scales; a part without clouds may lack them.
+    """
     problems = _offset_problems(batch)
     if problems:
         return problems  # nothing below can be computed
@@ -34,6 +39,7 @@ def batch_problems(batch: CloudBatch, *, n_classes: int, latent_dim: int, n_neig
         problems.append(("relative", "not finite, or a standard deviation that is not positive"))
     if np.isinf(batch.psnr).any():
         problems.append(("psnr", "infinite"))
+    problems += _scale_problems(batch, with_scales)
     if batch.neighbours is not None:
         problems += _neighbour_problems(batch, n_neighbours)
     return problems
@@ -129,6 +135,17 @@ def _position_problems(batch: CloudBatch, owner: NDArray[np.int64]) -> Problems:
     if not sorted_.all():
         problems.append(("positions", f"not in Morton order in cloud {owner[1:][np.argmin(sorted_)]}"))
     return problems
+
+
+def _scale_problems(batch: CloudBatch, with_scales: bool) -> Problems:
+    if batch.scales is None:
+        return [("scales", "missing: the decoder needs those of all anchors")] if with_scales and len(batch) else []
+    if not with_scales:
+        return [("scales", "there, and the decoder takes none")]
+    if batch.scales.shape != (len(batch.positions),):
+        return [("scales", f"shape {batch.scales.shape} for {len(batch.positions)} positions")]
+    sound = bool((np.isfinite(batch.scales) & (batch.scales > 0)).all())
+    return [] if sound else [("scales", "not all are finite and above 0")]
 
 
 def _neighbour_problems(batch: CloudBatch, n_neighbours: int) -> Problems:

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.store.arrays import write_array
 from arcpipe.store.files import file_hashes, write_file
-from arcpipe.store.layout import COLUMNS_FIRST, part_arrays
-from arcpipe.store.neighbour_codec import decodes_to
+from arcpipe.store.layout import packing, part_arrays
 from arcpipe.store.part import Part
-from arcpipe.store.quantise import dequantise
+from arcpipe.store.quantise import Rounding
 from arcpipe.store.schema import PartRecord, PlannedPart, failures_to_json, group_document
 from arcpipe.store.statistics import latent_sums
 
@@ -34,16 +33,16 @@ class PartContent:
     provenance: Mapping[str, Any]
 
 
-def write_part(folder: Path, content: PartContent, fingerprint: str, dtype: str, cache: str) -> None:
+def write_part(folder: Path, content: PartContent, fingerprint: str, rounding: Rounding, cache: str) -> None:
     """Write the arrays, then the group's `zarr.json`, then decode everything again and compare.
 
     Raises:
         DamagedStoreError: what was read back is not what was written.
     """
     clouds = content.clouds
-    arrays, coding = part_arrays(clouds, dtype, cache)
+    arrays, about = part_arrays(clouds, rounding, cache)
     for name, values in arrays.items():
-        write_array(folder, name, values, columns_first=name in COLUMNS_FIRST)
+        write_array(folder, name, values, packing(name, values))
     known = clouds.psnr[np.isfinite(clouds.psnr)].astype(np.float64)
     attributes = {
         "split": content.planned.split,
@@ -55,13 +54,13 @@ def write_part(folder: Path, content: PartContent, fingerprint: str, dtype: str,
         "pixels": int(np.prod(np.asarray(clouds.sizes, np.int64), axis=1).sum()),
         "failures": failures_to_json(content.failures),
         "psnr": {"sum": float(known.sum()), "count": len(known)},
-        "latent_sums": latent_sums(dequantise(arrays["latents"], arrays.get("latent_scale"), clouds.offsets)),
-        "neighbours_coding": coding,
+        "latent_sums": latent_sums(rounding.dequantise(arrays["latents"], arrays.get("latent_scale"), clouds.offsets)),
+        **about,
         "files": file_hashes(folder),
         "provenance": dict(content.provenance),
     }
     write_file(folder / "zarr.json", group_document(attributes))
-    _read_back(Part(folder), arrays, clouds)
+    _read_back(Part(folder), arrays)
 
 
 def part_record(part: Part) -> PartRecord:
@@ -106,8 +105,11 @@ def add_up(parts: Sequence[Part]) -> dict[str, dict[str, Any]]:
     return totals
 
 
-def _read_back(part: Part, written: Mapping[str, NDArray[Any]], clouds: CloudBatch) -> None:
-    """Compare what was written, piece by piece, so that a large part is not in memory twice."""
+def _read_back(part: Part, written: Mapping[str, NDArray[Any]]) -> None:
+    """Compare what was written, piece by piece, so that a large part is not in memory twice.
+
+    That neighbours follow from what is stored was seen when they were encoded.
+    """
     for name, values in written.items():
         rows = max(1, PIECE_BYTES // max(1, values[:1].nbytes))
         whole = part.array(name).shape == values.shape
@@ -117,8 +119,3 @@ def _read_back(part: Part, written: Mapping[str, NDArray[Any]], clouds: CloudBat
             whole = whole and np.array_equal(found, piece, equal_nan=values.dtype.kind == "f")
         if not whole:
             raise part.damaged(name, "what was read back is not what was written")
-    coding = part.attributes["neighbours_coding"]
-    if coding and clouds.neighbours is not None and clouds.pixel_offsets is not None:
-        geometry = (clouds.positions, clouds.offsets, clouds.pixel_offsets, clouds.sizes)
-        if not decodes_to(clouds.neighbours, written["neighbours"], coding, *geometry):
-            raise part.damaged("neighbours", "the neighbours that were read back are not those that were written")

@@ -20,5 +20,6 @@ def content_hash(store: Store) -> str:
     for split in store.splits:
         for info in store.parts(split):
             own = store.part(split, info.id).attributes
-            digest.update(canonical([split, info.id, own["files"], own["failures"]]))
+            steps = own.get("latent_steps")
+            digest.update(canonical([split, info.id, own["files"], own["failures"], *([steps] if steps else [])]))
     return digest.hexdigest()

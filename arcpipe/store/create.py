@@ -17,6 +17,7 @@ from arcpipe.store.attributes import is_split_name
 from arcpipe.store.bucket import ATTEMPTS
 from arcpipe.store.decoder_file import describe
 from arcpipe.store.files import attempt_folder, file_hashes, move, publish, replace_file, write_file
+from arcpipe.store.quantise import Rounding
 from arcpipe.store.root import read_decoder, read_root
 from arcpipe.store.schema import FORMAT, FORMAT_VERSION, StoreHeader, group_document
 from arcpipe.store.writer import StoreWriter
@@ -148,12 +149,22 @@ def _handle(path: Path, root: Mapping[str, Any]) -> StoreWriter:
         n_classes=len(root["classes"]),
         latent_dim=root["decoder"]["latent_dim"],
         n_neighbours=root["decoder"]["n_neighbours"],
+        decoder_kind=root["decoder"].get("kind", "concat"),
+        bits=root.get("bits", 8),
+        latent_steps=None if root.get("latent_steps") is None else tuple(root["latent_steps"]),
     )
 
 
 def _require_same(
     path: Path, root: Mapping[str, Any], header: StoreHeader, decoder: DecoderRecord | None = None
 ) -> None:
+    if root["format_version"] != FORMAT_VERSION:
+        raise StoreMismatchError(
+            f"cannot continue {path}: another version of arcpipe made it.",
+            details=[f"format version: was {root['format_version']}, now {FORMAT_VERSION}"],
+            fix=[f"write another store: --out {path.with_name(f'{path.stem}-2{path.suffix}')}"]
+            + ([] if isinstance(path, RemotePath) else ["or replace it: --overwrite"]),
+        )
     if root["fingerprint"] == header.fingerprint:
         return
     # The converter keeps what changes content apart: the rest (paths, workers) may differ.
@@ -222,15 +233,18 @@ def _write_empty_store(folder: Path, header: StoreHeader, decoder: DecoderRecord
     for name, values in decoder.arrays().items():
         write_array(folder / "decoder", name, values)
     about = describe(decoder)
+    rounding = Rounding.of(header.dtype, header.bits, decoder)
     document = group_document({**about, "files": file_hashes(folder / "decoder")})
     write_file(folder / "decoder" / "zarr.json", document)
     for split in header.splits:
         (folder / split).mkdir()
         write_file(folder / split / "zarr.json", group_document({"split": split}))
-    write_file(folder / "zarr.json", group_document(_root_attributes(header, about, replaces)))
+    write_file(folder / "zarr.json", group_document(_root_attributes(header, about, rounding, replaces)))
 
 
-def _root_attributes(header: StoreHeader, decoder: Mapping[str, Any], replaces: str | None) -> dict[str, Any]:
+def _root_attributes(
+    header: StoreHeader, decoder: Mapping[str, Any], rounding: Rounding, replaces: str | None
+) -> dict[str, Any]:
     attributes = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -248,6 +262,8 @@ def _root_attributes(header: StoreHeader, decoder: Mapping[str, Any], replaces: 
         "totals": {},
         "latent_statistics": {},
     }
+    if header.dtype == "int8":
+        attributes |= {"bits": header.bits, "latent_steps": rounding.steps and list(rounding.steps)}
     return {**attributes, "replaces": replaces} if replaces else attributes
 
 

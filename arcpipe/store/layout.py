@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.cloud import CloudBatch
-from arcpipe.store.neighbour_codec import encode_neighbours
-from arcpipe.store.quantise import quantise_latents
+from arcpipe.cloud import CloudBatch, DecoderKind
+from arcpipe.store.arrays import SMALL_NUMBERS, Packing
+from arcpipe.store.arrivals import Geometry, encode_arrivals
+from arcpipe.store.position_codec import encode_gaps
+from arcpipe.store.quantise import Rounding, scale_codes
 
 # Name on disk -> name in CloudBatch, one row per cloud.
 PER_CLOUD = {
@@ -22,15 +25,20 @@ PER_CLOUD = {
     "repeat": "repeats",
     "sample_ids": "sample_ids",
 }
-SMALL = ("offsets", "pixel_offsets", "latent_scale", *PER_CLOUD, "path_offsets")
+SMALL = ("offsets", "pixel_offsets", "latent_scale", *PER_CLOUD, "path_offsets", "arrival_offsets")
 """One row per cloud; offsets have one more."""
-COLUMNS_FIRST = {"neighbours"}
+UNSIGNED, SIGNED = ({f"{kind}{bits}" for bits in (8, 16, 32, 64)} for kind in ("uint", "int"))
 DTYPES: dict[str, set[str]] = {
     "offsets": {"int64"},
     "positions": {"uint16", "uint32"},
+    "position_gaps": UNSIGNED,
     "latents": {"float16", "float32", "int8"},
     "latent_scale": {"float32"},
+    "scales": {"uint8"},
     "neighbours": {"uint16", "uint32"},
+    "arrivals": SIGNED,
+    "arrival_counts": UNSIGNED,
+    "arrival_offsets": {"int64"},
     "pixel_offsets": {"int64"},
     "labels": {"int64"},
     "sizes": {"int64"},
@@ -43,13 +51,13 @@ DTYPES: dict[str, set[str]] = {
 }
 
 
-def part_arrays(batch: CloudBatch, dtype: str, cache: str) -> tuple[dict[str, NDArray[Any]], str | None]:
-    """Lay a batch out as it lies on disk. The second value names how `neighbours` is coded, None without a cache."""
-    latents, scale = quantise_latents(batch.latents, dtype, batch.offsets)
+def part_arrays(batch: CloudBatch, rounding: Rounding, cache: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Lay a batch out as it lies on disk. The second value are the attributes that say how to read it."""
+    latents, scale = rounding.quantise(batch.latents, batch.offsets)
     paths, path_offsets = encode_paths(batch.paths)
     arrays: dict[str, NDArray[Any]] = {
         "offsets": batch.offsets.astype(np.int64),
-        "positions": batch.positions.astype(np.uint16 if _below(batch.positions, 2**16) else np.uint32),
+        "position_gaps": encode_gaps(batch.positions, batch.offsets),
         "latents": latents,
         "labels": batch.labels.astype(np.int64),
         "sizes": batch.sizes.astype(np.int64),
@@ -60,29 +68,50 @@ def part_arrays(batch: CloudBatch, dtype: str, cache: str) -> tuple[dict[str, ND
         "paths": paths,
         "path_offsets": path_offsets,
     }
+    about: dict[str, Any] = {"positions_coding": "gaps", "neighbours_coding": None}
     if scale is not None:
         arrays["latent_scale"] = scale
+    if rounding.steps is not None:
+        about["latent_steps"] = list(rounding.steps)
+    if batch.scales is not None:
+        arrays["scales"] = scale_codes(batch.scales)
     if cache == "none":
-        return arrays, None
+        return arrays, about
     if batch.neighbours is None or batch.pixel_offsets is None:
         raise ValueError("the store keeps a neighbour cache, and the clouds have none")
-    narrow = batch.neighbours.astype(np.uint16 if _below(batch.neighbours, 2**16) else np.uint32, copy=False)
-    arrays["neighbours"], coding = encode_neighbours(
-        narrow, batch.positions, batch.offsets, batch.pixel_offsets, batch.sizes
-    )
     arrays["pixel_offsets"] = batch.pixel_offsets.astype(np.int64)
-    return arrays, coding
+    coded = encode_arrivals(
+        batch.neighbours, Geometry(batch.positions, batch.offsets, batch.pixel_offsets, batch.sizes)
+    )
+    if coded is None:
+        arrays["neighbours"] = batch.neighbours.astype(np.uint16 if _below(batch.neighbours, 2**16) else np.uint32)
+        return arrays, {**about, "neighbours_coding": "plain"}
+    arrays |= {"arrivals": coded.places, "arrival_counts": coded.counts, "arrival_offsets": coded.offsets}
+    return arrays, {**about, "neighbours_coding": "arrivals", "n_neighbours": batch.neighbours.shape[1]}
+
+
+def packing(name: str, values: NDArray[Any]) -> Packing | None:
+    """How an array is compressed; None: as its type is."""
+    if name == "neighbours":
+        return Packing(columns_first=values.ndim == 2)
+    if name == "arrivals" or (name == "latents" and values.dtype == np.int8):
+        return replace(SMALL_NUMBERS, columns_first=values.ndim == 2)
+    return SMALL_NUMBERS if name in ("position_gaps", "arrival_counts", "scales") else None
 
 
 def expected_shapes(counts: Mapping[str, int], latent_dim: int, n_neighbours: int, names: set[str]) -> dict[str, Any]:
-    """Shape of every array of a part with `counts` clouds, points, pixels; the text of paths may have any length."""
+    """Shape of every array of a part with `counts` clouds, points, pixels; paths and arrivals may have any length."""
     clouds, points, pixels = counts["clouds"], counts["points"], counts["pixels"]
     shapes: dict[str, tuple[int, ...]] = {
         "offsets": (clouds + 1,),
         "positions": (points, 2),
+        "position_gaps": (points,),
         "latents": (points, latent_dim),
         "latent_scale": (clouds, latent_dim),
+        "scales": (points,),
         "neighbours": (pixels, n_neighbours),
+        "arrival_counts": (points,),
+        "arrival_offsets": (clouds + 1,),
         "pixel_offsets": (clouds + 1,),
         "labels": (clouds,),
         "sizes": (clouds, 2),
@@ -95,10 +124,18 @@ def expected_shapes(counts: Mapping[str, int], latent_dim: int, n_neighbours: in
     return {name: shape for name, shape in shapes.items() if name in names}
 
 
-def array_names(dtype: str, cache: str) -> set[str]:
-    """The arrays that a part of such a store has."""
-    absent = set() if dtype == "int8" else {"latent_scale"}
-    return set(DTYPES) - absent - ({"neighbours", "pixel_offsets"} if cache == "none" else set())
+def array_names(dtype: str, cache: str, kind: DecoderKind, own: Mapping[str, Any]) -> set[str]:
+    """The arrays that a part with the attributes `own` has, in a store with such settings and such a decoder."""
+    names = {"offsets", "latents", *PER_CLOUD, "paths", "path_offsets"}
+    names.add("position_gaps" if own.get("positions_coding") == "gaps" else "positions")
+    if dtype == "int8" and own.get("latent_steps") is None:
+        names.add("latent_scale")
+    if kind == "basis":
+        names.add("scales")
+    if cache == "none":
+        return names
+    arrivals = {"arrivals", "arrival_counts", "arrival_offsets"}
+    return names | {"pixel_offsets"} | (arrivals if own["neighbours_coding"] == "arrivals" else {"neighbours"})
 
 
 def encode_paths(paths: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

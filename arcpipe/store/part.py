@@ -17,12 +17,14 @@ from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.errors import DamagedStoreError
 from arcpipe.place import RemotePath
 from arcpipe.store.arrays import damaged, data_file, file_bytes, open_array, read_rows
+from arcpipe.store.arrivals import Arrivals, Geometry, decode_arrivals
 from arcpipe.store.attributes import files_problem, part_problem
 from arcpipe.store.bucket import object_sizes
 from arcpipe.store.group import Kinds, read_group
 from arcpipe.store.layout import DTYPES, PER_CLOUD, SMALL, decode_paths
 from arcpipe.store.neighbour_codec import decode_neighbours
-from arcpipe.store.quantise import dequantise
+from arcpipe.store.position_codec import decode_gaps
+from arcpipe.store.quantise import Rounding, dequantise, scales_of
 from arcpipe.store.schema import failures_from_json
 
 DECODER_ATTRIBUTES: Kinds = {"files": dict, "sha256": str}
@@ -33,7 +35,7 @@ PART_ATTRIBUTES: Kinds = {
     "failures": list,
     "neighbours_coding": (str, type(None)),
 }
-ENDS = {"offsets": "points", "pixel_offsets": "pixels", "path_offsets": None}
+ENDS = {"offsets": "points", "pixel_offsets": "pixels", "path_offsets": None, "arrival_offsets": None}
 """Offsets and the attribute that says where they end."""
 
 
@@ -145,40 +147,69 @@ class Part:
             pieces.append(chunk[max(0, start - i * n) : stop - i * n])
         return np.concatenate(pieces)
 
+    def positions(self, start: int, stop: int) -> NDArray[Any]:
+        """(points of clouds start:stop, 2) rows and columns of their anchors: a copy the caller may change."""
+        points = self.small("offsets")[start : stop + 1]
+        first, last = int(points[0]), int(points[-1])
+        if self.attributes.get("positions_coding", "plain") == "plain":
+            return self.rows("positions", first, last)
+        gaps = self.rows("position_gaps", first, last)
+        if gaps.ndim != 1:
+            raise self.damaged("position_gaps", f"shape {gaps.shape}")
+        return decode_gaps(gaps, points - points[0])
+
     def neighbours(self, start: int, stop: int) -> NDArray[Any]:
         """(pixels of clouds start:stop, n) rows local to each cloud, raster order, nearest first."""
         points, pixels = self.small("offsets")[start : stop + 1], self.small("pixel_offsets")[start : stop + 1]
-        stored = self.rows("neighbours", int(pixels[0]), int(pixels[-1]))
-        positions = self.rows("positions", int(points[0]), int(points[-1]))
+        where = Geometry(
+            self.positions(start, stop), points - points[0], pixels - pixels[0], self.small("sizes")[start:stop]
+        )
+        coding = self.attributes["neighbours_coding"]
+        name = "arrivals" if coding == "arrivals" else "neighbours"
         try:
-            return decode_neighbours(
-                stored,
-                self.attributes["neighbours_coding"],
-                positions,
-                points - points[0],
-                pixels - pixels[0],
-                self.small("sizes")[start:stop],
-            )
+            if coding == "arrivals":
+                return decode_arrivals(self._arrivals(start, stop), where, self.attributes["n_neighbours"])
+            stored = self.rows("neighbours", int(pixels[0]), int(pixels[-1]))
+            return decode_neighbours(stored, coding, where.positions, where.offsets, where.pixel_offsets, where.sizes)
         except (ValueError, IndexError) as error:
-            raise self.damaged("neighbours", str(error)) from error
+            raise self.damaged(name, str(error)) from error
+
+    def _arrivals(self, start: int, stop: int) -> Arrivals:
+        points, arrivals = self.small("offsets")[start : stop + 1], self.small("arrival_offsets")[start : stop + 1]
+        return Arrivals(
+            places=self.rows("arrivals", int(arrivals[0]), int(arrivals[-1])),
+            counts=self.rows("arrival_counts", int(points[0]), int(points[-1])),
+            offsets=arrivals - arrivals[0],
+        )
 
     def clouds(self, start: int, stop: int, *, neighbours: bool = False) -> CloudBatch:
         """Clouds `start:stop` of the part."""
         rows = self.small("offsets")[start : stop + 1]
-        scale = self.small("latent_scale")[start:stop] if self.has("latent_scale") else None
+        first, last = int(rows[0]), int(rows[-1])
         pixels = self.small("pixel_offsets")[start : stop + 1] if neighbours else None
-        stored = self.rows("latents", int(rows[0]), int(rows[-1]))
-        if scale is not None and stored.shape[1:] != scale.shape[1:]:
-            raise self.damaged("latent_scale", f"{scale.shape[1:]} values a cloud for latents of {stored.shape[1:]}")
         return CloudBatch(
             offsets=rows - rows[0],
-            positions=self.rows("positions", int(rows[0]), int(rows[-1])),
-            latents=dequantise(stored, scale, rows - rows[0]),
+            positions=self.positions(start, stop),
+            latents=self._latents(start, stop),
             paths=self.paths(start, stop),
             neighbours=self.neighbours(start, stop) if neighbours else None,
             pixel_offsets=None if pixels is None else pixels - pixels[0],
+            scales=scales_of(self.rows("scales", first, last)) if self.has("scales") else None,
             **{theirs: self.small(ours)[start:stop].copy() for ours, theirs in PER_CLOUD.items()},
         )
+
+    def _latents(self, start: int, stop: int) -> NDArray[Any]:
+        rows = self.small("offsets")[start : stop + 1]
+        stored = self.rows("latents", int(rows[0]), int(rows[-1]))
+        steps = self.attributes.get("latent_steps")
+        if steps is not None:
+            if stored.shape[1:] != (len(steps),):
+                raise self.damaged("latents", f"shape {stored.shape}, and {len(steps)} steps")
+            return Rounding("int8", steps=tuple(steps)).dequantise(stored)
+        scale = self.small("latent_scale")[start:stop] if self.has("latent_scale") else None
+        if scale is not None and stored.shape[1:] != scale.shape[1:]:
+            raise self.damaged("latent_scale", f"{scale.shape[1:]} values a cloud for latents of {stored.shape[1:]}")
+        return dequantise(stored, scale, rows - rows[0])
 
     def paths(self, start: int, stop: int) -> tuple[str, ...]:
         """Source paths of clouds `start:stop`, as the sources name them inside the split."""

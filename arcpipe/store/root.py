@@ -14,7 +14,7 @@ from arcpipe.store.attributes import root_problem
 from arcpipe.store.decoder_file import decoder_kind, misfit
 from arcpipe.store.group import Kinds, read_group
 from arcpipe.store.part import Part
-from arcpipe.store.schema import FORMAT, FORMAT_VERSION
+from arcpipe.store.schema import FORMAT, READABLE_VERSIONS
 
 ROOT_ATTRIBUTES: Kinds = {
     **dict.fromkeys(("fingerprint", "dtype", "neighbours_cache"), str),
@@ -53,8 +53,9 @@ def read_root(path: Path) -> dict[str, Any]:
         raise _not_a_store(path, f"its zarr.json does not say {FORMAT}") from None
     if found[0] != FORMAT:
         raise _not_a_store(path, f"its zarr.json says {found[0]!r}, expected {FORMAT!r}")
-    if found[1] != FORMAT_VERSION:
-        raise _not_a_store(path, f"format version {found[1]}, this arcpipe reads {FORMAT_VERSION}")
+    if found[1] not in READABLE_VERSIONS:
+        readable = " and ".join(map(str, READABLE_VERSIONS))
+        raise _not_a_store(path, f"format version {found[1]}, this arcpipe reads {readable}")
     root = read_group(path, ROOT_ATTRIBUTES)
     try:
         decoder_kind(root["decoder"], path)

@@ -11,7 +11,8 @@ from typing import Any
 from arcpipe.cloud import FailedSample
 
 FORMAT = "arcpipe-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class StoreHeader:
     splits: Mapping[str, Mapping[str, int]]
     seed: int = 0
     dtype: str = "float16"
+    bits: int = 8
+    """Of `int8`, see `latent_steps`."""
     neighbours_cache: str = "pixels"
     versions: Mapping[str, str] = field(default_factory=dict)
 

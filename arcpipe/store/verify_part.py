@@ -27,9 +27,11 @@ SeenSamples = dict[Path, NDArray[np.int64]]
 
 def check_arrays(store: Store, part: Part, report: VerifyReport, *, say: bool) -> bool:
     """Decode every chunk by itself, so that a damaged one is named; `say`: its file is not in the report yet."""
-    names = array_names(store.dtype, store.root["neighbours_cache"])
+    names = array_names(store.dtype, store.root["neighbours_cache"], store.decoder_kind, part.attributes)
     shapes = expected_shapes(part.attributes, store.latent_dim, store.n_neighbours, names)
     sound = True
+    if part.attributes.get("latent_steps") != store.root.get("latent_steps"):
+        report.add(part.folder / "zarr.json", "latent_steps are not those of the store")
     for name in sorted(names):
         report.arrays += 1
         try:
@@ -67,7 +69,11 @@ def check_content(store: Store, part: Part, report: VerifyReport, seen: SeenSamp
         report.add(part.folder, str(error))
         return
     found = batch_problems(
-        clouds, n_classes=len(store.classes), latent_dim=store.latent_dim, n_neighbours=store.n_neighbours
+        clouds,
+        n_classes=len(store.classes),
+        latent_dim=store.latent_dim,
+        n_neighbours=store.n_neighbours,
+        with_scales=store.decoder_kind == "basis",
     )
     found = found or nearest_problems(clouds, generator("verify", part.attributes["split"], part.attributes["part"]))
     for name, what in found:

@@ -6,11 +6,13 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from arcpipe.cloud import CloudBatch, DecoderRecord, FailedSample
+import numpy as np
+
+from arcpipe.cloud import CloudBatch, DecoderKind, DecoderRecord, FailedSample
 from arcpipe.errors import UnfinishedStoreError
 from arcpipe.place import RemotePath
 from arcpipe.store.bucket import ATTEMPTS, delete_attempts, drop_objects, recover
@@ -18,6 +20,7 @@ from arcpipe.store.check import batch_problems, sample_problems
 from arcpipe.store.commit import PartContent, add_up, part_record, write_part
 from arcpipe.store.files import attempt_folder, publish, remove_stale, replace_file, sync_folder
 from arcpipe.store.part import Part
+from arcpipe.store.quantise import Rounding
 from arcpipe.store.root import read_decoder, read_root
 from arcpipe.store.schema import PartRecord, PlannedPart, group_document, plan_parts
 from arcpipe.store.statistics import combine_statistics
@@ -40,6 +43,14 @@ class StoreWriter:
     n_classes: int
     latent_dim: int
     n_neighbours: int
+    decoder_kind: DecoderKind = "concat"
+    bits: int = 8
+    latent_steps: tuple[float, ...] | None = None
+
+    @property
+    def rounding(self) -> Rounding:
+        """How the latents of this store are rounded."""
+        return Rounding(self.dtype, self.bits, self.latent_steps)
 
     def decoder(self) -> DecoderRecord:
         """The store's decoder. Raises DamagedStoreError where its bytes were changed."""
@@ -72,7 +83,7 @@ class StoreWriter:
     ) -> PartRecord:
         """Write one part under a temporary name, sync it, read it back, and rename it into place: all or nothing.
 
-        Latents are rounded to the store's type (no change where `round_latents` did it before). A part that exists
+        Latents and scales are rounded (no change where `rounding` and `round_scales` did it before). A part that exists
         already is left alone and its record returned, so a task may run twice, even at the same time.
 
         Args:
@@ -90,9 +101,11 @@ class StoreWriter:
         final = self.path / split / part_id
         if not (final / "zarr.json").is_file():
             planned = self._require_sound(split, part_id, clouds, failures)
+            if self.decoder_kind == "basis" and not len(clouds):
+                clouds = replace(clouds, scales=np.zeros(0, np.float32))
             content = PartContent(planned, clouds, failures, attributes or {})
             with attempt_folder(self.path / ATTEMPTS, f"{split}-{part_id}") as attempt:
-                write_part(attempt, content, self.fingerprint, self.dtype, self.neighbours_cache)
+                write_part(attempt, content, self.fingerprint, self.rounding, self.neighbours_cache)
                 publish(attempt, final, self.path)  # taken: the same part, by another process
         return self.record(split, part_id)
 
@@ -172,7 +185,11 @@ class StoreWriter:
         if planned is None:
             raise ValueError(f"{split}/{part_id} is not in the plan")
         found = batch_problems(
-            clouds, n_classes=self.n_classes, latent_dim=self.latent_dim, n_neighbours=self.n_neighbours
+            clouds,
+            n_classes=self.n_classes,
+            latent_dim=self.latent_dim,
+            n_neighbours=self.n_neighbours,
+            with_scales=self.decoder_kind == "basis",
         )
         problems = [f"{name}: {what}" for name, what in found]
         problems += sample_problems(clouds, failures, planned.n_samples) if not problems else []

@@ -16,7 +16,7 @@ from arcpipe.store import load_decoder_file, open_store, save_decoder_file, veri
 from arcpipe.store.arrays import write_array
 from arcpipe.store.decoder_file import misfit
 from arcpipe.store.files import file_hashes
-from arcpipe.store.layout import COLUMNS_FIRST, DTYPES
+from arcpipe.store.layout import DTYPES, packing
 from arcpipe.store.part import Part
 from arcpipe.store.schema import group_document
 from tests.fuzz.mutate import mutate, mutate_json, to_bytes
@@ -116,7 +116,8 @@ def damaged_neighbours(rng: Rng, corpus: list[Path], folder: Path) -> Path:
     """Neighbours and what they are decoded with."""
     path = _copy(corpus[int(rng.integers(2))], folder)
     part = _choice(rng, sorted(file.parent for file in path.glob("*/*/offsets")))
-    for name in {_choice(rng, ["neighbours", "positions", "offsets", "pixel_offsets", "sizes"]) for _ in range(2)}:
+    names = ["arrivals", "arrival_counts", "arrival_offsets", "position_gaps", "offsets", "pixel_offsets", "sizes"]
+    for name in {_choice(rng, names) for _ in range(2)}:
         _rewrite(part, name, Part(part), rng)
     return path
 
@@ -137,7 +138,7 @@ def _rewrite(part: Path, name: str, own: Part, rng: Rng) -> None:
     if rng.random() < 0.1:
         values = values.astype(_choice(rng, [np.uint8, np.int32, np.uint64, np.float32, np.float64]))
     shutil.rmtree(part / name)
-    write_array(part, name, values, columns_first=name in COLUMNS_FIRST and values.ndim == 2)
+    write_array(part, name, values, packing(name, values))
     _record(part)
 
 

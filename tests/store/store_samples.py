@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, NetworkRecord, morton_codes
-from arcpipe.store import StoreHeader, StoreWriter, create_or_open, fingerprint
+from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord, NetworkRecord, morton_codes
+from arcpipe.store import Part, StoreHeader, StoreWriter, create_or_open, fingerprint
+from arcpipe.store.arrays import write_array
+from arcpipe.store.files import file_hashes
+from arcpipe.store.group import read_group
+from arcpipe.store.schema import group_document
 
 LATENT_DIM = 6
 CLASSES = ("cats", "dogs", "pandas")
@@ -57,6 +62,39 @@ def make_decoder() -> DecoderRecord:
     )
 
 
+def make_basis() -> BasisRecord:
+    """A decoder of the other kind, with latents of as many numbers: its anchors have scales."""
+    rng = np.random.default_rng(7)
+    return BasisRecord(
+        profiles=rng.normal(size=(5, 3, 4)).astype(np.float32),
+        orders=np.array([0, 0, 1, 2], np.float32),
+        spacing=0.5,
+        sharpness=1.0,
+        scale_rule=np.array([1, 1.5, 40], np.float32),
+        costs=np.array([4, 1, 1, 1, 0.25, 0.25], np.float32),
+        ranges=np.array([1, 2, 3, 1, 1, 4], np.float32),
+        n_neighbours=4,
+    )
+
+
+def to_version_1(path: Path) -> None:
+    """Make the store at `path` one of the first format version: positions and sets of neighbours in full."""
+    for file in path.glob("*/*/offsets"):
+        part = Part(file.parent)
+        clouds = part.clouds(0, part.n_clouds, neighbours=True)
+        own = dict(part.attributes)
+        for name in ("position_gaps", "arrivals", "arrival_counts", "arrival_offsets", "zarr.json"):
+            target = part.folder / name
+            target.unlink() if name == "zarr.json" else shutil.rmtree(target)
+        write_array(part.folder, "positions", clouds.positions)
+        assert clouds.neighbours is not None
+        write_array(part.folder, "neighbours", np.sort(clouds.neighbours, axis=1))
+        del own["positions_coding"], own["n_neighbours"]
+        own |= {"neighbours_coding": "sets", "files": file_hashes(part.folder)}
+        (part.folder / "zarr.json").write_bytes(group_document(own))
+    (path / "zarr.json").write_bytes(group_document({**read_group(path), "format_version": 1}))
+
+
 def make_header(splits: dict[str, dict[str, int]], *, steps: int = 500, **options: Any) -> StoreHeader:
     config = {"source": {"source": "digits"}, "fit": {"steps": steps}}
     options = {"dtype": "float16", "neighbours_cache": "pixels", **options}
@@ -71,8 +109,10 @@ def make_header(splits: dict[str, dict[str, int]], *, steps: int = 500, **option
     )
 
 
-def empty_store(path: Path, splits: dict[str, dict[str, int]], **options: Any) -> StoreWriter:
-    return create_or_open(path, make_header(splits, **options), make_decoder())
+def empty_store(
+    path: Path, splits: dict[str, dict[str, int]], decoder: DecoderRecord | None = None, **options: Any
+) -> StoreWriter:
+    return create_or_open(path, make_header(splits, **options), decoder or make_decoder())
 
 
 def full_store(path: Path, **options: Any) -> StoreWriter:
@@ -94,6 +134,8 @@ def full_store(path: Path, **options: Any) -> StoreWriter:
 def same_clouds(left: CloudBatch, right: CloudBatch) -> bool:
     """Equal in every array, whatever the integer widths."""
     names = ("offsets", "positions", "latents", "sizes", "relative", "labels", "repeats", "sample_ids")
+    if left.scales is not None or right.scales is not None:
+        names += ("scales",)
     names += ("psnr",) + (("neighbours", "pixel_offsets") if left.neighbours is not None else ())
     equal = (np.array_equal(getattr(left, n), getattr(right, n), equal_nan=n == "psnr") for n in names)
     return all(equal) and left.paths == right.paths

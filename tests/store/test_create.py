@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from store_samples import LATENT_DIM, empty_store, full_store, make_batch, make_decoder, make_header
+from safetensors.numpy import save
+from store_samples import LATENT_DIM, empty_store, full_store, make_basis, make_batch, make_decoder, make_header
 
 from arcpipe.errors import DamagedStoreError, NotAStoreError, StoreBusyError, StoreMismatchError
 from arcpipe.store import (
@@ -152,7 +153,7 @@ def test_a_decoder_file_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_decoder_of_another_kind_comes_back_and_keeps_it(tmp_path: Path) -> None:
-    decoder = replace(make_decoder(), kind="basis")
+    decoder = make_basis()
     save_decoder_file(tmp_path / "decoder.safetensors", decoder)
     create_or_open(tmp_path / "a.zarr", make_header(ONE_PART), decoder)
     store = open_store(tmp_path / "a.zarr", allow_unfinished=True)
@@ -185,7 +186,8 @@ def test_a_kind_of_older_versions_says_what_to_do(tmp_path: Path) -> None:
     root = dict(open_store(tmp_path / "a.zarr", allow_unfinished=True).root)
     root["decoder"] = {**root["decoder"], "kind": "blend"}
     (tmp_path / "a.zarr" / "zarr.json").write_bytes(group_document(root))
-    save_decoder_file(tmp_path / "a.safetensors", replace(make_decoder(), kind="blend"))  # type: ignore[arg-type]
+    about = {name: str(value) for name, value in {**describe(make_decoder()), "kind": "blend"}.items()}
+    (tmp_path / "a.safetensors").write_bytes(save(make_decoder().arrays(), metadata=about))
     for read, name in ((open_store, "a.zarr"), (verify, "a.zarr"), (load_decoder_file, "a.safetensors")):
         with pytest.raises(NotAStoreError, match=f"{name} was made by an older .* kind blend, which is gone") as caught:
             read(tmp_path / name)

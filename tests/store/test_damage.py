@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from store_samples import empty_store, full_store, make_batch, make_decoder, make_header
+from store_samples import empty_store, full_store, make_batch, make_decoder, make_header, nearest, to_version_1
 
 from arcpipe.cloud import FailedSample
 from arcpipe.errors import DamagedStoreError, NotAStoreError
@@ -22,7 +22,6 @@ from arcpipe.store import arrays as array_module
 from arcpipe.store.check import _nearest
 from arcpipe.store.files import file_hashes
 from arcpipe.store.group import read_group
-from arcpipe.store.neighbour_codec import decode_neighbours
 from arcpipe.store.schema import group_document
 
 # The package has a function of this name.
@@ -34,7 +33,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small finished store with shards of several chunks."""
     path = tmp_path_factory.mktemp("sound") / "s.zarr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(array_module, "CHUNK_BYTES", 256)
+        patch.setattr(array_module, "CHUNK_BYTES", 64)
         full_store(path)
     return path
 
@@ -58,6 +57,8 @@ def test_a_sound_store_has_no_problems(sound: Path) -> None:
     assert report.complete
     assert (report.parts, report.clouds, report.failed, report.missing_parts) == (3, 13, 0, 0)
     assert report.files == sum(file.is_file() for file in sound.rglob("*"))  # all of them were looked at
+    longest = Part(sound / "train" / "0000").array("latents")
+    assert longest.shape[0] > longest.chunks[0]
     assert report.chunks > report.arrays  # and every chunk of every shard
 
 
@@ -75,7 +76,7 @@ def test_a_changed_byte_in_any_file_is_named(store: Path, sound: Path, seed: int
     metadata = sorted(store.rglob("zarr.json"))
     groups = [file for file in metadata if json.loads(file.read_text())["node_type"] == "group"]
     arrays = [file for file in metadata if file not in groups]
-    assert (len(groups), len(arrays)) == (7, 3 * 13 + 4)
+    assert (len(groups), len(arrays)) == (7, 3 * 15 + 4)
     for damaged in (data_files(store), arrays, *([group] for group in groups)):
         for file in damaged:
             flip(file, rng)
@@ -359,7 +360,7 @@ def test_sealed_metadata_that_lies_is_found(store: Path) -> None:
     for change, message in (
         ({"latent_sums": squares}, "train/0000/zarr.json: latent_sums are not those of the latents"),
         ({"psnr": {"sum": 1.0, "count": 5}}, "train/0000/zarr.json: psnr are not those of the clouds"),
-        ({"pixels": own["pixels"] + 1}, "train/0000/neighbours: shape"),
+        ({"pixels": own["pixels"] + 1}, "train/0000/pixel_offsets: from 0 to"),
         ({"files": {"../../secret": {"bytes": 1, "sha256": ""}}}, "attribute 'files': '../../secret'"),
         ({"failures": [3]}, "attribute 'failures' cannot be understood"),
         ({"clouds": -1}, "cannot be understood"),
@@ -368,23 +369,25 @@ def test_sealed_metadata_that_lies_is_found(store: Path) -> None:
         assert message in named(store)
 
 
-@pytest.mark.parametrize(("coding", "far"), [("plain", 0), ("sets", 0), ("sets", 3)])
-def test_neighbours_that_are_not_the_nearest_are_found(tmp_path: Path, coding: str, far: int) -> None:
+@pytest.mark.parametrize("coding", ["plain", "arrivals", "sets"])
+def test_neighbours_that_are_not_the_nearest_are_found(tmp_path: Path, coding: str) -> None:
     """Sealed, hashed and within the rules: only a search through all anchors tells."""
-    batch = make_batch(range(3))
-    begins = batch.pixel_offsets[1] if batch.pixel_offsets is not None else 0
+    batch, path = make_batch(range(3)), tmp_path / "s.zarr"
+    begin = batch.pixel_offsets[1] if batch.pixel_offsets is not None else 0
+    cloud = batch[1]
     assert batch.neighbours is not None
-    row = batch.neighbours[begins]  # a corner of an image is always looked at
-    absent = next(k for k in range(batch.offsets[2] - batch.offsets[1]) if k not in row)
-    row[far] = absent
-    if coding == "sets":  # readers sort by distance: only the set can be wrong
-        batch.neighbours[:] = decode_neighbours(
-            batch.neighbours, "sets", batch.positions, batch.offsets, batch.pixel_offsets, batch.sizes
-        )
-    writer = empty_store(tmp_path / "s.zarr", {"train": {"samples": 3, "parts": 1}})
+    assert cloud.neighbours is not None
+    if coding == "plain":  # the order is wrong; a corner of an image is always looked at
+        batch.neighbours[begin] = batch.neighbours[begin, ::-1]
+    else:  # an anchor is forgotten everywhere
+        others = np.delete(np.arange(len(cloud)), cloud.neighbours[0, 0])
+        cloud.neighbours[:] = others[nearest(cloud.positions[others], cloud.size, 4)]
+    writer = empty_store(path, {"train": {"samples": 3, "parts": 1}})
     writer.commit_part("train", "0000", batch)
-    assert Part(tmp_path / "s.zarr" / "train" / "0000").attributes["neighbours_coding"] == coding
-    [problem] = verify(tmp_path / "s.zarr").problems
+    if coding == "sets":
+        to_version_1(path)
+    assert Part(path / "train" / "0000").attributes["neighbours_coding"] == coding
+    [problem] = verify(path).problems
     assert problem.where == "train/0000/neighbours"
     assert re.match(r"pixel \(0, 0\) of cloud 1 has \[.*\], the nearest are \[", problem.what)
 

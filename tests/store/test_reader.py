@@ -162,8 +162,8 @@ def test_a_chunk_is_decoded_once(store: Store, monkeypatch: pytest.MonkeyPatch) 
     fresh = open_store(store.path)
     for start in range(5):
         fresh.read_block("train", "0000", start, start + 1)
-    assert decoded.count("latents") == decoded.count("positions") == 1
-    assert "neighbours" not in decoded  # only on request
+    assert decoded.count("latents") == decoded.count("position_gaps") == 1
+    assert "arrivals" not in decoded  # only on request
 
 
 def test_a_store_travels_to_another_process(store: Store) -> None:

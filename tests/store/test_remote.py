@@ -397,7 +397,7 @@ def test_every_chunk_is_fetched_once_and_metadata_is_not_fetched_again(
     n_chunks = sum(
         -(-store.part("train", part.id).array(name).shape[0] // store.part("train", part.id).array(name).chunks[0])
         for part in store.parts("train")
-        for name in ("latents", "positions", "paths")
+        for name in ("latents", "position_gaps", "paths")
     )
     assert n_chunks > 20
     requests = bucket_server.relay.requests

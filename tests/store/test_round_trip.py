@@ -11,12 +11,27 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_samples import LATENT_DIM, empty_store, full_store, make_batch, make_cloud, make_decoder, same_clouds
+from store_samples import (
+    LATENT_DIM,
+    empty_store,
+    full_store,
+    make_basis,
+    make_batch,
+    make_cloud,
+    make_decoder,
+    same_clouds,
+    to_version_1,
+)
 
-from arcpipe.cloud import CloudBatch, FailedSample
+from arcpipe.cloud import CloudBatch, FailedSample, morton_codes
+from arcpipe.errors import DamagedStoreError, StoreMismatchError
+from arcpipe.store import StoreWriter, open_store, open_writer, round_latents, round_scales, verify
 from arcpipe.store import arrays as array_module
-from arcpipe.store import open_store, round_latents, verify
+from arcpipe.store.group import read_group
+from arcpipe.store.position_codec import decode_gaps, encode_gaps
+from arcpipe.store.schema import group_document
 
+ONE_PART = {"train": {"samples": 3, "parts": 1}}
 SHAPES = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 8), st.integers(4, 9)), max_size=6)
 PATHS = st.text(min_size=1, max_size=12).filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text))
 
@@ -78,7 +93,7 @@ def test_it_is_nothing_but_zarr(tmp_path: Path) -> None:
     assert set(root.group_keys()) == {"train", "test", "decoder"}
     part = root["train/0001"]
     assert np.array_equal(part["latents"][:], make_batch(range(5, 10)).latents)
-    assert part["offsets"][-1] == part["positions"].shape[0]
+    assert part["offsets"][-1] == part["position_gaps"].shape[0]
     assert part.attrs["clouds"] == 5
     weights = make_decoder().arrays()
     assert all(np.array_equal(root["decoder"][name][:], values) for name, values in weights.items())
@@ -132,3 +147,96 @@ def test_rows_above_65535_and_large_sides(tmp_path: Path) -> None:
     back = open_store(tmp_path / "s.zarr", allow_unfinished=True).read_part("train", "0000")
     assert back.positions.dtype == np.uint32
     assert np.array_equal(back.positions[:, 1], columns)
+
+
+def test_stores_of_the_first_format_version_are_read(tmp_path: Path) -> None:
+    full_store(tmp_path / "s.zarr")
+    expected = open_store(tmp_path / "s.zarr").read_part("train", "0000", neighbours=True)
+    to_version_1(tmp_path / "s.zarr")
+    open_writer(tmp_path / "s.zarr").finish()  # its parts have another size now
+    store = open_store(tmp_path / "s.zarr")
+    assert same_clouds(expected, store.read_part("train", "0000", neighbours=True))
+    assert same_clouds(expected, make_batch(range(5)))
+    assert verify(tmp_path / "s.zarr").problems == []
+    with pytest.raises(StoreMismatchError, match="format version: was 1, now 2"):
+        full_store(tmp_path / "s.zarr")
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("float16", 8), ("int8", 8), ("int8", 5), ("int8", 2)])
+def test_clouds_of_a_basis_come_back_with_their_scales(tmp_path: Path, dtype: str, bits: int) -> None:
+    """And its int8 latents have the steps of the store, whatever lies in the part."""
+    decoder, batch = make_basis(), make_batch(range(3))
+    rng = np.random.default_rng(1)
+    batch = replace(batch, scales=2 ** rng.uniform(0, 5, len(batch.positions)).astype(np.float32))
+    writer = empty_store(tmp_path / "s.zarr", ONE_PART, decoder, dtype=dtype, bits=bits)
+    writer.commit_part("train", "0000", batch)
+    writer.finish()
+    store = open_store(tmp_path / "s.zarr")
+    expected = replace(batch, latents=writer.rounding.round(batch.latents), scales=round_scales(batch.scales))
+    assert same_clouds(expected, store.read_part("train", "0000", neighbours=True))
+    assert same_clouds(CloudBatch.join([expected[1]]), store.read_block("train", "0000", 1, 2, neighbours=True))
+    assert store.root.get("latent_steps") == (list(writer.rounding.steps) if writer.rounding.steps else None)
+    assert (writer.rounding.steps is not None) == (dtype == "int8")
+    assert verify(tmp_path / "s.zarr").problems == []
+    again = StoreWriter.commit_part(
+        empty_store(tmp_path / "t.zarr", ONE_PART, decoder, dtype=dtype, bits=bits), "train", "0000", expected
+    )
+    assert again.bytes == store_bytes(tmp_path / "s.zarr")  # what was rounded before is stored as it is
+
+
+def store_bytes(path: Path) -> dict[str, int]:
+    return open_writer(path).record("train", "0000").bytes
+
+
+def test_parts_without_clouds_of_a_basis(tmp_path: Path) -> None:
+    writer = empty_store(tmp_path / "s.zarr", ONE_PART, make_basis())
+    writer.commit_part(
+        "train", "0000", make_batch([]), [FailedSample(i, f"cats/{i}.jpg", "unreadable", "") for i in range(3)]
+    )
+    writer.finish()
+    assert verify(tmp_path / "s.zarr").problems == []
+
+
+def test_scales_are_there_if_the_decoder_has_them(tmp_path: Path) -> None:
+    batch = make_batch(range(3))
+    scaled = replace(batch, scales=np.ones(len(batch.positions), np.float32))
+    with pytest.raises(ValueError, match="scales: missing"):
+        empty_store(tmp_path / "a.zarr", ONE_PART, make_basis()).commit_part("train", "0000", batch)
+    with pytest.raises(ValueError, match="scales: there, and the decoder takes none"):
+        empty_store(tmp_path / "b.zarr", ONE_PART).commit_part("train", "0000", scaled)
+    for wrong in (np.zeros_like(scaled.scales), scaled.scales[1:], scaled.scales * np.nan):
+        with pytest.raises(ValueError, match="scales: "):
+            empty_store(tmp_path / "c.zarr", ONE_PART, make_basis()).commit_part(
+                "train", "0000", replace(batch, scales=wrong)
+            )
+
+
+def test_another_step_of_a_part_is_damage(tmp_path: Path) -> None:
+    batch = make_batch(range(3))
+    writer = empty_store(tmp_path / "s.zarr", ONE_PART, make_basis(), dtype="int8")
+    writer.commit_part("train", "0000", replace(batch, scales=np.ones(len(batch.positions), np.float32)))
+    part = tmp_path / "s.zarr" / "train" / "0000"
+    own = read_group(part)
+    (part / "zarr.json").write_bytes(group_document({**own, "latent_steps": [0.5] * LATENT_DIM}))
+    assert "latent_steps are not those of the store" in str(verify(tmp_path / "s.zarr").problems[0])
+    (part / "zarr.json").write_bytes(group_document({**own, "latent_steps": [0.5]}))
+    with pytest.raises(DamagedStoreError, match="latents"):
+        open_store(tmp_path / "s.zarr", allow_unfinished=True).read_part("train", "0000")
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)), max_size=6), max_size=4),
+    st.sampled_from([1, 2**16, 2**28]),
+)
+@settings(max_examples=80, deadline=None)
+def test_positions_come_back_from_their_gaps(clouds: list[list[tuple[int, int]]], coarse: int) -> None:
+    """Of any size, of empty clouds, and several at one place."""
+    places = [np.array(cloud, np.int64).reshape(-1, 2) // coarse for cloud in clouds]
+    sorted_ = [cloud[np.argsort(morton_codes(cloud), kind="stable")] for cloud in places]
+    positions = np.concatenate([*sorted_, np.zeros((0, 2), np.int64)])
+    offsets = np.concatenate([[0], np.cumsum([len(cloud) for cloud in sorted_])]).astype(np.int64)
+    gaps = encode_gaps(positions, offsets)
+    assert np.array_equal(decode_gaps(gaps, offsets), positions)
+    for i, cloud in enumerate(sorted_):
+        own = offsets[i : i + 2]
+        assert np.array_equal(decode_gaps(gaps[own[0] : own[1]], own - own[0]), cloud)

@@ -1,0 +1,158 @@
+"""The neighbour cache as `arrivals`: which anchors become neighbours where, from which all lists follow.
+
+Neighbours change little from pixel to pixel. Go through an image in raster order: nearly always the nearest anchors of
+a pixel are among those of the pixel to the left, the pixel above and the one above to the right, and positions tell
+which of them. Only an anchor that none of the three has must be stored: it arrives. An anchor does so about twice, near
+itself, so that its place relative to the anchor is a small number (docs/store-format.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.cloud import ends_from
+
+MAX_SIDE, MAX_ANCHORS = 2**17, 2**26
+"""Of one image: distance and row of an anchor fit into one integer of 64 bits."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the anchors and pixels of some clouds lie: as the fields of `CloudBatch` of these names."""
+
+    positions: NDArray[Any]
+    offsets: NDArray[np.int64]
+    pixel_offsets: NDArray[np.int64]
+    sizes: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Where anchors become neighbours.
+
+    `places` (e, 2) signed integers: row and column of a pixel minus those of the anchor that arrives there; anchor
+    after anchor, pixels in raster order. `counts` (m,): arrivals of each anchor. `offsets` (s + 1,): where those of
+    each cloud begin.
+    """
+
+    places: NDArray[Any]
+    counts: NDArray[Any]
+    offsets: NDArray[np.int64]
+
+
+def encode_arrivals(neighbours: NDArray[Any], where: Geometry) -> Arrivals | None:
+    """Code the neighbours (pixels, n) of some clouds; None where they are not what would be read.
+
+    That is where they are not the nearest of what the pixels before them have, nearest first, equal distances by lower
+    row; where anchors are fewer than n; and where an image is larger than the limits above.
+    """
+    sizes, most = np.ascontiguousarray(where.sizes, np.int64), int(np.diff(where.offsets).max(initial=0))
+    if int(sizes.max(initial=0)) > MAX_SIDE or most > MAX_ANCHORS:
+        return None
+    if neighbours.size and not (neighbours.min() >= 0 and neighbours.max() < most):
+        return None
+    neighbours = np.ascontiguousarray(neighbours, _list_type(most))
+    pixels, anchors = _find(neighbours, where, sizes)
+    order = np.argsort(anchors, kind="stable")  # pixels rise already
+    pixels, anchors = pixels[order], anchors[order]
+    cloud = np.searchsorted(where.pixel_offsets, pixels, side="right") - 1
+    rows_columns = np.stack(np.divmod(pixels - where.pixel_offsets[cloud], sizes[cloud, 1]), axis=1)
+    counts = np.bincount(anchors, minlength=len(where.positions))
+    coded = Arrivals(
+        places=_narrow(rows_columns - where.positions[anchors].astype(np.int64), "int"),
+        counts=_narrow(counts, "uint"),
+        offsets=ends_from(counts)[where.offsets],
+    )
+    try:
+        same = np.array_equal(decode_arrivals(coded, where, neighbours.shape[1]), neighbours)
+    except ValueError:
+        return None
+    return coded if same else None
+
+
+def _find(
+    neighbours: NDArray[Any], where: Geometry, sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pixel and anchor of every arrival, pixels rising."""
+    from arcpipe.store.arrival_loops import find_arrivals
+
+    room, count = len(neighbours) // 4 + 64, 0  # most images have one for every 10 pixels
+    while True:
+        pixels, anchors = np.empty(room, np.int64), np.empty(room, np.int64)
+        count = find_arrivals(neighbours, where.offsets, where.pixel_offsets, sizes, pixels, anchors)
+        if count <= room:
+            return pixels[:count], anchors[:count]
+        room = count
+
+
+def decode_arrivals(coded: Arrivals, where: Geometry, n_neighbours: int) -> NDArray[Any]:
+    """Undo `encode_arrivals`, given the positions.
+
+    Returns:
+        (pixels, n) uint16, or uint32 where a cloud has more than 65,536 anchors: rows of its own cloud, pixels in
+        raster order, nearest first, equal distances by lower row.
+
+    Raises:
+        ValueError: the numbers contradict each other.
+    """
+    from arcpipe.store.arrival_loops import follow_arrivals
+
+    sizes = np.ascontiguousarray(where.sizes, np.int64)
+    _check_sizes(sizes, where.pixel_offsets)
+    n_points = np.diff(where.offsets)
+    if n_points.max(initial=0) > MAX_ANCHORS:
+        raise ValueError(f"a cloud of {n_points.max()} anchors")
+    positions = np.ascontiguousarray(where.positions, np.int64)
+    owner = np.repeat(np.arange(len(sizes)), n_points)
+    if len(positions) != len(owner) or _outside(positions, sizes[owner]):
+        raise ValueError("an anchor is outside of its image")
+    if coded.places.ndim != 2 or coded.places.shape[1] != 2 or coded.counts.ndim != 1:
+        raise ValueError(f"arrivals of shape {coded.places.shape}")
+    counts = coded.counts.astype(np.int64)
+    n_arrivals = len(coded.places)
+    counted = len(counts) == len(positions) and ((counts >= 0) & (counts <= n_arrivals)).all()
+    if not counted or int(counts.sum()) != n_arrivals:
+        raise ValueError("there are not as many arrivals as the anchors say")
+    anchors = np.repeat(np.arange(len(positions)), counts)
+    cloud = owner[anchors]
+    places = positions[anchors] + coded.places.astype(np.int64)
+    if _outside(places, sizes[cloud]):
+        raise ValueError("an anchor arrives outside of its image")
+    pixels = where.pixel_offsets[cloud] + places[:, 0] * sizes[cloud, 1] + places[:, 1]
+    order = np.argsort(pixels, kind="stable")
+    n_pixels = int(where.pixel_offsets[-1]) if len(where.pixel_offsets) else 0
+    lists = np.empty((n_pixels, n_neighbours), _list_type(int(n_points.max(initial=0))))
+    lost = follow_arrivals(positions, where.offsets, where.pixel_offsets, sizes, pixels[order], anchors[order], lists)
+    if lost >= 0:
+        raise ValueError(f"pixel {lost} has fewer than {n_neighbours} anchors to choose from")
+    return lists
+
+
+def _list_type(most: int) -> type[np.unsignedinteger[Any]]:
+    """The type of rows of clouds with up to so many anchors."""
+    return np.uint16 if most <= 2**16 else np.uint32
+
+
+def _check_sizes(sizes: NDArray[np.int64], pixel_offsets: NDArray[np.int64]) -> None:
+    if sizes.size and not (sizes.min() >= 1 and sizes.max() <= MAX_SIDE):
+        raise ValueError(f"images of {sizes.min()} to {sizes.max()} pixels a side")
+    if len(pixel_offsets) != len(sizes) + 1 or not np.array_equal(np.diff(pixel_offsets), sizes[:, 0] * sizes[:, 1]):
+        raise ValueError("images have other numbers of pixels than their sizes say")
+
+
+def _outside(places: NDArray[np.int64], sizes: NDArray[np.int64]) -> bool:
+    return bool(((places < 0) | (places >= sizes)).any())
+
+
+def _narrow(values: NDArray[np.int64], kind: str) -> NDArray[Any]:
+    """The narrowest type of 8, 16, 32 or 64 bits that holds all values."""
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    for bits in (8, 16, 32):
+        limits = np.iinfo(f"{kind}{bits}")
+        if limits.min <= low and high <= limits.max:
+            return values.astype(f"{kind}{bits}")
+    return values.astype(f"{kind}64")
