@@ -17,7 +17,6 @@ from arcpipe.errors import ArcpipeError, ConfigError, EndedElsewhereError, FileA
 from arcpipe.interrupts import Terminated, heeded, same_command
 from arcpipe.options import (
     Cache,
-    DecoderKind,
     Dtype,
     Edit,
     Features,
@@ -162,9 +161,6 @@ def convert(
     latents: Annotated[float, typer.Option(help="Anchors: below 1 a share of the pixels, else a number.")] = 0.05,
     latent_dim: Annotated[int, typer.Option(min=1, help="Numbers in a latent.")] = 32,
     neighbours: Annotated[int, typer.Option(min=1, help="Nearest anchors that decode a pixel.")] = 4,
-    decoder_kind: Annotated[
-        DecoderKind, typer.Option(help="How near latents become a colour; concat: by order into one network (thesis).")
-    ] = DecoderKind.concat,
     repeats: Annotated[int, typer.Option(min=1, help="Fit every image so many times.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Adam steps per image; thesis 500, fast 275.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="How latents are stored.")] = Dtype.float16,
@@ -214,7 +210,6 @@ def convert(
             "latents": latents,
             "latent_dim": latent_dim,
             "neighbours": neighbours,
-            "decoder_kind": decoder_kind.value,
             "repeats": repeats,
             "decoder": decoder,
             **({} if steps is None else {"steps": steps}),

@@ -15,16 +15,30 @@ from numba import njit
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def compiled(function: F, fastmath: bool | set[str] = False) -> F:
+def compiled(function: F, fastmath: bool | set[str] = False, **more: Any) -> F:
     """Compile at the first call, and keep the result on disk where a folder can be written.
 
     Args:
         fastmath: What the compiler may take for true of floating point numbers; nothing by default.
+        more: Other options of Numba.
     """
-    how: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    how: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath, **more}
     try:
         kept: F = njit(function, cache=True, **how)
         return kept
     except RuntimeError:  # "cannot cache function: no locator available"
         fresh: F = njit(function, **how)
         return fresh
+
+
+def bare(function: F) -> F:
+    """Compile a function that allocates nothing, without counting references: arrays that it takes out of a tuple in a
+    loop would be counted every time, which took longer than the work."""
+    return compiled(function, _nrt=False)
+
+
+def inlined(function: F) -> F:
+    """Compile into every compiled function that calls it: a call would pass whole structs of arrays."""
+    how: dict[str, Any] = {"inline": "always", "error_model": "numpy", "_nrt": False}
+    made: F = njit(function, **how)
+    return made

@@ -22,13 +22,9 @@ class Cache(StrEnum):
 
 
 class Recipe(StrEnum):
+    basis = "basis"
     thesis = "thesis"
     fast = "fast"
-
-
-class DecoderKind(StrEnum):
-    concat = "concat"
-    basis = "basis"
 
 
 class Features(StrEnum):

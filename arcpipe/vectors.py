@@ -56,6 +56,105 @@ class Vectors:
         self.divide = self.elementwise(2, lambda builder, a, b: builder.fdiv(a, b))
         self.fma = self.elementwise(3, self.multiply_add)
 
+    def row_dots(self) -> Any:
+        """An intrinsic: products of a row of `colours` x `vectors` vectors in memory with one row of `vectors`.
+
+        `row_dots(address, latents, at, parts, parts_at, vectors, colours)` stores, for each colour, the lanes of the
+        sum over the vectors. Of the last two arguments, tuples, only the lengths matter, so that all is unrolled.
+        """
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            address, latents, at, parts, parts_at, _, _ = arguments
+            n_vectors, n_colours = len(signature.args[5]), len(signature.args[6])
+            row, numbers = (
+                self.pointer(builder, address),
+                [
+                    builder.load(
+                        self.address(context, builder, signature.args[1], latents, self.after(builder, at, v)), align=4
+                    )
+                    for v in range(n_vectors)
+                ],
+            )
+            for c in range(n_colours):
+                total = self.constant(0.0)
+                for v in range(n_vectors):
+                    value = builder.load(self.beyond(builder, row, c * n_vectors + v), align=4)
+                    total = self.multiply_add(builder, value, numbers[v], total)
+                place = self.address(context, builder, signature.args[3], parts, self.after(builder, parts_at, c))
+                builder.store(total, place, align=4)
+            return context.get_dummy_value()
+
+        def dots(
+            typing: Any, address: Any, latents: Any, at: Any, parts: Any, parts_at: Any, vectors: Any, colours: Any
+        ) -> Any:
+            i = types.intp
+            return types.void(i, latents, i, parts, i, vectors, colours), generate
+
+        return intrinsic(dots)
+
+    def row_add(self) -> Any:
+        """An intrinsic: `row_add(address, out, at, factors, factors_at, vectors, colours)` adds to one row of `out` the
+        row of each colour in memory times its factor. The last two arguments are as those of `row_dots`."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            address, out, at, factors, factors_at, _, _ = arguments
+            n_vectors, n_colours = len(signature.args[5]), len(signature.args[6])
+            row, data = (
+                self.pointer(builder, address),
+                context.make_array(signature.args[3])(context, builder, factors).data,
+            )
+            spread = [
+                self.spread(builder, builder.load(builder.gep(data, [builder.add(factors_at, factors_at.type(c))])))
+                for c in range(n_colours)
+            ]
+            for v in range(n_vectors):
+                place = self.address(context, builder, signature.args[1], out, self.after(builder, at, v))
+                total = builder.load(place, align=4)
+                for c in range(n_colours):
+                    value = builder.load(self.beyond(builder, row, c * n_vectors + v), align=4)
+                    total = self.multiply_add(builder, spread[c], value, total)
+                builder.store(total, place, align=4)
+            return context.get_dummy_value()
+
+        def add(
+            typing: Any, address: Any, out: Any, at: Any, factors: Any, factors_at: Any, vectors: Any, colours: Any
+        ) -> Any:
+            i = types.intp
+            return types.void(i, out, i, factors, i, vectors, colours), generate
+
+        return intrinsic(add)
+
+    def place(self) -> Any:
+        """An intrinsic: `place(array, index)` is the address of an element: a function may take rows of any array."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            return builder.ptrtoint(builder.gep(data, [arguments[1]]), ir.IntType(64))
+
+        return intrinsic(lambda typing, array, index: (types.intp(array, types.intp), generate))
+
+    def load_from(self) -> Any:
+        """An intrinsic: `load_from(address, index)` is the vector that begins so many elements after an address."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            start = builder.inttoptr(arguments[0], ir.FloatType().as_pointer())
+            place = builder.bitcast(builder.gep(start, [arguments[1]]), self.floats.as_pointer())
+            return builder.load(place, align=4)
+
+        return intrinsic(lambda typing, address, index: (self.type(types.intp, types.intp), generate))
+
+    def pointer(self, builder: Any, address: Any) -> Any:
+        """The vector at an address."""
+        return builder.inttoptr(address, self.floats.as_pointer())
+
+    def beyond(self, builder: Any, pointer: Any, count: int) -> Any:
+        """The vector that lies so many vectors after the one at `pointer`."""
+        return builder.gep(pointer, [ir.Constant(ir.IntType(64), count)])
+
+    def after(self, builder: Any, index: Any, count: int) -> Any:
+        """The element that lies so many vectors after an element."""
+        return builder.add(index, index.type(count * self.lanes))
+
     def elementwise(self, n_arguments: int, operation: Callable[..., Any]) -> Any:
         """An intrinsic of 1 to 3 vectors to a vector; `operation(builder, *arguments)` writes its code."""
 

@@ -10,12 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from arcpipe.arc.basis import Basis
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import Factorised
 from arcpipe.arc.kernels import choose_kernel
-from arcpipe.arc.neighbours import Finder
+from arcpipe.arc.kernels.basis_kernel import render_cloud, render_places
+from arcpipe.arc.neighbours import Finder, nearest_anchors
 from arcpipe.arc.problem import FittedCloud, standardised_gaps
 from arcpipe.arc.tiles import index_rows, padded
+from arcpipe.cloud import BasisRecord, DecoderRecord
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError, DeviceError, ImageError
 
@@ -25,7 +28,7 @@ BLOCK = 64
 
 def fit_clouds(
     images: Sequence[NDArray[Any]],
-    decoder: Decoder,
+    decoder: Decoder | Basis,
     fit: FitSection,
     seeds: Sequence[int],
     *,
@@ -69,11 +72,12 @@ def decode(
     latents: NDArray[Any],
     positions: NDArray[Any],
     size: tuple[int, int],
-    decoder: Decoder,
+    decoder: Decoder | Basis,
     relative: tuple[float, float],
     neighbours: NDArray[Any] | None = None,
     *,
     scale: int = 1,
+    scales: NDArray[Any] | None = None,
 ) -> NDArray[np.float32]:
     """Render a cloud.
 
@@ -85,6 +89,7 @@ def decode(
         relative: mean and std of `anchor - pixel` of the cloud as it was fitted.
         neighbours: (height * width, n) the cache, or None to find them. Unused where `scale` is not 1.
         scale: Render so many times finer: output pixel i lies at (i + 0.5) / scale - 0.5.
+        scales: (k,) of the anchors, pixels; the kind `basis` alone has them.
 
     Returns:
         (height * scale, width * scale, channels) float32, not clamped. The same with the cache and without. Work
@@ -93,6 +98,8 @@ def decode(
     Raises:
         TooFewAnchorsError: the cloud has fewer anchors than the decoder's neighbours.
     """
+    if isinstance(decoder, Basis):
+        return _decode_basis(latents, positions, size, decoder, scales, neighbours, scale)
     height, width = size[0] * scale, size[1] * scale
     picture = np.empty((height, width, decoder.channels), np.float32)
     cache = None if neighbours is None or scale != 1 else neighbours.reshape(height, width, -1)
@@ -106,6 +113,34 @@ def decode(
         values = decode_pixels(network, source, near, gaps)
         picture[rows, columns] = values.reshape(rows.stop - rows.start, columns.stop - columns.start, -1)
     return picture
+
+
+def _decode_basis(
+    latents: NDArray[Any],
+    positions: NDArray[Any],
+    size: tuple[int, int],
+    basis: Basis,
+    scales: NDArray[Any] | None,
+    neighbours: NDArray[Any] | None,
+    scale: int,
+) -> NDArray[np.float32]:
+    if scales is None:
+        raise ValueError("a cloud of the kind basis is decoded with the scales of its anchors")
+    if scale == 1 and np.issubdtype(positions.dtype, np.integer):
+        near = nearest_anchors(positions, size, basis.n_neighbours) if neighbours is None else neighbours
+        return render_cloud(basis, latents, positions, scales, size, near)
+    picture = np.empty((size[0] * scale, size[1] * scale, basis.channels), np.float32)
+    find = Finder(positions, basis.n_neighbours)
+    for rows, columns in _blocks(*picture.shape[:2]):
+        points = _points(rows, columns, scale)
+        values = render_places(basis, latents, positions, scales, points, find(points))
+        picture[rows, columns] = values.reshape(rows.stop - rows.start, columns.stop - columns.start, -1)
+    return picture
+
+
+def decoder_of(record: DecoderRecord, device: str | torch.device = "cpu") -> Decoder | Basis:
+    """The decoder of a store or a file, ready for use."""
+    return Basis(record) if isinstance(record, BasisRecord) else Decoder.from_record(record, device)
 
 
 @torch.no_grad()
@@ -125,7 +160,7 @@ def decode_pixels(
     return layers[-1][: len(near)].cpu().numpy()
 
 
-def check_decoder(decoder: Decoder, fit: FitSection) -> None:
+def check_decoder(decoder: Decoder | Basis, fit: FitSection) -> None:
     """Refuse a decoder that was made for other clouds.
 
     Raises:
@@ -141,7 +176,7 @@ def check_decoder(decoder: Decoder, fit: FitSection) -> None:
                 f"found {found[0]}, {found[1]}, {found[2]}",
             ],
             fix=[
-                f"--neighbours {expected[0]} --latent-dim {expected[1]} --decoder-kind {expected[2]}",
+                f"--neighbours {expected[0]} --latent-dim {expected[1]}, --recipe basis for the kind basis",
                 "or leave --decoder out",
             ],
         )

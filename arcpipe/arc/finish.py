@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from arcpipe.arc.basis import Basis
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import decode
 from arcpipe.arc.metrics import psnr
@@ -15,7 +16,9 @@ from arcpipe.cloud import Cloud
 from arcpipe.errors import ImageError
 
 
-def finish_cloud(fitted: FittedCloud, latents: NDArray[Any], image: NDArray[np.float32], decoder: Decoder) -> Cloud:
+def finish_cloud(
+    fitted: FittedCloud, latents: NDArray[Any], image: NDArray[np.float32], decoder: Decoder | Basis
+) -> Cloud:
     """Make the cloud of an image from its fit.
 
     Args:
@@ -28,7 +31,9 @@ def finish_cloud(fitted: FittedCloud, latents: NDArray[Any], image: NDArray[np.f
         ImageError: reason `not-finite`: the reconstruction is not made of finite numbers.
     """
     size = (image.shape[0], image.shape[1])
-    rendered = decode(latents, fitted.positions, size, decoder, fitted.relative, neighbours=fitted.neighbours)
+    rendered = decode(
+        latents, fitted.positions, size, decoder, fitted.relative, fitted.neighbours, scales=fitted.scales
+    )
     quality = psnr(image, rendered)
     if not np.isfinite(quality):
         raise ImageError("the fit did not end in finite numbers.", reason="not-finite")
@@ -39,4 +44,5 @@ def finish_cloud(fitted: FittedCloud, latents: NDArray[Any], image: NDArray[np.f
         relative=fitted.relative,
         neighbours=fitted.neighbours,
         psnr=quality,
+        scales=fitted.scales,
     )

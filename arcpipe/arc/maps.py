@@ -64,6 +64,10 @@ class Maps:
 
     record: BasisRecord
 
+    @property
+    def latent_dim(self) -> int:
+        return self.record.latent_dim
+
     @cached_property
     def orders(self) -> NDArray[np.int64]:
         """The order of every number of a latent, (z,)."""
@@ -127,6 +131,37 @@ class Maps:
                 missed += float(left)
                 wanted += float(_power(steady, self._rings)[0])
         return LatentMap(made, vector, _share(missed, wanted))
+
+    def recoloured(
+        self, latents: NDArray[Any], grey: Floats, chroma: Floats, turned: Floats, constant: Floats
+    ) -> NDArray[np.float32]:
+        """Latents (k, z), the colours of each changed in its own way, (k,) numbers each: what is grey is multiplied by
+        `grey` and gets `constant`; chroma is multiplied by `chroma`, and its quarter turn by `turned` is added.
+
+        All changes of brightness, contrast, saturation and hue, one after another, are of this form. It is what
+        `colour` does with the matrix `grey GREY + chroma (1 - GREY) + turned TURN`. Pictures of one channel are grey.
+        """
+        rows = np.asarray(latents, np.float32)
+        by_grey, by_chroma, by_turned = (part.astype(np.float32)[:, None] for part in (grey, chroma, turned))
+        if self.record.channels != 3 or not (turned.any() or (grey != chroma).any()):
+            made = by_grey * rows
+        else:
+            matrices, _ = self._colours
+            greys, turns = np.split(rows @ matrices, 2, axis=1)
+            made = by_chroma * rows + (by_grey - by_chroma) * greys + by_turned * turns
+        if constant.any():
+            made += constant.astype(np.float32)[:, None] * self._colours[1]
+        return made
+
+    @cached_property
+    def _colours(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What makes a latent grey and what turns its chroma, side by side (z, 2 z), and what brightens by 1 (z,)."""
+        channels = self.record.channels
+        greys, turns = (
+            self.colour(change).matrix.T for change in ((GREY, TURN) if channels == 3 else (np.eye(channels),) * 2)
+        )
+        one = self.colour(np.eye(channels), 1.0).vector
+        return np.concatenate([greys, turns], axis=1).astype(np.float32), one.astype(np.float32)
 
     def plane(self, matrix: ArrayLike) -> LatentMap:
         """Latents of the picture whose places p, seen from its middle, go to `matrix p` (row, column).

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from arcpipe.arc.anchors import count_anchors
 from arcpipe.config import FitSection
 
+PIECE = 192
+"""Pixels a side of the piece of an image that is kept while a basis is learned."""
+
 
 def cloud_bytes(shape: Sequence[int], fit: FitSection) -> int:
     """What a fitted image leaves: positions, latents and neighbours."""
@@ -22,6 +25,9 @@ def fit_bytes(shape: Sequence[int], fit: FitSection) -> int:
     """The most that fitting one image takes at any time, its cloud included, without the image (4 bytes a value)."""
     n_pixels, n = shape[0] * shape[1], fit.neighbours
     k = count_anchors(n_pixels, fit)
+    if fit.decoder_kind == "basis":
+        # Target, shares and neighbours of the pixels; of the latents six arrays, and the rows of all blocks.
+        return n_pixels * (12 + 8 * n) + k * (80 + 4 * (fit.latent_dim + 15) * 8) + 2**23
     # Tiles: number, rows and users of each pixel; latent and users of each row. A row is a latent, a slot and a
     # mini-batch that meet, at most one for each pixel and slot; their padding is the third part on top.
     rows = min(n * n_pixels, 1.33 * n * k / fit.pixel_share)
@@ -34,6 +40,8 @@ def fit_bytes(shape: Sequence[int], fit: FitSection) -> int:
 
 def joint_bytes(shapes: Sequence[Sequence[int]], fit: FitSection) -> int:
     """The most that the joint stage takes with its images: all of them stay, laid out, until it ends."""
+    if fit.decoder_kind == "basis":
+        return sum(4 * min(shape[0], PIECE) * min(shape[1], PIECE) * shape[2] for shape in shapes) + 2**26
     images = sum(4 * shape[0] * shape[1] * shape[2] for shape in shapes)
     laid = sum(fit_bytes(shape, fit) - 2**22 for shape in shapes)
     return 2 * images + laid + 2**24

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from arcpipe.arc.basis import Basis
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import check_image, checked_device
-from arcpipe.arc.kernels import choose_kernel
+from arcpipe.arc.kernels import choose_network_kernel
+from arcpipe.arc.learn_basis import learn_basis
 from arcpipe.config import FitSection
 
 
@@ -25,11 +27,11 @@ def pretrain_decoder(
     device: str = "cpu",
     memory_bytes: int = 2**30,
     stepped: Callable[[int], None] = lambda taken: None,
-) -> tuple[Decoder, NDArray[np.float32]]:
+) -> tuple[Decoder | Basis, NDArray[np.float32]]:
     """Fit a decoder jointly with the clouds of some images; the clouds are thrown away.
 
     Every step adds up the loss over one mini-batch of each image and moves all latents and the decoder,
-    `fit.pretrain_steps` times. Images, neighbours and latents stay in memory.
+    `fit.pretrain_steps` times. Images, neighbours and latents stay in memory. A basis is learned as `learn_basis` says.
 
     Args:
         images: (height, width, channels) floats in [0, 1], of any sizes.
@@ -54,6 +56,8 @@ def pretrain_decoder(
         raise ValueError(f"{len(images)} images need as many seeds, found {len(seeds)}")
     for image in images:
         check_image(image, channels)
+    if fit.decoder_kind == "basis":
+        return learn_basis(images, fit, seed, channels, stepped)
     decoder = Decoder.initial(fit, channels, seed).to(checked_device(device))
-    losses = choose_kernel(kernel, decoder).run_jointly(images, fit.joint, seeds, memory_bytes, stepped)
+    losses = choose_network_kernel(kernel, decoder).run_jointly(images, fit.joint, seeds, memory_bytes, stepped)
     return decoder.to("cpu"), losses

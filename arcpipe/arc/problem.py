@@ -60,13 +60,14 @@ class PreparedImage:
 class FittedCloud:
     """A fitted image: `positions` (k, 2) int64, `latents` (k, z) float32, `neighbours` (pixels, n) int32 rows of them
     in raster order, `relative` mean and std of `anchor - pixel` in pixels, `losses` (steps,) float32 of each
-    mini-batch before its step."""
+    mini-batch before its step, `scales` (k,) float32 pixels of the kind `basis`."""
 
     positions: NDArray[np.int64]
     latents: NDArray[np.float32]
     neighbours: NDArray[np.int32]
     relative: tuple[float, float]
     losses: NDArray[np.float32]
+    scales: NDArray[np.float32] | None = None
 
 
 def count_batches(n_pixels: int, pixel_share: float) -> int:

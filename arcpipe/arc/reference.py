@@ -20,6 +20,7 @@ from arcpipe.arc.anchors import draw_anchors
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.neighbours import nearest_anchors, relative_statistics
 from arcpipe.arc.problem import initial_latents, mini_batches
+from arcpipe.cloud import BasisRecord
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
 
@@ -76,6 +77,64 @@ def fit_cloud_reference(
     """
     clouds, losses = _fit([ReferenceCloud(image, fit, seed, decoder.dtype)], decoder, fit, [])
     return clouds[0], losses[:, 0]
+
+
+def basis_functions_reference(record: BasisRecord, places: Tensor) -> Tensor:
+    """B of `arcpipe.arc.basis`: the functions of a basis at relative positions (p, 2) in scales, (p, channels, z)."""
+    profiles = torch.from_numpy(record.profiles).double()
+    distance = places.norm(dim=1)
+    knot = (distance / record.spacing).clamp(max=len(profiles) - 1)
+    below = knot.floor().long().clamp(max=len(profiles) - 2)
+    part = (knot - below)[:, None, None]
+    radial = (1 - part) * profiles[below] + part * profiles[below + 1]  # (p, channels, units)
+    angle = torch.atan2(places[:, 0], places[:, 1])
+    columns = []
+    for unit, order in enumerate(record.orders.astype(int).tolist()):
+        waves = [torch.cos(order * angle), torch.sin(order * angle)] if order else [torch.ones_like(angle)]
+        at_anchor = (distance == 0) & (order > 0)
+        columns += [radial[:, :, unit] * wave.masked_fill(at_anchor, 0.0)[:, None] for wave in waves]
+    return torch.stack(columns, dim=2)
+
+
+def solve_basis_reference(
+    image: NDArray[Any],
+    record: BasisRecord,
+    anchors: NDArray[Any],
+    scales: NDArray[Any],
+    neighbours: NDArray[Any],
+    fit: FitSection,
+) -> tuple[Tensor, Tensor]:
+    """Fit a small image under a basis by one dense solve in float64.
+
+    Returns:
+        The latents (k, z) of least loss, and the matrix (pixels, channels, k, z) that makes colours less 0.5 of them.
+    """
+    height, width, channels = image.shape
+    pixels, z, n = height * width, record.latent_dim, neighbours.shape[1]
+    near, rows = torch.from_numpy(neighbours.astype(np.int64)), torch.arange(pixels)
+    places = torch.stack([rows // width, rows % width], dim=1)[:, None] - torch.from_numpy(anchors)[near]
+    relative = places / torch.from_numpy(scales).double()[near][..., None]  # (pixels, n, 2)
+    squares = relative.square().sum(2)
+    share = torch.softmax(-record.sharpness * squares, dim=1)
+    reach = (len(record.profiles) - 1) * record.spacing
+    weight = (reach**2 / squares.min(dim=1).values).clamp(max=1).square()
+    each = basis_functions_reference(record, relative.reshape(-1, 2)).reshape(pixels, n, channels, z)
+    target = torch.from_numpy(np.asarray(image)).double().reshape(pixels, channels) - 0.5
+    colours = torch.zeros(pixels, channels, len(anchors), z, dtype=torch.float64)
+    alone = torch.zeros(n, pixels, channels, len(anchors), z, dtype=torch.float64)
+    for s in range(n):
+        colours[rows, :, near[:, s]] += share[:, s, None, None] * each[:, s]
+        alone[s, rows, :, near[:, s]] = each[:, s]
+    parts = [((1 - fit.own_share) * weight, colours)]
+    parts += [(fit.own_share * weight * share[:, s], alone[s]) for s in range(n)]
+    size = len(anchors) * z
+    matrix, right = fit.damping * torch.eye(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    for weights, made in parts:
+        flat = made.reshape(pixels * channels, size)
+        scaled = weights.repeat_interleave(channels)[:, None] * flat
+        matrix += flat.T @ scaled
+        right += scaled.T @ target.reshape(-1)
+    return torch.linalg.solve(matrix, right).reshape(len(anchors), z), colours
 
 
 def fit_jointly_reference(

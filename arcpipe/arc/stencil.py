@@ -11,12 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from arcpipe.arc.basis import Basis
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import decode
 from arcpipe.cloud import Cloud
 
 
-def stencil_features(cloud: Cloud, decoder: Decoder, windows: Sequence[int], order: int) -> NDArray[np.float32]:
+def stencil_features(cloud: Cloud, decoder: Decoder | Basis, windows: Sequence[int], order: int) -> NDArray[np.float32]:
     """Decode a cloud and describe the square windows around its anchors.
 
     Every window is reduced to the coefficients (u, v), u + v <= `order`, of its orthonormal cosine transform (DCT-II),
@@ -31,7 +32,7 @@ def stencil_features(cloud: Cloud, decoder: Decoder, windows: Sequence[int], ord
     Returns:
         (K, len(windows) * channels * coefficients) float32: window by window, channel by channel.
     """
-    picture = decode(cloud.latents, cloud.positions, cloud.size, decoder, cloud.relative)
+    picture = decode(cloud.latents, cloud.positions, cloud.size, decoder, cloud.relative, scales=cloud.scales)
     rows, columns = cloud.positions.astype(np.int64).T
     found = []
     for window in windows:

@@ -197,13 +197,13 @@ def measure(
     """Fit some pictures by one method in this process."""
     import torch
 
-    from arcpipe.arc.decoder import Decoder
+    from arcpipe.arc.engine import decoder_of
     from arcpipe.arc.metrics import psnr
     from arcpipe.bench import methods
     from arcpipe.bench.photographs import photographs
 
     torch.set_num_threads(threads)
-    decoder, run, whole = Decoder.from_record(record), methods.METHODS[method], fit
+    decoder, run, whole = decoder_of(record), methods.METHODS[method], fit
     if method == "loop" and shape[0] * shape[1] > LOOP_PIXELS:
         fit = fit.model_copy(update={"steps": min(fit.steps, LOOP_STEPS)})
     run(photographs((16, 16), 1), decoder, fit.model_copy(update={"steps": 4}))

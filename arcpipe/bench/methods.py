@@ -61,7 +61,7 @@ def engine(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
     return Fitted(
         fit.steps,
         lambda: [
-            decode(cloud.latents, cloud.positions, image.shape[:2], decoder, cloud.relative, cloud.neighbours)
+            decode(cloud.latents, cloud.positions, image.shape[:2], decoder, cloud.relative, cloud.neighbours, scales=cloud.scales)
             for cloud, image in zip(clouds, images, strict=True)
         ],
     )

@@ -23,18 +23,18 @@ def render_cloud(
         scale: sample points on each pixel's side; they lie between the pixels, evenly.
         use_cache: take the neighbours that the cloud brings along, if any; the picture is the same without.
     """
-    from arcpipe.arc.decoder import Decoder  # imports torch
-    from arcpipe.arc.engine import decode
+    from arcpipe.arc.engine import decode, decoder_of  # imports torch
 
     neighbours = cloud.neighbours if use_cache and scale == 1 else None
     image = decode(
         np.asarray(cloud.latents, np.float32),
         cloud.positions,
         cloud.size,
-        Decoder.from_record(decoder, "cpu"),
+        decoder_of(decoder, "cpu"),
         cloud.relative,
         neighbours,
         scale=scale,
+        scales=cloud.scales,
     )
     return np.clip(np.asarray(image, np.float32), 0.0, 1.0)
 

@@ -297,6 +297,6 @@ def check_store(run: RunFolder, store: Store, path: Path) -> None:
     if facts.classes == tuple(store.classes) and facts.channels == store.channels:
         details.append("latents of different decoders have nothing in common")
         source, out = store.config["source"]["source"], path.with_name(f"{facts.decoder_sha256[:8]}-{path.name}")
-        kind = "" if facts.decoder_kind == "concat" else f" --decoder-kind {facts.decoder_kind}"
+        kind = "" if facts.decoder_kind == "concat" else " --recipe basis"
         fix.insert(0, f"arcpipe convert {source} --decoder {run.config.store}{kind} --out {out}")
     raise StoreMismatchError(f"{run.path} cannot be evaluated on {path}.", details=details, fix=fix)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.arc.decoder import Decoder
+from arcpipe.arc.engine import decoder_of
 from arcpipe.arc.stencil import mirror_signs, stencil_features
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord
 from arcpipe.config import FeaturesSection
@@ -58,7 +58,7 @@ class Features:
 
     def of(self, clouds: Sequence[Cloud]) -> NDArray[np.float32]:
         """Stencil features (points of all clouds, d): the part of the features that is not in the store."""
-        decoder = Decoder.from_record(self.decoder)
+        decoder = decoder_of(self.decoder)
         found = [stencil_features(cloud, decoder, self.section.windows, self.section.order) for cloud in clouds]
         width = self.width - (self.decoder.latent_dim if self.section.kind == "both" else 0)
         return np.concatenate([np.zeros((0, width), np.float32), *found])

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import nn
 
+from arcpipe.arc.basis import Basis
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import fit_clouds
+from arcpipe.arc.engine import decoder_of, fit_clouds
 from arcpipe.arc.finish import finish_cloud
 from arcpipe.arc.problem import FittedCloud
 from arcpipe.cloud import CloudBatch
@@ -126,7 +127,7 @@ def run_predict(
     model = run.model().to(chosen)
     run.load_weights(model, weights)
     model.eval()
-    decoder = Decoder.from_record(run.decoder(), chosen)
+    decoder = decoder_of(run.decoder(), chosen)
     found: dict[int, Prediction] = {}
     with Progress("predict", len(images), "images", enabled=not quiet) as bar, torch_threads(threads):
         for group in _groups(images, recipe, run.facts.channels, found):
@@ -143,7 +144,7 @@ def _predict(
     path: Path,
     image: NDArray[np.float32],
     fitted: FittedCloud,
-    decoder: Decoder,
+    decoder: Decoder | Basis,
     recipe: Recipe,
     run: RunFolder,
     model: nn.Module,

@@ -58,7 +58,7 @@ def test_signs_turn_features_with_a_flipped_picture(
     before = stencil_features(cloud, decoder, (3, 7), order=2)
     turn = (slice(None, None, -1 if rows else 1), slice(None, None, -1 if columns else 1))
     picture = decode(cloud.latents, cloud.positions, cloud.size, decoder, cloud.relative)[turn]
-    monkeypatch.setattr(stencil, "decode", lambda *_: picture)  # the same picture, flipped
+    monkeypatch.setattr(stencil, "decode", lambda *_, **__: picture)  # the same picture, flipped
     places = cloud.positions.astype(int)
     flipped = np.where([rows, columns], np.array(cloud.size) - 1 - places, places)
     after = stencil_features(replace(cloud, positions=flipped), decoder, (3, 7), order=2)

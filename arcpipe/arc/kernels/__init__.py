@@ -12,6 +12,7 @@ from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
+    from arcpipe.arc.basis import Basis
     from arcpipe.arc.decoder import Decoder
     from arcpipe.arc.problem import FittedCloud
 
@@ -26,6 +27,10 @@ class Kernel(Protocol):
     ) -> list[FittedCloud]:
         """Take `fit.steps` steps of Adam for each image; the decoder stays."""
         ...
+
+
+class JointKernel(Kernel, Protocol):
+    """Also fits latents together with the network that decodes them."""
 
     def run_jointly(
         self,
@@ -46,7 +51,18 @@ class Kernel(Protocol):
         ...
 
 
-def choose_kernel(name: str, decoder: Decoder) -> Kernel:
+def choose_kernel(name: str, decoder: Decoder | Basis) -> Kernel:
+    """Make the kernel of this name; of a basis there is one."""
+    from arcpipe.arc.basis import Basis
+
+    if isinstance(decoder, Basis):
+        from arcpipe.arc.kernels.basis_kernel import BasisKernel
+
+        return BasisKernel(decoder)
+    return choose_network_kernel(name, decoder)
+
+
+def choose_network_kernel(name: str, decoder: Decoder) -> JointKernel:
     """Make the kernel of this name, `auto` being the fastest that runs on the decoder's device.
 
     Raises:
@@ -56,8 +72,6 @@ def choose_kernel(name: str, decoder: Decoder) -> Kernel:
         raise ConfigError(
             f"there is no kernel {name!r}.", details=[f"known kernels: auto, {', '.join(KERNELS)}"], fix=["kernel auto"]
         )
-    if decoder.kind != "concat":
-        raise ConfigError(f"there is no kernel for the decoder kind {decoder.kind} yet.", fix=["--decoder-kind concat"])
     if name != "torch":
         from arcpipe.arc.kernels.numba_kernel import NumbaKernel
 

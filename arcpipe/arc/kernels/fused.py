@@ -42,7 +42,7 @@ from arcpipe.arc.kernels.simd import (
 )
 from arcpipe.compiled import compiled
 
-BUILT_ON_SHA256 = "dcfd04ef2f559dc06df9fb19299d62cc2e02819d95e5b2e436434e5ea3d7d33a"
+BUILT_ON_SHA256 = "9b4ffa55c2807326f658c9e79327627daf26b72a26f55c78a32b8287f94bb101"
 """See `arcpipe.compiled`: of `simd.py` and `vectors.py`."""
 
 

@@ -36,6 +36,8 @@ def _open(builder: Any, gate: Any, value: Any) -> Any:
 VECTORS = Vectors(LANES)
 load, store, splat, fma = VECTORS.load, VECTORS.store, VECTORS.splat, VECTORS.fma
 add, subtract, multiply, divide = VECTORS.add, VECTORS.subtract, VECTORS.multiply, VECTORS.divide
+row_dots, row_add = VECTORS.row_dots(), VECTORS.row_add()
+place, load_from = VECTORS.place(), VECTORS.load_from()
 gated = VECTORS.elementwise(2, _open)
 """`value` where `gate` is above 0 (or NaN), else 0: gated(x, x) is the ReLU, gated(x, gradient) its way back."""
 root = VECTORS.elementwise(1, lambda builder, a: VECTORS.call(builder, "llvm.sqrt", a))
@@ -56,6 +58,37 @@ def total(typing: Any, value: Any) -> Any:
         return builder.extract_element(rest, ir.Constant(ir.IntType(32), 0))
 
     return types.float32(VECTORS.type), generate
+
+
+@intrinsic
+def four_totals(typing: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """The sums of all lanes of four vectors, as four floats: a third of the work of four times `total`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = ir.IntType(32)
+
+        def pick(x: Any, y: Any, lanes: list[int]) -> Any:
+            return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(number, len(lanes)), lanes))
+
+        def folded(x: Any, y: Any, first: list[int], second: list[int]) -> Any:
+            low = [start + lane for start in range(0, LANES, 4) for lane in first]
+            high = [start + lane for start in range(0, LANES, 4) for lane in second]
+            return builder.fadd(pick(x, y, low), pick(x, y, high))
+
+        def pair(x: Any, y: Any) -> Any:
+            return folded(x, y, [0, LANES, 1, LANES + 1], [2, LANES + 2, 3, LANES + 3])
+
+        rest = folded(
+            pair(*arguments[:2]), pair(*arguments[2:]), [0, 1, LANES, LANES + 1], [2, 3, LANES + 2, LANES + 3]
+        )
+        width = LANES
+        while width > 4:
+            width //= 2
+            rest = builder.fadd(pick(rest, rest, list(range(width))), pick(rest, rest, list(range(width, 2 * width))))
+        values = [builder.extract_element(rest, ir.Constant(number, lane)) for lane in range(4)]
+        return context.make_tuple(builder, signature.return_type, values)
+
+    return types.UniTuple(types.float32, 4)(*[VECTORS.type] * 4), generate
 
 
 def _block(n_vectors: int) -> Any:

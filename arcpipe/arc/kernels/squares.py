@@ -13,7 +13,7 @@ from arcpipe.arc.kernels.simd import ROWS
 from arcpipe.arc.problem import PreparedImage
 from arcpipe.compiled import compiled
 
-BUILT_ON_SHA256 = "db709f521de2e147e5dc93936239d28ea8db24fc2837c62695c9e2ede7f88867"
+BUILT_ON_SHA256 = "4f64b0b191a66f7a4e6c398dc962c933565d40b14b3ee1f3f6712395748a17d0"
 """See `arcpipe.compiled`: of `simd.py`."""
 
 MOST_BANDS, BAND_SQUARES = 16, 8

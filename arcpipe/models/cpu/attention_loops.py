@@ -32,7 +32,7 @@ from arcpipe.models.cpu.lanes import (
     subtract,
 )
 
-BUILT_ON_SHA256 = "ed6bfe2b7aa5c97f57d65f4cd395150787020b7c056182735fbfa12b580136dd"
+BUILT_ON_SHA256 = "ea8a402991f3a4c820e4836a3d8f5fd8f06bc5a530fbd2575e8abbd41c0d5e97"
 """See `arcpipe.compiled`: of `lanes.py` and `vectors.py`."""
 
 

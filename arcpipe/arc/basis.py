@@ -1,0 +1,218 @@
+"""The decoder of the kind `basis`: linear in the latents, a sum of circular harmonics of the relative position.
+
+A pixel p has the colour `0.5 + sum over its n nearest anchors j of w_j B(d_j) z_j`, where `d_j = (p - anchor_j) / s_j`
+is the relative position in the anchor's own scale, `z_j` its latent and B the matrix (channels, z) of all functions
+of the basis at that place. The shares `w_j = softmax_j(-sharpness |d_j|^2)` add up to 1. Because colours are linear in
+the latents, a fit is a least-squares problem (`kernels.basis_kernel`). Because a function is a radial profile times
+cos(m a) or sin(m a), a turned or mirrored picture has latents that are known exactly (`maps`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from arcpipe.arc.kernels.basis_loops import Scene, Table, distances_between, lay_rows, lay_scene, solve_memory
+from arcpipe.arc.kernels.simd import LANES, padded_length
+from arcpipe.cloud import BasisRecord, DecoderKind
+
+STEPS = 2
+"""Scales in an octave: they are powers of 2 ** (1 / STEPS)."""
+LEVELS = 3
+"""So many of the smallest scales have tables of the basis at whole pixels: 0.7 MB for 32 numbers and 3 channels."""
+FIRST_ORDERS = 16
+"""Orders from which a new basis is chosen; with 32 numbers a latent the highest is about 6."""
+REACH = 4.0
+"""Distance behind which profiles are constant, in scales of the anchor."""
+KNOTS = 8
+"""Knots of a profile in one scale of the anchor."""
+SCALE_RULE = (0.4, 2.0, 40.0)
+"""Share of the mean distance to the nearest anchors, least and most scale in pixels. On photographs 0.35 to 0.5 were
+alike and 1 was 1.7 dB worse; on 32 x 32
+pixels a least scale of 2 was 0.4 dB better than 2.5 (held-out training images)."""
+NEAREST = 4
+"""Anchors whose mean distance decides a scale."""
+CHROMA_COST = 2.2
+"""A new basis has chroma up to so many times lower frequencies than luma; 1.7 to 3 gave the same within 0.2 dB."""
+WIDTH = 3.0
+"""Distance, in scales, at which the first functions of a new basis have their outermost extreme."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """A basis with the tables that compiled code reads; it lives on the CPU.
+
+    Raises:
+        ValueError: the record's arrays do not fit each other.
+    """
+
+    record: BasisRecord
+
+    @property
+    def kind(self) -> DecoderKind:
+        return "basis"
+
+    @property
+    def n_neighbours(self) -> int:
+        return self.record.n_neighbours
+
+    @property
+    def latent_dim(self) -> int:
+        return self.record.latent_dim
+
+    @property
+    def channels(self) -> int:
+        return self.record.channels
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def to(self, device: str | torch.device) -> Basis:
+        """The same basis: only CPUs can use it yet."""
+        return self
+
+    def to_record(self) -> BasisRecord:
+        return self.record
+
+    @cached_property
+    def table(self) -> Table:
+        """What compiled code reads of the basis."""
+        return lay_table(self.record)
+
+    def levels_of(self, scales: NDArray[Any]) -> NDArray[np.int64]:
+        """The level of `Table.rows` of each scale; -1: none."""
+        known = level_scales(self.record).astype(np.float32)
+        levels = np.searchsorted(known, scales).astype(np.int64)
+        found = known[np.minimum(levels, LEVELS - 1)] == scales
+        return np.where(found, levels, -1)
+
+    def scene(
+        self, image: NDArray[Any], anchors: NDArray[Any], scales: NDArray[Any], neighbours: NDArray[Any]
+    ) -> Scene:
+        """What compiled code reads of an image and its anchors."""
+        return lay_scene(image, anchors, scales, self.levels_of(scales), neighbours)
+
+    def scales_of(self, positions: NDArray[Any]) -> NDArray[np.float32]:
+        """The scales (k,) of anchors (k, 2), in pixels."""
+        return anchor_scales(positions, self.record.scale_rule)
+
+
+def orders_of(orders: NDArray[Any]) -> NDArray[np.int64]:
+    """The order of every number of a latent, (z,), from those of the profiles."""
+    whole = orders.astype(np.int64)
+    return np.repeat(whole, np.where(whole == 0, 1, 2))
+
+
+def units_of(orders: NDArray[Any]) -> NDArray[np.int64]:
+    """The profile of every number of a latent, (z,)."""
+    return np.repeat(np.arange(len(orders)), np.where(orders == 0, 1, 2))
+
+
+def lay_table(record: BasisRecord) -> Table:
+    """Spread the profiles over the numbers of a latent, padded to whole vectors, and tabulate the smallest scales."""
+    width, units = padded_length(record.latent_dim), units_of(record.orders)
+    knots, channels, _ = record.profiles.shape
+    profiles = np.zeros((knots, channels, width), np.float32)
+    profiles[:, :, : record.latent_dim] = record.profiles[:, :, units]
+    orders = np.full(width, -1, np.int64)
+    orders[: record.latent_dim] = orders_of(record.orders)
+    scales = level_scales(record)
+    around = np.ceil((knots - 1) * record.spacing * scales).astype(np.int64)
+    sizes = np.square(2 * around + 1) * channels * width
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    rows = np.zeros(starts[-1], np.float32)
+    for scale, reach, start in zip(scales, around, starts, strict=False):
+        lay_rows(
+            profiles.ravel(), orders, width, channels, knots, 1 / record.spacing,
+            np.float32(1 / scale), reach, rows, start,
+        )  # fmt: skip
+    return Table(
+        profiles=profiles.ravel(),
+        orders=orders,
+        rows=rows,
+        starts=starts,
+        around=np.concatenate([around, [-1]]),  # what has no level has no pixels around
+        vectors=(0,) * (width // LANES),
+        colours=(0,) * channels,
+        width=width,
+        channels=channels,
+        knots=knots,
+        per_scale=1 / record.spacing,
+        sharpness=record.sharpness,
+    )
+
+
+def level_scales(record: BasisRecord) -> NDArray[np.float64]:
+    """The scales whose functions are tabulated: the least one, and those up to `LEVELS` steps above it."""
+    first = np.round(STEPS * np.log2(float(record.scale_rule[1])))
+    return np.exp2((first + np.arange(LEVELS)) / STEPS)
+
+
+def anchor_scales(positions: NDArray[Any], rule: NDArray[Any] | Sequence[float]) -> NDArray[np.float32]:
+    """Scales (k,) float32 of anchors (k, 2): their mean distance to the `NEAREST` other anchors times `rule[0]`,
+    between `rule[1]` and `rule[2]` pixels, rounded to a power of 2 ** (1 / STEPS)."""
+    share, least, most = (float(value) for value in rule)
+    distances = distances_between(np.ascontiguousarray(positions, np.int64), NEAREST)
+    scales = np.clip(share * distances, least, most)
+    return np.exp2(np.round(STEPS * np.log2(scales)) / STEPS).astype(np.float32)
+
+
+def new_basis(latent_dim: int, channels: int, n_neighbours: int) -> Basis:
+    """The basis from which training begins: the smoothest functions of a disc, luma before chroma.
+
+    A profile is the Bessel function J_m(k r) that has an extreme at `WIDTH` (the cosines of a disc).
+    """
+    from scipy.special import jnp_zeros, jv
+
+    candidates = []
+    for order in range(FIRST_ORDERS):
+        extremes = [*([0.0] if order == 0 else []), *jnp_zeros(order, FIRST_ORDERS)]
+        for frequency in extremes:
+            candidates.append((frequency, order, frequency, 0))
+            if channels == 3:
+                candidates += [(CHROMA_COST * frequency + 1, order, frequency, colour) for colour in (1, 2)]
+    chosen, left = [], latent_dim
+    for _, order, frequency, colour in sorted(candidates):
+        size = 1 if order == 0 else 2
+        if size <= left:
+            chosen.append((order, frequency, colour))
+            left -= size
+    chosen.sort()
+    colours = np.array([[1, 1, 1], [1.2247, 0, -1.2247], [0.7071, -1.4142, 0.7071]])[:, :channels]
+    distances = np.minimum(np.arange(int(REACH * KNOTS) + 1) / KNOTS, WIDTH)
+    profiles = np.stack(
+        [jv(order, frequency * distances / WIDTH)[:, None] * colours[colour] for order, frequency, colour in chosen], 2
+    )
+    return Basis(
+        BasisRecord(
+            profiles=profiles.astype(np.float32),
+            orders=np.array([order for order, _, _ in chosen], np.float32),
+            spacing=1 / KNOTS,
+            sharpness=0.5,
+            scale_rule=np.array(SCALE_RULE, np.float32),
+            costs=np.ones(latent_dim, np.float32),
+            ranges=np.ones(latent_dim, np.float32),
+            n_neighbours=n_neighbours,
+        )
+    )
+
+
+def changed_basis(basis: Basis, **arrays: Any) -> Basis:
+    """The same basis with other arrays."""
+    return Basis(replace(basis.record, **arrays))
+
+
+def memory_of_fit(n_pixels: int, n_anchors: int, basis: Basis) -> int:
+    """Bytes that a fit takes beside image, positions and neighbours."""
+    return solve_memory(n_pixels, n_anchors, basis.n_neighbours, padded_length(basis.latent_dim))

@@ -1,0 +1,587 @@
+"""The loops of the kind `basis`, compiled: what a cloud decodes to, and the sums of its least-squares problem.
+
+One pass over the pixels of a block does everything: it looks up the functions of the basis for a pixel's near anchors,
+multiplies them with the latents, and carries the errors back to the latents with the same functions. Nothing but the
+shares is kept of a pixel. Sums run in one order that depends on the image alone.
+"""
+
+# Compiled functions: what their arguments are stands at `Table`, `Scene` and `Work`; Numba finds their types itself.
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe.arc.kernels.simd import (
+    LANES,
+    fma,
+    four_totals,
+    load,
+    load_from,
+    multiply,
+    place,
+    row_add,
+    row_dots,
+    splat,
+    store,
+    subtract,
+)
+from arcpipe.compiled import bare, compiled, inlined
+
+BUILT_ON_SHA256 = "9b4ffa55c2807326f658c9e79327627daf26b72a26f55c78a32b8287f94bb101"
+
+SIDE = 128
+"""Pixels a side of a block. The blocks of a large image can be worked on by several threads."""
+
+
+class Table(NamedTuple):
+    """A basis as compiled code reads it.
+
+    Flat `profiles` (knots, channels, width); `orders` (width,) m of each number of a latent, -1 for padding. `rows`:
+    for the first of the scales, one after the other, the basis's functions at the whole pixels up to `around[level]`
+    away each way, (side, side, channels, width), those of a level from `starts[level]`. Of `vectors` and `colours` only
+    the lengths matter: registers in a row, and channels.
+    """
+
+    profiles: NDArray[np.float32]
+    orders: NDArray[np.int64]
+    rows: NDArray[np.float32]
+    starts: NDArray[np.int64]
+    around: NDArray[np.int64]
+    vectors: tuple[int, ...]
+    colours: tuple[int, ...]
+    width: int
+    channels: int
+    knots: int
+    per_scale: float
+    sharpness: float
+
+
+class Scene(NamedTuple):
+    """An image and its anchors (k, 2) int64, with 1 / scale and the level of each (-1: none); `neighbours` (pixels, n)
+    rows of them, `shares` (pixels, n), `target` (pixels, channels) colour less 0.5. `blocks` (b, 4): top, left, bottom,
+    right. Of `slots` only the length matters: n, known when loops are compiled."""
+
+    anchors: NDArray[np.int64]
+    inverse: NDArray[np.float32]
+    levels: NDArray[np.int64]
+    neighbours: NDArray[np.int32]
+    shares: NDArray[np.float32]
+    target: NDArray[np.float32]
+    blocks: NDArray[np.int64]
+    slots: tuple[int, ...]
+    columns: int
+
+
+class Work(NamedTuple):
+    """Memory for one pixel: the basis's functions at each near anchor, where they are not in `Table.rows`; the address
+    of each anchor's functions; partial sums; what each anchor gives; the pixel's colour; cosines and sines;
+    squared distances."""
+
+    rows: NDArray[np.float32]
+    address: NDArray[np.int64]
+    parts: NDArray[np.float32]
+    each: NDArray[np.float32]
+    colour: NDArray[np.float32]
+    angle: NDArray[np.float32]
+    distance: NDArray[np.float32]
+    pulls: NDArray[np.float32]
+
+
+@compiled
+def lay_work(table, n):
+    """Work memory for pixels of n near anchors."""
+    groups = -(-n * table.channels // 4) * 4
+    return Work(
+        np.zeros(n * table.channels * table.width, np.float32),
+        np.zeros(n, np.int64),
+        np.zeros(groups * LANES, np.float32),
+        np.zeros(groups, np.float32),
+        np.zeros(table.channels, np.float32),
+        np.zeros(table.width, np.float32),
+        np.zeros(n, np.float32),
+        np.zeros(n, np.float32),
+    )
+
+
+@bare
+def lay_angle(down, right, orders, out):
+    """Write cos(m a) and sin(m a) of the angle of a place (down, right) seen from its anchor; 0 for m > 0 at 0."""
+    distance = math.sqrt(down * down + right * right)
+    cosine, sine = (right / distance, down / distance) if distance > 0 else (0.0, 0.0)
+    real, imaginary, order, k = 1.0, 0.0, 0, 0
+    while k < len(orders) and orders[k] >= 0:
+        while order < orders[k]:
+            real, imaginary = real * cosine - imaginary * sine, real * sine + imaginary * cosine
+            order += 1
+        out[k] = real
+        if order:
+            out[k + 1] = imaginary
+            k += 1
+        k += 1
+
+
+@bare
+def lay_row(profiles, orders, width, channels, knots, per_scale, down, right, inverse, angle, out, at):
+    """Write the functions of the basis, (channels, width), at a place (down, right) as seen from its anchor."""
+    lay_angle(down, right, orders, angle)
+    distance = np.float32(math.sqrt(down * down + right * right)) * inverse
+    distance = min(distance * np.float32(per_scale), np.float32(knots - 1) - np.float32(1e-5))
+    knot = int(distance)
+    part, first, step = splat(np.float32(distance - np.float32(knot))), knot * channels * width, channels * width
+    for c in range(channels):
+        for v in range(0, width, LANES):
+            here = first + c * width + v
+            low = load(profiles, here)
+            value = fma(part, subtract(load(profiles, here + step), low), low)
+            store(out, at + c * width + v, multiply(value, load(angle, v)))
+
+
+@compiled
+def lay_rows(profiles, orders, width, channels, knots, per_scale, inverse, around, out, at):
+    """Fill a level of `Table.rows`."""
+    angle = np.zeros(width, np.float32)
+    for down in range(-around, around + 1):
+        for right in range(-around, around + 1):
+            lay_row(
+                profiles, orders, width, channels, knots, per_scale,
+                float(down), float(right), inverse, angle, out, at,
+            )  # fmt: skip
+            at += channels * width
+
+
+@inlined
+def see(table, scene, latents, row, column, work):
+    """Decode a pixel; returns its weight in the sums, which falls where all anchors are far."""
+    n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
+    pixel = row * scene.columns + column
+    size, nearest = channels * width, np.float32(3e38)
+    for s in range(n):
+        anchor = scene.neighbours[pixel, s]
+        level = scene.levels[anchor]
+        down, right = row - scene.anchors[anchor, 0], column - scene.anchors[anchor, 1]
+        squared = np.float32(down * down + right * right) * (scene.inverse[anchor] * scene.inverse[anchor])
+        work.distance[s] = squared
+        nearest = min(nearest, squared)
+        around = table.around[level]
+        if abs(down) <= around and abs(right) <= around:
+            at = table.starts[level] + ((down + around) * (2 * around + 1) + right + around) * size
+            work.address[s] = place(table.rows, at)
+        else:
+            lay_row(
+                table.profiles, table.orders, width, channels, table.knots, table.per_scale,
+                float(down), float(right), scene.inverse[anchor], work.angle, work.rows, s * size,
+            )  # fmt: skip
+            work.address[s] = place(work.rows, s * size)
+        row_dots(
+            work.address[s], latents, anchor * width, work.parts, s * channels * LANES, table.vectors, table.colours
+        )
+    for i in range(0, n * channels, 4):
+        totals = four_totals(
+            load(work.parts, i * LANES),
+            load(work.parts, (i + 1) * LANES),
+            load(work.parts, (i + 2) * LANES),
+            load(work.parts, (i + 3) * LANES),
+        )
+        work.each[i], work.each[i + 1], work.each[i + 2], work.each[i + 3] = totals
+    for c in range(channels):
+        total = np.float32(0)
+        for s in range(n):
+            total += scene.shares[pixel, s] * work.each[s * channels + c]
+        work.colour[c] = total
+    reach = np.float32((table.knots - 1) / table.per_scale)
+    far = min(np.float32(1), reach * reach / nearest)
+    return far * far
+
+
+@bare
+def apply(table, scene, block, places, latents, out, alone, work):
+    """Add to `out` the product of the problem's matrix (without the damping) with `latents`, as far as a block goes.
+
+    Args:
+        block: Top, left, bottom, right.
+        places: (k,) where in `out` the row of each anchor is.
+        alone: Weight of every near anchor's own error.
+    """
+    n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
+    together, alone = np.float32(1 - alone), np.float32(alone)
+    for row in range(block[0], block[2]):
+        for column in range(block[1], block[3]):
+            weight = see(table, scene, latents, row, column, work)
+            pixel = row * scene.columns + column
+            for s in range(n):
+                share = weight * scene.shares[pixel, s]
+                for c in range(channels):
+                    i = s * channels + c
+                    work.each[i] = share * (together * work.colour[c] + alone * work.each[i])
+            for s in range(n):
+                at = places[scene.neighbours[pixel, s]] * width
+                row_add(work.address[s], out, at, work.each, s * channels, table.vectors, table.colours)
+
+
+@bare
+def begin(table, scene, block, places, latents, out, diagonal, alone, work):
+    """Add to `out` the right-hand side of the problem, and to `diagonal` the diagonal of its matrix, of a block."""
+    n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
+    together, alone = np.float32(1 - alone), np.float32(alone)
+    for row in range(block[0], block[2]):
+        for column in range(block[1], block[3]):
+            weight = see(table, scene, latents, row, column, work)
+            pixel = row * scene.columns + column
+            for s in range(n):
+                share, at = scene.shares[pixel, s], places[scene.neighbours[pixel, s]] * width
+                for c in range(channels):
+                    work.each[c] = weight * share * scene.target[pixel, c]
+                row_add(work.address[s], out, at, work.each, 0, table.vectors, table.colours)
+                squared = splat(weight * share * (together * share + alone))
+                for v in range(0, width, LANES):
+                    total = splat(np.float32(0))
+                    for c in range(channels):
+                        value = load_from(work.address[s], c * width + v)
+                        total = fma(value, value, total)
+                    store(diagonal, at + v, fma(total, squared, load(diagonal, at + v)))
+
+
+@bare
+def render(table, scene, block, latents, picture, work):
+    """Write the colours less 0.5 of the pixels of a block into `picture` (pixels, channels)."""
+    for row in range(block[0], block[2]):
+        for column in range(block[1], block[3]):
+            see(table, scene, latents, row, column, work)
+            for c in range(table.channels):
+                picture[row * scene.columns + column, c] = work.colour[c]
+
+
+@compiled
+def render_places(table, positions, inverse, latents, places, near, picture):
+    """Write the colours less 0.5 of any places (p, 2) into `picture`; `near` (p, n) are their nearest anchors."""
+    n, channels, width = near.shape[1], table.channels, table.width
+    work, shares = lay_work(table, n), np.empty(n, np.float32)
+    for p in range(len(places)):
+        for s in range(n):
+            anchor = near[p, s]
+            down, right = places[p, 0] - positions[anchor, 0], places[p, 1] - positions[anchor, 1]
+            lay_row(
+                table.profiles, table.orders, width, channels, table.knots, table.per_scale,
+                down, right, inverse[anchor], work.angle, work.rows, 0,
+            )  # fmt: skip
+            shares[s] = np.float32(down * down + right * right) * (inverse[anchor] * inverse[anchor])
+            for c in range(channels):
+                total = np.float32(0)
+                for k in range(width):
+                    total += work.rows[c * width + k] * latents[anchor * width + k]
+                work.each[s * channels + c] = total
+        soften(shares, table.sharpness)
+        for c in range(channels):
+            picture[p, c] = 0
+            for s in range(n):
+                picture[p, c] += shares[s] * work.each[s * channels + c]
+
+
+@bare
+def soften(squares, sharpness):
+    """Turn squared distances (n,) into shares that add up to 1."""
+    least = np.float32(3e38)
+    for s in range(len(squares)):
+        least = min(least, squares[s])
+    total = np.float32(0)
+    for s in range(len(squares)):
+        squares[s] = math.exp(np.float32(sharpness) * (least - squares[s]))
+        total += squares[s]
+    for s in range(len(squares)):
+        squares[s] /= total
+
+
+@bare
+def lay_shares(table, scene, block):
+    """Compute the shares of all pixels of a block."""
+    n = len(scene.slots)
+    for row in range(block[0], block[2]):
+        for column in range(block[1], block[3]):
+            pixel = row * scene.columns + column
+            for s in range(n):
+                anchor = scene.neighbours[pixel, s]
+                down, right = row - scene.anchors[anchor, 0], column - scene.anchors[anchor, 1]
+                inverse = scene.inverse[anchor]
+                scene.shares[pixel, s] = np.float32(down * down + right * right) * (inverse * inverse)
+            soften(scene.shares[pixel], table.sharpness)
+
+
+@compiled
+def touched_by(scene, block, places, touched):
+    """Number the anchors that a block needs in the order in which they are met; returns how many.
+
+    `places` (k,) is -1 everywhere; afterwards it holds an anchor's number, and `touched` the anchor of each number.
+    """
+    count = 0
+    for row in range(block[0], block[2]):
+        for pixel in range(row * scene.columns + block[1], row * scene.columns + block[3]):
+            for s in range(scene.neighbours.shape[1]):
+                anchor = scene.neighbours[pixel, s]
+                if places[anchor] < 0:
+                    places[anchor] = count
+                    touched[count] = anchor
+                    count += 1
+    return count
+
+
+@compiled
+def add_rows(rows, places, width, out):
+    """Add rows (flat) to those of `out` that `places` names."""
+    for i in range(len(places)):
+        for k in range(width):
+            out[places[i] * width + k] += rows[i * width + k]
+
+
+@compiled
+def start_step(right, diagonal, ridge, latents, direction):
+    """Begin conjugate gradients at 0: `diagonal` becomes the preconditioner; returns the first residual's product."""
+    product = 0.0
+    for i in range(len(right)):
+        latents[i] = 0
+        diagonal[i] = 1 / (diagonal[i] + np.float32(ridge))
+        direction[i] = right[i] * diagonal[i]
+        product += float(right[i]) * float(direction[i])
+    return product
+
+
+@compiled
+def end_step(applied, right, diagonal, ridge, latents, direction, product):
+    """Take one step of conjugate gradients, all arrays in place; returns the new residual's product."""
+    slope = 0.0
+    for i in range(len(right)):
+        applied[i] += np.float32(ridge) * direction[i]
+        slope += float(applied[i]) * float(direction[i])
+    if not slope > 0:
+        return product
+    length, after = np.float32(product / slope), 0.0
+    for i in range(len(right)):
+        latents[i] += length * direction[i]
+        right[i] -= length * applied[i]
+        after += float(right[i]) * float(right[i]) * float(diagonal[i])
+    turn = np.float32(after / product) if product > 0 else np.float32(0)
+    for i in range(len(right)):
+        direction[i] = right[i] * diagonal[i] + turn * direction[i]
+    return after
+
+
+@compiled
+def solve(table, scene, steps, alone, ridge, latents):
+    """Fit the latents (flat, rows of `table.width`) of one image on this thread."""
+    size, width, k, n = len(latents), table.width, len(scene.anchors), len(scene.slots)
+    right, diagonal = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    direction, applied = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    work, single = lay_work(table, n), len(scene.blocks) == 1
+    places = np.full(k, -1, np.int64)
+    touched = np.empty(k, np.int64)
+    for step in range(-1, steps):
+        if step >= 0:
+            applied[:] = 0
+        for b in range(len(scene.blocks)):
+            block = scene.blocks[b]
+            if step < 0:
+                lay_shares(table, scene, block)
+            count = touched_by(scene, block, places, touched) if not single or step < 0 else 0
+            if single:
+                if step < 0:
+                    for i in range(k):
+                        places[i] = i
+                    begin(table, scene, block, places, latents, right, diagonal, alone, work)
+                else:
+                    apply(table, scene, block, places, direction, applied, alone, work)
+                continue
+            rows, rows_diagonal = np.zeros(count * width, np.float32), np.zeros(count * width, np.float32)
+            if step < 0:
+                begin(table, scene, block, places, latents, rows, rows_diagonal, alone, work)
+                add_rows(rows, touched[:count], width, right)
+                add_rows(rows_diagonal, touched[:count], width, diagonal)
+            else:
+                apply(table, scene, block, places, direction, rows, alone, work)
+                add_rows(rows, touched[:count], width, applied)
+            for i in range(count):
+                places[touched[i]] = -1
+        if step < 0:
+            product = start_step(right, diagonal, ridge, latents, direction)
+        else:
+            product = end_step(applied, right, diagonal, ridge, latents, direction, product)
+
+
+@bare
+def learn(table, scene, block, latents, alone, slopes, sums, work):
+    """Add up the loss of a block and its slopes by the profiles and by the sharpness, the latents held.
+
+    Args:
+        slopes: Flat, as `table.profiles`; added to.
+        sums: Added to: squared errors of the pixels, of the near anchors by themselves, and the slope by sharpness.
+    """
+    n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
+    together, alone, step, pulls = np.float32(1 - alone), np.float32(alone), table.channels * table.width, work.pulls
+    for row in range(block[0], block[2]):
+        for column in range(block[1], block[3]):
+            weight = see(table, scene, latents, row, column, work)
+            pixel = row * scene.columns + column
+            mean = np.float32(0)
+            for s in range(n):
+                share, own, both = scene.shares[pixel, s], np.float32(0), np.float32(0)
+                for c in range(channels):
+                    value, error = work.each[s * channels + c], work.colour[c] - scene.target[pixel, c]
+                    lone = value - scene.target[pixel, c]
+                    own += lone * lone
+                    both += error * value
+                    work.each[s * channels + c] = 2 * weight * share * (together * error + alone * lone)
+                pulls[s] = weight * (together * 2 * both + alone * own)
+                mean += share * pulls[s]
+                sums[1] += weight * share * own
+            for c in range(channels):
+                error = work.colour[c] - scene.target[pixel, c]
+                sums[0] += error * error
+            for s in range(n):
+                anchor = scene.neighbours[pixel, s]
+                sums[2] -= scene.shares[pixel, s] * (pulls[s] - mean) * work.distance[s]
+                lay_angle(
+                    float(row - scene.anchors[anchor, 0]), float(column - scene.anchors[anchor, 1]),
+                    table.orders, work.angle,
+                )  # fmt: skip
+                distance = math.sqrt(work.distance[s]) * np.float32(table.per_scale)
+                distance = min(distance, np.float32(table.knots - 1) - np.float32(1e-5))
+                knot = int(distance)
+                fraction, at = np.float32(distance - np.float32(knot)), knot * step
+                for c in range(channels):
+                    pull = work.each[s * channels + c]
+                    first, second = splat(np.float32(pull * (1 - fraction))), splat(np.float32(pull * fraction))
+                    for v in range(0, width, LANES):
+                        value = multiply(load(latents, anchor * width + v), load(work.angle, v))
+                        here = at + c * width + v
+                        store(slopes, here, fma(first, value, load(slopes, here)))
+                        store(slopes, here + step, fma(second, value, load(slopes, here + step)))
+
+
+@compiled
+def gram(table, scene, block, alone, total, work):
+    """Add up the products of all pairs of the basis's functions, `total` (width, width), over the near anchors of a
+    block, weighted as in a fit; returns the sum of the weights."""
+    n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
+    angle, values, weights = np.zeros(width, np.float32), np.zeros(channels * width, np.float32), 0.0
+    for row in range(block[0], block[2]):
+        for column in range(block[1], block[3]):
+            for s in range(n):
+                pixel = row * scene.columns + column
+                anchor, share = scene.neighbours[pixel, s], scene.shares[pixel, s]
+                weight = share * ((1 - alone) * share + alone)
+                weights += weight
+                lay_row(
+                    table.profiles, table.orders, width, channels, table.knots, table.per_scale,
+                    float(row - scene.anchors[anchor, 0]), float(column - scene.anchors[anchor, 1]),
+                    scene.inverse[anchor], angle, values, 0,
+                )  # fmt: skip
+                for c in range(channels):
+                    for k in range(width):
+                        for m in range(k + 1):
+                            total[k, m] += weight * values[c * width + k] * values[c * width + m]
+    return weights
+
+
+@compiled
+def distances_between(positions, count):
+    """The mean distance (k,) of every place (k, 2) to its `count` nearest others (all of them, of fewer).
+
+    Places are sorted along a curve or by rows; they are looked up in square cells of about two of them.
+    """
+    k = len(positions)
+    means = np.zeros(k)
+    count = min(count, k - 1)
+    if count < 1:
+        return means
+    top, left, bottom, right = positions[0, 0], positions[0, 1], positions[0, 0], positions[0, 1]
+    for i in range(k):
+        top, bottom = min(top, positions[i, 0]), max(bottom, positions[i, 0])
+        left, right = min(left, positions[i, 1]), max(right, positions[i, 1])
+    cell = max(1, int(math.sqrt(2.0 * (bottom - top + 1) * (right - left + 1) / k)))
+    down, across = (bottom - top) // cell + 1, (right - left) // cell + 1
+    starts = np.zeros(down * across + 1, np.int64)
+    cells = np.empty(k, np.int64)
+    for i in range(k):
+        cells[i] = (positions[i, 0] - top) // cell * across + (positions[i, 1] - left) // cell
+        starts[cells[i] + 1] += 1
+    for i in range(down * across):
+        starts[i + 1] += starts[i]
+    filled, members = starts[:-1].copy(), np.empty(k, np.int64)
+    for i in range(k):
+        members[filled[cells[i]]] = i
+        filled[cells[i]] += 1
+    best = np.empty(count, np.int64)
+    for i in range(k):
+        best[:] = 2**62
+        home_row, home_column = cells[i] // across, cells[i] % across
+        ring = 0
+        while ring <= max(down, across):
+            # All places in rings further out are more than (ring - 1) cells away.
+            if ring > 0 and best[count - 1] <= ((ring - 1) * cell) ** 2:
+                break
+            for r in range(max(0, home_row - ring), min(down, home_row + ring + 1)):
+                inner = abs(r - home_row) < ring
+                for c in range(max(0, home_column - ring), min(across, home_column + ring + 1)):
+                    if inner and abs(c - home_column) < ring:
+                        continue
+                    for m in range(starts[r * across + c], starts[r * across + c + 1]):
+                        j = members[m]
+                        if j == i:
+                            continue
+                        away, aside = positions[i, 0] - positions[j, 0], positions[i, 1] - positions[j, 1]
+                        square = away * away + aside * aside
+                        if square < best[count - 1]:
+                            s = count - 1
+                            while s > 0 and square < best[s - 1]:
+                                best[s] = best[s - 1]
+                                s -= 1
+                            best[s] = square
+            ring += 1
+        total = 0.0
+        for s in range(count):
+            total += math.sqrt(float(best[s]))
+        means[i] = total / count
+    return means
+
+
+def blocks_of(height: int, width: int) -> NDArray[np.int64]:
+    """The blocks (b, 4) of an image: top, left, bottom, right."""
+    return np.array(
+        [
+            (top, left, min(top + SIDE, height), min(left + SIDE, width))
+            for top in range(0, height, SIDE)
+            for left in range(0, width, SIDE)
+        ],
+        np.int64,
+    )
+
+
+def lay_scene(
+    image: NDArray[Any],
+    anchors: NDArray[Any],
+    scales: NDArray[Any],
+    levels: NDArray[np.int64],
+    neighbours: NDArray[Any],
+) -> Scene:
+    """A scene whose shares are still to be computed."""
+    height, width, channels = image.shape
+    return Scene(
+        anchors=np.ascontiguousarray(anchors, np.int64),
+        inverse=(1 / scales).astype(np.float32),
+        levels=levels,
+        neighbours=np.ascontiguousarray(neighbours, np.int32),
+        shares=np.empty(neighbours.shape, np.float32),
+        target=image.reshape(-1, channels).astype(np.float32) - np.float32(0.5),
+        blocks=blocks_of(height, width),
+        slots=(0,) * neighbours.shape[1],
+        columns=width,
+    )
+
+
+def solve_memory(n_pixels: int, n_anchors: int, n: int, width: int) -> int:
+    """Bytes that a fit takes beside image, positions and neighbours: target and shares of the pixels; latents,
+    right-hand side, diagonal, direction, product, and the rows of all blocks."""
+    return 4 * n_pixels * (3 + n) + 4 * n_anchors * width * 8 + 24 * n_anchors
