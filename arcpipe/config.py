@@ -200,9 +200,17 @@ class StoreSection(Section):
     """How clouds lie on disk."""
 
     dtype: Literal["float16", "float32", "int8"] = "float16"
+    bits: Annotated[int, Field(ge=2, le=8)] = 8
+    """Of `int8`: 6 take a quarter less space than 8, see docs/store-format.md."""
     neighbours_cache: Literal["pixels", "none"] = "pixels"
     part_samples: Count | None = None
     """Samples in a part; by default as many as make 30 to 120 seconds of work."""
+
+    @model_validator(mode="after")
+    def bits_of_int8(self) -> Self:
+        if self.bits != 8 and self.dtype != "int8":
+            raise ConfigError(f"store.bits is of --dtype int8, found {self.dtype}.", fix=["--dtype int8"])
+        return self
 
 
 class RunSection(Section):
@@ -445,6 +453,7 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
 LATER: dict[str, dict[str, Any]] = {
     "source": {"splits": None},
     "fit": {"decoder_kind": "concat", "own_share": 0.1, "damping": 0.01},
+    "store": {"bits": 8},
     "optim": {"ema": 0.0},
     "stream": {"validation": 0.0},
 }

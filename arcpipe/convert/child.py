@@ -35,7 +35,7 @@ from arcpipe.convert.task import Work, commit, fit_group, load_decoder, open_ima
 from arcpipe.errors import ArcpipeError
 from arcpipe.place import as_place
 from arcpipe.sources import Sample, Source
-from arcpipe.store import open_writer, round_latents
+from arcpipe.store import Rounding, open_writer
 
 LOOK_EVERY_S = 0.05
 GROUP_PIXELS = 2**18
@@ -99,7 +99,8 @@ def _warm_up(decoder: Any, work: Work, device: str) -> None:
     image = np.zeros((8, 8, decoder.channels), np.float32)
     fit = work.fit.model_copy(update={"steps": 1, "latents": float(work.fit.neighbours)})
     (fitted,) = fit_clouds([image], decoder, fit, [0], device=device)
-    finish_cloud(fitted, round_latents(fitted.latents, work.store.dtype), image, decoder)
+    rounding = Rounding.of(work.store.dtype, work.store.bits, decoder)
+    finish_cloud(fitted, rounding.round(fitted.latents), image, decoder)
 
 
 def _read_all(work: Work, part: PartPlan, known: Mapping[int, FailedSample], says: BinaryIO) -> None:

@@ -238,6 +238,7 @@ def _header(
         splits=counts,
         seed=config.seed,
         dtype=config.store.dtype,
+        bits=config.store.bits,
         neighbours_cache=config.store.neighbours_cache,
         versions={"arcpipe": __version__, **{name: version(name) for name in ("torch", "numpy", "zarr", "pillow")}},
     )

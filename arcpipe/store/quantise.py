@@ -33,11 +33,12 @@ class Rounding:
 
     @classmethod
     def of(cls, dtype: str, bits: int, decoder: object) -> Rounding:
-        """That of a store with this decoder: whatever has `ranges` and `costs` decides on the steps of `int8`."""
-        ranges = getattr(decoder, "ranges", None)
+        """That of a store with this decoder, or record of one: `ranges` and `costs` decide on the steps of `int8`."""
+        record = getattr(decoder, "record", decoder)
+        ranges = getattr(record, "ranges", None)
         if dtype != "int8" or ranges is None:
             return cls(dtype, bits)
-        steps = latent_steps(np.asarray(ranges), getattr(decoder, "costs", None), bits)
+        steps = latent_steps(np.asarray(ranges), getattr(record, "costs", None), bits)
         return cls(dtype, bits, tuple(steps.tolist()))
 
     def quantise(

@@ -25,7 +25,7 @@ from arcpipe.errors import CheckpointError, ImageError
 from arcpipe.progress import Progress
 from arcpipe.seeds import derive_seed
 from arcpipe.sources import load_image
-from arcpipe.store import round_latents
+from arcpipe.store import Rounding
 from arcpipe.threads import torch_threads
 from arcpipe.train.device import choose_device
 from arcpipe.train.loader import collate
@@ -151,7 +151,8 @@ def _predict(
     device: torch.device,
 ) -> Prediction:
     try:
-        cloud = finish_cloud(fitted, round_latents(fitted.latents, recipe.store.dtype), image, decoder)
+        rounding = Rounding.of(recipe.store.dtype, recipe.store.bits, decoder)
+        cloud = finish_cloud(fitted, rounding.round(fitted.latents), image, decoder)
     except ImageError as error:
         return Prediction(str(path), error=str(error))
     no_label = np.zeros((1, len(run.facts.classes)), np.float32)
