@@ -34,7 +34,7 @@ from arcpipe.convert.limits import fit_limit_s, is_out_of_memory, within
 from arcpipe.convert.plan import PartPlan, core_seconds
 from arcpipe.errors import DivergedError, DownloadError, FileAccessError, ImageError, SourceError
 from arcpipe.sources import Sample, Source, open_source
-from arcpipe.store import PartRecord, StoreWriter, position_dtype, round_latents
+from arcpipe.store import PartRecord, Rounding, StoreWriter, position_dtype
 
 Group = Sequence[tuple[Sample, NDArray[np.float32]]]
 Made = tuple[list[Cloud], list[FailedSample]]
@@ -237,9 +237,10 @@ def _fit_together(group: Group, decoder: Any, work: Work, device: str, stages: d
     started = time.perf_counter()
     clouds: list[Cloud] = []
     lost: dict[int, FailedSample] = {}
+    rounding = Rounding.of(work.store.dtype, work.store.bits, decoder)
     for (sample, image, repeat), fit in zip(items, fitted, strict=True):
         try:
-            cloud = finish_cloud(fit, round_latents(fit.latents, work.store.dtype), image, decoder)
+            cloud = finish_cloud(fit, rounding.round(fit.latents), image, decoder)
         except ImageError as error:
             lost[sample.sample_id] = FailedSample(sample.sample_id, sample.path, error.reason, str(error))
         else:
