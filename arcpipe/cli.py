@@ -243,7 +243,11 @@ def train(
     weight_decay: Annotated[float, typer.Option(min=0)] = 1e-3,
     schedule: Annotated[Schedule, typer.Option(help="Of the learning rate, after a short rise.")] = Schedule.cosine,
     augment: Annotated[
-        str, typer.Option(help="none, or any of push,rotate,flip,displace,noise,mask,arcmix, comma-separated.")
+        str,
+        typer.Option(
+            help="none, or any of mask,arcmix,push,rotate,flip,crop,displace,noise, comma-separated; of clouds of the "
+            "recipe basis also zoom,brightness,contrast,saturation,hue."
+        ),
     ] = "mask,arcmix",
     features: Annotated[
         Features, typer.Option(help="Of a point: its latent, what its cloud decodes to around it, or both.")

@@ -94,7 +94,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "pretrain_lr": 0.005,
         "pretrain_betas": (0.9, 0.999),
     },
-    "basis": {"decoder_kind": "basis", "steps": 12, "pretrain_images": 400, "pretrain_steps": 300},
+    "basis": {"decoder_kind": "basis", "steps": 6, "pretrain_images": 400, "pretrain_steps": 300},
 }
 """Defaults of `FitSection` by recipe, where they are not those of the thesis."""
 
@@ -254,11 +254,25 @@ class ConvertConfig(Section):
     run: RunSection = RunSection()
 
 
-Augmentation = Literal["noise", "mask", "push", "rotate", "flip", "displace", "arcmix"]
+Augmentation = Literal[
+    "noise",
+    "mask",
+    "push",
+    "rotate",
+    "flip",
+    "zoom",
+    "crop",
+    "displace",
+    "brightness",
+    "contrast",
+    "saturation",
+    "hue",
+    "arcmix",
+]
 
 
 class AugmentSection(Section):
-    """Augmentations on the cloud, on the fly, in this order (thesis fig. 3)."""
+    """Augmentations on the cloud, on the fly, in this order (thesis fig. 3; those of images as in torchvision)."""
 
     apply: tuple[Augmentation, ...] = ("mask", "arcmix")
     noise: Annotated[float, Field(ge=0)] = 0.001
@@ -275,6 +289,20 @@ class AugmentSection(Section):
     """Chance of a flip, for each axis by itself."""
     flip_axes: Literal["both", "rows", "columns"] = "both"
     """`columns` flips left and right only, as photographs may be; `rows` upside down only."""
+    zoom: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 1.0)
+    """Least and most area of the window that becomes the picture, as a share of the image's (`RandomResizedCrop`)."""
+    crop: Annotated[int, Field(ge=0)] = 4
+    """The picture moves by whole pixels, at most so many on each axis; what leaves it is dropped (`RandomCrop`)."""
+    brightness: Annotated[float, Field(ge=0)] = 0.2
+    """All colours are multiplied by a number, uniform within so much of 1 either way (as `ColorJitter`)."""
+    contrast: Annotated[float, Field(ge=0)] = 0.2
+    """So are the differences from the middle grey."""
+    saturation: Annotated[float, Field(ge=0)] = 0.2
+    """So are the differences from a pixel's own grey."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    """Hues turn uniformly within such a share of the circle either way."""
+    exact: bool = True
+    """Latents change with the picture (of the kind `basis`). False: `rotate` and `flip` only move positions."""
     arcmix_alpha: Annotated[float, Field(gt=0)] = 1.0
     """The mixing share is drawn from Beta(alpha, alpha)."""
     arcmix: Literal["points", "box"] = "points"
@@ -286,6 +314,17 @@ class AugmentSection(Section):
         """The order of the words changes nothing, so it must not make another run of the same one."""
         return tuple(name for name in get_args(Augmentation) if name in names)
 
+    @field_validator("zoom")
+    @classmethod
+    def least_before_most(cls, areas: tuple[float, float]) -> tuple[float, float]:
+        if areas[0] > areas[1]:
+            raise ConfigError(
+                "augment.zoom has its least area behind its most.",
+                details=[f"found {list(areas)}"],
+                fix=[f"--set augment.zoom={[areas[1], areas[0]]}".replace(" ", "")],
+            )
+        return areas
+
 
 class FeaturesSection(Section):
     """What the classifier is given of every point."""
@@ -296,6 +335,8 @@ class FeaturesSection(Section):
     """Edges of the decoded windows around a point, pixels, odd."""
     order: Annotated[int, Field(ge=0)] = 3
     """A window's cosine coefficients (u, v) up to u + v = order: 10 a channel for 3."""
+    scale: bool = False
+    """Of stores of the kind `basis`: also the binary logarithm of the anchor's scale."""
     cache: Path | None = None
     """Folder for decoded features; by default `.features` beside the run's folder."""
 
@@ -454,6 +495,16 @@ LATER: dict[str, dict[str, Any]] = {
     "source": {"splits": None},
     "fit": {"decoder_kind": "concat", "own_share": 0.1, "damping": 0.01},
     "store": {"bits": 8},
+    "features": {"scale": False},
+    "augment": {
+        "zoom": [0.5, 1.0],
+        "crop": 4,
+        "brightness": 0.2,
+        "contrast": 0.2,
+        "saturation": 0.2,
+        "hue": 0.05,
+        "exact": True,
+    },
     "optim": {"ema": 0.0},
     "stream": {"validation": 0.0},
 }

@@ -146,22 +146,20 @@ class Maps:
         if self.record.channels != 3 or not (turned.any() or (grey != chroma).any()):
             made = by_grey * rows
         else:
-            matrices, _ = self._colours
-            greys, turns = np.split(rows @ matrices, 2, axis=1)
+            greys, turns = np.split(rows @ self._greys_and_turns, 2, axis=1)
             made = by_chroma * rows + (by_grey - by_chroma) * greys + by_turned * turns
-        if constant.any():
-            made += constant.astype(np.float32)[:, None] * self._colours[1]
-        return made
+        return made + constant.astype(np.float32)[:, None] * self._one if constant.any() else made
 
     @cached_property
-    def _colours(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What makes a latent grey and what turns its chroma, side by side (z, 2 z), and what brightens by 1 (z,)."""
-        channels = self.record.channels
-        greys, turns = (
-            self.colour(change).matrix.T for change in ((GREY, TURN) if channels == 3 else (np.eye(channels),) * 2)
-        )
-        one = self.colour(np.eye(channels), 1.0).vector
-        return np.concatenate([greys, turns], axis=1).astype(np.float32), one.astype(np.float32)
+    def _greys_and_turns(self) -> NDArray[np.float32]:
+        """What makes a latent grey and what turns its chroma, side by side: (z, 2 z)."""
+        both = np.concatenate([self.colour(change).matrix.T for change in (GREY, TURN)], axis=1)
+        return both.astype(np.float32)
+
+    @cached_property
+    def _one(self) -> NDArray[np.float32]:
+        """What makes a picture brighter by 1 (z,)."""
+        return self.colour(np.eye(self.record.channels), 1.0).vector.astype(np.float32)
 
     def plane(self, matrix: ArrayLike) -> LatentMap:
         """Latents of the picture whose places p, seen from its middle, go to `matrix p` (row, column).

@@ -1,10 +1,11 @@
-"""The augmentations of the thesis (section 3.4, figure 3): random changes of clouds; all but one keep the label.
+"""The augmentations of the thesis (section 3.4, figure 3), and those of images: random changes of clouds.
 
 All clouds of a batch change at once, by array operations: a loop over clouds took 15 times as long and was a fifth of
-the work of a training step. What changes are places and rows; latents are copied once, at the end. A cloud's random
+the work of a training step. First places and rows change, then the latents of what is left, once. A cloud's random
 numbers come from the seed, the epoch and its own name (see `draws`), so its augmentation is the same in any batch, on
-any rank and after resuming. Only ARCMix looks at a second cloud: the next one in the batch. Order: noise, mask, push,
-rotate, flip, displace, ARCMix. What each does to one cloud is written plainly in `arc.edit`.
+any rank and after resuming. Only ARCMix looks at a second cloud, the next one in the batch, and changes the label.
+Order: noise, mask, push, rotate, flip, zoom, crop, displace, brightness, contrast, saturation, hue, ARCMix. What each
+does to one cloud is written plainly in `arc.edit`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from arcpipe.arc import edit
+from arcpipe.arc.maps import Maps
 from arcpipe.cloud import Cloud, CloudBatch, ends_from
 from arcpipe.config import AugmentSection
 from arcpipe.train.draws import Keys, beta, cloud_keys, normal, uniform
 
-__all__ = ["Points", "augment", "augment_cloud", "cloud_keys"]
+__all__ = ["COLOURS", "Columns", "Points", "augment", "augment_cloud", "cloud_keys"]
+
+COLOURS = ("brightness", "contrast", "saturation", "hue")
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -65,14 +70,29 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
+class Columns:
+    """What the numbers (z,) that describe a point are, so that they can change with the picture.
+
+    `maps`: the first ones are a latent of this basis; None where latents are of another kind, which stay as they are.
+    `mirror` (2, z): factors that a flip of rows, of columns puts on all others; None where there are none.
+    `scale`: the last number is the binary logarithm of the anchor's scale.
+    """
+
+    maps: Maps | None = None
+    mirror: NDArray[np.float32] | None = None
+    scale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Augmented:
-    """`latents` (m, z) in the type they came in, or float32 where noise was added; `positions` (m, 2) float32;
-    `offsets` (s + 1,) and soft labels `labels` (s, classes) of what is left."""
+    """`latents` (m, z) float32 where any changed, else in the type they came in; `positions` (m, 2) float32; `scales`
+    (m,) where the clouds have some; `offsets` (s + 1,) and soft labels `labels` (s, classes) of what is left."""
 
     latents: NDArray[np.floating]
     positions: NDArray[np.float32]
     offsets: NDArray[np.int64]
     labels: NDArray[np.float32]
+    scales: NDArray[np.float32] | None = None
 
 
 def augment(
@@ -80,7 +100,7 @@ def augment(
     labels: NDArray[np.float32],
     keys: Keys,
     section: AugmentSection,
-    mirror: NDArray[np.float32] | None = None,
+    columns: Columns | None = None,
 ) -> Augmented:
     """Apply what `section.apply` names. With ARCMix, the last cloud is only a partner and is dropped from the result.
 
@@ -89,10 +109,10 @@ def augment(
         labels: (s, classes), rows sum to 1.
         keys: (s,), see `cloud_keys`.
         section: What to do, and how strongly.
-        mirror: Factors (2, z) that a flip of rows, of columns puts on what describes a point; ones by default.
+        columns: What the latents of `clouds` are; by default numbers that no change of the picture changes.
     """
     points = _begin(clouds, keys)
-    for name in section.apply:  # in the order of the thesis
+    for name in section.apply:
         if name in CHANGES:
             points = CHANGES[name](points, section)
     if "arcmix" in section.apply:
@@ -103,19 +123,45 @@ def augment(
         width = latents.shape[1]
         index = points.index[:, None] * width + np.arange(width)
         latents = latents + np.float32(section.noise) * normal(keys[points.origin][:, None], "noise", index)
-    if mirror is not None and "flip" in section.apply:
-        flipped = _flipped(keys, section)[:, :, None]
-        latents = latents * np.where(flipped, mirror, np.float32(1)).prod(1)[points.origin]
+    latents = _described(latents, points.origin, keys, section, columns or Columns())
+    scales = None if clouds.scales is None else clouds.scales[points.row]
+    if scales is not None and "zoom" in section.apply:
+        scales = scales * _zooms(keys, section).astype(np.float32)[points.origin]
     counts = np.bincount(points.cloud, minlength=len(labels))
-    return Augmented(latents, points.positions.astype(np.float32), ends_from(counts), labels)
+    return Augmented(latents, points.positions.astype(np.float32), ends_from(counts), labels, scales)
 
 
-def augment_cloud(cloud: Cloud, key: int, section: AugmentSection, mirror: NDArray[np.float32] | None = None) -> Cloud:
+def augment_cloud(cloud: Cloud, key: int, section: AugmentSection, columns: Columns | None = None) -> Cloud:
     """Apply what `section.apply` names to one cloud, except ARCMix. `key` names the random numbers."""
     alone = section.model_copy(update={"apply": tuple(name for name in section.apply if name != "arcmix")})
     batch = CloudBatch.join([cloud], latent_dim=cloud.latents.shape[1])
-    changed = augment(batch, np.ones((1, 1), np.float32), np.array([key], np.uint64), alone, mirror)
-    return replace(cloud, positions=changed.positions, latents=changed.latents, neighbours=None, psnr=float("nan"))
+    made = augment(batch, np.ones((1, 1), np.float32), np.array([key], np.uint64), alone, columns)
+    return edit.changed(cloud, made.positions, made.latents, made.scales)
+
+
+def _described(
+    latents: NDArray[np.floating], origin: Rows, keys: Keys, section: AugmentSection, columns: Columns
+) -> NDArray[np.floating]:
+    """What describes the points (m, z) after the changes of the clouds (m,) that they were in at first."""
+    flipped = _flipped(keys, section)[:, :, None] if "flip" in section.apply else None
+    if columns.mirror is not None and flipped is not None:
+        latents = latents * np.where(flipped, columns.mirror, np.float32(1)).prod(1)[origin]
+    if columns.scale and "zoom" in section.apply:
+        latents = np.array(latents, np.float32)
+        latents[:, -1] += np.log2(_zooms(keys, section)).astype(np.float32)[origin]
+    maps = columns.maps if section.exact else None
+    changes = {"rotate", "flip", *COLOURS}.intersection(section.apply)
+    if maps is None or not changes:
+        return latents
+    own = np.array(latents[:, : maps.latent_dim], np.float32)
+    if "rotate" in changes:
+        waves = _angles(keys, section)[:, None] * maps.orders[maps.cosines]
+        own = maps.turned(own, *(wave(waves).astype(np.float32)[origin] for wave in (np.cos, np.sin)))
+    if flipped is not None:
+        own *= np.where(flipped, maps.mirror, np.float32(1)).prod(1)[origin]
+    if changes.intersection(COLOURS):
+        own = maps.recoloured(own, *(values[origin] for values in _colours(keys, section)))
+    return own if own.shape == latents.shape else np.concatenate([own, latents[:, own.shape[1] :]], axis=1)
 
 
 def _begin(clouds: CloudBatch, keys: Keys) -> Points:
@@ -143,11 +189,16 @@ def _push(points: Points, section: AugmentSection) -> Points:
 
 
 def _rotate(points: Points, section: AugmentSection) -> Points:
-    angle = np.deg2rad(section.rotate) * (2 * uniform(points.keys, "rotate") - 1)
+    angle = _angles(points.keys, section)
     cosine, sine = np.cos(angle)[points.cloud], np.sin(angle)[points.cloud]
     middle = ((points.sizes - 1) / 2)[points.cloud]
     row, column = (points.positions - middle).T
     return points.moved(np.stack([cosine * row - sine * column, sine * row + cosine * column], axis=1) + middle)
+
+
+def _angles(keys: Keys, section: AugmentSection) -> Floats:
+    """By how much each cloud is turned (s,), radians."""
+    return np.deg2rad(section.rotate) * _sideways(keys, "rotate")
 
 
 def _flip(points: Points, section: AugmentSection) -> Points:
@@ -159,6 +210,33 @@ def _flipped(keys: Keys, section: AugmentSection) -> NDArray[np.bool_]:
     """Which clouds are flipped (s, 2): rows, columns."""
     allowed = [section.flip_axes != other for other in ("columns", "rows")]
     return (_both(keys, "flip", 0) < section.flip) & allowed
+
+
+def _zoom(points: Points, section: AugmentSection) -> Points:
+    """A window of each image, anywhere in it, becomes as large as the image; what is outside is dropped."""
+    factor = _zooms(points.keys, section)[:, None]
+    corner = _both(points.keys, "zoom place", 0) * (points.sizes - points.sizes / factor)  # may lie outside: factor < 1
+    places = (points.positions + 0.5 - corner[points.cloud]) * factor[points.cloud] - 0.5
+    return _within(points.moved(places))
+
+
+def _zooms(keys: Keys, section: AugmentSection) -> Floats:
+    """How many times as large each picture becomes (s,)."""
+    low, high = section.zoom
+    return 1 / np.sqrt(low + (high - low) * uniform(keys, "zoom"))
+
+
+def _crop(points: Points, section: AugmentSection) -> Points:
+    """A window of the image's size, off by whole pixels, up to `crop`; what is outside is dropped."""
+    steps = np.floor(_both(points.keys, "crop", 0) * (2 * section.crop + 1)) - section.crop
+    return _within(points.moved(points.positions - steps[points.cloud]))
+
+
+def _within(points: Points) -> Points:
+    """The points inside their images; a cloud of which none is inside keeps all, since a cloud may not be empty."""
+    inside = ((points.positions >= -0.5) & (points.positions < points.sizes[points.cloud] - 0.5)).all(axis=1)
+    left = np.bincount(points.cloud[inside], minlength=len(points.keys))
+    return points.keep(inside | (left == 0)[points.cloud])
 
 
 def _displace(points: Points, section: AugmentSection) -> Points:
@@ -173,7 +251,35 @@ def _displace(points: Points, section: AugmentSection) -> Points:
     return points.moved(points.positions + np.where(high >= low, low + places, 0)[points.cloud])
 
 
-CHANGES = {"mask": _mask, "push": _push, "rotate": _rotate, "flip": _flip, "displace": _displace}
+CHANGES = {
+    "mask": _mask,
+    "push": _push,
+    "rotate": _rotate,
+    "flip": _flip,
+    "zoom": _zoom,
+    "crop": _crop,
+    "displace": _displace,
+}
+
+
+def _colours(keys: Keys, section: AugmentSection) -> tuple[Floats, Floats, Floats, Floats]:
+    """What `Maps.recoloured` takes of each cloud (s,): the changes of its colours, one after another.
+
+    What is grey is multiplied by a number and gets a constant; chroma is multiplied by a complex number.
+    """
+    grey, chroma, constant = np.ones(len(keys)), np.ones(len(keys), np.complex128), np.zeros(len(keys))
+    for name in COLOURS[:3]:
+        if name in section.apply:
+            strength = getattr(section, name)
+            factor = np.maximum(1 + strength * _sideways(keys, name), 0)
+            chroma = chroma * factor
+            if name != "saturation":
+                grey, constant = grey * factor, constant * factor
+            if name == "brightness":
+                constant = constant + 0.5 * (factor - 1)
+    if "hue" in section.apply:
+        chroma = chroma * np.exp(2j * np.pi * section.hue * _sideways(keys, "hue"))
+    return grey, chroma.real, chroma.imag, constant
 
 
 def _mix_neighbours(
@@ -241,6 +347,11 @@ def _drawn(points: Points, kept: Rows, lots: Floats) -> NDArray[np.bool_]:
     chosen = np.zeros(len(points), np.bool_)
     chosen[order] = place < np.repeat(kept, counts)
     return chosen
+
+
+def _sideways(keys: Keys, use: str) -> Floats:
+    """One number in [-1, 1) for each key."""
+    return 2 * uniform(keys, use) - 1
 
 
 def _both(keys: Keys, use: str, index: Rows | int) -> Floats:

@@ -23,6 +23,7 @@ from arcpipe.errors import (
 )
 from arcpipe.store import Store, open_store
 from arcpipe.threads import torch_threads
+from arcpipe.train.augment import Columns
 from arcpipe.train.device import choose_device
 from arcpipe.train.features import feature_cache
 from arcpipe.train.figures import draw_calibration, draw_confusion
@@ -115,7 +116,7 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
             change,
             config.seed,
             view=view,
-            mirror=run.features.mirror,
+            columns=run.features.columns,
         )
         for view, change in enumerate(changes)
     ]
@@ -194,7 +195,7 @@ def evaluation_loader(
     seed: int = 0,
     ranks: Ranks = ALONE,
     view: int = 0,
-    mirror: NDArray[np.float32] | None = None,
+    columns: Columns | None = None,
 ) -> StreamLoader:
     """Batches in the order of the store; every cloud once, in one of the ranks. Every `view` draws other changes."""
     return StreamLoader(
@@ -207,7 +208,7 @@ def evaluation_loader(
         epoch=view,
         augment=augment,
         shuffle=False,
-        mirror=mirror,
+        columns=columns,
         rank=ranks.rank,
         world=ranks.world,
     )

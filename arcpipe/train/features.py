@@ -1,4 +1,5 @@
-"""What the classifier is given of every point: its latent (the thesis), what its cloud decodes to around it, or both.
+"""What the classifier is given of every point: its latent (the thesis), what its cloud decodes to around it, or both;
+and, if asked, how far its anchor reaches.
 
 Decoded features are computed once for a store, part by part, and kept beside the runs: decoding a cloud takes a hundred
 times as long as reading it. That folder may be deleted at any time.
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe.arc.engine import decoder_of
+from arcpipe.arc.maps import Maps
 from arcpipe.arc.stencil import mirror_signs, stencil_features
-from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord
-from arcpipe.config import FeaturesSection
+from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord
+from arcpipe.config import FeaturesSection, TrainConfig
+from arcpipe.errors import ConfigError
 from arcpipe.progress import Progress
 from arcpipe.store import Store
+from arcpipe.train.augment import COLOURS, Columns
 
 FORMAT = "stencil-1"
 """Goes into a cache's name: change it with anything that changes a feature."""
@@ -43,37 +48,54 @@ class Features:
         return self.section.kind != "latents"
 
     @property
+    def computed(self) -> bool:
+        """Whether features are more than the latents of the store."""
+        return self.decoded or self.section.scale
+
+    @property
     def width(self) -> int:
         """Numbers in a point's features."""
         return self.mirror.shape[1]
 
     @property
     def mirror(self) -> NDArray[np.float32]:
-        """Factors (2, width) that a flip puts on the features: [0] of rows, [1] of columns. Latents do not turn."""
-        latents = np.ones((2, self.decoder.latent_dim), np.float32)
-        if not self.decoded:
-            return latents
-        signs = mirror_signs(self.decoder.channels, self.section.windows, self.section.order)
-        return signs if self.section.kind == "decoded" else np.concatenate([latents, signs], axis=1)
+        """Factors (2, width) that a flip puts on the features: [0] of rows, [1] of columns. Ones for latents, whose
+        changes are those of `columns.maps`."""
+        signs = [np.ones((2, self.decoder.latent_dim), np.float32)] if self.section.kind != "decoded" else []
+        if self.decoded:
+            signs += [mirror_signs(self.decoder.channels, self.section.windows, self.section.order)]
+        return np.concatenate([*signs, np.ones((2, int(self.section.scale)), np.float32)], axis=1)
+
+    @cached_property
+    def columns(self) -> Columns:
+        """What the numbers are, for changes of the picture."""
+        basis = self.decoder if isinstance(self.decoder, BasisRecord) and self.section.kind != "decoded" else None
+        mirror = self.mirror if self.decoded else None
+        return Columns(None if basis is None else Maps(basis), mirror, self.section.scale)
 
     def of(self, clouds: Sequence[Cloud]) -> NDArray[np.float32]:
         """Stencil features (points of all clouds, d): the part of the features that is not in the store."""
         decoder = decoder_of(self.decoder)
         found = [stencil_features(cloud, decoder, self.section.windows, self.section.order) for cloud in clouds]
-        width = self.width - (self.decoder.latent_dim if self.section.kind == "both" else 0)
+        width = self.width - (self.decoder.latent_dim if self.section.kind == "both" else 0) - self.section.scale
         return np.concatenate([np.zeros((0, width), np.float32), *found])
 
-    def put(self, clouds: CloudBatch, stencils: NDArray[Any]) -> CloudBatch:
-        """Clouds whose `latents` are the features (m, width): `stencils` (m, d) alone, or behind the latents."""
-        if self.section.kind == "both":
-            stencils = np.concatenate([clouds.latents.astype(np.float32), stencils.astype(np.float32)], axis=1)
-        return replace(clouds, latents=stencils)
+    def put(self, clouds: CloudBatch, stencils: NDArray[Any] | None) -> CloudBatch:
+        """Clouds whose `latents` are the features (m, width): latents, `stencils` (m, d) and scales, as asked for."""
+        columns = [clouds.latents] if self.section.kind != "decoded" else []
+        columns += [stencils] if stencils is not None else []
+        if self.section.scale:
+            if clouds.scales is None:
+                raise ValueError("clouds without scales cannot be described by them")
+            columns += [np.log2(clouds.scales)[:, None]]
+        described = columns[0] if len(columns) == 1 else np.concatenate([c.astype(np.float32) for c in columns], axis=1)
+        return replace(clouds, latents=described, scales=None)
 
     def describe(self, cloud: Cloud) -> Cloud:
         """One cloud with its features as `latents`."""
-        if not self.decoded:
+        if not self.computed:
             return cloud
-        return self.put(CloudBatch.join([cloud]).without_neighbours(), self.of([cloud]))[0]
+        return self.put(CloudBatch.join([cloud]).without_neighbours(), self.of([cloud]) if self.decoded else None)[0]
 
 
 class FeatureCache:
@@ -93,6 +115,8 @@ class FeatureCache:
 
         A part's file is written whole or not at all.
         """
+        if not self.features.decoded:
+            return
         parts = self.store.parts(split)
         if all(self._file(split, part.id).is_file() for part in parts):
             return
@@ -106,8 +130,10 @@ class FeatureCache:
                 for part in missing:
                     done = self._make(split, part.id, part.n_clouds, pool, bar, done)
 
-    def read(self, split: str, part: str, rows: slice) -> NDArray[np.float16]:
-        """Features of the points `rows` of a part."""
+    def read(self, split: str, part: str, rows: slice) -> NDArray[np.float16] | None:
+        """Stencil features of the points `rows` of a part; None where none are asked for."""
+        if not self.features.decoded:
+            return None
         found: NDArray[np.float16] = np.load(self._file(split, part), mmap_mode="r", allow_pickle=False)
         return np.array(found[rows])
 
@@ -148,4 +174,35 @@ def _alone(lock: Path) -> Iterator[None]:
 def feature_cache(section: FeaturesSection, store: Store, run: Path) -> FeatureCache | None:
     """Where the features of a run in the folder `run` are kept; None where the store's latents are all it needs."""
     features = Features(section, store.decoder)
-    return FeatureCache(section.cache or run.parent / ".features", store, features) if features.decoded else None
+    return FeatureCache(section.cache or run.parent / ".features", store, features) if features.computed else None
+
+
+def check_changes(config: TrainConfig, store: Store) -> None:
+    """Refuse what the store's clouds cannot do.
+
+    Raises:
+        ConfigError: scales of anchors that have none, or augmentations that would not change what describes a point.
+    """
+    kind, apply = store.decoder_kind, config.augment.apply
+    if config.features.scale and kind != "basis":
+        raise ConfigError(
+            "features.scale needs a store of the kind basis: anchors of others have no scale.",
+            details=[f"{store.path} is of the kind {kind}"],
+            fix=["--set features.scale=false", "arcpipe convert ... --recipe basis"],
+        )
+    refused = [name for name in apply if name in ("zoom", *COLOURS)]
+    others = ",".join(name for name in apply if name not in refused) or "none"
+    if refused and (kind != "basis" or config.features.kind != "latents"):
+        raise ConfigError(
+            f"--augment {','.join(refused)} needs latents of the kind basis: others do not change with the picture.",
+            details=[f"{store.path} is of the kind {kind}, and the run has --features {config.features.kind}"],
+            fix=[f"--augment {others}", "arcpipe convert ... --recipe basis"],
+        )
+    refused = [name for name in apply if name in ("saturation", "hue")]
+    others = ",".join(name for name in apply if name not in refused) or "none"
+    if refused and store.channels != 3:
+        raise ConfigError(
+            f"--augment {','.join(refused)} needs images of three channels.",
+            details=[f"those of {store.path} have {store.channels}"],
+            fix=[f"--augment {others}"],
+        )

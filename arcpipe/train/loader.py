@@ -22,7 +22,7 @@ from torch import Tensor
 from arcpipe.cloud import CloudBatch, ends_from
 from arcpipe.config import AugmentSection, StreamSection
 from arcpipe.threads import give_way
-from arcpipe.train.augment import augment
+from arcpipe.train.augment import Columns, augment
 from arcpipe.train.draws import cloud_keys
 from arcpipe.train.order import cut_batches, epoch_order, natural_order, rank_share
 from arcpipe.train.split import Normalisation, Split
@@ -74,7 +74,7 @@ class StreamLoader:
         start_batch: Batches of the epoch that are done.
         augment: Random changes of the clouds; None leaves them as they are.
         shuffle: False visits the store in its own order.
-        mirror: Factors (2, width) that a flip of rows, of columns puts on a point's features; ones by default.
+        columns: What the numbers are that describe a point, so that they can change with the picture.
         rank, world: This process takes its share of each batch; the batches are those of a single process. In a
             shuffled epoch, a batch with fewer clouds than processes goes to each of them whole.
     """
@@ -92,14 +92,14 @@ class StreamLoader:
         start_batch: int = 0,
         augment: AugmentSection | None = None,
         shuffle: bool = True,
-        mirror: NDArray[np.float32] | None = None,
+        columns: Columns | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.split, self.n_classes, self.normalisation, self.section = split, n_classes, normalisation, section
         self.seed, self.epoch, self.start_batch = seed, epoch, start_batch
         self.augment = augment if augment is not None and augment.apply else None
-        self.mirror, self.rank, self.world, self.shuffle = mirror, rank, world, shuffle
+        self.columns, self.rank, self.world, self.shuffle = columns, rank, world, shuffle
         manifest, block, pool = split.manifest, section.block, section.pool
         if shuffle:
             self.order = epoch_order(manifest, seed, epoch, block=block, window=section.window, pool=pool)
@@ -159,7 +159,7 @@ class StreamLoader:
         if self.augment is None or not len(clouds):
             return collate(clouds, labels, self.normalisation, index, low - start, stop - start)
         keys = cloud_keys(self.seed, self.epoch, clouds.sample_ids, clouds.repeats)
-        changed = augment(clouds, labels, keys, self.augment, self.mirror)
+        changed = augment(clouds, labels, keys, self.augment, self.columns)
         return Batch(
             latents=torch.from_numpy(self.normalisation(changed.latents)),
             positions=torch.from_numpy(changed.positions),

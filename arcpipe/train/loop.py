@@ -24,7 +24,7 @@ from arcpipe.train.begin import create_or_continue
 from arcpipe.train.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint, save_tensors
 from arcpipe.train.evaluate import evaluation_loader, score
 from arcpipe.train.facts import choose_splits, store_facts
-from arcpipe.train.features import feature_cache
+from arcpipe.train.features import check_changes, feature_cache
 from arcpipe.train.figures import draw_confusion, draw_curves
 from arcpipe.train.interrupt import Interrupts
 from arcpipe.train.launch import run_ranks
@@ -112,6 +112,7 @@ def train_rank(
     with joined(ranks, config) as device:
         store = open_store(config.store, allow_unfinished=config.stream.allow_unfinished)
         names = choose_splits(store, config.stream)
+        check_changes(config, store)
         splits = open_splits(store, names, config, ranks)
         facts = store_facts(store, splits[0], names, config)
         run = RunFolder(config.out, config, facts)
@@ -220,7 +221,7 @@ def _train_loader(job: Job, progress: Progress) -> StreamLoader:
         augment=job.config.augment,
         rank=job.ranks.rank,
         world=job.ranks.world,
-        mirror=job.run.features.mirror,
+        columns=job.run.features.columns,
     )
 
 

@@ -122,7 +122,7 @@ class Split:
         name, (row, first) = self.manifest.parts[part], self._before[part]
         clouds = self.store.read_block(self.split, name, row + start, row + stop)
         if self._cache is None:
-            return clouds
+            return replace(clouds, scales=None)
         first += int(self.manifest.points[part][:start].sum())
         stencils = self._cache.read(self.split, name, slice(first, first + len(clouds.positions)))
         return self._cache.features.put(clouds, stencils)
@@ -154,6 +154,7 @@ def cut(clouds: CloudBatch, start: int, stop: int) -> CloudBatch:
         repeats=clouds.repeats[start:stop],
         sample_ids=clouds.sample_ids[start:stop],
         paths=clouds.paths[start:stop],
+        scales=None if clouds.scales is None else clouds.scales[rows],
         neighbours=None,
         pixel_offsets=None,
     )

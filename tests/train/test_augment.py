@@ -1,4 +1,4 @@
-"""The six augmentations: pure, as random as they say, and independent of the batch."""
+"""Augmentations: pure, as random as they say, and independent of the batch. Those of a basis: test_basis_augment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from arcpipe.arc import edit
 from arcpipe.cloud import Cloud, CloudBatch
 from arcpipe.config import AugmentSection
-from arcpipe.train.augment import augment, augment_cloud
+from arcpipe.train.augment import Columns, augment, augment_cloud
 from arcpipe.train.draws import beta, cloud_keys, normal, uniform
 
 ALL = AugmentSection(apply=("noise", "mask", "push", "rotate", "flip", "displace", "arcmix"))
@@ -249,7 +249,7 @@ def test_a_flip_puts_its_factors_on_what_describes_the_points() -> None:
     section = AugmentSection(apply=("mask", "flip"), mask=0.5)
     seen = set()
     for seed in range(40):
-        plain, signed = (augment_cloud(cloud, seed, section, factors) for factors in (None, mirror))
+        plain, signed = (augment_cloud(cloud, seed, section, Columns(mirror=factors)) for factors in (None, mirror))
         key = np.array([seed], np.uint64)
         rows, columns = (bool(uniform(key, f"flip {axis}")[0] < 0.5) for axis in ("rows", "columns"))
         factors = (mirror[0] if rows else 1) * (mirror[1] if columns else np.ones(3, np.float32))

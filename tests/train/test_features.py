@@ -86,10 +86,11 @@ def test_normalisation_is_that_of_the_features(store_path: Path, tmp_path: Path)
 def test_a_flip_turns_features_that_know_left_from_right(store_path: Path, tmp_path: Path) -> None:
     split = Split(open_store(store_path), "train", features=open_cache(store_path, tmp_path))
     cloud = split.read(0, 0, 1)[0]
-    signs = open_cache(store_path, tmp_path).features.mirror
+    features = open_cache(store_path, tmp_path).features
+    signs = features.mirror
     for chance, expected in ((1.0, cloud.latents * signs[1]), (0.0, cloud.latents)):
         section = AugmentSection(apply=("flip",), flip=chance, flip_axes="columns")
-        np.testing.assert_array_equal(augment_cloud(cloud, 0, section, signs).latents, expected)
+        np.testing.assert_array_equal(augment_cloud(cloud, 0, section, features.columns).latents, expected)
     assert (signs[1] < 0).any()
 
 
