@@ -143,6 +143,29 @@ class Vectors:
 
         return intrinsic(lambda typing, address, index: (self.type(types.intp, types.intp), generate))
 
+    def half_load(self) -> Any:
+        """An intrinsic: `half_load(array, index)` widens numbers kept as bits of half precision in a uint16 array."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            halves = ir.VectorType(ir.HalfType(), self.lanes)
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            place = builder.bitcast(builder.gep(data, [arguments[1]]), halves.as_pointer())
+            return builder.fpext(builder.load(place, align=2), self.floats)
+
+        return intrinsic(lambda typing, array, index: (self.type(array, types.intp), generate))
+
+    def half_store(self) -> Any:
+        """An intrinsic: `half_store(array, index, vector)` rounds to half precision and keeps the bits."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            halves = ir.VectorType(ir.HalfType(), self.lanes)
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            place = builder.bitcast(builder.gep(data, [arguments[1]]), halves.as_pointer())
+            builder.store(builder.fptrunc(arguments[2], halves), place, align=2)
+            return context.get_dummy_value()
+
+        return intrinsic(lambda typing, array, index, value: (types.void(array, types.intp, self.type), generate))
+
     def pointer(self, builder: Any, address: Any) -> Any:
         """The vector at an address."""
         return builder.inttoptr(address, self.floats.as_pointer())

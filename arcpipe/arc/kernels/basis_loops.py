@@ -18,8 +18,13 @@ from numpy.typing import NDArray
 
 from arcpipe.arc.kernels.simd import (
     LANES,
+    ROWS,
+    block_1,
+    block_2,
     fma,
     four_totals,
+    half_load,
+    half_store,
     load,
     load_from,
     multiply,
@@ -32,8 +37,14 @@ from arcpipe.arc.kernels.simd import (
 )
 from arcpipe.compiled import bare, compiled, inlined
 
-BUILT_ON_SHA256 = "9b4ffa55c2807326f658c9e79327627daf26b72a26f55c78a32b8287f94bb101"
+BUILT_ON_SHA256 = "b3f04939ee30498f7a3637ba56be0830c168b1d19c2894a81c6d7655f5869f9d"
 
+PAIRS = 64
+"""Pixels of an anchor whose products are added at once."""
+NOTHING = 1e-12
+"""Steps end where the squared residual is so much of the first: float32 has no more to give."""
+CHUNK = 4096
+"""Anchors whose sums are taken together."""
 SIDE = 128
 """Pixels a side of a block. The blocks of a large image can be worked on by several threads."""
 
@@ -62,15 +73,20 @@ class Table(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """An image and its anchors (k, 2) int64, with 1 / scale and the level of each (-1: none); `neighbours` (pixels, n)
-    rows of them, `shares` (pixels, n), `target` (pixels, channels) colour less 0.5. `blocks` (b, 4): top, left, bottom,
-    right. Of `slots` only the length matters: n, known when loops are compiled."""
+    """An image and its anchors.
+
+    `anchors` (k, 2), with `inverse`, 1 / scale, and the level of each in `Table.rows` (-1: none). `neighbours`
+    (pixels, n) rows of them, `shares` (pixels, n), `weights` (pixels,) in all sums, `target` (pixels, channels) colour
+    less 0.5. `blocks` (b, 4): top, left, bottom, right. Of `slots` only the length matters: n, known when loops are
+    compiled.
+    """
 
     anchors: NDArray[np.int64]
     inverse: NDArray[np.float32]
     levels: NDArray[np.int64]
     neighbours: NDArray[np.int32]
     shares: NDArray[np.float32]
+    weights: NDArray[np.float32]
     target: NDArray[np.float32]
     blocks: NDArray[np.int64]
     slots: tuple[int, ...]
@@ -79,8 +95,7 @@ class Scene(NamedTuple):
 
 class Work(NamedTuple):
     """Memory for one pixel: the basis's functions at each near anchor, where they are not in `Table.rows`; the address
-    of each anchor's functions; partial sums; what each anchor gives; the pixel's colour; cosines and sines;
-    squared distances."""
+    of each anchor's functions; partial sums; what each anchor gives; the pixel's colour; cosines and sines."""
 
     rows: NDArray[np.float32]
     address: NDArray[np.int64]
@@ -88,7 +103,6 @@ class Work(NamedTuple):
     each: NDArray[np.float32]
     colour: NDArray[np.float32]
     angle: NDArray[np.float32]
-    distance: NDArray[np.float32]
     pulls: NDArray[np.float32]
 
 
@@ -103,7 +117,6 @@ def lay_work(table, n):
         np.zeros(groups, np.float32),
         np.zeros(table.channels, np.float32),
         np.zeros(table.width, np.float32),
-        np.zeros(n, np.float32),
         np.zeros(n, np.float32),
     )
 
@@ -155,28 +168,30 @@ def lay_rows(profiles, orders, width, channels, knots, per_scale, inverse, aroun
 
 
 @inlined
+def find_row(table, scene, anchor, row, column, rows, at, work):
+    """The address of the functions of the basis at a pixel as seen from an anchor: in the table, or computed now and
+    put into `rows`."""
+    level, size = scene.levels[anchor], len(table.colours) * len(table.vectors) * LANES
+    down, right = row - scene.anchors[anchor, 0], column - scene.anchors[anchor, 1]
+    around = table.around[level]
+    if abs(down) <= around and abs(right) <= around:
+        return place(table.rows, table.starts[level] + ((down + around) * (2 * around + 1) + right + around) * size)
+    lay_row(
+        table.profiles, table.orders, table.width, table.channels, table.knots, table.per_scale,
+        float(down), float(right), scene.inverse[anchor], work.angle, rows, at,
+    )  # fmt: skip
+    return place(rows, at)
+
+
+@inlined
 def see(table, scene, latents, row, column, work):
-    """Decode a pixel; returns its weight in the sums, which falls where all anchors are far."""
+    """Decode a pixel."""
     n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
     pixel = row * scene.columns + column
-    size, nearest = channels * width, np.float32(3e38)
+    size = channels * width
     for s in range(n):
         anchor = scene.neighbours[pixel, s]
-        level = scene.levels[anchor]
-        down, right = row - scene.anchors[anchor, 0], column - scene.anchors[anchor, 1]
-        squared = np.float32(down * down + right * right) * (scene.inverse[anchor] * scene.inverse[anchor])
-        work.distance[s] = squared
-        nearest = min(nearest, squared)
-        around = table.around[level]
-        if abs(down) <= around and abs(right) <= around:
-            at = table.starts[level] + ((down + around) * (2 * around + 1) + right + around) * size
-            work.address[s] = place(table.rows, at)
-        else:
-            lay_row(
-                table.profiles, table.orders, width, channels, table.knots, table.per_scale,
-                float(down), float(right), scene.inverse[anchor], work.angle, work.rows, s * size,
-            )  # fmt: skip
-            work.address[s] = place(work.rows, s * size)
+        work.address[s] = find_row(table, scene, anchor, row, column, work.rows, s * size, work)
         row_dots(
             work.address[s], latents, anchor * width, work.parts, s * channels * LANES, table.vectors, table.colours
         )
@@ -193,9 +208,6 @@ def see(table, scene, latents, row, column, work):
         for s in range(n):
             total += scene.shares[pixel, s] * work.each[s * channels + c]
         work.colour[c] = total
-    reach = np.float32((table.knots - 1) / table.per_scale)
-    far = min(np.float32(1), reach * reach / nearest)
-    return far * far
 
 
 @bare
@@ -211,8 +223,9 @@ def apply(table, scene, block, places, latents, out, alone, work):
     together, alone = np.float32(1 - alone), np.float32(alone)
     for row in range(block[0], block[2]):
         for column in range(block[1], block[3]):
-            weight = see(table, scene, latents, row, column, work)
+            see(table, scene, latents, row, column, work)
             pixel = row * scene.columns + column
+            weight = scene.weights[pixel]
             for s in range(n):
                 share = weight * scene.shares[pixel, s]
                 for c in range(channels):
@@ -224,26 +237,18 @@ def apply(table, scene, block, places, latents, out, alone, work):
 
 
 @bare
-def begin(table, scene, block, places, latents, out, diagonal, alone, work):
-    """Add to `out` the right-hand side of the problem, and to `diagonal` the diagonal of its matrix, of a block."""
+def begin(table, scene, block, places, out, work):
+    """Add to `out` the right-hand side of the problem as far as a block goes."""
     n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
-    together, alone = np.float32(1 - alone), np.float32(alone)
     for row in range(block[0], block[2]):
         for column in range(block[1], block[3]):
-            weight = see(table, scene, latents, row, column, work)
             pixel = row * scene.columns + column
             for s in range(n):
-                share, at = scene.shares[pixel, s], places[scene.neighbours[pixel, s]] * width
+                anchor, share = scene.neighbours[pixel, s], scene.weights[pixel] * scene.shares[pixel, s]
                 for c in range(channels):
-                    work.each[c] = weight * share * scene.target[pixel, c]
-                row_add(work.address[s], out, at, work.each, 0, table.vectors, table.colours)
-                squared = splat(weight * share * (together * share + alone))
-                for v in range(0, width, LANES):
-                    total = splat(np.float32(0))
-                    for c in range(channels):
-                        value = load_from(work.address[s], c * width + v)
-                        total = fma(value, value, total)
-                    store(diagonal, at + v, fma(total, squared, load(diagonal, at + v)))
+                    work.each[c] = share * scene.target[pixel, c]
+                address = find_row(table, scene, anchor, row, column, work.rows, 0, work)
+                row_add(address, out, places[anchor] * width, work.each, 0, table.vectors, table.colours)
 
 
 @bare
@@ -298,16 +303,25 @@ def soften(squares, sharpness):
 
 @bare
 def lay_shares(table, scene, block):
-    """Compute the shares of all pixels of a block."""
-    n = len(scene.slots)
+    """Compute the shares of the near anchors of all pixels of a block, and the weights of the pixels.
+
+    A pixel that is farther from all anchors than the profiles reach weighs less, so that a plane of such pixels weighs
+    as much as the disc within reach.
+    """
+    n, reach = len(scene.slots), np.float32((table.knots - 1) / table.per_scale)
     for row in range(block[0], block[2]):
         for column in range(block[1], block[3]):
             pixel = row * scene.columns + column
+            nearest = np.float32(3e38)
             for s in range(n):
                 anchor = scene.neighbours[pixel, s]
                 down, right = row - scene.anchors[anchor, 0], column - scene.anchors[anchor, 1]
                 inverse = scene.inverse[anchor]
-                scene.shares[pixel, s] = np.float32(down * down + right * right) * (inverse * inverse)
+                squared = np.float32(down * down + right * right) * (inverse * inverse)
+                scene.shares[pixel, s] = squared
+                nearest = min(nearest, squared)
+            far = min(np.float32(1), reach * reach / nearest)
+            scene.weights[pixel] = far * far
             soften(scene.shares[pixel], table.sharpness)
 
 
@@ -338,76 +352,215 @@ def add_rows(rows, places, width, out):
 
 
 @compiled
-def start_step(right, diagonal, ridge, latents, direction):
-    """Begin conjugate gradients at 0: `diagonal` becomes the preconditioner; returns the first residual's product."""
-    product = 0.0
-    for i in range(len(right)):
-        latents[i] = 0
-        diagonal[i] = 1 / (diagonal[i] + np.float32(ridge))
-        direction[i] = right[i] * diagonal[i]
-        product += float(right[i]) * float(direction[i])
-    return product
+def users_of(neighbours, k):
+    """List which (pixel, slot) pairs have each anchor: starts (k + 1,), and `pixel * n + slot`, rising for each."""
+    n = neighbours.shape[1]
+    starts = np.zeros(k + 1, np.int64)
+    for pixel in range(len(neighbours)):
+        for s in range(n):
+            starts[neighbours[pixel, s] + 1] += 1
+    for i in range(k):
+        starts[i + 1] += starts[i]
+    filled, pairs = starts[:-1].copy(), np.empty(neighbours.size, np.int32)
+    for pixel in range(len(neighbours)):
+        for s in range(n):
+            anchor = neighbours[pixel, s]
+            pairs[filled[anchor]] = pixel * n + s
+            filled[anchor] += 1
+    return starts, pairs
 
 
 @compiled
-def end_step(applied, right, diagonal, ridge, latents, direction, product):
-    """Take one step of conjugate gradients, all arrays in place; returns the new residual's product."""
+def ease_with(table, scene, starts, pairs, alone, damping, first, last, halves):
+    """Prepare the preconditioner of some anchors: the inverse of the Cholesky factor of each one's own part of the
+    problem's matrix, upper triangular, as halves (k, width, width)."""
+    n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
+    work, size = lay_work(table, n), channels * width
+    rows = np.empty(PAIRS * size, np.float32)
+    own, inverse = np.empty(width * width, np.float32), np.empty(width * width, np.float32)
+    for anchor in range(first, last):
+        own[:] = 0
+        for k in range(width):
+            own[k * width + k] = damping
+        for start in range(starts[anchor], starts[anchor + 1], PAIRS):
+            stop = min(start + PAIRS, starts[anchor + 1])
+            gather_rows(table, scene, anchor, pairs, start, stop, alone, rows, work)
+            add_products(rows, (stop - start) * channels, width, own)
+        invert_factor(own, width, inverse)
+        keep_halves(inverse, halves, anchor * width * width)
+
+
+@bare
+def gather_rows(table, scene, anchor, pairs, start, stop, alone, rows, work):
+    """Copy the functions of the basis at some of the pixels of an anchor, times the roots of their weights."""
+    n, size = len(scene.slots), len(table.colours) * len(table.vectors) * LANES
+    for i in range(start, stop):
+        pixel = pairs[i] // n
+        share, row = scene.shares[pixel, pairs[i] - pixel * n], pixel // scene.columns
+        factor = math.sqrt(scene.weights[pixel] * share * ((1 - alone) * share + alone))
+        address = find_row(table, scene, anchor, row, pixel - row * scene.columns, work.rows, 0, work)
+        for v in range(0, size, LANES):
+            store(rows, (i - start) * size + v, multiply(splat(np.float32(factor)), load_from(address, v)))
+
+
+@bare
+def keep_halves(inverse, halves, at):
+    """Keep a matrix in half precision."""
+    for v in range(0, len(inverse), LANES):
+        half_store(halves, at + v, load(inverse, v))
+
+
+@bare
+def add_products(rows, count, width, own):
+    """Add to `own` (width, width) the products of all columns of `rows` (count, width), in its upper half at least."""
+    for i in range(0, width, ROWS):
+        v = i // LANES * LANES
+        while v < width:
+            at = i * width + v
+            if width - v >= 2 * LANES:
+                block_2(own, at, width, own, at, width, rows, i, 1, width, rows, v, width, count)
+                v += 2 * LANES
+            else:
+                block_1(own, at, width, own, at, width, rows, i, 1, width, rows, v, width, count)
+                v += LANES
+
+
+@bare
+def invert_factor(own, width, inverse):
+    """Write the inverse of the upper Cholesky factor of `own` (overwritten) into `inverse`, zeros below."""
+    for j in range(width):
+        pivot = own[j * width + j]
+        scale = np.float32(1 / math.sqrt(max(pivot, np.float32(1e-12))))
+        first = j // LANES * LANES
+        for v in range(first, width, LANES):
+            store(own, j * width + v, multiply(splat(scale), load(own, j * width + v)))
+        for i in range(j + 1, width):
+            factor = splat(-own[j * width + i])
+            for v in range(i // LANES * LANES, width, LANES):
+                store(own, i * width + v, fma(factor, load(own, j * width + v), load(own, i * width + v)))
+    for j in range(width - 1, -1, -1):
+        for v in range(0, width, LANES):
+            store(inverse, j * width + v, splat(np.float32(0)))
+        inverse[j * width + j] = 1
+        first = j // LANES * LANES
+        for i in range(j + 1, width):
+            factor = splat(-own[j * width + i])
+            for v in range(i // LANES * LANES, width, LANES):
+                store(inverse, j * width + v, fma(factor, load(inverse, i * width + v), load(inverse, j * width + v)))
+        scale = splat(np.float32(1 / own[j * width + j]))
+        for v in range(first, width, LANES):
+            store(inverse, j * width + v, multiply(scale, load(inverse, j * width + v)))
+
+
+@bare
+def ease(halves, width, vectors, residual, out, first, last, half):
+    """Apply the preconditioner to the residual's rows of some anchors; returns the product of both.
+
+    Args:
+        half: (width,) work memory.
+    """
+    product = 0.0
+    for anchor in range(first, last):
+        at, matrix = anchor * width, anchor * width * width
+        for v in range(0, width, LANES):
+            total = splat(np.float32(0))
+            for k in range(v + LANES):  # the columns of an upper triangle
+                total = fma(splat(residual[at + k]), half_load(halves, matrix + k * width + v), total)
+            store(half, v, total)
+        for k in range(0, width, 4):
+            first_part = k // LANES * LANES
+            a = b = c = d = splat(np.float32(0))
+            for v in range(first_part, width, LANES):
+                value, row = load(half, v), matrix + k * width + v
+                a = fma(half_load(halves, row), value, a)
+                b = fma(half_load(halves, row + width), value, b)
+                c = fma(half_load(halves, row + 2 * width), value, c)
+                d = fma(half_load(halves, row + 3 * width), value, d)
+            out[at + k], out[at + k + 1], out[at + k + 2], out[at + k + 3] = four_totals(a, b, c, d)
+        for k in range(at, at + width):
+            product += float(residual[k]) * float(out[k])
+    return product
+
+
+@bare
+def slope_of(applied, direction, damping, first, last):
+    """Add the damping to the matrix's product with the direction; returns its product with the direction."""
     slope = 0.0
-    for i in range(len(right)):
-        applied[i] += np.float32(ridge) * direction[i]
+    for i in range(first, last):
+        applied[i] += np.float32(damping) * direction[i]
         slope += float(applied[i]) * float(direction[i])
-    if not slope > 0:
-        return product
-    length, after = np.float32(product / slope), 0.0
-    for i in range(len(right)):
+    return slope
+
+
+@bare
+def move(latents, residual, direction, applied, length, first, last):
+    """Go along the direction."""
+    for i in range(first, last):
         latents[i] += length * direction[i]
-        right[i] -= length * applied[i]
-        after += float(right[i]) * float(right[i]) * float(diagonal[i])
-    turn = np.float32(after / product) if product > 0 else np.float32(0)
-    for i in range(len(right)):
-        direction[i] = right[i] * diagonal[i] + turn * direction[i]
+        residual[i] -= length * applied[i]
+
+
+@bare
+def turn(direction, eased, part, first, last):
+    """Take the next direction."""
+    for i in range(first, last):
+        direction[i] = eased[i] + part * direction[i]
+
+
+@compiled
+def next_step(table, halves, latents, residual, direction, applied, damping, product):
+    """Take a step of conjugate gradients once `applied` holds the matrix's product with the direction; returns the new
+    residual's product with its eased self. Before the first step `product` is 0, and only the direction is made."""
+    width, half = table.width, np.empty(table.width, np.float32)
+    k = len(latents) // width
+    if product > 0:
+        slope = 0.0
+        for first in range(0, k, CHUNK):
+            last = min(first + CHUNK, k) * width
+            slope += slope_of(applied, direction, damping, first * width, last)
+        if not slope > 0:
+            return 0.0
+        length = np.float32(product / slope)
+        move(latents, residual, direction, applied, length, 0, k * width)
+    after = 0.0
+    for first in range(0, k, CHUNK):
+        after += ease(halves, width, table.vectors, residual, applied, first, min(first + CHUNK, k), half)
+    part = np.float32(after / product) if product > 0 else np.float32(0)
+    turn(direction, applied, part, 0, k * width)
     return after
 
 
 @compiled
-def solve(table, scene, steps, alone, ridge, latents):
-    """Fit the latents (flat, rows of `table.width`) of one image on this thread."""
+def solve(table, scene, steps, alone, damping, latents):
+    """Fit the latents (flat, rows of `table.width`, zeros at first) of one image on this thread."""
     size, width, k, n = len(latents), table.width, len(scene.anchors), len(scene.slots)
-    right, diagonal = np.zeros(size, np.float32), np.zeros(size, np.float32)
-    direction, applied = np.zeros(size, np.float32), np.zeros(size, np.float32)
-    work, single = lay_work(table, n), len(scene.blocks) == 1
-    places = np.full(k, -1, np.int64)
-    touched = np.empty(k, np.int64)
+    residual, direction = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    applied, halves = np.zeros(size, np.float32), np.empty(k * width * width, np.uint16)
+    work, product, first = lay_work(table, n), 0.0, 0.0
+    places, touched = np.full(k, -1, np.int64), np.empty(k, np.int64)
     for step in range(-1, steps):
-        if step >= 0:
-            applied[:] = 0
+        applied[:] = 0
+        out = residual if step < 0 else applied
         for b in range(len(scene.blocks)):
             block = scene.blocks[b]
             if step < 0:
                 lay_shares(table, scene, block)
-            count = touched_by(scene, block, places, touched) if not single or step < 0 else 0
-            if single:
-                if step < 0:
-                    for i in range(k):
-                        places[i] = i
-                    begin(table, scene, block, places, latents, right, diagonal, alone, work)
-                else:
-                    apply(table, scene, block, places, direction, applied, alone, work)
-                continue
-            rows, rows_diagonal = np.zeros(count * width, np.float32), np.zeros(count * width, np.float32)
+            count = touched_by(scene, block, places, touched)
+            rows = np.zeros(count * width, np.float32)
             if step < 0:
-                begin(table, scene, block, places, latents, rows, rows_diagonal, alone, work)
-                add_rows(rows, touched[:count], width, right)
-                add_rows(rows_diagonal, touched[:count], width, diagonal)
+                begin(table, scene, block, places, rows, work)
             else:
                 apply(table, scene, block, places, direction, rows, alone, work)
-                add_rows(rows, touched[:count], width, applied)
+            add_rows(rows, touched[:count], width, out)
             for i in range(count):
                 places[touched[i]] = -1
         if step < 0:
-            product = start_step(right, diagonal, ridge, latents, direction)
-        else:
-            product = end_step(applied, right, diagonal, ridge, latents, direction, product)
+            starts, pairs = users_of(scene.neighbours, k)
+            ease_with(table, scene, starts, pairs, alone, damping, 0, k, halves)
+        product = next_step(table, halves, latents, residual, direction, applied, damping, product)
+        first = product if step < 0 else first
+        if not product > NOTHING * first:
+            break
 
 
 @bare
@@ -422,8 +575,9 @@ def learn(table, scene, block, latents, alone, slopes, sums, work):
     together, alone, step, pulls = np.float32(1 - alone), np.float32(alone), table.channels * table.width, work.pulls
     for row in range(block[0], block[2]):
         for column in range(block[1], block[3]):
-            weight = see(table, scene, latents, row, column, work)
+            see(table, scene, latents, row, column, work)
             pixel = row * scene.columns + column
+            weight = scene.weights[pixel]
             mean = np.float32(0)
             for s in range(n):
                 share, own, both = scene.shares[pixel, s], np.float32(0), np.float32(0)
@@ -441,12 +595,11 @@ def learn(table, scene, block, latents, alone, slopes, sums, work):
                 sums[0] += error * error
             for s in range(n):
                 anchor = scene.neighbours[pixel, s]
-                sums[2] -= scene.shares[pixel, s] * (pulls[s] - mean) * work.distance[s]
-                lay_angle(
-                    float(row - scene.anchors[anchor, 0]), float(column - scene.anchors[anchor, 1]),
-                    table.orders, work.angle,
-                )  # fmt: skip
-                distance = math.sqrt(work.distance[s]) * np.float32(table.per_scale)
+                down, right = row - scene.anchors[anchor, 0], column - scene.anchors[anchor, 1]
+                squared = np.float32(down * down + right * right) * (scene.inverse[anchor] * scene.inverse[anchor])
+                sums[2] -= scene.shares[pixel, s] * (pulls[s] - mean) * squared
+                lay_angle(float(down), float(right), table.orders, work.angle)
+                distance = math.sqrt(squared) * np.float32(table.per_scale)
                 distance = min(distance, np.float32(table.knots - 1) - np.float32(1e-5))
                 knot = int(distance)
                 fraction, at = np.float32(distance - np.float32(knot)), knot * step
@@ -574,6 +727,7 @@ def lay_scene(
         levels=levels,
         neighbours=np.ascontiguousarray(neighbours, np.int32),
         shares=np.empty(neighbours.shape, np.float32),
+        weights=np.empty(len(neighbours), np.float32),
         target=image.reshape(-1, channels).astype(np.float32) - np.float32(0.5),
         blocks=blocks_of(height, width),
         slots=(0,) * neighbours.shape[1],
@@ -582,6 +736,6 @@ def lay_scene(
 
 
 def solve_memory(n_pixels: int, n_anchors: int, n: int, width: int) -> int:
-    """Bytes that a fit takes beside image, positions and neighbours: target and shares of the pixels; latents,
-    right-hand side, diagonal, direction, product, and the rows of all blocks."""
-    return 4 * n_pixels * (3 + n) + 4 * n_anchors * width * 8 + 24 * n_anchors
+    """Bytes that a fit takes beside image, positions and neighbours: target, shares, weight and users of the pixels;
+    of the anchors latents, residual, direction, product, the rows of all blocks and the preconditioner."""
+    return 4 * n_pixels * (4 + 2 * n) + n_anchors * (24 * width + 2 * width**2 + 48)

@@ -42,7 +42,7 @@ from arcpipe.arc.kernels.simd import (
 )
 from arcpipe.compiled import compiled
 
-BUILT_ON_SHA256 = "9b4ffa55c2807326f658c9e79327627daf26b72a26f55c78a32b8287f94bb101"
+BUILT_ON_SHA256 = "b3f04939ee30498f7a3637ba56be0830c168b1d19c2894a81c6d7655f5869f9d"
 """See `arcpipe.compiled`: of `simd.py` and `vectors.py`."""
 
 

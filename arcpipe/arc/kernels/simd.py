@@ -38,6 +38,7 @@ load, store, splat, fma = VECTORS.load, VECTORS.store, VECTORS.splat, VECTORS.fm
 add, subtract, multiply, divide = VECTORS.add, VECTORS.subtract, VECTORS.multiply, VECTORS.divide
 row_dots, row_add = VECTORS.row_dots(), VECTORS.row_add()
 place, load_from = VECTORS.place(), VECTORS.load_from()
+half_load, half_store = VECTORS.half_load(), VECTORS.half_store()
 gated = VECTORS.elementwise(2, _open)
 """`value` where `gate` is above 0 (or NaN), else 0: gated(x, x) is the ReLU, gated(x, gradient) its way back."""
 root = VECTORS.elementwise(1, lambda builder, a: VECTORS.call(builder, "llvm.sqrt", a))

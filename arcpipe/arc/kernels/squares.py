@@ -13,7 +13,7 @@ from arcpipe.arc.kernels.simd import ROWS
 from arcpipe.arc.problem import PreparedImage
 from arcpipe.compiled import compiled
 
-BUILT_ON_SHA256 = "4f64b0b191a66f7a4e6c398dc962c933565d40b14b3ee1f3f6712395748a17d0"
+BUILT_ON_SHA256 = "457e635f9f5447bb7f2ef64ef72e31f5eca3e56f0d839a2cd3b2a307a4227a6e"
 """See `arcpipe.compiled`: of `simd.py`."""
 
 MOST_BANDS, BAND_SQUARES = 16, 8
