@@ -74,34 +74,33 @@ class Maps:
         return self._whole_orders[self._units]
 
     @cached_property
-    def cosines(self) -> NDArray[np.int64]:
-        """Which numbers of a latent belong to a cosine of order 1 and above; each one's sine is the next number."""
-        first = np.diff(self._units, prepend=-1) > 0
-        return np.flatnonzero(first & (self.orders > 0))
+    def turning(self) -> NDArray[np.int64]:
+        """The orders of the pairs of numbers (cosine, sine) of which a latent consists behind those of order 0."""
+        return self._whole_orders[self._whole_orders > 0]
 
     def rotated(self, latents: NDArray[Any], degrees: float | Floats) -> NDArray[np.float32]:
         """Latents (k, z) of the picture turned counter-clockwise as one sees it, all by the same angle or each by its
         own (k,). Exact."""
-        angle = np.deg2rad(np.asarray(degrees, np.float64))[..., None] * self.orders[self.cosines]
-        return self.turned(latents, np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32))
+        return self.turned(latents, self.waves(np.deg2rad(np.asarray(degrees, np.float64))))
 
-    def turned(
-        self, latents: NDArray[Any], cosine: NDArray[np.float32], sine: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Turn the pairs of latents (k, z), the cosine and sine of each pair's angle given: (pairs,) or (k, pairs)."""
-        made = np.array(latents, np.float32)
-        x, y = made[:, self.cosines], made[:, self.cosines + 1]
-        made[:, self.cosines] = cosine * x + sine * y
-        made[:, self.cosines + 1] = cosine * y - sine * x
+    def waves(self, angle: ArrayLike) -> NDArray[np.complex64]:
+        """What a turn by an angle (radians, counter-clockwise) multiplies each pair of numbers with: (pairs,), or
+        (s, pairs) for (s,) angles."""
+        turns: NDArray[np.complex64] = np.exp(-1j * np.asarray(angle)[..., None] * self.turning).astype(np.complex64)
+        return turns
+
+    def turned(self, latents: NDArray[Any], waves: NDArray[np.complex64]) -> NDArray[np.float32]:
+        """Latents (k, z), each pair as a complex number multiplied by its wave: (pairs,) or (k, pairs)."""
+        made = np.array(latents, np.float32, order="C")
+        pairs = made[:, len(self.orders) - 2 * len(self.turning) :].view(np.complex64)
+        pairs *= waves
         return made
 
     @cached_property
     def mirror(self) -> NDArray[np.float32]:
         """Factors (2, z) of the latents of a mirrored picture: [0] upside down, [1] left to right. Exact."""
-        sines = np.zeros(len(self.orders), np.bool_)
-        sines[self.cosines + 1] = True
         odd = self.orders % 2 == 1
-        return np.where(np.stack([sines, odd != sines]), np.float32(-1), np.float32(1))
+        return np.where(np.stack([self._sines, odd != self._sines]), np.float32(-1), np.float32(1))
 
     def colour(self, matrix: ArrayLike, offset: ArrayLike = 0.0) -> LatentMap:
         """Latents of the picture whose colours c become `matrix (c - 0.5) + 0.5 + offset`.
@@ -146,7 +145,7 @@ class Maps:
         if self.record.channels != 3 or not (turned.any() or (grey != chroma).any()):
             made = by_grey * rows
         else:
-            greys, turns = np.split(rows @ self._greys_and_turns, 2, axis=1)
+            greys, turns = np.split(_product(rows, self._greys_and_turns), 2, axis=1)
             made = by_chroma * rows + (by_grey - by_chroma) * greys + by_turned * turns
         return made + constant.astype(np.float32)[:, None] * self._one if constant.any() else made
 
@@ -185,6 +184,11 @@ class Maps:
         return np.repeat(np.arange(len(self._whole_orders)), np.where(self._whole_orders == 0, 1, 2))
 
     @cached_property
+    def _sines(self) -> NDArray[np.bool_]:
+        """Which numbers of a latent belong to a sine, (z,)."""
+        return np.diff(self._units, prepend=-1) == 0
+
+    @cached_property
     def _sizes(self) -> Floats:
         """Mean squares of a latent's numbers, but for a factor."""
         return np.square(self.record.ranges.astype(np.float64))
@@ -215,8 +219,7 @@ class Maps:
     def _functions(self, places: Floats) -> Floats:
         """All functions (p, channels, z) at places (p, 2), row and column in scales."""
         angle = np.arctan2(places[:, 0], places[:, 1])[:, None] * self.orders
-        waves = np.cos(angle)
-        waves[:, self.cosines + 1] = np.sin(angle)[:, self.cosines + 1]
+        waves = np.where(self._sines, np.sin(angle), np.cos(angle))
         shown: Floats = self._at(np.linalg.norm(places, axis=1))[:, :, self._units] * waves[:, None]
         return shown
 
@@ -266,6 +269,19 @@ def hue(turn: float) -> tuple[Floats, Floats]:
     """
     angle = 2 * np.pi * turn
     return GREY + np.cos(angle) * (np.eye(3) - GREY) + np.sin(angle) * TURN, np.zeros(3)
+
+
+def _product(rows: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`rows @ matrix` in pieces so small that BLAS computes each in one thread: where cores are busy, waiting for the
+    others took ten times as long as the product."""
+    piece = max(2**18 // matrix.size, 1)
+    whole = len(rows) // piece * piece
+    made = np.empty((len(rows), matrix.shape[1]), np.float32)
+    np.matmul(
+        rows[:whole].reshape(-1, piece, len(matrix)), matrix, out=made[:whole].reshape(-1, piece, matrix.shape[1])
+    )
+    np.matmul(rows[whole:], matrix, out=made[whole:])
+    return made
 
 
 def _power(values: Floats, weights: Floats) -> Floats:

@@ -155,8 +155,7 @@ def _described(
         return latents
     own = np.array(latents[:, : maps.latent_dim], np.float32)
     if "rotate" in changes:
-        waves = _angles(keys, section)[:, None] * maps.orders[maps.cosines]
-        own = maps.turned(own, *(wave(waves).astype(np.float32)[origin] for wave in (np.cos, np.sin)))
+        own = maps.turned(own, maps.waves(_angles(keys, section))[origin])
     if flipped is not None:
         own *= np.where(flipped, maps.mirror, np.float32(1)).prod(1)[origin]
     if changes.intersection(COLOURS):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, NetworkRecord
+from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord, NetworkRecord
 from arcpipe.store import StoreHeader, create_or_open, fingerprint
 
 LATENT_DIM = 4
@@ -46,6 +47,14 @@ def make_decoder(seed: int = 0) -> DecoderRecord:
     )
 
 
+def make_basis(channels: int) -> BasisRecord:
+    """A basis of four numbers: two of order 0, a pair of order 1."""
+    profiles = np.random.default_rng(0).standard_normal((17, channels, 3)).astype(np.float32)
+    profiles[0, :, 2] = 0
+    orders, ones = np.array([0, 0, 1], np.float32), np.ones(LATENT_DIM, np.float32)
+    return BasisRecord(profiles, orders, 0.25, 1.0, np.array([0.4, 2, 40], np.float32), ones, ones, 4)
+
+
 def write_store(
     path: Path,
     splits: Mapping[str, int] | None = None,
@@ -57,21 +66,25 @@ def write_store(
     decoder_seed: int = 0,
     seed: int = 0,
     only_label: int | None = None,
+    basis: bool = False,
+    channels: int = 1,
 ) -> Path:
-    """Write a store of `splits` (name -> images)."""
+    """Write a store of `splits` (name -> images), of the kind `basis` if asked."""
     splits = {"train": 60, "test": 30} if splits is None else splits
     numbers = {name: {"samples": n, "parts": -(-n // part_samples)} for name, n in splits.items()}
     classes = tuple(f"class-{i}" for i in range(n_classes))
     config = {"source": {"source": "made-up"}, "seed": seed}
     header = StoreHeader(
         config=config,
-        fingerprint=fingerprint({**config, "splits": numbers, "decoder": decoder_seed, "label": only_label}),
+        fingerprint=fingerprint(
+            {**config, "splits": numbers, "decoder": decoder_seed, "label": only_label, "basis": basis}
+        ),
         classes=classes,
-        channels=1,
+        channels=channels,
         splits=numbers,
         neighbours_cache="none",
     )
-    writer = create_or_open(path, header, make_decoder(decoder_seed))
+    writer = create_or_open(path, header, make_basis(channels) if basis else make_decoder(decoder_seed))
     for split_number, (split, n) in enumerate(splits.items()):
         images = np.random.default_rng(split_number).permutation(n).tolist()
         parts = [part for part in writer.planned() if part.split == split]
@@ -82,6 +95,8 @@ def write_store(
                 for i in own
                 for r in range(repeats)
             ]
+            if basis:
+                clouds = [replace(cloud, scales=np.exp2(np.arange(len(cloud)) % 9 / 8 + 1)) for cloud in clouds]
             writer.commit_part(split, part.id, CloudBatch.join(clouds))
     if finish:
         writer.finish()
