@@ -10,10 +10,10 @@ bytes a pixel by array, the total without the neighbour cache, and the mean PSNR
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import shlex
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -50,12 +50,10 @@ def sizes(path: Path) -> dict[str, Any]:
 
 
 def convert(source: str, options: list[str], out: Path) -> dict[str, Any]:
-    from arcpipe.cli import main as arcpipe
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        code = arcpipe(["convert", source, *options, "--out", str(out)])
-    if code:
-        raise SystemExit(code)
+    command = [sys.executable, "-m", "arcpipe", "convert", source, *options, "--out", str(out)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
     return sizes(out)
 
 

@@ -21,6 +21,7 @@ from arcpipe.pipeline import read_pipeline
 from arcpipe.sources import open_source
 from arcpipe.sources.decode import decode
 from arcpipe.store import open_store, verify
+from arcpipe.store.arrivals import Arrivals, Geometry, decode_arrivals
 from arcpipe.store.neighbour_codec import decode_neighbours
 from arcpipe.store.schema import group_document
 
@@ -114,6 +115,28 @@ def test_neighbours_of_any_numbers(numbers: list[int], places: list[int], coding
     except ValueError:
         return
     np.testing.assert_array_equal(np.sort(decoded, axis=1), np.sort(stored, axis=1))
+
+
+@SETTINGS
+@given(
+    arrivals=st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2)), max_size=8),
+    counts=st.lists(st.integers(0, 4), min_size=2, max_size=4),
+    places=st.lists(st.integers(0, 3), min_size=6, max_size=6),
+    n=st.integers(1, 3),
+)
+def test_arrivals_of_any_numbers(arrivals: list[tuple[int, int]], counts: list[int], places: list[int], n: int) -> None:
+    """Two images of 1 x 1 and 2 x 3 pixels: lists of rows that their clouds have, or a ValueError."""
+    coded = Arrivals(np.array(arrivals, np.int8).reshape(-1, 2), np.array(counts, np.uint8), np.array([0, 0, 0]))
+    positions = np.array(places, np.uint16).reshape(3, 2)
+    where = Geometry(positions, np.array([0, 1, 3]), np.array([0, 1, 7]), np.array([[1, 1], [2, 3]]))
+    try:
+        lists = decode_arrivals(coded, where, n)
+    except ValueError:
+        return
+    assert lists.shape == (7, n)
+    assert (lists[:1] < 1).all()
+    assert (lists[1:] < 2).all()
+    assert all(len(set(row)) == n for row in lists.tolist())
 
 
 @SETTINGS
