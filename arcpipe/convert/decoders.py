@@ -32,14 +32,18 @@ def check_decoder(decoder: DecoderRecord, fit: FitSection, channels: int, name: 
     wanted = {
         "--neighbours": (fit.neighbours, decoder.n_neighbours),
         "--latent-dim": (fit.latent_dim, decoder.latent_dim),
-        "--decoder-kind": (fit.decoder_kind, decoder.kind),
+        "decoder kind": (fit.decoder_kind, decoder.kind),
         "channels": (channels, decoder.channels),
         "fit.hidden": (fit.hidden_widths, decoder.hidden),
     }
     wrong = {key: pair for key, pair in wanted.items() if pair[0] != pair[1]}
     if not wrong:
         return
+    if decoder.kind != fit.decoder_kind:
+        wrong = {"decoder kind": wanted["decoder kind"]}
     fix = [f"{key} {found}" for key, (_, found) in wrong.items() if key.startswith("--")]
+    if "decoder kind" in wrong:
+        fix.append("--recipe basis" if decoder.kind == "basis" else "--recipe thesis")
     if "channels" in wrong:
         fix.append("--grey (one channel)" if decoder.channels == 1 else "a decoder made from greyscale images")
     raise ConfigError(

@@ -33,6 +33,7 @@ from arcpipe.convert.budget import (
 from arcpipe.convert.limits import fit_limit_s, is_out_of_memory, within
 from arcpipe.convert.plan import PartPlan, core_seconds
 from arcpipe.errors import DivergedError, DownloadError, FileAccessError, ImageError, SourceError
+from arcpipe.machine import available_cores
 from arcpipe.sources import Sample, Source, open_source
 from arcpipe.store import PartRecord, Rounding, StoreWriter, position_dtype
 
@@ -78,9 +79,14 @@ def pretrain(work: Work, samples: Sequence[Sample], topic: str = "") -> DecoderR
 
     The steps that were taken are told under `topic`.
     """
+    import torch
+
+    from arcpipe.arc.learn_basis import piece_of
     from arcpipe.arc.pretrain import pretrain_decoder
 
     device = prepare(work)
+    if work.run.scheduler is None and work.run.cluster is None:
+        torch.set_num_threads(available_cores())  # the other workers of this machine wait for the decoder
     source = open_source(work.source, seed=work.seed, download=False)
     chosen: list[Sample] = []
     images: list[NDArray[np.float32]] = []
@@ -90,7 +96,7 @@ def pretrain(work: Work, samples: Sequence[Sample], topic: str = "") -> DecoderR
         image, _ = read_sample(source, sample, work)
         if image is not None:
             chosen.append(sample)
-            images.append(image)
+            images.append(image if work.fit.decoder_kind == "concat" else piece_of(image, work.seed, sample.key))
         if len(images) == work.fit.pretrain_images:
             break
     if not images:
@@ -161,9 +167,9 @@ def open_images(work: Work) -> Source:
 
 def load_decoder(writer: StoreWriter, device: str) -> Any:
     """The store's decoder on a device."""
-    from arcpipe.arc.decoder import Decoder
+    from arcpipe.arc.engine import decoder_of
 
-    return Decoder.from_record(writer.decoder(), device)
+    return decoder_of(writer.decoder(), device)
 
 
 def commit(

@@ -152,15 +152,14 @@ def _decode_some(
     store: Store, source: Source, images: Mapping[tuple[str, int], Sample], count: int
 ) -> tuple[int, list[str], list[str]]:
     """Decode a seeded choice of clouds and compare with the original pixels."""
-    from arcpipe.arc.decoder import Decoder
-    from arcpipe.arc.engine import decode
+    from arcpipe.arc.engine import decode, decoder_of
     from arcpipe.arc.metrics import psnr
 
     rows = [
         (split, part.id, row) for split in store.splits for part in store.parts(split) for row in range(part.n_clouds)
     ]
     chosen = seeds.generator("verify", store.fingerprint).permutation(len(rows))[:count]
-    decoder = Decoder.from_record(store.decoder, "cpu")
+    decoder = decoder_of(store.decoder, "cpu")
     n_decoded, problems, notes = 0, [], []
     for split, part_id, row in (rows[i] for i in chosen):
         cloud = store.read_block(split, part_id, row, row + 1)[0]
@@ -174,7 +173,14 @@ def _decode_some(
             notes.append(f"{split}/{cloud.path}: the source has changed: {error.what}")
             continue
         n_decoded += 1
-        picture = decode(np.asarray(cloud.latents, np.float32), cloud.positions, cloud.size, decoder, cloud.relative)
+        picture = decode(
+            np.asarray(cloud.latents, np.float32),
+            cloud.positions,
+            cloud.size,
+            decoder,
+            cloud.relative,
+            scales=cloud.scales,
+        )
         found = psnr(image, picture) if picture.shape == image.shape else float("nan")
         if not abs(found - cloud.psnr) <= PSNR_TOLERANCE_DB:
             place = f"{split}/{part_id}, {cloud.path}"
