@@ -25,8 +25,8 @@ from arcpipe.machine import available_cores, cache_sizes
 from arcpipe.progress import Progress, byte_size
 
 SIZES = ("32x32", "224x224", "375x500")
-METHODS = ("loop", "batch", "thesis", "fast", "siren")
-RATIOS = (("loop", "thesis"), ("batch", "thesis"), ("thesis", "fast"))
+METHODS = ("loop", "batch", "thesis", "fast", "basis", "siren")
+RATIOS = (("loop", "thesis"), ("batch", "thesis"), ("thesis", "fast"), ("thesis", "basis"), ("loop", "basis"))
 SMALL, MANY = 2**12, 32
 """Pictures of at most so many pixels are measured by `MANY` at once, of larger ones one for each core."""
 SIREN_PIXELS = 2**16
@@ -34,6 +34,9 @@ SIREN_PIXELS = 2**16
 LOOP_PIXELS, LOOP_STEPS = 2**16, 20
 """Of larger pictures, one goes through autograd alone, for so many steps: its steps are all alike."""
 DECODER_IMAGES = 32
+BASIS_STEPS = 60
+"""Steps in which a basis is learned to be timed: its quality is that of other photographs, not of these few."""
+Records = dict[str, DecoderRecord]
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class BenchFitReport:
         lines.append(f"{'size':>10} {'method':>7} {'s/image':>9} {'PSNR':>6} {'peak':>9} {'of matrix peak':>15}")
         for result in self.results:
             lines.append(
-                f"{result.size:>10} {result.method:>7} {result.seconds_per_image:>9.3f} {result.psnr:>6.2f} "
+                f"{result.size:>10} {result.method:>7} {result.seconds_per_image:>9.4f} {result.psnr:>6.2f} "
                 f"{byte_size(result.peak_bytes):>9} {result.matrix_peak_share:>15.0%}"
                 + (f"   from {result.measured_steps} of {result.steps} steps" if result.partial else "")
             )
@@ -144,12 +147,12 @@ def run_bench_fit(
         jobs.append((shape, method, 1 if alone else images or (MANY if n_pixels <= SMALL else threads)))
     results: list[FitResult] = []
     with Progress("bench fit", len(jobs) + 2, "measurements", enabled=progress) as bar:
-        record, peak = in_fresh_process(prepare, fit, threads)
+        records, peak = in_fresh_process(prepare, fit, threads, "basis" in methods)
         for shape, method, count in jobs:
             bar.update(1 + len(results), now=f"{shape[0]}x{shape[1]} {method}")
-            results.append(in_fresh_process(measure, shape, method, count, fit, record, peak, threads))
+            results.append(in_fresh_process(measure, shape, method, count, fit, records, peak, threads))
         bar.update(1 + len(results), now="tiles")
-        tiles = in_fresh_process(measure_tiles, record)
+        tiles = in_fresh_process(measure_tiles, records["concat"])
     return BenchFitReport(tuple(results), peak / 1e9, threads, tuple(skipped), tuple(tiles))
 
 
@@ -172,17 +175,24 @@ def check_methods(methods: Sequence[str]) -> None:
             raise ConfigError(f"there is no method {method!r}.", details=[f"known methods: {', '.join(METHODS)}"])
 
 
-def prepare(fit: FitSection, threads: int) -> tuple[DecoderRecord, float]:
-    """Pretrain the decoder that all methods share, and measure the machine's matrix peak, operations a second."""
+def prepare(fit: FitSection, threads: int, with_basis: bool) -> tuple[Records, float]:
+    """Pretrain a decoder of each kind, by kind, and measure the machine's matrix peak, operations a second."""
     import torch
 
+    from arcpipe.arc.learn_basis import learn_basis
     from arcpipe.arc.pretrain import pretrain_decoder
+    from arcpipe.arc.recipes import recipe
     from arcpipe.bench.photographs import photographs
 
     torch.set_num_threads(threads)
     pictures = photographs((32, 32), DECODER_IMAGES)
     decoder, _ = pretrain_decoder(pictures, fit, range(DECODER_IMAGES), seed=0, channels=3)
-    return decoder.to_record(), matrix_peak()
+    records = {"concat": decoder.to_record()}
+    if with_basis:
+        pieces = photographs((128, 128), DECODER_IMAGES)
+        learned = recipe("basis").model_copy(update={"pretrain_steps": BASIS_STEPS})
+        records["basis"] = learn_basis(pieces, learned, 0, 3)[0].to_record()
+    return records, matrix_peak()
 
 
 def measure(
@@ -190,7 +200,7 @@ def measure(
     method: str,
     count: int,
     fit: FitSection,
-    record: DecoderRecord,
+    records: Records,
     peak: float,
     threads: int,
 ) -> FitResult:
@@ -203,7 +213,7 @@ def measure(
     from arcpipe.bench.photographs import photographs
 
     torch.set_num_threads(threads)
-    decoder, run, whole = decoder_of(record), methods.METHODS[method], fit
+    decoder, run, whole = decoder_of(records["basis" if method == "basis" else "concat"]), methods.METHODS[method], fit
     if method == "loop" and shape[0] * shape[1] > LOOP_PIXELS:
         fit = fit.model_copy(update={"steps": min(fit.steps, LOOP_STEPS)})
     run(photographs((16, 16), 1), decoder, fit.model_copy(update={"steps": 4}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arcpipe.arc.adam import learning_rates
+from arcpipe.arc.basis import Basis
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import decode, fit_clouds
 from arcpipe.arc.metrics import psnr
@@ -33,7 +34,7 @@ class Fitted(NamedTuple):
     render: Callable[[], Reconstructions]
 
 
-Method = Callable[[Images, Decoder, FitSection], Fitted]
+Method = Callable[[Images, Any, FitSection], Fitted]
 
 BATCH_PIXELS = 8 * 32 * 32
 """Images that autograd is given at once: 8 of 32x32 were its fastest on a CPU; larger ones go alone."""
@@ -55,13 +56,21 @@ def batch(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
     return Fitted(fit.steps, lambda: _render_all(clouds, images, decoder))
 
 
-def engine(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
+def engine(images: Images, decoder: Decoder | Basis, fit: FitSection) -> Fitted:
     """The engine of arcpipe."""
     clouds = fit_clouds(images, decoder, fit, range(len(images)))
     return Fitted(
         fit.steps,
         lambda: [
-            decode(cloud.latents, cloud.positions, image.shape[:2], decoder, cloud.relative, cloud.neighbours, scales=cloud.scales)
+            decode(
+                cloud.latents,
+                cloud.positions,
+                (image.shape[0], image.shape[1]),
+                decoder,
+                cloud.relative,
+                cloud.neighbours,
+                scales=cloud.scales,
+            )
             for cloud, image in zip(clouds, images, strict=True)
         ],
     )
@@ -70,6 +79,11 @@ def engine(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
 def fast(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
     """The engine of arcpipe with the recipe `fast`."""
     return engine(images, decoder, recipe("fast").model_copy(update={"steps": steps_of("fast", fit)}))
+
+
+def basis(images: Images, decoder: Basis, fit: FitSection) -> Fitted:
+    """The engine of arcpipe with the recipe `basis`."""
+    return engine(images, decoder, recipe("basis").model_copy(update={"steps": steps_of("basis", fit)}))
 
 
 def siren(images: Images, decoder: Decoder, fit: FitSection, goals: Sequence[float] | None = None) -> Fitted:
@@ -87,11 +101,20 @@ def engine_psnr(images: Images, decoder: Decoder, fit: FitSection) -> list[float
 
 def steps_of(method: str, fit: FitSection) -> int:
     """At most so many steps: the method's own, in proportion where `fit` has others than the recipe `thesis`."""
-    whole = {"fast": recipe("fast").steps, "siren": SIREN_STEPS}.get(method, FitSection().steps)
+    whole = {"fast": recipe("fast").steps, "basis": recipe("basis").steps, "siren": SIREN_STEPS}.get(
+        method, FitSection().steps
+    )
     return max(1, round(whole * fit.steps / FitSection().steps))
 
 
-METHODS: dict[str, Method] = {"loop": loop, "batch": batch, "thesis": engine, "fast": fast, "siren": siren}
+METHODS: dict[str, Method] = {
+    "loop": loop,
+    "batch": batch,
+    "thesis": engine,
+    "fast": fast,
+    "basis": basis,
+    "siren": siren,
+}
 
 
 def _fit_together(clouds: Sequence[ReferenceCloud], decoder: Decoder, fit: FitSection) -> None:

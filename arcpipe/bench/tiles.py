@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arcpipe.bench.machine import cpu_seconds
-from arcpipe.cloud import DecoderRecord
+from arcpipe.cloud import NetworkRecord
 from arcpipe.config import FitSection
 from arcpipe.progress import byte_size
 
@@ -29,7 +29,7 @@ class TileResult:
         return f"tiles of {self.pixels} pixels, {byte_size(self.work_bytes)}: {self.seconds:.2f} s{mark}"
 
 
-def measure_tiles(record: DecoderRecord, alternatives: Sequence[int] = ALTERNATIVES) -> list[TileResult]:
+def measure_tiles(record: NetworkRecord, alternatives: Sequence[int] = ALTERNATIVES) -> list[TileResult]:
     """Fit one picture with tiles of each size; the best of three each, in turns."""
     import torch
 

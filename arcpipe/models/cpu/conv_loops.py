@@ -10,7 +10,7 @@ import numpy as np
 from arcpipe.compiled import compiled
 from arcpipe.models.cpu.lanes import gathered_1, gathered_4, outer_4
 
-BUILT_ON_SHA256 = "ea8a402991f3a4c820e4836a3d8f5fd8f06bc5a530fbd2575e8abbd41c0d5e97"
+BUILT_ON_SHA256 = "cbe9c56f6d47cf2aa030595f08e2b82f0b51ab342cc211dcdf7fc7dbe5acf805"
 """See `arcpipe.compiled`: of `lanes.py` and `vectors.py`."""
 
 PAIRS_AT_ONCE = 64
