@@ -385,7 +385,9 @@ def inspect(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the pictures; by default inspect/NAME.")] = None,
     scale: Annotated[int, typer.Option(min=1, max=16, help="Render between the pixels.")] = 1,
-    edit: Annotated[Edit | None, typer.Option(help="Edit the cloud and render it (thesis figures 5 and 6).")] = None,
+    edit: Annotated[
+        Edit | None, typer.Option(help="Edit clouds and decode them, beside their pictures edited alike.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Write one page about the whole store instead.")
     ] = None,

@@ -84,16 +84,19 @@ def shear(cloud: Cloud, slope: float, maps: Maps | None = None) -> Cloud:
     return sheared if maps is None else _described(sheared, maps.plane(matrix)(cloud.latents))
 
 
-def crop(cloud: Cloud, low: ArrayLike, size: tuple[int, int], *, margin: float = 0.0) -> Cloud:
+def crop(cloud: Cloud, low: ArrayLike, size: tuple[int, int], *, margin: float = 0.0, least: int = 0) -> Cloud:
     """Cut a window: its first pixel `low` (row, column), its height and width. Anchors outside are dropped.
 
     `margin`: keep those outside up to so many of their scales (pixels, where anchors have none) from the window's edge.
-    They may be what the nearest pixels of the window consist of.
+    They may be what the nearest pixels of the window consist of. At least `least` stay (or all, of fewer), the nearest.
     """
     places = cloud.positions - np.asarray(low, np.float64)
-    reach = np.float64(margin) if cloud.scales is None else margin * cloud.scales[:, None]
-    kept = (places >= -0.5 - reach) & (places < np.array(size) - 0.5 + reach)
-    return replace(keep(_moved(cloud, places), np.flatnonzero(kept.all(axis=1))), size=size)
+    outside = np.maximum(-0.5 - places, places - np.array(size) + 0.5).max(axis=1, initial=-np.inf)
+    if cloud.scales is not None:
+        outside = outside / cloud.scales
+    kept = outside <= margin
+    kept[np.argsort(outside, kind="stable")[:least]] = True
+    return replace(keep(_moved(cloud, places), np.flatnonzero(kept)), size=size)
 
 
 def recolour(cloud: Cloud, matrix: ArrayLike, offset: ArrayLike, maps: Maps) -> Cloud:
@@ -173,7 +176,7 @@ def _described(cloud: Cloud, latents: NDArray[Any]) -> Cloud:
 
 
 def _about_middle(cloud: Cloud, matrix: NDArray[np.float64]) -> Cloud:
-    """Places, seen from the middle of the image, go to `matrix` times them; scales grow with the area."""
+    """Places, seen from the middle of the image, go to `matrix` times them; scales grow as the root of the area."""
     moved = _moved(cloud, (cloud.positions - _middle(cloud)) @ matrix.T + _middle(cloud))
     growth = float(np.sqrt(abs(np.linalg.det(matrix))))
     if cloud.scales is None or abs(growth - 1) < 1e-12:

@@ -1,4 +1,4 @@
-"""Edited clouds, decoded again (thesis figures 5 and 6): latents stay what they are, their places change."""
+"""Edited clouds, decoded again (thesis figures 5 and 6), beside their pictures edited where pictures can be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from PIL import Image
 
 from arcpipe import seeds
 from arcpipe.arc import edit as arc_edit
-from arcpipe.cloud import Cloud, DecoderRecord
+from arcpipe.arc.maps import Maps
+from arcpipe.cloud import BasisRecord, Cloud, DecoderRecord
+from arcpipe.errors import ConfigError
+from arcpipe.inspect.changes import COLOURS, PICTURES, Compared, changes, compare
 from arcpipe.inspect.pixels import BLUE, VERMILLION, coloured, display_size, draw_dots, faded, fit, to_picture
 from arcpipe.inspect.render import render_cloud
 from arcpipe.inspect.samples import View
@@ -19,7 +22,8 @@ from arcpipe.inspect.sheet import Row, Sheet
 
 DISC = 0.38  # radius of the disc that one cloud leaves to another, share of the shorter side
 DONE = {"push": "pushed", "rotate": "rotated", "flip": "flipped", "mask": "masked", "mix": "mixed"}
-DONE |= {"noise": "with noise"}
+DONE |= {"noise": "with noise", "zoom": "zoomed", "crop": "cropped", "shear": "sheared", "hue": "with other hues"}
+DONE |= {name: f"with another {name}" for name in ("brightness", "contrast", "saturation")}
 
 Edit = Callable[[Cloud, int, int, np.random.Generator], tuple[Cloud, str]]
 """Cloud, level of the edit (0 to 2), fewest anchors that can be decoded, generator -> edited cloud, what was done."""
@@ -35,10 +39,13 @@ class Mixed:
 
 
 def draw_edit(decoder: DecoderRecord, views: Sequence[View], edit: str, seed: int, box: int) -> Sheet:
-    """Lay out the sheet of an edit: `push`, `rotate`, `flip`, `mask`, `noise`, or `mix` (of two views or more).
+    """Lay out the sheet of an edit: push, mask, noise, mix (of two views or more), or one of `changes.PICTURES`.
 
     One sample is shown at three levels of the edit; of several, each at the next level. Neighbours are found anew after
     the edit. What is random derives from `seed` and the names of the samples.
+
+    Raises:
+        ConfigError: a change of colours of clouds that have none apart from their network, or of grey pictures.
     """
     title = f"clouds, {DONE[edit]}"
     if edit == "mix":
@@ -46,11 +53,50 @@ def draw_edit(decoder: DecoderRecord, views: Sequence[View], edit: str, seed: in
         rows = tuple(row for pair in _pairs(views) for row in _mix_rows(decoder, *pair, seed, box))
         return Sheet(title, columns, rows, ("Two clouds in one image, under the shared decoder.",))
     levels = list(zip(views, range(len(views)), strict=True)) if len(views) > 1 else [(views[0], i) for i in range(3)]
+    if edit in PICTURES:
+        return _draw_changes(decoder, levels, edit, box)
     rows = tuple(_edit_row(decoder, view, edit, level % 3, seed, box) for view, level in levels)
     columns = ("reconstruction", "its anchors", f"anchors, {DONE[edit]}", "decoded again")
     about = "The colour of an anchor tells where it was before. "
     about += "Places stay, latents change." if edit == "noise" else "Latents stay as they are: they do not turn."
     return Sheet(title, columns, rows, (about,))
+
+
+def _draw_changes(decoder: DecoderRecord, levels: Sequence[tuple[View, int]], edit: str, box: int) -> Sheet:
+    """A changed cloud beside the changed picture, with decibels between them."""
+    _check_colours(decoder, edit)
+    maps = Maps(decoder) if isinstance(decoder, BasisRecord) else None
+    rows, columns = [], ["reconstruction", f"reconstruction, {DONE[edit]}", "its anchors", f"cloud, {DONE[edit]}"]
+    for view, level in levels:
+        change = changes(edit, decoder)[level % 3]
+        made = compare(view.cloud, decoder, change, maps)
+        rows.append(_change_row(view, made, change.words, box))
+    columns += ["positions alone"] if len(rows[0].panels) > len(columns) else []
+    about = "Latents do not change: each small patch is what it was." if maps is None else "Latents change as well."
+    return Sheet(f"clouds, {DONE[edit]}", tuple(columns), tuple(rows), (f"{about} Decibels: from the second picture.",))
+
+
+def _change_row(view: View, made: Compared, words: str, box: int) -> Row:
+    pictures = [fit(to_picture(picture), box) for picture in (view.image, made.expected, made.followed)]
+    hues = _place_colours(view.cloud if len(made.cloud) == len(view.cloud) else made.cloud)
+    anchors = draw_dots(faded(pictures[2]), made.cloud.positions, made.cloud.size, hues)
+    panels, told = [*pictures[:2], anchors, pictures[2]], [f"cloud {made.followed_db:.1f} dB"]
+    if made.alone is not None:
+        panels += [fit(to_picture(made.alone), box)]
+        told += [f"positions alone {made.alone_db:.1f} dB"]
+    told += [] if made.resampled_db is None else [f"pixels by cubic splines {made.resampled_db:.1f} dB"]
+    return Row(tuple(panels), (view.name, f"class {view.class_name}", words, *told), warning=view.warning)
+
+
+def _check_colours(decoder: DecoderRecord, edit: str) -> None:
+    if edit in COLOURS and not isinstance(decoder, BasisRecord):
+        raise ConfigError(
+            f"--edit {edit} needs clouds of the kind basis: what others make of a latent is known to a network only.",
+            details=[f"found the kind {decoder.kind}"],
+            fix=["--edit rotate", "arcpipe convert ... --recipe basis"],
+        )
+    if edit in ("saturation", "hue") and decoder.channels != 3:
+        raise ConfigError(f"--edit {edit} needs pictures of three channels.", fix=["--edit brightness"])
 
 
 def _edit_row(decoder: DecoderRecord, view: View, edit: str, level: int, seed: int, box: int) -> Row:
@@ -80,16 +126,6 @@ def _push(cloud: Cloud, level: int, fewest: int, rng: np.random.Generator) -> tu
     return arc_edit.push(cloud, reach, rng), f"each anchor moved by up to {reach:g} px on each axis"
 
 
-def _rotate(cloud: Cloud, level: int, fewest: int, rng: np.random.Generator) -> tuple[Cloud, str]:
-    degrees = (30, 90, 150)[level]
-    return arc_edit.rotate(cloud, degrees), f"turned by {degrees}° about the middle"
-
-
-def _flip(cloud: Cloud, level: int, fewest: int, rng: np.random.Generator) -> tuple[Cloud, str]:
-    words = ("left and right exchanged", "top and bottom exchanged", "both axes flipped")[level]
-    return arc_edit.flip(cloud, rows=level > 0, columns=level != 1), words
-
-
 def _mask(cloud: Cloud, level: int, fewest: int, rng: np.random.Generator) -> tuple[Cloud, str]:
     left = arc_edit.mask(cloud, (0.3, 0.6, 0.9)[level], rng, least=fewest)
     return left, f"{len(left):,} of {len(cloud):,} anchors kept"
@@ -103,7 +139,7 @@ def _noise(cloud: Cloud, level: int, fewest: int, rng: np.random.Generator) -> t
     return arc_edit.add_noise(cloud, sigma, rng), f"Gaussian noise of {sigma:.3g} on the latents, {words}"
 
 
-EDITS: dict[str, Edit] = {"push": _push, "rotate": _rotate, "flip": _flip, "mask": _mask, "noise": _noise}
+EDITS: dict[str, Edit] = {"push": _push, "mask": _mask, "noise": _noise}
 
 
 def _pairs(views: Sequence[View]) -> list[tuple[View, View]]:

@@ -13,6 +13,9 @@ from arcpipe.config import SourceSection, build
 from arcpipe.errors import ArcpipeError
 from arcpipe.sources import Sample, Source, open_source
 
+PLACES = 2**14
+"""Places decoded at once."""
+
 
 def render_cloud(
     cloud: Cloud, decoder: DecoderRecord, *, scale: int = 1, use_cache: bool = True
@@ -37,6 +40,32 @@ def render_cloud(
         scales=cloud.scales,
     )
     return np.clip(np.asarray(image, np.float32), 0.0, 1.0)
+
+
+def render_places(cloud: Cloud, decoder: DecoderRecord, places: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Decode a cloud at any places (p, 2): colours (p, C), not clamped."""
+    import torch
+
+    from arcpipe.arc import engine  # imports torch
+    from arcpipe.arc.basis import Basis
+    from arcpipe.arc.factorised import Factorised
+    from arcpipe.arc.kernels import basis_kernel
+    from arcpipe.arc.neighbours import Finder
+    from arcpipe.arc.problem import standardised_gaps
+
+    ready, find = engine.decoder_of(decoder), Finder(cloud.positions, decoder.n_neighbours)
+    latents, found = np.asarray(cloud.latents, np.float32), []
+    for start in range(0, len(places), PLACES):
+        some = places[start : start + PLACES]
+        near = find(some)
+        if isinstance(ready, Basis):
+            if cloud.scales is None:
+                raise ValueError("a cloud of the kind basis is decoded with the scales of its anchors")
+            found.append(basis_kernel.render_places(ready, latents, cloud.positions, cloud.scales, some, near))
+            continue
+        gaps = standardised_gaps(cloud.positions, near, some, cloud.relative)
+        found.append(engine.decode_pixels(Factorised(ready), torch.from_numpy(latents), near, gaps))
+    return np.concatenate(found)
 
 
 def render_window(

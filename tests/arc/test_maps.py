@@ -134,6 +134,9 @@ def test_a_crop_decodes_to_the_window_where_it_kept_the_neighbours() -> None:
     assert (cut.positions < (11.5, 8.5)).all()
     near = edit.crop(CLOUD, (4, 5), (12, 9), margin=1.0)
     assert len(cut) < len(near) < len(CLOUD)
+    nearest = edit.crop(CLOUD, (4, 5), (12, 9), least=len(cut) + 1)
+    assert len(nearest) == len(cut) + 1
+    assert len(edit.crop(CLOUD, (4, 5), (12, 9), least=99)) == len(CLOUD)
 
 
 def test_places_and_scales_of_clouds_without_scales_are_left_to_the_thesis() -> None:

@@ -145,7 +145,7 @@ def test_large_images_show_their_most_detailed_part_when_scaled(make_store: Make
     assert inside == max(counts)
 
 
-@pytest.mark.parametrize("edit", ["push", "rotate", "flip", "mask", "mix"])
+@pytest.mark.parametrize("edit", ["push", "rotate", "flip", "zoom", "crop", "shear", "mask", "mix"])
 def test_every_edit_has_a_sheet_that_depends_on_the_seed_only(edit: str, make_store: Make, tmp_path: Path) -> None:
     store = make_store()
     first, again, other = (
