@@ -157,7 +157,9 @@ def convert(
     memory: Annotated[
         str | None, typer.Option(help="Memory of each worker, such as 2GiB; by default its share of the machine's.")
     ] = None,
-    recipe: Annotated[Recipe, typer.Option(help="How an image is fitted.")] = Recipe.thesis,
+    recipe: Annotated[
+        Recipe, typer.Option(help="How an image is fitted: its latents solved for, or as in the thesis.")
+    ] = Recipe.basis,
     latents: Annotated[float, typer.Option(help="Anchors: below 1 a share of the pixels, else a number.")] = 0.05,
     latent_dim: Annotated[int, typer.Option(min=1, help="Numbers in a latent.")] = 32,
     neighbours: Annotated[int, typer.Option(min=1, help="Nearest anchors that decode a pixel.")] = 4,
@@ -446,6 +448,9 @@ def run(
     data: Annotated[
         Path | None, typer.Option(envvar="ARCPIPE_DATA", help="Where datasets are looked for.", show_envvar=True)
     ] = None,
+    recipe: Annotated[
+        Recipe | None, typer.Option(help="How images are fitted, in place of the file's: its table a second time.")
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="ARM,...", help="These arms; by default all.")] = None,
     seeds: Annotated[str | None, typer.Option(metavar="0,1,...", help="In place of the file's.")] = None,
     at_once: Annotated[
@@ -460,7 +465,7 @@ def run(
     set_waiting()
     from arcpipe.pipeline import read_pipeline, run_pipeline
 
-    read = read_pipeline(pipeline, data)
+    read = read_pipeline(pipeline, data, recipe.value if recipe else None)
     if read.about:
         typer.echo(read.about, err=True)
     arms = [arm for text in only or () for arm in words(text)]

@@ -249,9 +249,17 @@ class ConvertConfig(Section):
     source: SourceSection
     out: Place
     seed: int = 0
-    fit: FitSection = FitSection()
+    fit: FitSection = FitSection(recipe="basis")
     store: StoreSection = StoreSection()
     run: RunSection = RunSection()
+
+    @field_validator("fit", mode="before")
+    @classmethod
+    def basis_by_default(cls, values: Any) -> Any:
+        """A conversion that names no recipe takes `basis`; `FitSection` by itself stands for the thesis."""
+        if isinstance(values, Mapping) and "recipe" not in values:
+            return {**values, "recipe": "basis"}
+        return values
 
 
 Augmentation = Literal[

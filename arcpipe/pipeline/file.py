@@ -123,35 +123,36 @@ class Pipeline:
     """A file that was read. Without `arms` it is `plain`: one conversion, one training, one evaluation."""
 
     path: Path
+    name: str
+    """Of its results: the file's, with the recipe where another one was asked for."""
     about: str
     table: TableSection
     seeds: tuple[int, ...]
     arms: tuple[Arm, ...]
     plain: PipelineConfig | None
 
-    @property
-    def name(self) -> str:
-        return self.path.stem
-
     def columns(self) -> list[str]:
         """All columns of all arms, in the order of the file."""
         return list(dict.fromkeys(column.name for arm in self.arms for column in arm.columns))
 
 
-def read_pipeline(path: Path, data: Path | None = None) -> Pipeline:
+def read_pipeline(path: Path, data: Path | None = None, recipe: str | None = None) -> Pipeline:
     """Read a file and fill in everything; every arm is checked before any work.
 
     Args:
         data: folder of the datasets, where the file names none.
+        recipe: in place of the file's; stores, runs and results have it in their names.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong (with the arm that it is of).
     """
-    values = _with_source(read_toml(path), data)
+    values, name = _with_source(read_toml(path), data), path.stem
+    if recipe is not None:
+        values, name = lay_over(values, {"convert": {"fit": {"recipe": recipe}}}), f"{path.stem}-{recipe}"
     arms = values.get("arm", [])
     if not arms and not values.get("seeds") and not isinstance(values.get("evaluate"), list):
-        plain = build(PipelineConfig, _with_paths(values, path.stem), str(path))
-        return Pipeline(path, plain.about, plain.table, (), (), plain)
+        plain = build(PipelineConfig, _with_paths(values, name), str(path))
+        return Pipeline(path, name, plain.about, plain.table, (), (), plain)
     if not isinstance(arms, list) or not all(isinstance(arm, dict) for arm in arms):
         raise ConfigError(f"{path}: arm is no list of tables.", fix=["begin every arm with a line [[arm]]"])
     shared = {key: value for key, value in values.items() if key != "arm"}
@@ -163,9 +164,8 @@ def read_pipeline(path: Path, data: Path | None = None) -> Pipeline:
         raise ConfigError(f"{path} has two arms of one name.", details=sorted(twice), fix=["give each its own name"])
     read = [_arm(path, shared, section) for section in sections]
     first = read[0][1]
-    return Pipeline(
-        path, first.about, first.table, first.seeds or (read[0][0].train.seed,), tuple(arm for arm, _ in read), None
-    )
+    seeds = first.seeds or (read[0][0].train.seed,)
+    return Pipeline(path, name, first.about, first.table, seeds, tuple(arm for arm, _ in read), None)
 
 
 def _arm(path: Path, shared: Mapping[str, Any], section: ArmSection) -> tuple[Arm, PipelineConfig]:

@@ -10,7 +10,7 @@ import pytest
 from arcpipe.arc.decoder import Decoder
 from arcpipe.bench import fit as bench_fit
 from arcpipe.bench import machine, methods, tiles
-from arcpipe.bench.fit import METHODS, BenchFitReport, FitResult, parse_size, run_bench_fit
+from arcpipe.bench.fit import METHODS, RATIOS, BenchFitReport, FitResult, parse_size, run_bench_fit
 from arcpipe.bench.growth import measure_size
 from arcpipe.bench.photographs import photographs
 from arcpipe.config import FitSection
@@ -69,7 +69,7 @@ def test_the_report_keeps_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(result["size"], result["method"]) for result in values["results"]] == [
         (size, method) for size in ("8x9", "6x6") for method in METHODS
     ]
-    assert all(set(ratios) == {"loop/thesis", "batch/thesis", "thesis/fast"} for ratios in values["ratios"].values())
+    assert all(set(ratios) == {f"{slow}/{quick}" for slow, quick in RATIOS} for ratios in values["ratios"].values())
     assert list(values["ratios"]) == ["8x9", "6x6"]
     assert "loop/thesis" in report.lines()[-1]
     assert values["skipped"] == []

@@ -125,3 +125,22 @@ def test_a_result_stands_for_its_settings_and_a_setting_that_is_new_has_its_defa
         other[section][key] = value
         assert not same_settings(other, wanted)
     assert not same_settings(None, wanted)
+
+
+def test_another_recipe_makes_the_same_table_under_its_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(
+        '[convert]\nsource = "digits"\n[convert.fit]\nrecipe = "thesis"\nlatents = 9\n[train]\n[[arm]]\nname = "one"\n'
+    )
+    own, other = read_pipeline(path), read_pipeline(path, recipe="basis")
+    assert (own.name, own.arms[0].convert.fit.recipe) == ("small", "thesis")
+    assert (other.name, other.arms[0].convert.fit.recipe) == ("small-basis", "basis")
+    assert other.arms[0].convert.fit.latents == 9
+
+
+def test_a_conversion_without_a_recipe_takes_the_basis(tmp_path: Path) -> None:
+    path = tmp_path / "plain.toml"
+    path.write_text('[convert]\nsource = "digits"\n[convert.fit]\nlatents = 9\n')
+    read = read_pipeline(path)
+    assert read.plain is not None
+    assert read.plain.convert.fit.decoder_kind == "basis"
