@@ -29,7 +29,7 @@ REACH = 4.0
 """Distance up to which functions are compared, in scales of the anchor."""
 WINDOW = 3.75
 """Colours at a distance r count exp(-WINDOW (share r)^2), share being that of the basis's rule of scales, with which
-distances between anchors go. Twice or half as much loses 1 dB (CIFAR-10, 60 clouds: saturation, hue, brightness)."""
+distances between anchors go. Twice or half as much loses 1 dB (saturation, hue, brightness; CIFAR-10, and Kodak)."""
 RINGS = 256
 SPOKES = 64
 RIDGE = 1e-6
