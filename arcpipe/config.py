@@ -117,7 +117,7 @@ class FitSection(Section):
     decoder_kind: Literal["concat", "basis"] = "concat"
     """Decided by the recipe. `concat`: the near latents, by their order, into one network, as in the thesis. `basis`:
     each near latent times a matrix that depends on its relative position."""
-    own_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    own_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Of `basis`: share of the loss that is every near latent's own error instead of that of their sum."""
     damping: Annotated[float, Field(gt=0)] = 0.01
     """Of `basis`: added to the loss for the squared length of every latent, in squared colours of one pixel."""
@@ -501,7 +501,7 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
 
 LATER: dict[str, dict[str, Any]] = {
     "source": {"splits": None},
-    "fit": {"decoder_kind": "concat", "own_share": 0.1, "damping": 0.01},
+    "fit": {"decoder_kind": "concat", "own_share": 0.5, "damping": 0.01},
     "store": {"bits": 8},
     "features": {"scale": False},
     "augment": {

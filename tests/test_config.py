@@ -126,7 +126,7 @@ def test_places_survive_json() -> None:
         (options.Dtype, StoreSection, "dtype"),
         (options.Cache, StoreSection, "neighbours_cache"),
         (options.Recipe, FitSection, "recipe"),
-            (options.Features, FeaturesSection, "kind"),
+        (options.Features, FeaturesSection, "kind"),
         (options.Normalise, StreamSection, "normalise"),
         (options.Schedule, OptimSection, "schedule"),
         (options.Model, ModelSection, "model"),

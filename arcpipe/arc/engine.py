@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arcpipe.arc.basis import Basis
+from arcpipe.arc.basis import Basis, new_basis
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import Factorised
 from arcpipe.arc.kernels import choose_kernel
@@ -136,6 +136,13 @@ def _decode_basis(
         values = render_places(basis, latents, positions, scales, points, find(points))
         picture[rows, columns] = values.reshape(rows.stop - rows.start, columns.stop - columns.start, -1)
     return picture
+
+
+def first_decoder(fit: FitSection, channels: int, seed: int, device: str = "cpu") -> Decoder | Basis:
+    """A decoder that has learned nothing yet: as fast as any of its shape."""
+    if fit.decoder_kind == "basis":
+        return new_basis(fit.latent_dim, channels, fit.neighbours)
+    return Decoder.initial(fit, channels, seed).to(device)
 
 
 def decoder_of(record: DecoderRecord, device: str | torch.device = "cpu") -> Decoder | Basis:

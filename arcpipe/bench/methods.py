@@ -94,7 +94,7 @@ def siren(images: Images, decoder: Decoder, fit: FitSection, goals: Sequence[flo
     return Fitted(sum(taken for _, taken in fits) / len(fits), lambda: [made for made, _ in fits])
 
 
-def engine_psnr(images: Images, decoder: Decoder, fit: FitSection) -> list[float]:
+def engine_psnr(images: Images, decoder: Decoder | Basis, fit: FitSection) -> list[float]:
     """What the engine reaches on each image, dB."""
     return [psnr(image, made) for image, made in zip(images, engine(images, decoder, fit).render(), strict=True)]
 

@@ -162,12 +162,12 @@ def time_sample(work: Work, inventory: Inventory, scratch: Path) -> Timing | Non
     """Fit a few images with fewer steps, twice, and extrapolate: a fit's time is a constant and a part per step."""
     import torch
 
-    from arcpipe.arc.decoder import Decoder
+    from arcpipe.arc.engine import first_decoder
 
     threads = torch.get_num_threads()
     try:
         device = prepare(work)
-        decoder = Decoder.initial(work.fit, inventory.channels, work.seed).to(device)
+        decoder = first_decoder(work.fit, inventory.channels, work.seed, device)
         group = _sample_images(work, inventory, scratch)
         if not group:
             return None

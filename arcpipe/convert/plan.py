@@ -21,6 +21,9 @@ from arcpipe.store import PlannedPart
 # 0.035 s), so this is half a minute.
 PIXEL_STEPS_PER_PART = 4.5e8
 PIXEL_STEPS_PER_CORE_S = 1.4e7
+# A step of the kind `basis` costs about as much a pixel; what it needs beside its few steps, from reading an image to
+# writing its cloud, as much as so many more.
+STEPS_BESIDE_BASIS = 16
 # A small dataset still makes work for several workers.
 LEAST_PARTS = 8
 # What a part takes beside its arrays: 27 small files and their folders, where a block has 4 kB.
@@ -53,7 +56,7 @@ def count_parts(inventory: Inventory, config: ConvertConfig) -> dict[str, dict[s
         if config.store.part_samples is not None:
             n_parts = -(-len(samples) // config.store.part_samples)
         else:
-            work = sum(map(_pixels, samples)) * config.fit.steps * config.fit.repeats
+            work = sum(map(_pixels, samples)) * steps_of_work(config.fit) * config.fit.repeats
             n_parts = max(LEAST_PARTS, round(work / PIXEL_STEPS_PER_PART))
         counts[split] = {"samples": len(samples), "parts": min(n_parts, len(samples))}
     return counts
@@ -109,12 +112,17 @@ def estimate(parts: Sequence[PartPlan], config: ConvertConfig) -> Estimate:
             pixels += area * fit.repeats
             cache = 3 * area if config.store.neighbours_cache == "pixels" else 0
             n_bytes += fit.repeats * (n_anchors(area, fit) * (fit.latent_dim * width + 4) + cache + 100)
-    return Estimate(clouds, pixels, pixels * fit.steps / PIXEL_STEPS_PER_CORE_S, n_bytes)
+    return Estimate(clouds, pixels, pixels * steps_of_work(fit) / PIXEL_STEPS_PER_CORE_S, n_bytes)
 
 
 def core_seconds(samples: Iterable[Sample], fit: FitSection) -> float:
     """Seconds of one core that fitting some samples should take."""
-    return sum(map(_pixels, samples)) * fit.steps * fit.repeats / PIXEL_STEPS_PER_CORE_S
+    return sum(map(_pixels, samples)) * steps_of_work(fit) * fit.repeats / PIXEL_STEPS_PER_CORE_S
+
+
+def steps_of_work(fit: FitSection) -> int:
+    """What a pixel costs, in steps."""
+    return fit.steps + (STEPS_BESIDE_BASIS if fit.decoder_kind == "basis" else 0)
 
 
 def n_anchors(area: int, fit: FitSection) -> int:

@@ -23,7 +23,9 @@ def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> NDArra
     """A smooth picture with an edge."""
     rows, columns = np.mgrid[:height, :width] / max(height, width)
     rng = np.random.default_rng(seed)
-    waves = [np.sin(rng.uniform(2, 9) * rows + rng.uniform(2, 9) * columns + rng.uniform(0, 6)) for _ in range(channels)]
+    waves = [
+        np.sin(rng.uniform(2, 9) * rows + rng.uniform(2, 9) * columns + rng.uniform(0, 6)) for _ in range(channels)
+    ]
     image = 0.5 + 0.3 * np.stack(waves, axis=2)
     image[rows + columns > 0.8] *= 0.5
     return image.astype(np.float32)

@@ -42,7 +42,7 @@ def convert(pictures: Path, out: str, threads: int = 1, **run: Any) -> dict[str,
     values = {
         "source": {"source": str(pictures)},
         "out": pictures.parent / out,
-        "fit": {"steps": 2, "decoder": str(pictures.parent / "decoder.safetensors"), "repeats": 2},
+        "fit": {"recipe": "thesis", "steps": 2, "decoder": str(pictures.parent / "decoder.safetensors"), "repeats": 2},
         "store": {"part_samples": 7},
         "run": {"max_failed": 1.0, **run},
     }
@@ -119,7 +119,7 @@ folder, memory = Path(sys.argv[1]), sys.argv[2]
 values = {
     "source": {"source": str(folder / "pictures")},
     "out": folder / f"{memory}.zarr",
-    "fit": {"steps": 2, "decoder": str(folder / "decoder.safetensors")},
+    "fit": {"recipe": "thesis", "steps": 2, "decoder": str(folder / "decoder.safetensors")},
     "run": {"memory": memory, "max_failed": 1.0},
 }
 with ThreadPoolExecutor(1) as pool:
