@@ -168,7 +168,7 @@ def test_the_fingerprint_of_the_thesis_decoder_is_that_of_stores_made_before_the
         for fit in ({"recipe": "thesis"}, {"recipe": "thesis", "hidden": [8]})
     )
     assert plain["fit"]["whiten"] is False
-    assert other["fit"]["hidden"] == (8,)
+    assert other["fit"]["hidden"] == [8]
     assert "decoder_kind" not in plain["fit"], "what changes nothing is not named"
 
 
