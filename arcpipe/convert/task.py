@@ -272,17 +272,19 @@ def _groups(
     """Read images in groups that fit into memory (or one image), with what failed on the way."""
     group: list[tuple[Sample, NDArray[np.float32]]] = []
     failed: list[FailedSample] = []
-    n_pixels = n_bytes = kept = 0
+    n_pixels = n_bytes = kept = most = 0
     started = time.perf_counter()
     for sample in samples:
         # Asked with the header's size, so that an image that is too large for the group is not read beside it.
         area = sample.size[0] * sample.size[1] * work.fit.repeats if sample.size else 0
         own = group_bytes((*sample.size, work.channels), work.fit) if sample.size else 0
-        full = n_bytes + own + largest_fit(group, sample, work) > work.memory_bytes - LOADED_BYTES - kept
+        fit = fit_bytes((*sample.size, work.channels), work.fit) * max(1, work.threads) if sample.size else 0
+        # While a group is fitted, each thread may be at work on an image like the most demanding one.
+        full = n_bytes + own + max(most, fit) > work.memory_bytes - LOADED_BYTES - kept
         if group and (full or n_pixels + area > GROUP_PIXELS):
             stages["read"] += time.perf_counter() - started
             yield group, failed
-            group, failed, n_pixels, n_bytes, started = [], [], 0, 0, time.perf_counter()
+            group, failed, n_pixels, n_bytes, most, started = [], [], 0, 0, 0, time.perf_counter()
         image, failure = read_sample(source, sample, work, kept)
         if failure is not None:
             failed.append(failure)
@@ -290,16 +292,10 @@ def _groups(
             continue
         group.append((sample, image))
         kept += work.fit.repeats * cloud_bytes(image.shape, work.fit)
-        n_pixels, n_bytes = n_pixels + area, n_bytes + own
+        n_pixels, n_bytes, most = n_pixels + area, n_bytes + own, max(most, fit)
     stages["read"] += time.perf_counter() - started
     if group or failed:
         yield group, failed
-
-
-def largest_fit(group: Group, sample: Sample, work: Work) -> int:
-    """What the most demanding fits of a group take while they run: each thread may be at work on one like it."""
-    sizes = [member.size for member in (*(member for member, _ in group), sample) if member.size]
-    return max((fit_bytes((*size, work.channels), work.fit) for size in sizes), default=0) * max(1, work.threads)
 
 
 def read_sample(
