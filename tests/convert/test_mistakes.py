@@ -157,15 +157,15 @@ def test_lost_workers_are_explained(
 
 def test_a_rate_that_is_too_high_is_seen_in_pretraining(pictures: Path, tmp_path: Path, here: Cluster) -> None:
     with pytest.raises(DivergedError, match="finite numbers"):
-        run_convert(settings(pictures, tmp_path / "a.zarr", fit={"lr": 1e30}), cluster=here)
+        run_convert(settings(pictures, tmp_path / "a.zarr", fit={"recipe": "thesis", "lr": 1e30}), cluster=here)
     assert not (tmp_path / "a.zarr").exists()
 
 
 def test_failures_of_every_sample_make_a_report_that_can_be_read(
     pictures: Path, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
-    fit = {"lr": 1e30, "decoder": str(tmp_path / "a.zarr")}
+    run_convert(settings(pictures, tmp_path / "a.zarr", fit={"recipe": "thesis"}), cluster=here)
+    fit = {"recipe": "thesis", "lr": 1e30, "decoder": str(tmp_path / "a.zarr")}
     report = run_convert(settings(pictures, tmp_path / "b.zarr", fit=fit), cluster=here)
     assert report.failed == report.planned == 24
     text = "\n".join(report.lines())
