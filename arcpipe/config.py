@@ -94,7 +94,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "pretrain_lr": 0.005,
         "pretrain_betas": (0.9, 0.999),
     },
-    "basis": {"decoder_kind": "basis", "steps": 6, "pretrain_images": 400, "pretrain_steps": 400},
+    "basis": {"decoder_kind": "basis", "steps": 3, "pretrain_images": 400, "pretrain_steps": 400},
 }
 """Defaults of `FitSection` by recipe, where they are not those of the thesis."""
 

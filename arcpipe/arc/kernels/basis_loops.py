@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from arcpipe.arc.kernels.simd import (
     LANES,
     ROWS,
+    add,
     block_1,
     block_2,
     fma,
@@ -433,27 +434,31 @@ def add_products(rows, count, width, own):
 def invert_factor(own, width, inverse):
     """Write the inverse of the upper Cholesky factor of `own` (overwritten) into `inverse`, zeros below."""
     for j in range(width):
-        pivot = own[j * width + j]
-        scale = np.float32(1 / math.sqrt(max(pivot, np.float32(1e-12))))
-        first = j // LANES * LANES
-        for v in range(first, width, LANES):
-            store(own, j * width + v, multiply(splat(scale), load(own, j * width + v)))
-        for i in range(j + 1, width):
-            factor = splat(-own[j * width + i])
-            for v in range(i // LANES * LANES, width, LANES):
-                store(own, i * width + v, fma(factor, load(own, j * width + v), load(own, i * width + v)))
+        scale = splat(np.float32(1 / math.sqrt(max(own[j * width + j], np.float32(1e-12)))))
+        for v in range(j // LANES * LANES, width, LANES):
+            row = multiply(scale, load(own, j * width + v))
+            store(own, j * width + v, row)
+        for v in range((j + 1) // LANES * LANES, width, LANES):
+            row = load(own, j * width + v)
+            for i in range(j + 1, v + LANES):
+                store(own, i * width + v, fma(splat(-own[j * width + i]), row, load(own, i * width + v)))
     for j in range(width - 1, -1, -1):
-        for v in range(0, width, LANES):
+        scale, first = splat(np.float32(1 / own[j * width + j])), j // LANES * LANES
+        for v in range(0, first, LANES):
             store(inverse, j * width + v, splat(np.float32(0)))
-        inverse[j * width + j] = 1
-        first = j // LANES * LANES
-        for i in range(j + 1, width):
-            factor = splat(-own[j * width + i])
-            for v in range(i // LANES * LANES, width, LANES):
-                store(inverse, j * width + v, fma(factor, load(inverse, i * width + v), load(inverse, j * width + v)))
-        scale = splat(np.float32(1 / own[j * width + j]))
         for v in range(first, width, LANES):
-            store(inverse, j * width + v, multiply(scale, load(inverse, j * width + v)))
+            store(inverse, j * width + v, splat(np.float32(0)))
+            if v == first:
+                inverse[j * width + j] = 1
+            even, odd = load(inverse, j * width + v), splat(np.float32(0))
+            last = v + LANES
+            for i in range(j + 1, last - 1, 2):
+                even = fma(splat(-own[j * width + i]), load(inverse, i * width + v), even)
+                odd = fma(splat(-own[j * width + i + 1]), load(inverse, (i + 1) * width + v), odd)
+            if (last - j - 1) % 2:
+                i = last - 1
+                even = fma(splat(-own[j * width + i]), load(inverse, i * width + v), even)
+            store(inverse, j * width + v, multiply(scale, add(even, odd)))
 
 
 @bare
