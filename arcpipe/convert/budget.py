@@ -7,6 +7,7 @@ fit is recorded as failed, with what it would need, before it is read.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from arcpipe.arc.memory import cloud_bytes, fit_bytes, joint_bytes
 from arcpipe.config import FitSection, RunSection
@@ -47,18 +48,65 @@ def writing_bytes(clouds_bytes: int) -> int:
     return 2 * clouds_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Memory that an image takes, in bytes, with every repeat: `group` from being read until its clouds are finished,
+    `fit` while it is fitted, `clouds` from then on, `alone` as the only image of a worker. `pixels` to fit."""
+
+    pixels: int
+    group: int
+    fit: int
+    clouds: int
+    alone: int
+
+    def beside(self, kept_bytes: int) -> int:
+        """What a worker needs that already keeps so many bytes of clouds."""
+        return max(kept_bytes + self.alone, LOADED_BYTES + writing_bytes(kept_bytes + self.clouds))
+
+
+class Needs:
+    """The needs of images, worked out once for each size: sets of many small images have few."""
+
+    def __init__(self, channels: int, fit: FitSection) -> None:
+        self._channels, self._fit = channels, fit
+        self._known: dict[tuple[int, ...], Need] = {}
+
+    def of(self, size: tuple[int, ...] | None) -> Need:
+        """Of an image of this height and width; nothing of one that will not be read (None)."""
+        if size is None:
+            return Need(0, 0, 0, 0, 0)
+        need = self._known.get(size)
+        if need is None:
+            height, width = size
+            shape, repeats = (height, width, self._channels), self._fit.repeats
+            need = self._known[size] = Need(
+                pixels=height * width * repeats,
+                group=group_bytes(shape, self._fit),
+                fit=fit_bytes(shape, self._fit),
+                clouds=repeats * cloud_bytes(shape, self._fit),
+                alone=needed_bytes((height, width), self._channels, self._fit),
+            )
+        return need
+
+
 def check_memory(
-    size: tuple[int, int] | None, channels: int, fit: FitSection, memory: int, kept_bytes: int = 0
+    size: tuple[int, int] | None,
+    channels: int,
+    fit: FitSection,
+    memory: int,
+    kept_bytes: int = 0,
+    needs: Needs | None = None,
 ) -> None:
     """Refuse an image that does not fit into a worker of so much memory, which already keeps `kept_bytes` of clouds.
+
+    `needs`: those of `channels` and `fit`, where many images are asked for.
 
     Raises:
         ImageError: reason `out-of-memory`.
     """
     if size is None:
         return
-    own = fit.repeats * cloud_bytes((*size, channels), fit)
-    needed = max(kept_bytes + needed_bytes(size, channels, fit), LOADED_BYTES + writing_bytes(kept_bytes + own))
+    needed = (needs or Needs(channels, fit)).of(size).beside(kept_bytes)
     if needed <= memory:
         return
     raise ImageError(

@@ -12,15 +12,14 @@ import os
 import select
 import signal
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
-from arcpipe.cloud import Cloud, FailedSample
+from arcpipe.cloud import FailedSample
 from arcpipe.convert.limits import lift_memory_limit, limit_memory, within
+from arcpipe.convert.making import Group, Image, Making, open_images, read_sample
 from arcpipe.convert.messages import (
     decode,
     encode,
@@ -31,10 +30,10 @@ from arcpipe.convert.messages import (
     work_from_json,
 )
 from arcpipe.convert.plan import PartPlan
-from arcpipe.convert.task import Work, commit, fit_group, load_decoder, open_images, prepare, read_sample
+from arcpipe.convert.work import Work, prepare
 from arcpipe.errors import ArcpipeError
 from arcpipe.place import as_place
-from arcpipe.sources import Sample, Source
+from arcpipe.sources import Sample
 from arcpipe.store import Rounding, open_writer
 
 LOOK_EVERY_S = 0.05
@@ -83,7 +82,7 @@ def _serve(request: Mapping[str, Any], says: BinaryIO) -> None:
         _limit(request, device)
         _read_all(work, part, known, says)
         return
-    _convert(work, part, known, request, device, says)
+    _convert(work, part, known, request, says)
 
 
 def _limit(request: Mapping[str, Any], device: str) -> None:
@@ -109,7 +108,12 @@ def _read_all(work: Work, part: PartPlan, known: Mapping[int, FailedSample], say
     for row, sample in enumerate(part.samples):
         if row not in known:
             says.write(encode({"stage": "read", "rows": [row]}))
-            _read(source, sample, work)
+            try:
+                read_sample(source, sample, work)
+            except (ArcpipeError, OSError):
+                raise
+            except Exception:  # ends no process: pretraining will meet it, and say so
+                continue
     says.write(encode({"record": None}))
 
 
@@ -118,47 +122,34 @@ def _convert(
     part: PartPlan,
     known: Mapping[int, FailedSample],
     request: Mapping[str, Any],
-    device: str,
     says: BinaryIO,
 ) -> None:
     """Convert and commit the part without the samples that are `known` to fail."""
-    started = time.perf_counter()
-    stages = {"read": 0.0, "fit": 0.0, "finish": 0.0}
-    writer = open_writer(as_place(request["writer"]))
-    decoder = load_decoder(writer, device)
-    source = open_images(work)
-    clouds: list[Cloud] = []
-    failures = dict(known)
-    _warm_up(decoder, work, device)
-    _limit(request, device)
+    making = Making.begin(work, part, open_writer(as_place(request["writer"])))
+    making.failures += known.values()
+    _warm_up(making.decoder, work, making.device)
+    _limit(request, making.device)
     for rows in _groups(part, request["first"], known, work.fit.repeats):
-        group = []
+        group: list[tuple[int, Sample, Image]] = []
         for row in rows:
             says.write(encode({"stage": "read", "rows": [row]}))
-            image, failure = _read(source, part.samples[row], work)
-            if failure is not None:
-                failures[row] = failure
-            if image is not None:
-                group.append((row, (part.samples[row], image)))
-        for some in _alone_after_error(group, decoder, work, device, stages, says, failures):
-            clouds += some
-    order = {sample.sample_id: row for row, sample in enumerate(part.samples)}
-    clouds.sort(key=lambda cloud: (order[cloud.sample_id], cloud.repeat))
+            group += [(row, *picture) for picture in _read(making, part.samples[row])]
+        _fit(making, group, says)
     says.write(encode({"stage": "commit", "rows": []}))
     # No sample is to be found out here, and the threads that write map far more than they use.
     lift_memory_limit()
-    lost = [failures[row] for row in sorted(failures)]
-    record = commit(work, part, writer, clouds, lost, stages, started)
-    says.write(encode({"record": record_to_json(record)}))
+    says.write(encode({"record": record_to_json(making.commit())}))
 
 
-def _read(source: Source, sample: Sample, work: Work) -> tuple[NDArray[np.float32] | None, FailedSample | None]:
+def _read(making: Making, sample: Sample) -> Group:
+    """Read one image, if it can be read."""
     try:
-        return read_sample(source, sample, work)
+        return making.read([sample])
     except (ArcpipeError, OSError):
         raise
     except Exception as error:
-        return None, _unforeseen(sample, error, "read")
+        making.failures.append(_unforeseen(sample, error, "read"))
+        return []
 
 
 def _unforeseen(sample: Sample, error: Exception, done: str) -> FailedSample:
@@ -166,34 +157,23 @@ def _unforeseen(sample: Sample, error: Exception, done: str) -> FailedSample:
     return FailedSample(sample.sample_id, sample.path, "error", what)
 
 
-def _alone_after_error(
-    group: Sequence[Any],
-    decoder: Any,
-    work: Work,
-    device: str,
-    stages: dict[str, float],
-    says: BinaryIO,
-    failures: dict[int, FailedSample],
-) -> Iterator[list[Cloud]]:
+def _fit(making: Making, group: Sequence[tuple[int, Sample, Image]], says: BinaryIO) -> None:
     """Fit a group; where that raises something, each of its images by itself: then it is known which one it was."""
     if not group:
         return
-    rows, pictures = [row for row, _ in group], [picture for _, picture in group]
-    says.write(encode({"stage": "fit", "rows": rows}))
+    says.write(encode({"stage": "fit", "rows": [row for row, _, _ in group]}))
+    pictures = [(sample, image) for _, sample, image in group]
     try:
-        with within(work.fit_limit_s([sample for sample, _ in pictures])):
-            made, lost = fit_group(pictures, decoder, work, device, stages)
+        with within(making.work.fit_limit_s([sample for sample, _ in pictures])):
+            making.fit(pictures)
     except (ArcpipeError, OSError):
         raise
     except Exception as error:
-        if len(group) > 1:
-            for one in group:
-                yield from _alone_after_error([one], decoder, work, device, stages, says, failures)
+        if len(group) == 1:
+            making.failures.append(_unforeseen(pictures[0][0], error, "fitted"))
             return
-        made, lost = [], [_unforeseen(pictures[0][0], error, "fitted")]
-    row_of = {picture[0].sample_id: row for row, picture in group}
-    failures.update({row_of[failure.sample_id]: failure for failure in lost})
-    yield made
+        for one in group:
+            _fit(making, [one], says)
 
 
 def _groups(

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from arcpipe import seeds
 from arcpipe.config import ConvertConfig
+from arcpipe.convert.making import Group, fit_group, read_sample
 from arcpipe.convert.plan import PIXEL_STEPS_PER_CORE_S, Estimate, PartPlan
-from arcpipe.convert.task import Group, Work, fit_group, prepare, read_sample
+from arcpipe.convert.work import Work, prepare
 from arcpipe.progress import byte_size, counted, duration
 from arcpipe.sources import Inventory, Sample, open_source
 from arcpipe.store import StoreHeader

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from arcpipe.cluster import Cluster, describe_loss, died
 from arcpipe.convert.isolate import isolate_part
 from arcpipe.convert.plan import PartPlan
-from arcpipe.convert.task import Work, convert_part
+from arcpipe.convert.task import convert_part
+from arcpipe.convert.work import Work
 from arcpipe.errors import ArcpipeError, ClusterError
 from arcpipe.progress import Progress
 from arcpipe.store import PartRecord, StoreWriter

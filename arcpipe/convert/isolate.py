@@ -28,7 +28,7 @@ from arcpipe.convert.messages import (
     work_to_json,
 )
 from arcpipe.convert.plan import PartPlan, core_seconds
-from arcpipe.convert.task import Work
+from arcpipe.convert.work import Work
 from arcpipe.errors import ClusterError
 from arcpipe.sources import Sample
 from arcpipe.store import PartRecord, StoreWriter

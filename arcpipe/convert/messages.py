@@ -11,7 +11,7 @@ from arcpipe import errors
 from arcpipe.cloud import FailedSample
 from arcpipe.config import FitSection, RunSection, Section, SourceSection, StoreSection
 from arcpipe.convert.plan import PartPlan
-from arcpipe.convert.task import Work
+from arcpipe.convert.work import Work
 from arcpipe.errors import ArcpipeError
 from arcpipe.sources import Sample
 from arcpipe.store import PartRecord

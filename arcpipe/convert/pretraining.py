@@ -11,7 +11,8 @@ from arcpipe import seeds
 from arcpipe.cloud import DecoderRecord
 from arcpipe.cluster import Cluster, describe_loss, died, listening
 from arcpipe.convert.isolate import find_deadly
-from arcpipe.convert.task import Work, pretrain
+from arcpipe.convert.task import pretrain
+from arcpipe.convert.work import Work
 from arcpipe.errors import ClusterError
 from arcpipe.machine import available_cores
 from arcpipe.progress import Progress, duration

@@ -23,7 +23,7 @@ from arcpipe.convert.plan import PartPlan, check_space, content_settings, count_
 from arcpipe.convert.pretraining import pretrain_decoder
 from arcpipe.convert.report import ConvertReport, summarise
 from arcpipe.convert.scratch import scratch_folder
-from arcpipe.convert.task import Work
+from arcpipe.convert.work import Work
 from arcpipe.errors import DownloadError, NoSpaceError
 from arcpipe.machine import available_cores
 from arcpipe.place import is_remote

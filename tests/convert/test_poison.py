@@ -225,12 +225,12 @@ def test_poison_in_every_image_is_not_the_images_fault(
 def test_memory_that_does_not_suffice_for_a_group_is_halved(
     pictures: Path, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from arcpipe.convert import task
+    from arcpipe.convert import making
 
     config = settings(pictures, tmp_path / "a.zarr", store={"part_samples": 18})
     run_convert(config, cluster=here)
     sizes: list[int] = []
-    fit_together = task._fit_together
+    fit_together = making._fit_together
 
     def small_memory(group: Any, *rest: Any) -> tuple[list[Any], list[FailedSample]]:
         sizes.append(len(group))
@@ -238,7 +238,7 @@ def test_memory_that_does_not_suffice_for_a_group_is_halved(
             raise MemoryError("as on a GPU")
         return fit_together(group, *rest)
 
-    monkeypatch.setattr(task, "_fit_together", small_memory)
+    monkeypatch.setattr(making, "_fit_together", small_memory)
     halved = settings(pictures, tmp_path / "b.zarr", store={"part_samples": 18})
     run_convert(halved, cluster=here)
     assert max(sizes) == 18

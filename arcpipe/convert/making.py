@@ -1,0 +1,257 @@
+"""A part on its way from images to a committed group: read, fit, finish and commit, whoever drives it.
+
+`task` drives it in a worker, `child` in the process that isolates what ends its worker.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcpipe import seeds
+from arcpipe.cloud import Cloud, CloudBatch, FailedSample
+from arcpipe.convert.budget import Needs, check_memory, free_bytes
+from arcpipe.convert.limits import is_out_of_memory, within
+from arcpipe.convert.plan import PartPlan
+from arcpipe.convert.work import Work, prepare
+from arcpipe.errors import DownloadError, FileAccessError, ImageError, SourceError
+from arcpipe.sources import Sample, Source, open_source
+from arcpipe.store import PartRecord, Rounding, StoreWriter, position_dtype
+
+Image = NDArray[np.float32]
+Group = Sequence[tuple[Sample, Image]]
+Made = tuple[list[Cloud], list[FailedSample]]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass
+class Making:
+    """The clouds and failures of a part so far, and what is needed to make the others."""
+
+    work: Work
+    part: PartPlan
+    writer: StoreWriter
+    device: str
+    decoder: Any
+    source: Source
+    started: float
+    """By `time.perf_counter()`."""
+    clouds: list[Cloud] = field(default_factory=list)
+    failures: list[FailedSample] = field(default_factory=list)
+    kept_bytes: int = 0
+    """Memory of the clouds of all images that were read."""
+    stages: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "fit": 0.0, "finish": 0.0})
+
+    @classmethod
+    def begin(cls, work: Work, part: PartPlan, writer: StoreWriter) -> Making:
+        """Load decoder and source. Raises `FileAccessError` where the images have gone."""
+        started = time.perf_counter()
+        device = prepare(work)
+        return cls(work, part, writer, device, load_decoder(writer, device), open_images(work), started)
+
+    @cached_property
+    def needs(self) -> Needs:
+        """Memory by the size of an image."""
+        return Needs(self.work.channels, self.work.fit)
+
+    def read(self, samples: Sequence[Sample]) -> list[tuple[Sample, Image]]:
+        """Read the images of some samples, by the worker's threads; those that cannot be read are failures."""
+        started = time.perf_counter()
+        found: Iterable[tuple[Image | None, FailedSample | None]]
+        if self.work.threads > 1 and len(samples) > 1 and self._all_fit(samples):
+            found = _each(self._read, samples, self.work.threads)
+        else:
+            found = map(self._read, samples)
+        group: list[tuple[Sample, Image]] = []
+        for sample, (image, failure) in zip(samples, found, strict=True):
+            if failure is not None:
+                self.failures.append(failure)
+            if image is not None:
+                group.append((sample, image))
+                self.kept_bytes += self.needs.of(image.shape[:2]).clouds
+        self.stages["read"] += time.perf_counter() - started
+        return group
+
+    def fit(self, group: Group) -> None:
+        """Make the clouds of a group of images."""
+        made, lost = fit_group(group, self.decoder, self.work, self.device, self.stages) if group else ([], [])
+        self.clouds += made
+        self.failures += lost
+
+    def commit(self) -> PartRecord:
+        """Write and commit what was made, in the order of the part's samples; the clouds are gone afterwards."""
+        rows = {sample.sample_id: row for row, sample in enumerate(self.part.samples)}
+        self.clouds.sort(key=lambda cloud: (rows[cloud.sample_id], cloud.repeat))
+        self.failures.sort(key=lambda failure: rows[failure.sample_id])
+        return commit(self.work, self.part, self.writer, self.clouds, self.failures, self.stages, self.started)
+
+    def _read(self, sample: Sample) -> tuple[Image | None, FailedSample | None]:
+        return read_sample(self.source, sample, self.work, self.kept_bytes, self.needs)
+
+    def _all_fit(self, samples: Sequence[Sample]) -> bool:
+        """Whether memory suffices for every image even if all can be read: then none depends on those before it."""
+        kept, memory = self.kept_bytes, self.work.memory_bytes
+        for sample in samples:
+            need = self.needs.of(sample.size)
+            if need.beside(kept) > memory:
+                return False
+            kept += need.clouds
+        return True
+
+
+def _each(act: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
+    """What `act` gives for every item, by so many threads."""
+    if min(threads, len(items)) < 2:
+        return [act(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(act, items))
+
+
+def open_images(work: Work) -> Source:
+    """The source. Raises `FileAccessError` where it was here when the conversion began and is not any more."""
+    why = None
+    try:
+        source = open_source(work.source, seed=work.seed, download=False)
+        folder = Path(work.source.source)
+        if folder.is_dir() and not any(folder.iterdir()):
+            why = f"{folder} is empty now"
+    except (SourceError, DownloadError) as error:
+        why = error.what
+    except OSError as error:
+        why = str(error)
+    if why is None:
+        return source
+    raise FileAccessError(
+        f"the images of {work.source.source} have gone.",
+        details=[f"seen from {socket.gethostname()}: {why}", "committed parts are safe"],
+        fix=["bring them back (is the disk still mounted?), then run the same command again: it continues"],
+    )
+
+
+def load_decoder(writer: StoreWriter, device: str) -> Any:
+    """The store's decoder on a device."""
+    from arcpipe.arc.engine import decoder_of
+
+    return decoder_of(writer.decoder(), device)
+
+
+def read_sample(
+    source: Source, sample: Sample, work: Work, kept: int = 0, needs: Needs | None = None
+) -> tuple[Image | None, FailedSample | None]:
+    """One image that fits into memory beside `kept` bytes of clouds, or why there is none."""
+    try:
+        if sample.reason is None:
+            check_memory(sample.size, work.channels, work.fit, work.memory_bytes, kept, needs)
+        with within(work.read_limit_s):
+            return source.read(sample, work.channels), None
+    except ImageError as error:
+        return None, FailedSample(sample.sample_id, sample.path, error.reason, str(error))
+    except MemoryError as error:
+        return None, out_of_memory(sample, str(error))
+
+
+def out_of_memory(sample: Sample, message: str) -> FailedSample:
+    """The record of a sample that did not fit into memory by itself."""
+    what = f"{sample.key} does not fit into memory" + (f": {message}" if message else "")
+    return FailedSample(sample.sample_id, sample.path, "out-of-memory", what)
+
+
+def fit_group(group: Group, decoder: Any, work: Work, device: str, stages: dict[str, float]) -> Made:
+    """Clouds of a group of images, every repeat of each; those that come out wrong are failures.
+
+    Where memory does not suffice for the group its halves are fitted, and so on; a single image is then a failure.
+    """
+    try:
+        return _fit_together(group, decoder, work, device, stages)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        message = str(error).split("\n")[0]
+    # Outside of the handler, whose traceback keeps the arrays of the attempt alive.
+    if len(group) == 1:
+        return [], [out_of_memory(group[0][0], message)]
+    middle = len(group) // 2
+    first, second = (fit_group(half, decoder, work, device, stages) for half in (group[:middle], group[middle:]))
+    return first[0] + second[0], first[1] + second[1]
+
+
+def _fit_together(group: Group, decoder: Any, work: Work, device: str, stages: dict[str, float]) -> Made:
+    from arcpipe.arc.engine import fit_clouds
+    from arcpipe.arc.finish import finish_cloud
+
+    items = [(sample, image, repeat) for sample, image in group for repeat in range(work.fit.repeats)]
+    fit_seeds = [seeds.derive_seed(work.seed, sample.key, repeat) for sample, _, repeat in items]
+    started = time.perf_counter()
+    free = free_bytes(work.memory_bytes) - sum(image.nbytes for _, image in group)
+    images = [image for _, image, _ in items]
+    fitted = fit_clouds(images, decoder, work.fit, fit_seeds, device=device, memory_bytes=max(0, free))
+    stages["fit"] += time.perf_counter() - started
+    started = time.perf_counter()
+    rounding = Rounding.of(work.store.dtype, work.store.bits, decoder)
+
+    def finish(i: int) -> Cloud | FailedSample:
+        sample, image, repeat = items[i]
+        try:
+            cloud = finish_cloud(fitted[i], rounding.round(fitted[i].latents), image, decoder)
+        except ImageError as error:
+            return FailedSample(sample.sample_id, sample.path, error.reason, str(error))
+        return _named(cloud, sample, repeat)
+
+    # Torch has threads of its own for a network; what compiled loops decode is spread here.
+    made = _each(finish, range(len(items)), work.threads if work.fit.decoder_kind == "basis" else 1)
+    lost = {found.sample_id: found for found in made if isinstance(found, FailedSample)}
+    stages["finish"] += time.perf_counter() - started
+    return [found for found in made if isinstance(found, Cloud) and found.sample_id not in lost], list(lost.values())
+
+
+def _named(cloud: Cloud, sample: Sample, repeat: int) -> Cloud:
+    return replace(
+        cloud,
+        positions=cloud.positions.astype(position_dtype(cloud.size)),
+        label=sample.label,
+        repeat=repeat,
+        sample_id=sample.sample_id,
+        path=sample.path,
+    )
+
+
+def commit(
+    work: Work,
+    part: PartPlan,
+    writer: StoreWriter,
+    clouds: list[Cloud],
+    failures: Sequence[FailedSample],
+    stages: dict[str, float],
+    started: float,
+) -> PartRecord:
+    """Write and commit the clouds of a part, emptying the list; `started` by `time.perf_counter()`."""
+    if any(failure.reason == "unreadable" for failure in failures):
+        open_images(work)  # one image that cannot be read is its own fault, a disk that is gone is not
+    batch = CloudBatch.join(clouds, latent_dim=work.fit.latent_dim, n_neighbours=work.fit.neighbours)
+    clouds.clear()  # joined: not in memory twice while they are written
+    if work.store.neighbours_cache == "none":
+        batch = batch.without_neighbours()
+    seconds = {**stages, "total": time.perf_counter() - started}
+    try:
+        write = time.perf_counter()
+        record = writer.commit_part(part.split, part.part_id, batch, failures, {"seconds": seconds})
+        return replace(record, stages={**record.stages, "write": time.perf_counter() - write})
+    except OSError as error:  # nothing of this part is to blame, and all others would meet it too
+        raise FileAccessError(
+            f"{writer.path} cannot be written: {error.strerror or error}.",
+            details=[
+                f"part {part.split}/{part.part_id}, {error.filename or 'no file named'}",
+                "committed parts are safe",
+            ],
+            fix=["mend what is in the way, then run the same command again: it continues"],
+        ) from None

@@ -1,0 +1,57 @@
+"""What all tasks of a conversion share, and how a process makes itself ready for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arcpipe.config import FitSection, RunSection, SourceSection, StoreSection
+from arcpipe.convert.budget import worker_memory
+from arcpipe.convert.limits import fit_limit_s
+from arcpipe.convert.plan import core_seconds
+from arcpipe.sources import Sample
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all tasks of a conversion share; small, so that every task carries it."""
+
+    source: SourceSection
+    channels: int
+    fit: FitSection
+    store: StoreSection
+    seed: int
+    threads: int
+    """Compute threads of a worker; 0 leaves them as the worker was started."""
+    device: str
+    """`cpu`, `cuda`, or `auto` (CUDA where the worker has it)."""
+    run: RunSection
+    guarded: bool
+    """Whether the process that works may be ended where it takes too long: not where it is the user's own."""
+    memory: int = 0
+    """Bytes of a worker; 0: the share of its machine that a worker for each core would have."""
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.memory or worker_memory(RunSection(), os.cpu_count() or 1)
+
+    @property
+    def read_limit_s(self) -> float | None:
+        """Seconds that one image may take to read and decode."""
+        return self.run.hung_read_s if self.guarded else None
+
+    def fit_limit_s(self, samples: Sequence[Sample]) -> float | None:
+        """Seconds that these samples may take in all."""
+        return fit_limit_s(self.run, core_seconds(samples, self.fit)) if self.guarded else None
+
+
+def prepare(work: Work) -> str:
+    """Set this process's threads and choose its device."""
+    import torch
+
+    if work.threads:
+        torch.set_num_threads(work.threads)
+    if work.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return work.device
