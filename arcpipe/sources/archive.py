@@ -20,13 +20,9 @@ from arcpipe.sources.folder import readable
 from arcpipe.sources.inflating import Inflating
 from arcpipe.sources.inventory import Locator
 from arcpipe.sources.randomfile import RandomFile, Window
-from arcpipe.sources.tarheaders import open_tar
+from arcpipe.sources.tarheaders import BLOCK, list_plain, open_tar
 
 LOCAL_HEADER_BYTES = 30
-BLOCK = 512
-"""A tar is made of blocks of so many bytes."""
-
-
 PARSER_ERRORS = (OSError, EOFError, ValueError, OverflowError, IndexError, KeyError, struct.error)
 """What `tarfile` and `zipfile` raise for damage besides their own errors."""
 READ_WHOLE = 2**24
@@ -45,6 +41,9 @@ class Tar:
     name: str
 
     def scan(self) -> Listing:
+        plain = list_plain(self.file.path)
+        if plain is not None:
+            return _listing((name, None, size, (offset, size), b"") for name, offset, size in plain)
         try:
             with open_tar(self.file.path) as tar:
                 members = list(tar)

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from arcpipe.errors import ImageError
+from arcpipe.sources.headers import plain_header
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MAX_DECODED_PIXELS = 89_478_485
@@ -40,8 +41,34 @@ SIDEWAYS = frozenset(TURNS[orientation] for orientation in (5, 6, 7, 8))
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
-# `warnings.catch_warnings` changes the whole process and is undone in the wrong order if two threads overlap.
-_ONE_AT_A_TIME = threading.Lock()
+
+class _Silence:
+    """No warnings while anybody decodes.
+
+    `warnings.catch_warnings` changes the whole process, and is undone in the wrong order if two threads overlap: the
+    first one in changes the filters, the last one out brings them back, and all of them decode at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._filters.__exit__(None, None, None)
+
+
+_SILENCE = _Silence()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +88,14 @@ def read_header(stream: BinaryIO, name: str) -> Header:
     with _pillow(name):
         image = _open(stream, name)
         return Header(_upright(image, _turn(image)), image.mode in GREY_MODES)
+
+
+def quick_header(head: bytes) -> Header | None:
+    """What `read_header` says, from the first bytes of a file alone; None where it has to be asked."""
+    found = plain_header(head)
+    if found is None or found[0] * found[1] > MAX_DECODED_PIXELS:
+        return None
+    return Header(found[:2], found[2])
 
 
 def decode(data: bytes, name: str, accept: Callable[[tuple[int, int]], object] | None = None) -> Image.Image:
@@ -97,8 +132,7 @@ def check_bytes(nbytes: int, name: str) -> None:
 def _pillow(name: str) -> Iterator[None]:
     """Silence Pillow's warnings, and turn whatever it raises into an `ImageError`."""
     try:
-        with _ONE_AT_A_TIME, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _SILENCE:
             yield
     except ImageError:
         raise
@@ -157,7 +191,8 @@ def _canonical(image: Image.Image, name: str) -> Image.Image:
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L" if grey else "RGB")
+    mode = "L" if grey else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # to its own mode it would be copied
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from arcpipe.config import SourceSection
 from arcpipe.errors import ImageError, SourceError
-from arcpipe.sources.decode import check_bytes, decode, read_header
+from arcpipe.sources.decode import check_bytes, decode, quick_header, read_header
 from arcpipe.sources.inventory import Inventory, Locator, Progress, Sample, check_usable, choose, digest, silent
 from arcpipe.sources.layout import EXPECTED, is_image, place
 from arcpipe.sources.shape import shape_image, shaped_size
@@ -149,8 +149,10 @@ class ImageFiles:
             check_bytes(entry.nbytes, sample.key)
             with self.container.open(entry.locator, sample.key) as stream:
                 head = stream.read(HEAD_BYTES)
-                stream.seek(0)
-                header = read_header(stream, sample.key)
+                header = quick_header(head)
+                if header is None:
+                    stream.seek(0)
+                    header = read_header(stream, sample.key)
             grey = header.grey
             sample = replace(sample, size=shaped_size(header.size, self.section, sample.key))
         except ImageError as error:

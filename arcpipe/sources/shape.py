@@ -97,11 +97,18 @@ def _cropped(size: tuple[int, int], section: SourceSection, name: str) -> tuple[
 
 
 def _to_floats(image: Image.Image, channels: int) -> NDArray[np.float32]:
-    values = np.asarray(image)
-    # bicubic overshoots at edges: Pillow clips 8-bit images itself, floats it does not
-    pixels = np.clip(values, 0, 1) if image.mode == "F" else np.divide(values, np.float32(255), dtype=np.float32)
+    if image.mode == "F":  # bicubic overshoots at edges: Pillow clips 8-bit images itself, floats it does not
+        pixels = np.clip(np.asarray(image), 0, 1)
+    else:
+        from arcpipe.sources.floats import fill_floats
+
+        data = image.tobytes()
+        pixels = np.empty((image.height, image.width, len(data) // (image.height * image.width)), np.float32)
+        fill_floats(np.frombuffer(data, np.uint8), pixels.reshape(-1))
     if pixels.ndim == 2:
-        pixels = np.repeat(pixels[:, :, None], channels, axis=2)
+        pixels = pixels[:, :, None]
+    if pixels.shape[2] != channels:
+        pixels = np.repeat(pixels, channels, axis=2)
     return np.ascontiguousarray(pixels)
 
 

@@ -213,7 +213,7 @@ def test_a_file_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch, enc
 
 
 def test_threads_leave_the_warning_filters_as_they_were(encoded: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads inside at once would restore each other's filters."""
+    """They decode at the same time, and the last one out restores what the first one in found."""
     inside, most = 0, 0
     opening = decoding._open
 
@@ -232,5 +232,5 @@ def test_threads_leave_the_warning_filters_as_they_were(encoded: Encode, monkeyp
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == 1
+    assert most > 1
     assert list(warnings.filters) == before
