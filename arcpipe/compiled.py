@@ -15,14 +15,13 @@ from numba import njit
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def compiled(function: F, fastmath: bool | set[str] = False, **more: Any) -> F:
+def compiled(function: F, **more: Any) -> F:
     """Compile at the first call, and keep the result on disk where a folder can be written.
 
     Args:
-        fastmath: What the compiler may take for true of floating point numbers; nothing by default.
         more: Other options of Numba.
     """
-    how: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath, **more}
+    how: dict[str, Any] = {"nogil": True, "error_model": "numpy", **more}
     try:
         kept: F = njit(function, cache=True, **how)
         return kept

@@ -104,6 +104,13 @@ GONE: dict[str, Any] = {"whiten": False, "ridge": 0.0, "alone": 0.3}
 this value, with which it changed nothing."""
 
 
+OF_KIND: dict[str, tuple[str, ...]] = {
+    "concat": ("hidden", "lr", "schedule", "betas", "eps", "pixel_share", "init", "pretrain_lr", "pretrain_betas"),
+    "basis": ("own_share", "damping"),
+}
+"""Settings of `FitSection` that only one kind of decoder reads."""
+
+
 class FitSection(Section):
     """How one image becomes one cloud (METHOD of the thesis, section 3.2 and appendix A)."""
 
@@ -164,6 +171,19 @@ class FitSection(Section):
                 "fit.decoder_kind does not fit the recipe.",
                 details=[f"found decoder_kind {self.decoder_kind} with the recipe {self.recipe}"],
                 fix=["--recipe basis" if self.decoder_kind == "basis" else "--recipe thesis"],
+            )
+        return self
+
+    @model_validator(mode="after")
+    def nothing_is_ignored(self) -> Self:
+        other = "concat" if self.decoder_kind == "basis" else "basis"
+        fields = type(self).model_fields
+        ignored = [name for name in OF_KIND[other] if getattr(self, name) != fields[name].default]
+        if ignored:
+            recipe = "--recipe thesis" if other == "concat" else "--recipe basis"
+            raise ConfigError(
+                f"the recipe {self.recipe} does not read {', '.join(f'fit.{name}' for name in ignored)}.",
+                fix=[recipe, "or leave it out"],
             )
         return self
 

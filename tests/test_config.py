@@ -136,3 +136,17 @@ def test_places_survive_json() -> None:
 )
 def test_an_option_offers_what_its_setting_takes(choices: type[StrEnum], section: type[Section], setting: str) -> None:
     assert {choice.value for choice in choices} == set(get_args(section.model_fields[setting].annotation))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "value", "advice"),
+    [
+        ("basis", "lr", 0.1, "--recipe thesis"),
+        ("basis", "hidden", [8], "--recipe thesis"),
+        ("thesis", "damping", 1, "--recipe basis"),
+    ],
+)
+def test_a_setting_that_the_recipe_does_not_read_is_refused(recipe: str, name: str, value: object, advice: str) -> None:
+    with pytest.raises(ConfigError, match=f"the recipe {recipe} does not read fit.{name}") as caught:
+        FitSection.model_validate({"recipe": recipe, name: value})
+    assert advice in caught.value.fix

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from arcpipe.arc.kernels.basis_loops import Scene, Table, distances_between, lay_rows, lay_scene, solve_memory
+from arcpipe.arc.kernels.basis_loops import Scene, Table, distances_between, lay_rows, lay_scene
 from arcpipe.arc.kernels.simd import LANES, padded_length
 from arcpipe.cloud import BasisRecord, DecoderKind
 
@@ -211,8 +211,3 @@ def new_basis(latent_dim: int, channels: int, n_neighbours: int) -> Basis:
 def changed_basis(basis: Basis, **arrays: Any) -> Basis:
     """The same basis with other arrays."""
     return Basis(replace(basis.record, **arrays))
-
-
-def memory_of_fit(n_pixels: int, n_anchors: int, basis: Basis) -> int:
-    """Bytes that a fit takes beside image, positions and neighbours."""
-    return solve_memory(n_pixels, n_anchors, basis.n_neighbours, padded_length(basis.latent_dim))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from arcpipe.arc.basis import Basis, changed_basis, new_basis, orders_of, units_of
 from arcpipe.arc.kernels import basis_loops as loops
@@ -144,8 +145,10 @@ def in_own_coordinates(basis: Basis, batch: Chosen, fit: FitSection) -> Basis:
     Among the functions of one order, a change of 1 in any number of a latent is made to change the colours by the same
     mean square, 1, and the numbers to be uncorrelated, the largest first. So one step of rounding suits all numbers.
     """
-    whitened = _mixed(basis, batch, fit)
-    _, squares, ranges = _measure(whitened, batch, fit)
+    # On one thread: how a BLAS sums may depend on their number.
+    with threadpool_limits(1, user_api="blas"):
+        whitened = _mixed(basis, batch, fit)
+        _, squares, ranges = _measure(whitened, batch, fit)
     record = replace(
         whitened.record,
         costs=np.maximum(np.diag(squares), 1e-9).astype(np.float32),

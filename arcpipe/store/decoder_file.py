@@ -17,6 +17,8 @@ from arcpipe.store.files import replace_file
 
 MOST_ORDER = 64
 """Of a basis: no decoder comes near it, and a file that says more is damaged."""
+MOST_REACH_PX = 64
+"""Of a basis at its least scale: 8 in those that are learned. The tables that are made for it grow with its square."""
 
 
 def save_decoder_file(path: Path, decoder: DecoderRecord) -> None:
@@ -103,4 +105,7 @@ def basis_misfit(record: BasisRecord) -> str | None:
     numbers = (record.spacing, record.sharpness, *record.scale_rule)
     if not all(math.isfinite(value) and value > 0 for value in numbers):
         return f"its spacing, sharpness and scale_rule must be above 0, found {numbers}"
+    reach = (len(record.profiles) - 1) * record.spacing * float(record.scale_rule[1])
+    if reach > MOST_REACH_PX or record.scale_rule[1] > record.scale_rule[2]:
+        return f"its scale_rule is {record.scale_rule}, of which the least reaches {reach:g} px of {MOST_REACH_PX}"
     return None

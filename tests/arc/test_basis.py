@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from arcpipe.arc.basis import Basis, anchor_scales, changed_basis, new_basis, orders_of, units_of
 from arcpipe.arc.engine import decode, decoder_of, fit_clouds
@@ -189,3 +190,17 @@ def test_learning_makes_fits_better_and_comes_back_from_its_record() -> None:
     restored = type(basis.record).from_arrays(basis.record.arrays(), 4)
     assert restored.sha256 == basis.record.sha256
     assert decoder_of(restored).kind == "basis"
+
+
+def test_a_learned_basis_does_not_depend_on_threads() -> None:
+    images = [picture(40, 40, seed=i) for i in range(9)]
+    fit, found = settings(latent_dim=12, pretrain_steps=3), set()
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with threadpool_limits(threads, user_api="blas"):
+                found.add(learn_basis(images, fit, seed=0, channels=3)[0].record.sha256)
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1

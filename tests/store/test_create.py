@@ -9,7 +9,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import save
 from store_samples import LATENT_DIM, empty_store, full_store, make_basis, make_batch, make_decoder, make_header
@@ -161,6 +163,22 @@ def test_a_decoder_of_another_kind_comes_back_and_keeps_it(tmp_path: Path) -> No
         assert (found.kind, found.sha256) == ("basis", decoder.sha256)
     assert decoder.sha256 != make_decoder().sha256
     assert [problem.where for problem in verify(tmp_path / "a.zarr").problems if "decoder" in problem.where] == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scale_rule": np.array([0.4, 1e6, 1e7], np.float32)},
+        {"scale_rule": np.array([0.4, 9, 2], np.float32)},
+        {"spacing": 1e5},
+        {"sharpness": float("nan")},
+    ],
+)
+def test_a_basis_whose_tables_would_be_huge_or_senseless_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    save_decoder_file(tmp_path / "decoder.safetensors", replace(make_basis(), **changes))
+    with pytest.raises(NotAStoreError) as caught:
+        load_decoder_file(tmp_path / "decoder.safetensors")
+    assert "scale_rule" in str(caught.value)
 
 
 def test_the_thesis_decoder_is_written_and_named_as_before_there_were_kinds(tmp_path: Path) -> None:

@@ -742,9 +742,3 @@ def lay_scene(
         slots=(0,) * neighbours.shape[1],
         columns=width,
     )
-
-
-def solve_memory(n_pixels: int, n_anchors: int, n: int, width: int) -> int:
-    """Bytes that a fit takes beside image, positions and neighbours: target, shares, weight and users of the pixels;
-    of the anchors latents, residual, direction, product, the rows of all blocks and the preconditioner."""
-    return 4 * n_pixels * (4 + 2 * n) + n_anchors * (24 * width + 2 * width**2 + 48)
