@@ -225,7 +225,8 @@ class BasisRecord:
 
     `profiles` (knots, channels, units) float32: the colour that each profile gives at the distances 0, `spacing`,
     2 `spacing`..., in anchor scales, linear between them and constant behind the last. `orders` (units,) float32: whole
-    numbers, rising. `sharpness`: a near anchor's share of a pixel falls as exp(-sharpness d^2), d in its scale.
+    numbers, rising. `sharpness` and `floor`: a near anchor's share of a pixel is in proportion to
+    exp(-sharpness (d^2 - least d^2)) - floor, d in its scale, the least among the near anchors; below 0 it is 0.
     `scale_rule` (3,): an anchor's scale is its mean distance to its nearest anchors times the first, not below the
     second nor above the third, in pixels. `costs` (z,): the mean squared change of colour that a change of 1 in each
     number of a latent makes; `ranges` (z,): the size below which 99.95 % of these numbers stayed, in pretraining.
@@ -235,6 +236,7 @@ class BasisRecord:
     orders: NDArray[np.float32]
     spacing: float
     sharpness: float
+    floor: float
     scale_rule: NDArray[np.float32]
     costs: NDArray[np.float32]
     ranges: NDArray[np.float32]
@@ -262,11 +264,11 @@ class BasisRecord:
         return decoder_hash(f"basis/{self.n_neighbours}/{self.latent_dim}", self.arrays())
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """The arrays as they are named on disk; `kernel` holds spacing and sharpness."""
+        """The arrays as they are named on disk; `kernel` holds spacing, sharpness and the floor, unless that is 0."""
         return {
             "profiles": self.profiles,
             "orders": self.orders,
-            "kernel": np.array([self.spacing, self.sharpness], np.float32),
+            "kernel": np.array([self.spacing, self.sharpness, *([self.floor] if self.floor else [])], np.float32),
             "scale_rule": self.scale_rule,
             "costs": self.costs,
             "ranges": self.ranges,
@@ -276,8 +278,8 @@ class BasisRecord:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], n_neighbours: int) -> BasisRecord:
         """Take the arrays as `arrays` names them. Raises KeyError where one is missing."""
         floats = {name: np.asarray(arrays[name], np.float32) for name in BASIS_ARRAYS}
-        kernel = floats.pop("kernel")
-        return cls(**floats, spacing=float(kernel[0]), sharpness=float(kernel[1]), n_neighbours=n_neighbours)
+        spacing, sharpness, *floor = floats.pop("kernel").tolist()
+        return cls(**floats, spacing=spacing, sharpness=sharpness, floor=sum(floor), n_neighbours=n_neighbours)
 
 
 BASIS_ARRAYS = ("profiles", "orders", "kernel", "scale_rule", "costs", "ranges")

@@ -2,9 +2,10 @@
 
 A pixel p has the colour `0.5 + sum over its n nearest anchors j of w_j B(d_j) z_j`, where `d_j = (p - anchor_j) / s_j`
 is the relative position in the anchor's own scale, `z_j` its latent and B the matrix (channels, z) of all functions
-of the basis at that place. The shares `w_j = softmax_j(-sharpness |d_j|^2)` add up to 1. Because colours are linear in
-the latents, a fit is a least-squares problem (`kernels.basis_kernel`). Because a function is a radial profile times
-cos(m a) or sin(m a), a turned or mirrored picture has latents that are known exactly (`maps`).
+of the basis at that place. The shares `w_j` add up to 1 and are in proportion to
+`max(0, exp(-sharpness (|d_j|^2 - least |d|^2)) - floor)`: a softmax in which far anchors have no share at all. Because
+colours are linear in the latents, a fit is a least-squares problem (`kernels.basis_kernel`). Because a function is a
+radial profile times cos(m a) or sin(m a), a turned or mirrored picture has latents that are known exactly (`maps`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from arcpipe.arc.kernels.basis_loops import Scene, Table, distances_between, lay_rows, lay_scene
+from arcpipe.arc.kernels.basis_loops import Scenes, Table, distances_between, lay_rows, lay_scenes
 from arcpipe.arc.kernels.simd import LANES, padded_length
-from arcpipe.cloud import BasisRecord, DecoderKind
+from arcpipe.cloud import BasisRecord, DecoderKind, ends_from
 
 STEPS = 2
 """Scales in an octave: they are powers of 2 ** (1 / STEPS)."""
@@ -32,6 +33,9 @@ REACH = 4.0
 """Distance behind which profiles are constant, in scales of the anchor."""
 KNOTS = 8
 """Knots of a profile in one scale of the anchor."""
+FLOOR = 0.5
+"""See `shares` above. Against 0, a plain softmax, it has 0.7 dB more on CIFAR-10 and 1.6 on photographs of 224 x 224
+(held-out training images), and a pixel has a share of half as many anchors; 0.7 was the same within 0.1 dB."""
 SCALE_RULE = (0.4, 2.0, 40.0)
 """Share of the mean distance to the nearest anchors, least and most scale in pixels. On photographs 0.35 to 0.5 were
 alike and 1 was 1.7 dB worse; on 32 x 32
@@ -97,14 +101,18 @@ class Basis:
         found = known[np.minimum(levels, LEVELS - 1)] == scales
         return np.where(found, levels, -1)
 
-    def scene(
-        self, image: NDArray[Any], anchors: NDArray[Any], scales: NDArray[Any], neighbours: NDArray[Any]
-    ) -> Scene:
-        """What compiled code reads of an image and its anchors."""
-        return lay_scene(image, anchors, scales, self.levels_of(scales), neighbours)
+    def scenes(
+        self,
+        images: Sequence[NDArray[Any]],
+        anchors: Sequence[NDArray[Any]],
+        scales: Sequence[NDArray[Any]],
+        neighbours: Sequence[NDArray[Any]],
+    ) -> Scenes:
+        """What compiled code reads of images and their anchors."""
+        return lay_scenes(images, anchors, np.concatenate(scales), self.levels_of(np.concatenate(scales)), neighbours)
 
-    def scales_of(self, positions: NDArray[Any]) -> NDArray[np.float32]:
-        """The scales (k,) of anchors (k, 2), in pixels."""
+    def scales_of(self, positions: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """The scales (k,) of the anchors (k, 2) of each image, in pixels."""
         return anchor_scales(positions, self.record.scale_rule)
 
 
@@ -150,6 +158,7 @@ def lay_table(record: BasisRecord) -> Table:
         knots=knots,
         per_scale=1 / record.spacing,
         sharpness=record.sharpness,
+        floor=record.floor,
     )
 
 
@@ -159,13 +168,14 @@ def level_scales(record: BasisRecord) -> NDArray[np.float64]:
     return np.exp2((first + np.arange(LEVELS)) / STEPS)
 
 
-def anchor_scales(positions: NDArray[Any], rule: NDArray[Any] | Sequence[float]) -> NDArray[np.float32]:
-    """Scales (k,) float32 of anchors (k, 2): their mean distance to the `NEAREST` other anchors times `rule[0]`,
-    between `rule[1]` and `rule[2]` pixels, rounded to a power of 2 ** (1 / STEPS)."""
+def anchor_scales(positions: Sequence[NDArray[Any]], rule: NDArray[Any] | Sequence[float]) -> list[NDArray[np.float32]]:
+    """Scales (k,) float32 of the anchors (k, 2) of each image: their mean distance to the `NEAREST` other anchors times
+    `rule[0]`, between `rule[1]` and `rule[2]` pixels, rounded to a power of 2 ** (1 / STEPS)."""
     share, least, most = (float(value) for value in rule)
-    distances = distances_between(np.ascontiguousarray(positions, np.int64), NEAREST)
+    ends = ends_from([len(places) for places in positions])
+    distances = distances_between(np.concatenate(positions).astype(np.int64), ends, NEAREST)
     scales = np.clip(share * distances, least, most)
-    return np.exp2(np.round(STEPS * np.log2(scales)) / STEPS).astype(np.float32)
+    return np.split(np.exp2(np.round(STEPS * np.log2(scales)) / STEPS).astype(np.float32), ends[1:-1])
 
 
 def new_basis(latent_dim: int, channels: int, n_neighbours: int) -> Basis:
@@ -200,6 +210,7 @@ def new_basis(latent_dim: int, channels: int, n_neighbours: int) -> Basis:
             orders=np.array([order for order, _, _ in chosen], np.float32),
             spacing=1 / KNOTS,
             sharpness=0.5,
+            floor=FLOOR,
             scale_rule=np.array(SCALE_RULE, np.float32),
             costs=np.ones(latent_dim, np.float32),
             ranges=np.ones(latent_dim, np.float32),

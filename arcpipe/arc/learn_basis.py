@@ -133,7 +133,8 @@ def batch_slopes(basis: Basis, batch: Chosen, fit: FitSection) -> tuple[NDArray[
 
 def solved(basis: Basis, item: tuple[NDArray[Any], int], fit: FitSection) -> tuple[loops.Scene, NDArray[np.float32]]:
     """The scene of an image and its fitted latents, flat."""
-    scene, _ = place(basis, item[0], fit, item[1])
+    placed = place(basis, item[:1], fit, item[1:])
+    scene = loops.scene_of(basis.scenes(item[:1], *placed), 0)
     latents = np.zeros(len(scene.anchors) * basis.table.width, np.float32)
     loops.solve(basis.table, scene, fit.steps, fit.own_share, fit.damping, latents)
     return scene, latents

@@ -115,7 +115,9 @@ def solve_basis_reference(
     places = torch.stack([rows // width, rows % width], dim=1)[:, None] - torch.from_numpy(anchors)[near]
     relative = places / torch.from_numpy(scales).double()[near][..., None]  # (pixels, n, 2)
     squares = relative.square().sum(2)
-    share = torch.softmax(-record.sharpness * squares, dim=1)
+    least = squares.min(dim=1, keepdim=True).values
+    share = ((record.sharpness * (least - squares)).exp() - record.floor).clamp(min=0)
+    share = share / share.sum(dim=1, keepdim=True)
     reach = (len(record.profiles) - 1) * record.spacing
     weight = (reach**2 / squares.min(dim=1).values).clamp(max=1).square()
     each = basis_functions_reference(record, relative.reshape(-1, 2)).reshape(pixels, n, channels, z)

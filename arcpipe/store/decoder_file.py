@@ -105,6 +105,8 @@ def basis_misfit(record: BasisRecord) -> str | None:
     numbers = (record.spacing, record.sharpness, *record.scale_rule)
     if not all(math.isfinite(value) and value > 0 for value in numbers):
         return f"its spacing, sharpness and scale_rule must be above 0, found {numbers}"
+    if not 0 <= record.floor < 1:
+        return f"its floor is {record.floor}, expected at least 0 and less than 1"
     reach = (len(record.profiles) - 1) * record.spacing * float(record.scale_rule[1])
     if reach > MOST_REACH_PX or record.scale_rule[1] > record.scale_rule[2]:
         return f"its scale_rule is {record.scale_rule}, of which the least reaches {reach:g} px of {MOST_REACH_PX}"

@@ -15,7 +15,7 @@ from arcpipe.arc.engine import decode, decoder_of, fit_clouds
 from arcpipe.arc.kernels import basis_loops as loops
 from arcpipe.arc.kernels.basis_kernel import BasisKernel, place, solve_together
 from arcpipe.arc.kernels.numba_kernel import team
-from arcpipe.arc.learn_basis import batch_slopes, learn_basis
+from arcpipe.arc.learn_basis import batch_slopes, learn_basis, solved
 from arcpipe.arc.reference import basis_functions_reference, solve_basis_reference
 from arcpipe.config import FitSection
 
@@ -103,7 +103,7 @@ def test_functions_far_away_and_near_are_those_of_the_equations() -> None:
 @pytest.mark.parametrize("size", [(130, 140), (40, 300)])
 def test_threads_and_blocks_change_no_bit(size: tuple[int, int]) -> None:
     image, basis, fit = picture(*size), random_basis(latent_dim=16), settings(latent_dim=16)
-    scene, _ = place(basis, image, fit, 5)
+    scene = loops.scene_of(basis.scenes([image], *place(basis, [image], fit, [5])), 0)
     assert len(scene.blocks) > 1
     alone, together = (np.zeros(len(scene.anchors) * basis.table.width, np.float32) for _ in range(2))
     loops.solve(basis.table, scene, fit.steps, fit.own_share, fit.damping, alone)
@@ -150,7 +150,7 @@ def test_scales_are_mean_distances_to_the_four_nearest() -> None:
         nearest = np.sqrt(np.sort(squares, axis=1)[:, : min(4, count - 1)])
         mean = nearest.mean(axis=1) if count > 1 else np.zeros(1)
         expected = np.exp2(np.round(2 * np.log2(np.clip(0.4 * mean, 2, 40))) / 2)
-        np.testing.assert_allclose(anchor_scales(positions, (0.4, 2, 40)), expected, rtol=1e-6)
+        np.testing.assert_allclose(anchor_scales([positions], (0.4, 2, 40))[0], expected, rtol=1e-6)
 
 
 def test_the_slope_of_the_loss_is_that_of_differences() -> None:
@@ -160,9 +160,7 @@ def test_the_slope_of_the_loss_is_that_of_differences() -> None:
 
     def loss(changed: Basis) -> float:
         _, totals, _ = batch_slopes(changed, batch, fit)
-        scene, _ = place(changed, *batch[0][:1], fit, 7)
-        latents = np.zeros(len(scene.anchors) * changed.table.width, np.float32)
-        loops.solve(changed.table, scene, fit.steps, fit.own_share, fit.damping, latents)
+        _, latents = solved(changed, batch[0], fit)
         ridge = fit.damping * float(np.square(latents.astype(np.float64)).sum())
         return float((1 - fit.own_share) * totals[0] + fit.own_share * totals[1] + ridge) / (14 * 15)
 

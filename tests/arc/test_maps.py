@@ -32,6 +32,7 @@ def make_record(
         orders=np.array(orders, np.float32),
         spacing=0.125,
         sharpness=1.2,
+        floor=0.3,
         scale_rule=np.array([0.4, 2, 40], np.float32),
         costs=np.ones(z, np.float32),
         ranges=np.ones(z, np.float32),
@@ -57,6 +58,7 @@ def decode_at(cloud: Cloud, record: BasisRecord, places: NDArray[np.float64]) ->
     gaps = np.take_along_axis(gaps, near[:, :, None], 1) / cloud.scales[near][:, :, None]
     distance, angle = np.linalg.norm(gaps, axis=2), np.arctan2(gaps[..., 0], gaps[..., 1])
     shares = np.exp(-record.sharpness * (np.square(distance) - np.square(distance).min(1, keepdims=True)))
+    shares = np.maximum(shares - record.floor, 0)
     shares /= shares.sum(1, keepdims=True)
     knots = np.arange(len(record.profiles)) * record.spacing
     colours, row = np.full((len(places), record.channels), 0.5), 0
@@ -190,7 +192,15 @@ def closed_record() -> BasisRecord:
     z = int(np.where(orders == 0, 1, 2).sum())
     ones = np.ones(z, np.float32)
     return BasisRecord(
-        profiles.reshape(len(profiles), 3, -1).astype(np.float32), orders, 0.125, 1.2, grey.scale_rule, ones, ones, 4
+        profiles.reshape(len(profiles), 3, -1).astype(np.float32),
+        orders,
+        0.125,
+        1.2,
+        0.3,
+        grey.scale_rule,
+        ones,
+        ones,
+        4,
     )
 
 

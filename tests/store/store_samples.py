@@ -70,6 +70,7 @@ def make_basis() -> BasisRecord:
         orders=np.array([0, 0, 1, 2], np.float32),
         spacing=0.5,
         sharpness=1.0,
+        floor=0.5,
         scale_rule=np.array([1, 1.5, 40], np.float32),
         costs=np.array([4, 1, 1, 1, 0.25, 0.25], np.float32),
         ranges=np.array([1, 2, 3, 1, 1, 4], np.float32),

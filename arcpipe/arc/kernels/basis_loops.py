@@ -11,6 +11,7 @@ shares is kept of a pixel. Sums run in one order that depends on the image alone
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ from arcpipe.arc.kernels.simd import (
     store,
     subtract,
 )
+from arcpipe.cloud import ends_from
 from arcpipe.compiled import bare, compiled, inlined
 
 BUILT_ON_SHA256 = "b3f04939ee30498f7a3637ba56be0830c168b1d19c2894a81c6d7655f5869f9d"
@@ -71,15 +73,16 @@ class Table(NamedTuple):
     knots: int
     per_scale: float
     sharpness: float
+    floor: float
 
 
 class Scene(NamedTuple):
     """An image and its anchors.
 
     `anchors` (k, 2), with `inverse`, 1 / scale, and the level of each in `Table.rows` (-1: none). `neighbours`
-    (pixels, n) rows of them, `shares` (pixels, n), `weights` (pixels,) in all sums, `target` (pixels, channels) colour
-    less 0.5. `blocks` (b, 4): top, left, bottom, right. Of `slots` only the length matters: n, known when loops are
-    compiled.
+    (pixels, n) rows of them, `shares` (pixels, n): once these are known, the first `uses` (pixels,) of a pixel are
+    those above 0. `weights` (pixels,) in all sums, `target` (pixels, channels) colour less 0.5. `blocks` (b, 4): top,
+    left, bottom, right. Of `slots` only the length matters: n, known when loops are compiled.
     """
 
     anchors: NDArray[np.int64]
@@ -87,11 +90,23 @@ class Scene(NamedTuple):
     levels: NDArray[np.int64]
     neighbours: NDArray[np.int32]
     shares: NDArray[np.float32]
+    uses: NDArray[np.int64]
     weights: NDArray[np.float32]
     target: NDArray[np.float32]
     blocks: NDArray[np.int64]
     slots: tuple[int, ...]
     columns: int
+
+
+class Scenes(NamedTuple):
+    """Some images: `all` holds their arrays end to end (of `columns` it says nothing). Those of image i begin at
+    `anchor_ends[i]`, `pixel_ends[i]` and `block_ends[i]`; it is `columns[i]` pixels wide."""
+
+    all: Scene
+    anchor_ends: NDArray[np.int64]
+    pixel_ends: NDArray[np.int64]
+    block_ends: NDArray[np.int64]
+    columns: NDArray[np.int64]
 
 
 class Work(NamedTuple):
@@ -187,16 +202,16 @@ def find_row(table, scene, anchor, row, column, rows, at, work):
 @inlined
 def see(table, scene, latents, row, column, work):
     """Decode a pixel."""
-    n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
+    channels, width = len(table.colours), len(table.vectors) * LANES
     pixel = row * scene.columns + column
-    size = channels * width
-    for s in range(n):
+    size, uses = channels * width, scene.uses[pixel]
+    for s in range(uses):
         anchor = scene.neighbours[pixel, s]
         work.address[s] = find_row(table, scene, anchor, row, column, work.rows, s * size, work)
         row_dots(
             work.address[s], latents, anchor * width, work.parts, s * channels * LANES, table.vectors, table.colours
         )
-    for i in range(0, n * channels, 4):
+    for i in range(0, uses * channels, 4):
         totals = four_totals(
             load(work.parts, i * LANES),
             load(work.parts, (i + 1) * LANES),
@@ -206,7 +221,7 @@ def see(table, scene, latents, row, column, work):
         work.each[i], work.each[i + 1], work.each[i + 2], work.each[i + 3] = totals
     for c in range(channels):
         total = np.float32(0)
-        for s in range(n):
+        for s in range(uses):
             total += scene.shares[pixel, s] * work.each[s * channels + c]
         work.colour[c] = total
 
@@ -220,19 +235,19 @@ def apply(table, scene, block, places, latents, out, alone, work):
         places: (k,) where in `out` the row of each anchor is.
         alone: Weight of every near anchor's own error.
     """
-    n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
+    channels, width = len(table.colours), len(table.vectors) * LANES
     together, alone = np.float32(1 - alone), np.float32(alone)
     for row in range(block[0], block[2]):
         for column in range(block[1], block[3]):
             see(table, scene, latents, row, column, work)
             pixel = row * scene.columns + column
-            weight = scene.weights[pixel]
-            for s in range(n):
+            weight, uses = scene.weights[pixel], scene.uses[pixel]
+            for s in range(uses):
                 share = weight * scene.shares[pixel, s]
                 for c in range(channels):
                     i = s * channels + c
                     work.each[i] = share * (together * work.colour[c] + alone * work.each[i])
-            for s in range(n):
+            for s in range(uses):
                 at = places[scene.neighbours[pixel, s]] * width
                 row_add(work.address[s], out, at, work.each, s * channels, table.vectors, table.colours)
 
@@ -240,11 +255,11 @@ def apply(table, scene, block, places, latents, out, alone, work):
 @bare
 def begin(table, scene, block, places, out, work):
     """Add to `out` the right-hand side of the problem as far as a block goes."""
-    n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
+    channels, width = len(table.colours), len(table.vectors) * LANES
     for row in range(block[0], block[2]):
         for column in range(block[1], block[3]):
             pixel = row * scene.columns + column
-            for s in range(n):
+            for s in range(scene.uses[pixel]):
                 anchor, share = scene.neighbours[pixel, s], scene.weights[pixel] * scene.shares[pixel, s]
                 for c in range(channels):
                     work.each[c] = share * scene.target[pixel, c]
@@ -271,32 +286,43 @@ def render_places(table, positions, inverse, latents, places, near, picture):
         for s in range(n):
             anchor = near[p, s]
             down, right = places[p, 0] - positions[anchor, 0], places[p, 1] - positions[anchor, 1]
+            shares[s] = np.float32(down * down + right * right) * (inverse[anchor] * inverse[anchor])
+        soften(shares, table.sharpness, table.floor)
+        for c in range(channels):
+            picture[p, c] = 0
+        for s in range(n):
+            if shares[s] == 0:
+                continue
+            anchor = near[p, s]
             lay_row(
                 table.profiles, table.orders, width, channels, table.knots, table.per_scale,
-                down, right, inverse[anchor], work.angle, work.rows, 0,
+                places[p, 0] - positions[anchor, 0], places[p, 1] - positions[anchor, 1], inverse[anchor],
+                work.angle, work.rows, 0,
             )  # fmt: skip
-            shares[s] = np.float32(down * down + right * right) * (inverse[anchor] * inverse[anchor])
             for c in range(channels):
                 total = np.float32(0)
                 for k in range(width):
                     total += work.rows[c * width + k] * latents[anchor * width + k]
-                work.each[s * channels + c] = total
-        soften(shares, table.sharpness)
-        for c in range(channels):
-            picture[p, c] = 0
-            for s in range(n):
-                picture[p, c] += shares[s] * work.each[s * channels + c]
+                picture[p, c] += shares[s] * total
+
+
+@inlined
+def squared_distance(scene, anchor, row, column):
+    """The squared distance of a pixel from an anchor, in the anchor's scale."""
+    down, right = row - scene.anchors[anchor, 0], column - scene.anchors[anchor, 1]
+    return np.float32(down * down + right * right) * (scene.inverse[anchor] * scene.inverse[anchor])
 
 
 @bare
-def soften(squares, sharpness):
-    """Turn squared distances (n,) into shares that add up to 1."""
+def soften(squares, sharpness, floor):
+    """Turn squared distances (n,) into shares that add up to 1; what is not above the floor has none."""
     least = np.float32(3e38)
     for s in range(len(squares)):
         least = min(least, squares[s])
-    total = np.float32(0)
+    total, lowest = np.float32(0), np.float32(math.log(floor)) if floor > 0 else np.float32(-3e38)
     for s in range(len(squares)):
-        squares[s] = math.exp(np.float32(sharpness) * (least - squares[s]))
+        power = np.float32(sharpness) * (least - squares[s])
+        squares[s] = max(math.exp(power) - np.float32(floor), np.float32(0)) if power > lowest else np.float32(0)
         total += squares[s]
     for s in range(len(squares)):
         squares[s] /= total
@@ -304,7 +330,8 @@ def soften(squares, sharpness):
 
 @bare
 def lay_shares(table, scene, block):
-    """Compute the shares of the near anchors of all pixels of a block, and the weights of the pixels.
+    """Compute the shares of the near anchors of all pixels of a block, and the weights of the pixels; the anchors of a
+    pixel that have a share come first, in their old order.
 
     A pixel that is farther from all anchors than the profiles reach weighs less, so that a plane of such pixels weighs
     as much as the disc within reach.
@@ -316,14 +343,20 @@ def lay_shares(table, scene, block):
             nearest = np.float32(3e38)
             for s in range(n):
                 anchor = scene.neighbours[pixel, s]
-                down, right = row - scene.anchors[anchor, 0], column - scene.anchors[anchor, 1]
-                inverse = scene.inverse[anchor]
-                squared = np.float32(down * down + right * right) * (inverse * inverse)
+                squared = squared_distance(scene, anchor, row, column)
                 scene.shares[pixel, s] = squared
                 nearest = min(nearest, squared)
             far = min(np.float32(1), reach * reach / nearest)
             scene.weights[pixel] = far * far
-            soften(scene.shares[pixel], table.sharpness)
+            soften(scene.shares[pixel], table.sharpness, table.floor)
+            uses = 0
+            for s in range(n):
+                anchor, share = scene.neighbours[pixel, s], scene.shares[pixel, s]
+                if share > 0:
+                    scene.neighbours[pixel, s], scene.shares[pixel, s] = scene.neighbours[pixel, uses], np.float32(0)
+                    scene.neighbours[pixel, uses], scene.shares[pixel, uses] = anchor, share
+                    uses += 1
+            scene.uses[pixel] = uses
 
 
 @compiled
@@ -335,7 +368,7 @@ def touched_by(scene, block, places, touched):
     count = 0
     for row in range(block[0], block[2]):
         for pixel in range(row * scene.columns + block[1], row * scene.columns + block[3]):
-            for s in range(scene.neighbours.shape[1]):
+            for s in range(scene.uses[pixel]):
                 anchor = scene.neighbours[pixel, s]
                 if places[anchor] < 0:
                     places[anchor] = count
@@ -353,19 +386,19 @@ def add_rows(rows, places, width, out):
 
 
 @compiled
-def users_of(neighbours, k):
-    """List which (pixel, slot) pairs have each anchor: starts (k + 1,), and `pixel * n + slot`, rising for each."""
-    n = neighbours.shape[1]
+def users_of(scene, k):
+    """List which (pixel, slot) pairs give each anchor a share: starts (k + 1,), and `pixel * n + slot`, rising."""
+    n = len(scene.slots)
     starts = np.zeros(k + 1, np.int64)
-    for pixel in range(len(neighbours)):
-        for s in range(n):
-            starts[neighbours[pixel, s] + 1] += 1
+    for pixel in range(len(scene.uses)):
+        for s in range(scene.uses[pixel]):
+            starts[scene.neighbours[pixel, s] + 1] += 1
     for i in range(k):
         starts[i + 1] += starts[i]
-    filled, pairs = starts[:-1].copy(), np.empty(neighbours.size, np.int32)
-    for pixel in range(len(neighbours)):
-        for s in range(n):
-            anchor = neighbours[pixel, s]
+    filled, pairs = starts[:-1].copy(), np.empty(starts[k], np.int32)
+    for pixel in range(len(scene.uses)):
+        for s in range(scene.uses[pixel]):
+            anchor = scene.neighbours[pixel, s]
             pairs[filled[anchor]] = pixel * n + s
             filled[anchor] += 1
     return starts, pairs
@@ -540,6 +573,27 @@ def next_step(table, halves, latents, residual, direction, applied, damping, pro
 
 
 @compiled
+def scene_of(scenes, i):
+    """One of the images."""
+    anchors = slice(scenes.anchor_ends[i], scenes.anchor_ends[i + 1])
+    pixels = slice(scenes.pixel_ends[i], scenes.pixel_ends[i + 1])
+    scene = scenes.all
+    return Scene(
+        scene.anchors[anchors], scene.inverse[anchors], scene.levels[anchors],
+        scene.neighbours[pixels], scene.shares[pixels], scene.uses[pixels], scene.weights[pixels], scene.target[pixels],
+        scene.blocks[scenes.block_ends[i] : scenes.block_ends[i + 1]], scene.slots, scenes.columns[i],
+    )  # fmt: skip
+
+
+@compiled
+def solve_each(table, scenes, steps, alone, damping, latents):
+    """Fit the latents (flat, rows of `table.width`, zeros at first) of some images on this thread."""
+    for i in range(len(scenes.columns)):
+        first, last = scenes.anchor_ends[i], scenes.anchor_ends[i + 1]
+        solve(table, scene_of(scenes, i), steps, alone, damping, latents[first * table.width : last * table.width])
+
+
+@compiled
 def solve(table, scene, steps, alone, damping, latents):
     """Fit the latents (flat, rows of `table.width`, zeros at first) of one image on this thread."""
     size, width, k, n = len(latents), table.width, len(scene.anchors), len(scene.slots)
@@ -564,7 +618,7 @@ def solve(table, scene, steps, alone, damping, latents):
             for i in range(count):
                 places[touched[i]] = -1
         if step < 0:
-            starts, pairs = users_of(scene.neighbours, k)
+            starts, pairs = users_of(scene, k)
             ease_with(table, scene, starts, pairs, alone, damping, 0, k, halves)
         product = next_step(table, halves, latents, residual, direction, applied, damping, product)
         first = product if step < 0 else first
@@ -580,15 +634,15 @@ def learn(table, scene, block, latents, alone, slopes, sums, work):
         slopes: Flat, as `table.profiles`; added to.
         sums: Added to: squared errors of the pixels, of the near anchors by themselves, and the slope by sharpness.
     """
-    n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
+    channels, width = len(table.colours), len(table.vectors) * LANES
     together, alone, step, pulls = np.float32(1 - alone), np.float32(alone), table.channels * table.width, work.pulls
     for row in range(block[0], block[2]):
         for column in range(block[1], block[3]):
             see(table, scene, latents, row, column, work)
             pixel = row * scene.columns + column
-            weight = scene.weights[pixel]
-            mean = np.float32(0)
-            for s in range(n):
+            weight, uses = scene.weights[pixel], scene.uses[pixel]
+            mean, nearest, most = np.float32(0), np.float32(3e38), np.float32(0)
+            for s in range(uses):
                 share, own, both = scene.shares[pixel, s], np.float32(0), np.float32(0)
                 for c in range(channels):
                     value, error = work.each[s * channels + c], work.colour[c] - scene.target[pixel, c]
@@ -597,16 +651,19 @@ def learn(table, scene, block, latents, alone, slopes, sums, work):
                     both += error * value
                     work.each[s * channels + c] = 2 * weight * share * (together * error + alone * lone)
                 pulls[s] = weight * (together * 2 * both + alone * own)
-                mean += share * pulls[s]
+                mean, most = mean + share * pulls[s], max(most, share)
+                nearest = min(nearest, squared_distance(scene, scene.neighbours[pixel, s], row, column))
                 sums[1] += weight * share * own
             for c in range(channels):
                 error = work.colour[c] - scene.target[pixel, c]
                 sums[0] += error * error
-            for s in range(n):
+            for s in range(uses):
                 anchor = scene.neighbours[pixel, s]
                 down, right = row - scene.anchors[anchor, 0], column - scene.anchors[anchor, 1]
-                squared = np.float32(down * down + right * right) * (scene.inverse[anchor] * scene.inverse[anchor])
-                sums[2] -= scene.shares[pixel, s] * (pulls[s] - mean) * squared
+                squared = squared_distance(scene, anchor, row, column)
+                # The nearest anchor's share is (1 - floor) / total: a share's own exponential is share + floor / total.
+                exponential = scene.shares[pixel, s] + np.float32(table.floor / (1 - table.floor)) * most
+                sums[2] -= exponential * (pulls[s] - mean) * (squared - nearest)
                 lay_angle(float(down), float(right), table.orders, work.angle)
                 distance = math.sqrt(squared) * np.float32(table.per_scale)
                 distance = min(distance, np.float32(table.knots - 1) - np.float32(1e-5))
@@ -626,12 +683,12 @@ def learn(table, scene, block, latents, alone, slopes, sums, work):
 def gram(table, scene, block, alone, total, work):
     """Add up the products of all pairs of the basis's functions, `total` (width, width), over the near anchors of a
     block, weighted as in a fit; returns the sum of the weights."""
-    n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
+    channels, width = len(table.colours), len(table.vectors) * LANES
     angle, values, weights = np.zeros(width, np.float32), np.zeros(channels * width, np.float32), 0.0
     for row in range(block[0], block[2]):
         for column in range(block[1], block[3]):
-            for s in range(n):
-                pixel = row * scene.columns + column
+            pixel = row * scene.columns + column
+            for s in range(scene.uses[pixel]):
                 anchor, share = scene.neighbours[pixel, s], scene.shares[pixel, s]
                 weight = share * ((1 - alone) * share + alone)
                 weights += weight
@@ -648,16 +705,12 @@ def gram(table, scene, block, alone, total, work):
 
 
 @compiled
-def distances_between(positions, count):
-    """The mean distance (k,) of every place (k, 2) to its `count` nearest others (all of them, of fewer).
-
-    Places are sorted along a curve or by rows; they are looked up in square cells of about two of them.
-    """
+def measure_distances(positions, count, means):
+    """Write what `distances_between` returns, of one image."""
     k = len(positions)
-    means = np.zeros(k)
     count = min(count, k - 1)
     if count < 1:
-        return means
+        return
     top, left, bottom, right = positions[0, 0], positions[0, 1], positions[0, 0], positions[0, 1]
     for i in range(k):
         top, bottom = min(top, positions[i, 0]), max(bottom, positions[i, 0])
@@ -706,6 +759,18 @@ def distances_between(positions, count):
         for s in range(count):
             total += math.sqrt(float(best[s]))
         means[i] = total / count
+
+
+@compiled
+def distances_between(positions, ends, count):
+    """The mean distance (k,) of every place (k, 2) to its `count` nearest others of the same image (all of them, of
+    fewer); the places of an image begin at each of `ends`.
+
+    Places are sorted along a curve or by rows; they are looked up in square cells of about two of them.
+    """
+    means = np.zeros(len(positions))
+    for i in range(len(ends) - 1):
+        measure_distances(positions[ends[i] : ends[i + 1]], count, means[ends[i] : ends[i + 1]])
     return means
 
 
@@ -721,24 +786,32 @@ def blocks_of(height: int, width: int) -> NDArray[np.int64]:
     )
 
 
-def lay_scene(
-    image: NDArray[Any],
-    anchors: NDArray[Any],
+def lay_scenes(
+    images: Sequence[NDArray[Any]],
+    anchors: Sequence[NDArray[Any]],
     scales: NDArray[Any],
     levels: NDArray[np.int64],
-    neighbours: NDArray[Any],
-) -> Scene:
-    """A scene whose shares are still to be computed."""
-    height, width, channels = image.shape
-    return Scene(
-        anchors=np.ascontiguousarray(anchors, np.int64),
+    neighbours: Sequence[NDArray[Any]],
+) -> Scenes:
+    """Scenes whose shares are still to be computed; `scales` and `levels` of all anchors end to end."""
+    blocks = [blocks_of(*image.shape[:2]) for image in images]
+    pixel_ends = ends_from([image.shape[0] * image.shape[1] for image in images])
+    n, channels = neighbours[0].shape[1], images[0].shape[2]
+    target = np.concatenate([image.reshape(-1, channels) for image in images], dtype=np.float32, casting="unsafe")
+    target -= np.float32(0.5)
+    scene = Scene(
+        anchors=np.concatenate(anchors, dtype=np.int64),
         inverse=(1 / scales).astype(np.float32),
         levels=levels,
-        neighbours=np.ascontiguousarray(neighbours, np.int32),
-        shares=np.empty(neighbours.shape, np.float32),
-        weights=np.empty(len(neighbours), np.float32),
-        target=image.reshape(-1, channels).astype(np.float32) - np.float32(0.5),
-        blocks=blocks_of(height, width),
-        slots=(0,) * neighbours.shape[1],
-        columns=width,
+        neighbours=np.concatenate(neighbours, dtype=np.int32),  # a copy: `lay_shares` changes their order
+        shares=np.empty((pixel_ends[-1], n), np.float32),
+        uses=np.empty(pixel_ends[-1], np.int64),
+        weights=np.empty(pixel_ends[-1], np.float32),
+        target=target,
+        blocks=np.concatenate(blocks),
+        slots=(0,) * n,
+        columns=0,
     )
+    columns = np.array([image.shape[1] for image in images], np.int64)
+    ends = ends_from([len(places) for places in anchors]), pixel_ends, ends_from([len(some) for some in blocks])
+    return Scenes(scene, *ends, columns)
