@@ -209,7 +209,7 @@ def new_basis(latent_dim: int, channels: int, n_neighbours: int) -> Basis:
             profiles=profiles.astype(np.float32),
             orders=np.array([order for order, _, _ in chosen], np.float32),
             spacing=1 / KNOTS,
-            sharpness=0.5,
+            sharpness=1.0,
             floor=FLOOR,
             scale_rule=np.array(SCALE_RULE, np.float32),
             costs=np.ones(latent_dim, np.float32),
