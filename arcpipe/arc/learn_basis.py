@@ -28,6 +28,8 @@ CROP = 96
 BATCH_PIXELS = 2**14
 """Pixels of a batch: 16 images of 32 x 32. Larger images make batches of at least `LEAST_BATCH`."""
 LEAST_BATCH = 6
+TOGETHER = 4
+"""Images that one thread works on at a time."""
 RATE = 0.01
 WARM_UP = 20
 MOMENTA = (0.9, 0.99)
@@ -113,15 +115,13 @@ def batch_slopes(basis: Basis, batch: Chosen, fit: FitSection) -> tuple[NDArray[
     `basis_loops.learn` with slopes by pixel, and the number of values."""
     table = basis.table
 
-    def one(item: tuple[NDArray[Any], int]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        scene, latents = solved(basis, item, fit)
+    def some(chosen: Chosen) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        scenes, latents = solved(basis, chosen, fit)
         slopes, sums = np.zeros(table.profiles.size, np.float32), np.zeros(3)
-        for block in scene.blocks:
-            work = loops.lay_work(table, scene.neighbours.shape[1])
-            loops.learn(table, scene, block, latents, fit.own_share, slopes, sums, work)
+        loops.learn_each(table, scenes, latents, fit.own_share, slopes, sums)
         return slopes, sums
 
-    made = spread(one, batch, torch.get_num_threads())
+    made = spread(some, together(batch), torch.get_num_threads())
     n_pixels = sum(image.shape[0] * image.shape[1] for image, _ in batch)
     total = np.sum([slopes.astype(np.float64) for slopes, _ in made], axis=0).reshape(table.knots, basis.channels, -1)
     sums = np.sum([sums for _, sums in made], axis=0)
@@ -131,13 +131,18 @@ def batch_slopes(basis: Basis, batch: Chosen, fit: FitSection) -> tuple[NDArray[
     return slopes / n_pixels, sums, n_pixels * basis.channels
 
 
-def solved(basis: Basis, item: tuple[NDArray[Any], int], fit: FitSection) -> tuple[loops.Scene, NDArray[np.float32]]:
-    """The scene of an image and its fitted latents, flat."""
-    placed = place(basis, item[:1], fit, item[1:])
-    scene = loops.scene_of(basis.scenes(item[:1], *placed), 0)
-    latents = np.zeros(len(scene.anchors) * basis.table.width, np.float32)
-    loops.solve(basis.table, scene, fit.steps, fit.own_share, fit.damping, latents)
-    return scene, latents
+def together(batch: Chosen) -> list[Chosen]:
+    """Cut a batch into the groups that one thread works on: of the same images on any machine, for the same bits."""
+    return [batch[start : start + TOGETHER] for start in range(0, len(batch), TOGETHER)]
+
+
+def solved(basis: Basis, chosen: Chosen, fit: FitSection) -> tuple[loops.Scenes, NDArray[np.float32]]:
+    """The scenes of some images and their fitted latents, flat."""
+    images, seeds = [image for image, _ in chosen], [seed for _, seed in chosen]
+    scenes = basis.scenes(images, *place(basis, images, fit, seeds))
+    latents = np.zeros(scenes.anchor_ends[-1] * basis.table.width, np.float32)
+    loops.solve_each(basis.table, scenes, fit.steps, fit.own_share, fit.damping, latents)
+    return scenes, latents
 
 
 def in_own_coordinates(basis: Basis, batch: Chosen, fit: FitSection) -> Basis:
@@ -183,15 +188,16 @@ def _measure(
     weighted in a fit (z, z), and the size (z,) below which 99.95 % of the numbers are."""
     table, z = basis.table, basis.latent_dim
 
-    def one(item: tuple[NDArray[Any], int]) -> tuple[NDArray[np.float32], NDArray[np.float64], float]:
-        scene, latents = solved(basis, item, fit)
+    def some(chosen: Chosen) -> tuple[NDArray[np.float32], NDArray[np.float64], float]:
+        scenes, latents = solved(basis, chosen, fit)
         squares, weights = np.zeros((table.width, table.width)), 0.0
-        for block in scene.blocks:
-            work = loops.lay_work(table, scene.neighbours.shape[1])
-            weights += loops.gram(table, scene, block, fit.own_share, squares, work)
+        for i in range(len(chosen)):
+            scene = loops.scene_of(scenes, i)
+            for block in scene.blocks:
+                weights += loops.gram(table, scene, block, fit.own_share, squares)
         return latents.reshape(-1, table.width)[:, :z], squares[:z, :z], weights
 
-    made = spread(one, batch, torch.get_num_threads())
+    made = spread(some, together(batch), torch.get_num_threads())
     rows = np.concatenate([rows for rows, _, _ in made]).astype(np.float64)
     lower = np.sum([squares for _, squares, _ in made], axis=0) / sum(weights for _, _, weights in made)
     squares = lower + np.tril(lower, -1).T

@@ -160,7 +160,7 @@ def test_the_slope_of_the_loss_is_that_of_differences() -> None:
 
     def loss(changed: Basis) -> float:
         _, totals, _ = batch_slopes(changed, batch, fit)
-        _, latents = solved(changed, batch[0], fit)
+        _, latents = solved(changed, batch, fit)
         ridge = fit.damping * float(np.square(latents.astype(np.float64)).sum())
         return float((1 - fit.own_share) * totals[0] + fit.own_share * totals[1] + ridge) / (14 * 15)
 

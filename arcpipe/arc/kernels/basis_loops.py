@@ -680,7 +680,18 @@ def learn(table, scene, block, latents, alone, slopes, sums, work):
 
 
 @compiled
-def gram(table, scene, block, alone, total, work):
+def learn_each(table, scenes, latents, alone, slopes, sums):
+    """Do `learn` for all blocks of some images, `latents` flat and end to end."""
+    work = lay_work(table, len(scenes.all.slots))
+    for i in range(len(scenes.columns)):
+        first, last = scenes.anchor_ends[i] * table.width, scenes.anchor_ends[i + 1] * table.width
+        scene = scene_of(scenes, i)
+        for b in range(len(scene.blocks)):
+            learn(table, scene, scene.blocks[b], latents[first:last], alone, slopes, sums, work)
+
+
+@compiled
+def gram(table, scene, block, alone, total):
     """Add up the products of all pairs of the basis's functions, `total` (width, width), over the near anchors of a
     block, weighted as in a fit; returns the sum of the weights."""
     channels, width = len(table.colours), len(table.vectors) * LANES
