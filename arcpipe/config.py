@@ -94,7 +94,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "pretrain_lr": 0.005,
         "pretrain_betas": (0.9, 0.999),
     },
-    "basis": {"decoder_kind": "basis", "steps": 3, "pretrain_images": 400, "pretrain_steps": 400},
+    "basis": {"decoder_kind": "basis", "steps": 1, "pretrain_images": 400, "pretrain_steps": 400},
 }
 """Defaults of `FitSection` by recipe, where they are not those of the thesis."""
 
@@ -105,8 +105,19 @@ this value, with which it changed nothing."""
 
 
 OF_KIND: dict[str, tuple[str, ...]] = {
-    "concat": ("hidden", "lr", "schedule", "betas", "eps", "pixel_share", "init", "pretrain_lr", "pretrain_betas"),
-    "basis": ("own_share", "damping"),
+    "concat": (
+        "hidden",
+        "steps",
+        "lr",
+        "schedule",
+        "betas",
+        "eps",
+        "pixel_share",
+        "init",
+        "pretrain_lr",
+        "pretrain_betas",
+    ),
+    "basis": ("damping",),
 }
 """Settings of `FitSection` that only one kind of decoder reads."""
 
@@ -124,14 +135,12 @@ class FitSection(Section):
     decoder_kind: Literal["concat", "basis"] = "concat"
     """Decided by the recipe. `concat`: the near latents, by their order, into one network, as in the thesis. `basis`:
     each near latent times a matrix that depends on its relative position."""
-    own_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Of `basis`: share of the loss that is every near latent's own error instead of that of their sum."""
     damping: Annotated[float, Field(gt=0)] = 0.01
     """Of `basis`: added to the loss for the squared length of every latent, in squared colours of one pixel."""
     hidden: tuple[Count, ...] | None = None
     """Hidden widths of the decoder; the thesis has one layer of `neighbours * (latent_dim + 2)`."""
     steps: Count = 500
-    """Of Adam; of `basis`, of conjugate gradients."""
+    """Of Adam; a fit of `basis` has one, which solves it."""
     lr: Annotated[float, Field(gt=0)] = 0.005
     schedule: Literal["constant", "cosine"] = "constant"
     """`cosine`: the rate falls from `lr` to 0 along half a cosine, over the steps of a fit (not of pretraining)."""
@@ -177,8 +186,8 @@ class FitSection(Section):
     @model_validator(mode="after")
     def nothing_is_ignored(self) -> Self:
         other = "concat" if self.decoder_kind == "basis" else "basis"
-        fields = type(self).model_fields
-        ignored = [name for name in OF_KIND[other] if getattr(self, name) != fields[name].default]
+        usual = {name: field.default for name, field in type(self).model_fields.items()} | RECIPES[self.recipe]
+        ignored = [name for name in OF_KIND[other] if getattr(self, name) != usual[name]]
         if ignored:
             recipe = "--recipe thesis" if other == "concat" else "--recipe basis"
             raise ConfigError(
@@ -521,7 +530,7 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
 
 LATER: dict[str, dict[str, Any]] = {
     "source": {"splits": None},
-    "fit": {"decoder_kind": "concat", "own_share": 0.5, "damping": 0.01},
+    "fit": {"decoder_kind": "concat", "damping": 0.01},
     "store": {"bits": 8},
     "features": {"scale": False},
     "augment": {

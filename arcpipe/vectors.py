@@ -92,38 +92,6 @@ class Vectors:
 
         return intrinsic(dots)
 
-    def row_add(self) -> Any:
-        """An intrinsic: `row_add(address, out, at, factors, factors_at, vectors, colours)` adds to one row of `out` the
-        row of each colour in memory times its factor. The last two arguments are as those of `row_dots`."""
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            address, out, at, factors, factors_at, _, _ = arguments
-            n_vectors, n_colours = len(signature.args[5]), len(signature.args[6])
-            row, data = (
-                self.pointer(builder, address),
-                context.make_array(signature.args[3])(context, builder, factors).data,
-            )
-            spread = [
-                self.spread(builder, builder.load(builder.gep(data, [builder.add(factors_at, factors_at.type(c))])))
-                for c in range(n_colours)
-            ]
-            for v in range(n_vectors):
-                place = self.address(context, builder, signature.args[1], out, self.after(builder, at, v))
-                total = builder.load(place, align=4)
-                for c in range(n_colours):
-                    value = builder.load(self.beyond(builder, row, c * n_vectors + v), align=4)
-                    total = self.multiply_add(builder, spread[c], value, total)
-                builder.store(total, place, align=4)
-            return context.get_dummy_value()
-
-        def add(
-            typing: Any, address: Any, out: Any, at: Any, factors: Any, factors_at: Any, vectors: Any, colours: Any
-        ) -> Any:
-            i = types.intp
-            return types.void(i, out, i, factors, i, vectors, colours), generate
-
-        return intrinsic(add)
-
     def place(self) -> Any:
         """An intrinsic: `place(array, index)` is the address of an element: a function may take rows of any array."""
 
@@ -142,29 +110,6 @@ class Vectors:
             return builder.load(place, align=4)
 
         return intrinsic(lambda typing, address, index: (self.type(types.intp, types.intp), generate))
-
-    def half_load(self) -> Any:
-        """An intrinsic: `half_load(array, index)` widens numbers kept as bits of half precision in a uint16 array."""
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            halves = ir.VectorType(ir.HalfType(), self.lanes)
-            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-            place = builder.bitcast(builder.gep(data, [arguments[1]]), halves.as_pointer())
-            return builder.fpext(builder.load(place, align=2), self.floats)
-
-        return intrinsic(lambda typing, array, index: (self.type(array, types.intp), generate))
-
-    def half_store(self) -> Any:
-        """An intrinsic: `half_store(array, index, vector)` rounds to half precision and keeps the bits."""
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            halves = ir.VectorType(ir.HalfType(), self.lanes)
-            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-            place = builder.bitcast(builder.gep(data, [arguments[1]]), halves.as_pointer())
-            builder.store(builder.fptrunc(arguments[2], halves), place, align=2)
-            return context.get_dummy_value()
-
-        return intrinsic(lambda typing, array, index, value: (types.void(array, types.intp, self.type), generate))
 
     def pointer(self, builder: Any, address: Any) -> Any:
         """The vector at an address."""

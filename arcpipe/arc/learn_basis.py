@@ -118,7 +118,7 @@ def batch_slopes(basis: Basis, batch: Chosen, fit: FitSection) -> tuple[NDArray[
     def some(chosen: Chosen) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         scenes, latents = solved(basis, chosen, fit)
         slopes, sums = np.zeros(table.profiles.size, np.float32), np.zeros(3)
-        loops.learn_each(table, scenes, latents, fit.own_share, slopes, sums)
+        loops.learn_each(table, scenes, latents, slopes, sums)
         return slopes, sums
 
     made = spread(some, together(batch), torch.get_num_threads())
@@ -141,7 +141,7 @@ def solved(basis: Basis, chosen: Chosen, fit: FitSection) -> tuple[loops.Scenes,
     images, seeds = [image for image, _ in chosen], [seed for _, seed in chosen]
     scenes = basis.scenes(images, *place(basis, images, fit, seeds))
     latents = np.zeros(scenes.anchor_ends[-1] * basis.table.width, np.float32)
-    loops.solve_each(basis.table, scenes, fit.steps, fit.own_share, fit.damping, latents)
+    loops.solve_each(basis.table, scenes, fit.damping, latents)
     return scenes, latents
 
 
@@ -194,7 +194,7 @@ def _measure(
         for i in range(len(chosen)):
             scene = loops.scene_of(scenes, i)
             for block in scene.blocks:
-                weights += loops.gram(table, scene, block, fit.own_share, squares)
+                weights += loops.gram(table, scene, block, squares)
         return latents.reshape(-1, table.width)[:, :z], squares[:z, :z], weights
 
     made = spread(some, together(batch), torch.get_num_threads())

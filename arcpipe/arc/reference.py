@@ -104,10 +104,10 @@ def solve_basis_reference(
     neighbours: NDArray[Any],
     fit: FitSection,
 ) -> tuple[Tensor, Tensor]:
-    """Fit a small image under a basis by one dense solve in float64.
+    """Fit a small image under a basis in float64, one anchor after the other.
 
     Returns:
-        The latents (k, z) of least loss, and the matrix (pixels, channels, k, z) that makes colours less 0.5 of them.
+        The latents (k, z) of least loss, and the picture (height, width, channels) that they decode to.
     """
     height, width, channels = image.shape
     pixels, z, n = height * width, record.latent_dim, neighbours.shape[1]
@@ -122,21 +122,16 @@ def solve_basis_reference(
     weight = (reach**2 / squares.min(dim=1).values).clamp(max=1).square()
     each = basis_functions_reference(record, relative.reshape(-1, 2)).reshape(pixels, n, channels, z)
     target = torch.from_numpy(np.asarray(image)).double().reshape(pixels, channels) - 0.5
-    colours = torch.zeros(pixels, channels, len(anchors), z, dtype=torch.float64)
-    alone = torch.zeros(n, pixels, channels, len(anchors), z, dtype=torch.float64)
-    for s in range(n):
-        colours[rows, :, near[:, s]] += share[:, s, None, None] * each[:, s]
-        alone[s, rows, :, near[:, s]] = each[:, s]
-    parts = [((1 - fit.own_share) * weight, colours)]
-    parts += [(fit.own_share * weight * share[:, s], alone[s]) for s in range(n)]
-    size = len(anchors) * z
-    matrix, right = fit.damping * torch.eye(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
-    for weights, made in parts:
-        flat = made.reshape(pixels * channels, size)
-        scaled = weights.repeat_interleave(channels)[:, None] * flat
-        matrix += flat.T @ scaled
-        right += scaled.T @ target.reshape(-1)
-    return torch.linalg.solve(matrix, right).reshape(len(anchors), z), colours
+    latents = torch.empty(len(anchors), z, dtype=torch.float64)
+    for j in range(len(anchors)):
+        mine = near == j  # (pixels, n)
+        weights = (weight[:, None] * share)[mine].repeat_interleave(channels)[:, None]
+        functions = each[mine].reshape(-1, z)
+        colours = target[:, None].expand(-1, n, -1)[mine].reshape(-1)
+        matrix = fit.damping * torch.eye(z, dtype=torch.float64) + functions.T @ (weights * functions)
+        latents[j] = torch.linalg.solve(matrix, (weights * functions).T @ colours)
+    made = torch.einsum("ps,pscz,psz->pc", share, each, latents[near])
+    return latents, made.reshape(height, width, channels) + 0.5
 
 
 def fit_jointly_reference(

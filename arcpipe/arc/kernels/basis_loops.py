@@ -1,8 +1,8 @@
 """The loops of the kind `basis`, compiled: what a cloud decodes to, and the sums of its least-squares problem.
 
-One pass over the pixels of a block does everything: it looks up the functions of the basis for a pixel's near anchors,
-multiplies them with the latents, and carries the errors back to the latents with the same functions. Nothing but the
-shares is kept of a pixel. Sums run in one order that depends on the image alone.
+Decoding is a pass over the pixels of a block: it looks up the functions of the basis for a pixel's near anchors and
+multiplies them with the latents. A fit is a pass over the anchors, each with the pixels in which it has a share: their
+functions make a small system, which is solved. Sums run in one order that depends on the image alone.
 """
 
 # Compiled functions: what their arguments are stands at `Table`, `Scene` and `Work`; Numba finds their types itself.
@@ -20,18 +20,14 @@ from numpy.typing import NDArray
 from arcpipe.arc.kernels.simd import (
     LANES,
     ROWS,
-    add,
     block_1,
     block_2,
     fma,
     four_totals,
-    half_load,
-    half_store,
     load,
     load_from,
     multiply,
     place,
-    row_add,
     row_dots,
     splat,
     store,
@@ -40,14 +36,10 @@ from arcpipe.arc.kernels.simd import (
 from arcpipe.cloud import ends_from
 from arcpipe.compiled import bare, compiled, inlined
 
-BUILT_ON_SHA256 = "b3f04939ee30498f7a3637ba56be0830c168b1d19c2894a81c6d7655f5869f9d"
+BUILT_ON_SHA256 = "2a547449d751a2898e07ee6c6299dc882501e1597c82cce42c77ae992a7d9647"
 
 PAIRS = 64
 """Pixels of an anchor whose products are added at once."""
-NOTHING = 1e-12
-"""Steps end where the squared residual is so much of the first: float32 has no more to give."""
-CHUNK = 4096
-"""Anchors whose sums are taken together."""
 SIDE = 128
 """Pixels a side of a block. The blocks of a large image can be worked on by several threads."""
 
@@ -227,47 +219,6 @@ def see(table, scene, latents, row, column, work):
 
 
 @bare
-def apply(table, scene, block, places, latents, out, alone, work):
-    """Add to `out` the product of the problem's matrix (without the damping) with `latents`, as far as a block goes.
-
-    Args:
-        block: Top, left, bottom, right.
-        places: (k,) where in `out` the row of each anchor is.
-        alone: Weight of every near anchor's own error.
-    """
-    channels, width = len(table.colours), len(table.vectors) * LANES
-    together, alone = np.float32(1 - alone), np.float32(alone)
-    for row in range(block[0], block[2]):
-        for column in range(block[1], block[3]):
-            see(table, scene, latents, row, column, work)
-            pixel = row * scene.columns + column
-            weight, uses = scene.weights[pixel], scene.uses[pixel]
-            for s in range(uses):
-                share = weight * scene.shares[pixel, s]
-                for c in range(channels):
-                    i = s * channels + c
-                    work.each[i] = share * (together * work.colour[c] + alone * work.each[i])
-            for s in range(uses):
-                at = places[scene.neighbours[pixel, s]] * width
-                row_add(work.address[s], out, at, work.each, s * channels, table.vectors, table.colours)
-
-
-@bare
-def begin(table, scene, block, places, out, work):
-    """Add to `out` the right-hand side of the problem as far as a block goes."""
-    channels, width = len(table.colours), len(table.vectors) * LANES
-    for row in range(block[0], block[2]):
-        for column in range(block[1], block[3]):
-            pixel = row * scene.columns + column
-            for s in range(scene.uses[pixel]):
-                anchor, share = scene.neighbours[pixel, s], scene.weights[pixel] * scene.shares[pixel, s]
-                for c in range(channels):
-                    work.each[c] = share * scene.target[pixel, c]
-                address = find_row(table, scene, anchor, row, column, work.rows, 0, work)
-                row_add(address, out, places[anchor] * width, work.each, 0, table.vectors, table.colours)
-
-
-@bare
 def render(table, scene, block, latents, picture, work):
     """Write the colours less 0.5 of the pixels of a block into `picture` (pixels, channels)."""
     for row in range(block[0], block[2]):
@@ -360,32 +311,6 @@ def lay_shares(table, scene, block):
 
 
 @compiled
-def touched_by(scene, block, places, touched):
-    """Number the anchors that a block needs in the order in which they are met; returns how many.
-
-    `places` (k,) is -1 everywhere; afterwards it holds an anchor's number, and `touched` the anchor of each number.
-    """
-    count = 0
-    for row in range(block[0], block[2]):
-        for pixel in range(row * scene.columns + block[1], row * scene.columns + block[3]):
-            for s in range(scene.uses[pixel]):
-                anchor = scene.neighbours[pixel, s]
-                if places[anchor] < 0:
-                    places[anchor] = count
-                    touched[count] = anchor
-                    count += 1
-    return count
-
-
-@compiled
-def add_rows(rows, places, width, out):
-    """Add rows (flat) to those of `out` that `places` names."""
-    for i in range(len(places)):
-        for k in range(width):
-            out[places[i] * width + k] += rows[i * width + k]
-
-
-@compiled
 def users_of(scene, k):
     """List which (pixel, slot) pairs give each anchor a share: starts (k + 1,), and `pixel * n + slot`, rising."""
     n = len(scene.slots)
@@ -405,47 +330,42 @@ def users_of(scene, k):
 
 
 @compiled
-def ease_with(table, scene, starts, pairs, alone, damping, first, last, halves):
-    """Prepare the preconditioner of some anchors: the inverse of the Cholesky factor of each one's own part of the
-    problem's matrix, upper triangular, as halves (k, width, width)."""
+def solve_latents(table, scene, starts, pairs, damping, first, last, latents):
+    """Fit the latents (flat, rows of `table.width`) of the anchors from `first` to `last`, each by itself."""
     n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
     work, size = lay_work(table, n), channels * width
-    rows = np.empty(PAIRS * size, np.float32)
-    own, inverse = np.empty(width * width, np.float32), np.empty(width * width, np.float32)
+    rows, colours = np.empty(PAIRS * size, np.float32), np.empty(PAIRS * channels, np.float32)
+    own, right = np.empty(width * width, np.float32), np.empty(width, np.float32)
     for anchor in range(first, last):
         own[:] = 0
+        right[:] = 0
         for k in range(width):
             own[k * width + k] = damping
         for start in range(starts[anchor], starts[anchor + 1], PAIRS):
             stop = min(start + PAIRS, starts[anchor + 1])
-            gather_rows(table, scene, anchor, pairs, start, stop, alone, rows, work)
+            gather_rows(table, scene, anchor, pairs, start, stop, rows, colours, work)
             add_products(rows, (stop - start) * channels, width, own)
-        invert_factor(own, width, inverse)
-        keep_halves(inverse, halves, anchor * width * width)
+            add_rows(rows, colours, (stop - start) * channels, width, right)
+        solve_system(own, width, right, latents, anchor * width)
 
 
 @bare
-def gather_rows(table, scene, anchor, pairs, start, stop, alone, rows, work):
-    """Copy the functions of the basis at some of the pixels of an anchor, times the roots of their weights."""
-    n, size = len(scene.slots), len(table.colours) * len(table.vectors) * LANES
-    together, alone = np.float32(1 - alone), np.float32(alone)
+def gather_rows(table, scene, anchor, pairs, start, stop, rows, colours, work):
+    """Copy the functions of the basis at some of the pixels of an anchor, and the pixels' colours, times the roots of
+    their weights."""
+    n, channels = len(scene.slots), len(table.colours)
+    size = channels * len(table.vectors) * LANES
     row = pairs[start] // n // scene.columns if start < stop else 0
     for i in range(start, stop):
         pixel = pairs[i] // n
         while pixel >= (row + 1) * scene.columns:  # pixels rise: a division for each took a third of the time
             row += 1
-        share = scene.shares[pixel, pairs[i] - pixel * n]
-        factor = math.sqrt(scene.weights[pixel] * share * (together * share + alone))
+        factor = np.float32(math.sqrt(scene.weights[pixel] * scene.shares[pixel, pairs[i] - pixel * n]))
+        for c in range(channels):
+            colours[(i - start) * channels + c] = factor * scene.target[pixel, c]
         address = find_row(table, scene, anchor, row, pixel - row * scene.columns, work.rows, 0, work)
         for v in range(0, size, LANES):
-            store(rows, (i - start) * size + v, multiply(splat(np.float32(factor)), load_from(address, v)))
-
-
-@bare
-def keep_halves(inverse, halves, at):
-    """Keep a matrix in half precision."""
-    for v in range(0, len(inverse), LANES):
-        half_store(halves, at + v, load(inverse, v))
+            store(rows, (i - start) * size + v, multiply(splat(factor), load_from(address, v)))
 
 
 @bare
@@ -464,112 +384,38 @@ def add_products(rows, count, width, own):
 
 
 @bare
-def invert_factor(own, width, inverse):
-    """Write the inverse of the upper Cholesky factor of `own` (overwritten) into `inverse`, zeros below."""
+def add_rows(rows, factors, count, width, total):
+    """Add to `total` (width,) the first `count` of `rows` (flat), each times its factor."""
+    for v in range(0, width, LANES):
+        held = load(total, v)
+        for i in range(count):
+            held = fma(splat(factors[i]), load(rows, i * width + v), held)
+        store(total, v, held)
+
+
+@bare
+def solve_system(own, width, right, out, at):
+    """Write the solution of `own` x = `right` into `out` from `at` on: the upper Cholesky factor of `own`, forwards and
+    back. Both are overwritten; of `own` (width, width), positive definite, the upper half is read."""
     for j in range(width):
-        scale = splat(np.float32(1 / math.sqrt(max(own[j * width + j], np.float32(1e-12)))))
+        scale = np.float32(1 / math.sqrt(max(own[j * width + j], np.float32(1e-12))))
+        spread = splat(scale)
         for v in range(j // LANES * LANES, width, LANES):
-            row = multiply(scale, load(own, j * width + v))
-            store(own, j * width + v, row)
+            store(own, j * width + v, multiply(spread, load(own, j * width + v)))
+        right[j] *= scale
+        below = splat(-right[j])
         for v in range((j + 1) // LANES * LANES, width, LANES):
             row = load(own, j * width + v)
             for i in range(j + 1, v + LANES):
                 store(own, i * width + v, fma(splat(-own[j * width + i]), row, load(own, i * width + v)))
+            kept = right[j]
+            store(right, v, fma(below, row, load(right, v)))
+            right[j] = kept
     for j in range(width - 1, -1, -1):
-        scale, first = splat(np.float32(1 / own[j * width + j])), j // LANES * LANES
-        for v in range(0, first, LANES):
-            store(inverse, j * width + v, splat(np.float32(0)))
-        for v in range(first, width, LANES):
-            store(inverse, j * width + v, splat(np.float32(0)))
-            if v == first:
-                inverse[j * width + j] = 1
-            even, odd = load(inverse, j * width + v), splat(np.float32(0))
-            last = v + LANES
-            for i in range(j + 1, last - 1, 2):
-                even = fma(splat(-own[j * width + i]), load(inverse, i * width + v), even)
-                odd = fma(splat(-own[j * width + i + 1]), load(inverse, (i + 1) * width + v), odd)
-            if (last - j - 1) % 2:
-                i = last - 1
-                even = fma(splat(-own[j * width + i]), load(inverse, i * width + v), even)
-            store(inverse, j * width + v, multiply(scale, add(even, odd)))
-
-
-@bare
-def ease(halves, width, vectors, residual, out, first, last, half):
-    """Apply the preconditioner to the residual's rows of some anchors; returns the product of both.
-
-    Args:
-        half: (width,) work memory.
-    """
-    product = 0.0
-    for anchor in range(first, last):
-        at, matrix = anchor * width, anchor * width * width
-        for v in range(0, width, LANES):
-            total = splat(np.float32(0))
-            for k in range(v + LANES):  # the columns of an upper triangle
-                total = fma(splat(residual[at + k]), half_load(halves, matrix + k * width + v), total)
-            store(half, v, total)
-        for k in range(0, width, 4):
-            first_part = k // LANES * LANES
-            a = b = c = d = splat(np.float32(0))
-            for v in range(first_part, width, LANES):
-                value, row = load(half, v), matrix + k * width + v
-                a = fma(half_load(halves, row), value, a)
-                b = fma(half_load(halves, row + width), value, b)
-                c = fma(half_load(halves, row + 2 * width), value, c)
-                d = fma(half_load(halves, row + 3 * width), value, d)
-            out[at + k], out[at + k + 1], out[at + k + 2], out[at + k + 3] = four_totals(a, b, c, d)
-        for k in range(at, at + width):
-            product += float(residual[k]) * float(out[k])
-    return product
-
-
-@bare
-def slope_of(applied, direction, damping, first, last):
-    """Add the damping to the matrix's product with the direction; returns its product with the direction."""
-    slope = 0.0
-    for i in range(first, last):
-        applied[i] += np.float32(damping) * direction[i]
-        slope += float(applied[i]) * float(direction[i])
-    return slope
-
-
-@bare
-def move(latents, residual, direction, applied, length, first, last):
-    """Go along the direction."""
-    for i in range(first, last):
-        latents[i] += length * direction[i]
-        residual[i] -= length * applied[i]
-
-
-@bare
-def turn(direction, eased, part, first, last):
-    """Take the next direction."""
-    for i in range(first, last):
-        direction[i] = eased[i] + part * direction[i]
-
-
-@compiled
-def next_step(table, halves, latents, residual, direction, applied, damping, product):
-    """Take a step of conjugate gradients once `applied` holds the matrix's product with the direction; returns the new
-    residual's product with its eased self. Before the first step `product` is 0, and only the direction is made."""
-    width, half = table.width, np.empty(table.width, np.float32)
-    k = len(latents) // width
-    if product > 0:
-        slope = 0.0
-        for first in range(0, k, CHUNK):
-            last = min(first + CHUNK, k) * width
-            slope += slope_of(applied, direction, damping, first * width, last)
-        if not slope > 0:
-            return 0.0
-        length = np.float32(product / slope)
-        move(latents, residual, direction, applied, length, 0, k * width)
-    after = 0.0
-    for first in range(0, k, CHUNK):
-        after += ease(halves, width, table.vectors, residual, applied, first, min(first + CHUNK, k), half)
-    part = np.float32(after / product) if product > 0 else np.float32(0)
-    turn(direction, applied, part, 0, k * width)
-    return after
+        value = right[j]
+        for i in range(j + 1, width):
+            value -= own[j * width + i] * out[at + i]
+        out[at + j] = value / own[j * width + j]
 
 
 @compiled
@@ -586,48 +432,19 @@ def scene_of(scenes, i):
 
 
 @compiled
-def solve_each(table, scenes, steps, alone, damping, latents):
-    """Fit the latents (flat, rows of `table.width`, zeros at first) of some images on this thread."""
+def solve_each(table, scenes, damping, latents):
+    """Fit the latents (flat, rows of `table.width`) of some images on this thread."""
     for i in range(len(scenes.columns)):
-        first, last = scenes.anchor_ends[i], scenes.anchor_ends[i + 1]
-        solve(table, scene_of(scenes, i), steps, alone, damping, latents[first * table.width : last * table.width])
-
-
-@compiled
-def solve(table, scene, steps, alone, damping, latents):
-    """Fit the latents (flat, rows of `table.width`, zeros at first) of one image on this thread."""
-    size, width, k, n = len(latents), table.width, len(scene.anchors), len(scene.slots)
-    residual, direction = np.zeros(size, np.float32), np.zeros(size, np.float32)
-    applied, halves = np.zeros(size, np.float32), np.empty(k * width * width, np.uint16)
-    work, product, first = lay_work(table, n), 0.0, 0.0
-    places, touched = np.full(k, -1, np.int64), np.empty(k, np.int64)
-    for step in range(-1, steps):
-        applied[:] = 0
-        out = residual if step < 0 else applied
+        scene, first = scene_of(scenes, i), scenes.anchor_ends[i] * table.width
         for b in range(len(scene.blocks)):
-            block = scene.blocks[b]
-            if step < 0:
-                lay_shares(table, scene, block)
-            count = touched_by(scene, block, places, touched)
-            rows = np.zeros(count * width, np.float32)
-            if step < 0:
-                begin(table, scene, block, places, rows, work)
-            else:
-                apply(table, scene, block, places, direction, rows, alone, work)
-            add_rows(rows, touched[:count], width, out)
-            for i in range(count):
-                places[touched[i]] = -1
-        if step < 0:
-            starts, pairs = users_of(scene, k)
-            ease_with(table, scene, starts, pairs, alone, damping, 0, k, halves)
-        product = next_step(table, halves, latents, residual, direction, applied, damping, product)
-        first = product if step < 0 else first
-        if not product > NOTHING * first:
-            break
+            lay_shares(table, scene, scene.blocks[b])
+        k = len(scene.anchors)
+        starts, pairs = users_of(scene, k)
+        solve_latents(table, scene, starts, pairs, damping, 0, k, latents[first : first + k * table.width])
 
 
 @bare
-def learn(table, scene, block, latents, alone, slopes, sums, work):
+def learn(table, scene, block, latents, slopes, sums, work):
     """Add up the loss of a block and its slopes by the profiles and by the sharpness, the latents held.
 
     Args:
@@ -635,7 +452,7 @@ def learn(table, scene, block, latents, alone, slopes, sums, work):
         sums: Added to: squared errors of the pixels, of the near anchors by themselves, and the slope by sharpness.
     """
     channels, width = len(table.colours), len(table.vectors) * LANES
-    together, alone, step, pulls = np.float32(1 - alone), np.float32(alone), table.channels * table.width, work.pulls
+    step, pulls = table.channels * table.width, work.pulls
     for row in range(block[0], block[2]):
         for column in range(block[1], block[3]):
             see(table, scene, latents, row, column, work)
@@ -643,17 +460,15 @@ def learn(table, scene, block, latents, alone, slopes, sums, work):
             weight, uses = scene.weights[pixel], scene.uses[pixel]
             mean, nearest, most = np.float32(0), np.float32(3e38), np.float32(0)
             for s in range(uses):
-                share, own, both = scene.shares[pixel, s], np.float32(0), np.float32(0)
+                share, own = scene.shares[pixel, s], np.float32(0)
                 for c in range(channels):
-                    value, error = work.each[s * channels + c], work.colour[c] - scene.target[pixel, c]
-                    lone = value - scene.target[pixel, c]
-                    own += lone * lone
-                    both += error * value
-                    work.each[s * channels + c] = 2 * weight * share * (together * error + alone * lone)
-                pulls[s] = weight * (together * 2 * both + alone * own)
+                    error = work.each[s * channels + c] - scene.target[pixel, c]
+                    own += error * error
+                    work.each[s * channels + c] = 2 * weight * share * error
+                pulls[s] = weight * own
                 mean, most = mean + share * pulls[s], max(most, share)
                 nearest = min(nearest, squared_distance(scene, scene.neighbours[pixel, s], row, column))
-                sums[1] += weight * share * own
+                sums[1] += share * pulls[s]
             for c in range(channels):
                 error = work.colour[c] - scene.target[pixel, c]
                 sums[0] += error * error
@@ -680,18 +495,18 @@ def learn(table, scene, block, latents, alone, slopes, sums, work):
 
 
 @compiled
-def learn_each(table, scenes, latents, alone, slopes, sums):
+def learn_each(table, scenes, latents, slopes, sums):
     """Do `learn` for all blocks of some images, `latents` flat and end to end."""
     work = lay_work(table, len(scenes.all.slots))
     for i in range(len(scenes.columns)):
         first, last = scenes.anchor_ends[i] * table.width, scenes.anchor_ends[i + 1] * table.width
         scene = scene_of(scenes, i)
         for b in range(len(scene.blocks)):
-            learn(table, scene, scene.blocks[b], latents[first:last], alone, slopes, sums, work)
+            learn(table, scene, scene.blocks[b], latents[first:last], slopes, sums, work)
 
 
 @compiled
-def gram(table, scene, block, alone, total):
+def gram(table, scene, block, total):
     """Add up the products of all pairs of the basis's functions, `total` (width, width), over the near anchors of a
     block, weighted as in a fit; returns the sum of the weights."""
     channels, width = len(table.colours), len(table.vectors) * LANES
@@ -701,8 +516,7 @@ def gram(table, scene, block, alone, total):
             pixel = row * scene.columns + column
             for s in range(scene.uses[pixel]):
                 anchor, share = scene.neighbours[pixel, s], scene.shares[pixel, s]
-                weight = share * ((1 - alone) * share + alone)
-                weights += weight
+                weights += share
                 lay_row(
                     table.profiles, table.orders, width, channels, table.knots, table.per_scale,
                     float(row - scene.anchors[anchor, 0]), float(column - scene.anchors[anchor, 1]),
@@ -711,7 +525,7 @@ def gram(table, scene, block, alone, total):
                 for c in range(channels):
                     for k in range(width):
                         for m in range(k + 1):
-                            total[k, m] += weight * values[c * width + k] * values[c * width + m]
+                            total[k, m] += share * values[c * width + k] * values[c * width + m]
     return weights
 
 

@@ -42,7 +42,7 @@ from arcpipe.arc.kernels.simd import (
 )
 from arcpipe.compiled import compiled
 
-BUILT_ON_SHA256 = "b3f04939ee30498f7a3637ba56be0830c168b1d19c2894a81c6d7655f5869f9d"
+BUILT_ON_SHA256 = "2a547449d751a2898e07ee6c6299dc882501e1597c82cce42c77ae992a7d9647"
 """See `arcpipe.compiled`: of `simd.py` and `vectors.py`."""
 
 

@@ -36,9 +36,8 @@ def _open(builder: Any, gate: Any, value: Any) -> Any:
 VECTORS = Vectors(LANES)
 load, store, splat, fma = VECTORS.load, VECTORS.store, VECTORS.splat, VECTORS.fma
 add, subtract, multiply, divide = VECTORS.add, VECTORS.subtract, VECTORS.multiply, VECTORS.divide
-row_dots, row_add = VECTORS.row_dots(), VECTORS.row_add()
+row_dots = VECTORS.row_dots()
 place, load_from = VECTORS.place(), VECTORS.load_from()
-half_load, half_store = VECTORS.half_load(), VECTORS.half_store()
 gated = VECTORS.elementwise(2, _open)
 """`value` where `gate` is above 0 (or NaN), else 0: gated(x, x) is the ReLU, gated(x, gradient) its way back."""
 root = VECTORS.elementwise(1, lambda builder, a: VECTORS.call(builder, "llvm.sqrt", a))

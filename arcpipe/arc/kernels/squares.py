@@ -13,7 +13,7 @@ from arcpipe.arc.kernels.simd import ROWS
 from arcpipe.arc.problem import PreparedImage
 from arcpipe.compiled import compiled
 
-BUILT_ON_SHA256 = "457e635f9f5447bb7f2ef64ef72e31f5eca3e56f0d839a2cd3b2a307a4227a6e"
+BUILT_ON_SHA256 = "caa013320f11562e11f874584302fabd8f34a5fb19ba6cfb2e6c62456da26c3c"
 """See `arcpipe.compiled`: of `simd.py`."""
 
 MOST_BANDS, BAND_SQUARES = 16, 8
