@@ -26,10 +26,10 @@ def fit_bytes(shape: Sequence[int], fit: FitSection) -> int:
     n_pixels, n = shape[0] * shape[1], fit.neighbours
     k = count_anchors(n_pixels, fit)
     if fit.decoder_kind == "basis":
-        # Target, shares, weight, neighbours and users of the pixels; of the anchors, with numbers padded to a
-        # register of 16, six arrays and the preconditioner in half precision.
+        # Of the pixels: target, weight, number of shares, and four arrays of n: neighbours in two orders, shares, users.
+        # Of the anchors: the places, scales and users' ends, and latents, padded to a register of 16, twice.
         width = -(-fit.latent_dim // 16) * 16
-        return n_pixels * (16 + 12 * n) + k * (96 + 24 * width + 2 * width**2) + 2**23
+        return n_pixels * (4 * shape[2] + 12 + 16 * n) + k * (96 + 8 * width) + 2**23
     # Tiles: number, rows and users of each pixel; latent and users of each row. A row is a latent, a slot and a
     # mini-batch that meet, at most one for each pixel and slot; their padding is the third part on top.
     rows = min(n * n_pixels, 1.33 * n * k / fit.pixel_share)
