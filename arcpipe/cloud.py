@@ -23,6 +23,7 @@ class Cloud:
     `neighbours` (height * width, n): rows of this cloud, raster order, nearest first; None where not loaded.
     `psnr` in dB on [0, 1], NaN where unknown.
     `scales` (k,) float32: how far each anchor reaches, pixels; None where the decoder's kind has none.
+    `decoder`: what the cloud was fitted under, where it comes from a store's `store["train/17"]` or from a `Fitter`.
     """
 
     positions: NDArray[Any]
@@ -36,6 +37,7 @@ class Cloud:
     sample_id: int = -1
     path: str = ""
     scales: NDArray[np.float32] | None = None
+    decoder: DecoderRecord | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.positions)

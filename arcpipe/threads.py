@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 from arcpipe.machine import available_cores
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 GIVE_WAY = 10
 """Niceness that threads add which work ahead of others."""
@@ -43,6 +48,14 @@ def torch_threads(wanted: int | None = None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def each(act: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
+    """Apply `act` to every item, by so many threads; results in the order of the items."""
+    if min(threads, len(items)) < 2:
+        return [act(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(act, items))
 
 
 def give_way() -> None:

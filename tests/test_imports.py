@@ -13,14 +13,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "arcpipe"
 
 # Lower number = lower floor. A module may import lower floors, and its own room.
 FLOOR = {
-    "__main__": 6,
-    "cli": 5,
-    "pipeline": 4,
-    "bench": 4,
-    "convert": 3,
-    "doctor": 3,
-    "train": 3,
-    "inspect": 3,
+    "__main__": 7,
+    "cli": 6,
+    "pipeline": 5,
+    "bench": 5,
+    "convert": 4,
+    "doctor": 4,
+    "train": 4,
+    "inspect": 4,
+    "fitter": 3,
     "sources": 2,
     "store": 2,
     "models": 2,

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from arcpipe.arc import edit as arc_edit
 from arcpipe.arc import maps as arc_maps
 from arcpipe.arc.maps import Maps
+from arcpipe.arc.render import render_cloud, render_places
 from arcpipe.cloud import Cloud, DecoderRecord
-from arcpipe.inspect.render import render_cloud, render_places
 
 Floats = NDArray[np.float64]
 Size = tuple[int, int]

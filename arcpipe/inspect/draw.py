@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from arcpipe.arc.render import render_cloud
 from arcpipe.errors import ConfigError, UnfinishedStoreError
 from arcpipe.inspect.edits import draw_edit
 from arcpipe.inspect.figures import draw_psnr
 from arcpipe.inspect.panels import Panels, finish, plain_panels, scaled_panels
 from arcpipe.inspect.pixels import to_picture
-from arcpipe.inspect.render import Originals, open_originals, render_cloud
 from arcpipe.inspect.report import InspectReport, SampleReport
 from arcpipe.inspect.samples import (
     Place,
@@ -31,6 +31,7 @@ from arcpipe.inspect.samples import (
     view_sample,
 )
 from arcpipe.inspect.sheet import Sheet, draw_sheet
+from arcpipe.sources import Originals, open_originals
 from arcpipe.store import Store, open_store
 
 OVERVIEW_BOX, SAMPLE_BOX = 288, 512  # pixels of a sheet that one picture gets: among nine samples, and alone

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from arcpipe.inspect.pixels import display_size, draw_dots, faded, fit, to_picture
-from arcpipe.inspect.render import open_originals
 from arcpipe.inspect.samples import Place, View, view_sample
 from arcpipe.inspect.sheet import INK, QUIET, font
+from arcpipe.sources import open_originals
 from arcpipe.store import Store
 
 HUES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito's palette: apart for everybody

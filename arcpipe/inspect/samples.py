@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from arcpipe.arc.render import render_and_compare
 from arcpipe.cloud import Cloud
-from arcpipe.inspect.render import Originals, render_cloud
+from arcpipe.sources import Originals
 from arcpipe.store import Store
 
 AGREEMENT_DB = 0.01  # the record is float32 and the picture is decoded again: rounding, nothing else
@@ -65,16 +66,13 @@ class View:
 
 def view_sample(store: Store, originals: Originals, place: Place, *, use_cache: bool = True) -> View:
     """Read and decode one cloud, and compare it with its original: the record must be reproduced."""
-    from arcpipe.arc.metrics import psnr
-
     cloud = store.read_cloud(*place.key, neighbours=use_cache and store.has_neighbours)
-    image = render_cloud(cloud, store.decoder, use_cache=use_cache)
     original = originals.read(place.split, cloud.path)
+    image, measured = render_and_compare(cloud, store.decoder, original, use_cache=use_cache)
     warning = ""
     if original is not None and original.shape != image.shape:
         warning = f"the source image has changed: it is {original.shape[0]} × {original.shape[1]} pixels now"
         original = None
-    measured = float("nan") if original is None else psnr(original, image)
     if not warning and abs(measured - cloud.psnr) > AGREEMENT_DB:
         warning = f"measured {measured:.2f} dB: the source image has changed, or the cloud"
     if not warning and original is None and not originals.note:

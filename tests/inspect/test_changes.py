@@ -9,12 +9,12 @@ import pytest
 
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.maps import Maps
+from arcpipe.arc.render import render_cloud, render_places
 from arcpipe.cloud import BasisRecord, Cloud, DecoderRecord
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError
 from arcpipe.inspect.changes import PICTURES, changes, compare, cropped, flipped, recoloured, rotated, zoomed
 from arcpipe.inspect.edits import draw_edit
-from arcpipe.inspect.render import render_cloud, render_places
 from arcpipe.inspect.samples import Place, View
 
 SIZE = (21, 26)

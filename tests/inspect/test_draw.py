@@ -12,13 +12,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from arcpipe.arc.render import render_cloud
 from arcpipe.errors import ConfigError, SampleNotFoundError, UnfinishedStoreError
 from arcpipe.inspect import run_inspect
 from arcpipe.inspect.figures import draw_hero
 from arcpipe.inspect.panels import detail_window
-from arcpipe.inspect.render import open_originals, render_cloud, render_window
 from arcpipe.inspect.samples import Place, view_sample
 from arcpipe.inspect.sheet import CAPTION_WIDTH, GAP, MARGIN
+from arcpipe.sources import open_originals
 from arcpipe.store import open_store
 
 Make = Callable[..., Path]
@@ -126,7 +127,7 @@ def test_a_window_is_cut_out_of_the_whole_render(make_store: Make, scale: int) -
     store = open_store(make_store())
     cloud = store.read_cloud(*store.find("test/dog/e.png"))
     whole = render_cloud(cloud, store.decoder, scale=scale)
-    window = render_window(cloud, store.decoder, (10, 4, 7, 21), scale=scale)
+    window = render_cloud(cloud, store.decoder, scale=scale, window=(10, 4, 7, 21))
     expected = whole[10 * scale : 17 * scale, 4 * scale : 25 * scale]
     assert window == pytest.approx(expected, abs=1e-6)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from arcpipe.arc.decoder import Decoder
+from arcpipe.arc.render import render_cloud
 from arcpipe.cloud import Cloud
 from arcpipe.config import FitSection
 from arcpipe.inspect.panels import finish, plain_panels, scaled_panels
-from arcpipe.inspect.render import render_cloud
 from arcpipe.inspect.samples import Place, View
 
 
