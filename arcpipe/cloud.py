@@ -43,6 +43,11 @@ class Cloud:
         return len(self.positions)
 
 
+PER_CLOUD = ("labels", "sizes", "relative", "psnr", "repeats", "sample_ids")
+PER_POINT = ("positions", "latents", "scales")
+"""The columns of a `CloudBatch`: arrays with a row for each cloud, and for each point. `paths` are a tuple."""
+
+
 @dataclass(frozen=True, slots=True)
 class CloudBatch:
     """Many clouds lying end to end in flat arrays; cloud i owns points `offsets[i]:offsets[i + 1]`.
@@ -97,7 +102,55 @@ class CloudBatch:
         return (self[index] for index in range(len(self)))
 
     def without_neighbours(self) -> CloudBatch:
+        """The same clouds without the neighbours of their pixels."""
         return replace(self, neighbours=None, pixel_offsets=None)
+
+    def cut(self, start: int, stop: int) -> CloudBatch:
+        """Clouds `start:stop`, whose arrays are views of these."""
+        changes: dict[str, Any] = {name: getattr(self, name)[start:stop] for name in (*PER_CLOUD, "paths")}
+        points = slice(int(self.offsets[start]), int(self.offsets[stop]))
+        changes |= {name: column[points] for name, column in self._points().items()}
+        if self.neighbours is not None and self.pixel_offsets is not None:
+            pixels = self.pixel_offsets[start : stop + 1]
+            changes["neighbours"] = self.neighbours[int(pixels[0]) : int(pixels[-1])]
+            changes["pixel_offsets"] = pixels - pixels[0]
+        return replace(self, offsets=self.offsets[start : stop + 1] - self.offsets[start], **changes)
+
+    def take(self, chosen: Sequence[int] | NDArray[np.int64]) -> CloudBatch:
+        """Some clouds, in the given order, as copies; a cloud may be taken more than once."""
+        rows = np.asarray(chosen, np.int64)
+        changes: dict[str, Any] = {name: getattr(self, name)[rows] for name in PER_CLOUD}
+        changes["paths"] = tuple(self.paths[row] for row in rows.tolist())
+        changes["offsets"], points = _ragged(self.offsets, rows)
+        changes |= {name: column[points] for name, column in self._points().items()}
+        if self.neighbours is not None and self.pixel_offsets is not None:
+            changes["pixel_offsets"], pixels = _ragged(self.pixel_offsets, rows)
+            changes["neighbours"] = self.neighbours[pixels]
+        return replace(self, **changes)
+
+    @classmethod
+    def concat(cls, batches: Sequence[CloudBatch]) -> CloudBatch:
+        """All clouds of some batches (one at least), end to end. What one of them lacks, all lose: scales, neighbours.
+
+        A single batch is returned as it is.
+        """
+        if len(batches) == 1:
+            return batches[0]
+        lengths = np.concatenate([np.diff(batch.offsets) for batch in batches])
+        common = [name for name in PER_POINT if all(getattr(batch, name) is not None for batch in batches)]
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(batch, name) for batch in batches]) for name in (*PER_CLOUD, *common)
+        }
+        columns["paths"] = tuple(path for batch in batches for path in batch.paths)
+        neighbours = [batch.neighbours for batch in batches if batch.neighbours is not None]
+        if len(neighbours) == len(batches):
+            columns["neighbours"] = np.concatenate(neighbours)
+            columns["pixel_offsets"] = ends_from(columns["sizes"].astype(np.int64).prod(axis=1))
+        return cls(offsets=ends_from(lengths), **columns)
+
+    def _points(self) -> dict[str, NDArray[Any]]:
+        """The columns that have a row for each point."""
+        return {name: column for name in PER_POINT if (column := getattr(self, name)) is not None}
 
     @classmethod
     def join(cls, clouds: Sequence[Cloud], *, latent_dim: int = 0, n_neighbours: int = 4) -> CloudBatch:
@@ -136,6 +189,13 @@ class CloudBatch:
 def ends_from(counts: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
     """Offsets (len(counts) + 1,) that start at 0 and rise by `counts`."""
     return np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))]).astype(np.int64)
+
+
+def _ragged(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Offsets of the chosen pieces laid end to end, and the rows of which they consist."""
+    lengths = np.diff(offsets)[chosen]
+    ends = ends_from(lengths)
+    return ends, np.arange(ends[-1]) + np.repeat(offsets[chosen] - ends[:-1], lengths)
 
 
 def morton_codes(positions: NDArray[Any]) -> NDArray[np.uint64]:

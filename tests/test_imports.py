@@ -22,6 +22,7 @@ FLOOR = {
     "train": 4,
     "inspect": 4,
     "fitter": 3,
+    "stream": 3,
     "sources": 2,
     "store": 2,
     "models": 2,

@@ -18,23 +18,23 @@ from arcpipe.models import describe, n_parameters, resolve
 from arcpipe.progress import Progress as Bar
 from arcpipe.seeds import derive_seed
 from arcpipe.store import Store, open_store
+from arcpipe.stream.features import check_changes, feature_cache
+from arcpipe.stream.loader import StreamLoader
+from arcpipe.stream.order import Manifest, epoch_order, shuffle_quality
+from arcpipe.stream.split import Split
 from arcpipe.threads import torch_threads
 from arcpipe.train.average import Average
 from arcpipe.train.begin import create_or_continue
 from arcpipe.train.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint, save_tensors
 from arcpipe.train.evaluate import evaluation_loader, score
 from arcpipe.train.facts import choose_splits, store_facts
-from arcpipe.train.features import check_changes, feature_cache
 from arcpipe.train.figures import draw_confusion, draw_curves
 from arcpipe.train.interrupt import Interrupts
 from arcpipe.train.launch import run_ranks
-from arcpipe.train.loader import StreamLoader
 from arcpipe.train.measures import Measures
-from arcpipe.train.order import Manifest, epoch_order, shuffle_quality
 from arcpipe.train.ranks import ALONE, Ranks, check_processes, from_torchrun, joined, threads_of
 from arcpipe.train.report import TrainReport
 from arcpipe.train.run import RunFolder
-from arcpipe.train.split import Split
 from arcpipe.train.step import learning_rate, make_optimiser, train_step
 
 CHECKPOINT_EVERY_S = 60.0  # at most so much work is lost to a kill
@@ -112,7 +112,7 @@ def train_rank(
     with joined(ranks, config) as device:
         store = open_store(config.store, allow_unfinished=config.stream.allow_unfinished)
         names = choose_splits(store, config.stream)
-        check_changes(config, store)
+        check_changes(config.features, config.augment, store)
         splits = open_splits(store, names, config, ranks)
         facts = store_facts(store, splits[0], names, config)
         run = RunFolder(config.out, config, facts)

@@ -17,9 +17,9 @@ from arcpipe.errors import CheckpointError, ConfigError, ImageError
 from arcpipe.fitter import Fitter
 from arcpipe.progress import Progress
 from arcpipe.sources import Picture
+from arcpipe.stream.loader import collate
 from arcpipe.threads import torch_threads
 from arcpipe.train.device import choose_device
-from arcpipe.train.loader import collate
 from arcpipe.train.run import RunFolder, open_run
 
 

@@ -22,8 +22,8 @@ from arcpipe.config import TrainConfig
 from arcpipe.errors import ConfigError, DeviceError, EndedElsewhereError, RankLostError
 from arcpipe.machine import available_cores
 from arcpipe.models.share import Share
+from arcpipe.stream.loader import Batch
 from arcpipe.train.device import choose_device
-from arcpipe.train.loader import Batch
 
 T = TypeVar("T", bound=np.generic)
 

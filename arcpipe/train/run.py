@@ -28,9 +28,9 @@ from arcpipe.config import TrainConfig, build
 from arcpipe.errors import CheckpointError, ConfigError, StoreBusyError
 from arcpipe.models import build_model
 from arcpipe.store import decoder_kind
+from arcpipe.stream.features import Features
+from arcpipe.stream.split import Normalisation
 from arcpipe.train import checkpoint
-from arcpipe.train.features import Features
-from arcpipe.train.split import Normalisation
 
 FORMAT = "arcpipe-run"
 FORMAT_VERSION = 1

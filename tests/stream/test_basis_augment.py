@@ -13,8 +13,8 @@ from arcpipe.arc.maps import Maps, brightness, contrast, hue, saturation
 from arcpipe.cloud import BasisRecord, Cloud, CloudBatch
 from arcpipe.config import AugmentSection, build
 from arcpipe.errors import ConfigError
-from arcpipe.train.augment import Augmented, Columns, augment, augment_cloud
-from arcpipe.train.draws import uniform
+from arcpipe.stream.augment import Augmented, Columns, augment, augment_cloud
+from arcpipe.stream.draws import uniform
 
 ORDERS = np.array([0, 0, 0, 1, 1, 2, 3], np.float32)
 Z = 11

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord, NetworkRecord
 from arcpipe.store import StoreHeader, create_or_open, fingerprint
@@ -101,22 +100,6 @@ def write_store(
     if finish:
         writer.finish()
     return path
-
-
-@pytest.fixture(scope="session")
-def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 training clouds in 3 parts, 30 test clouds in 2."""
-    return write_store(tmp_path_factory.mktemp("stores") / "tiny.zarr")
-
-
-@pytest.fixture
-def new_store(tmp_path: Path) -> Callable[..., Path]:
-    """Write another store: `new_store(splits={"train": 10}, n_classes=2)`."""
-
-    def write(name: str = "other.zarr", **settings: object) -> Path:
-        return write_store(tmp_path / name, **settings)  # type: ignore[arg-type]
-
-    return write
 
 
 def _every_other_bit(codes: np.ndarray) -> np.ndarray:

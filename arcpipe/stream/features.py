@@ -1,4 +1,4 @@
-"""What the classifier is given of every point: its latent (the thesis), what its cloud decodes to around it, or both;
+"""What a model is given of every point: its latent (the thesis), what its cloud decodes to around it, or both;
 and, if asked, how far its anchor reaches.
 
 Decoded features are computed once for a store, part by part, and kept beside the runs: decoding a cloud takes a hundred
@@ -25,11 +25,11 @@ from arcpipe.arc.engine import decoder_of
 from arcpipe.arc.maps import Maps
 from arcpipe.arc.stencil import mirror_signs, stencil_features
 from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord
-from arcpipe.config import FeaturesSection, TrainConfig
+from arcpipe.config import AugmentSection, FeaturesSection
 from arcpipe.errors import ConfigError
 from arcpipe.progress import Progress
 from arcpipe.store import Store
-from arcpipe.train.augment import COLOURS, Columns
+from arcpipe.stream.augment import COLOURS, Columns
 
 FORMAT = "stencil-1"
 """Goes into a cache's name: change it with anything that changes a feature."""
@@ -177,14 +177,14 @@ def feature_cache(section: FeaturesSection, store: Store, run: Path) -> FeatureC
     return FeatureCache(section.cache or run.parent / ".features", store, features) if features.computed else None
 
 
-def check_changes(config: TrainConfig, store: Store) -> None:
+def check_changes(features: FeaturesSection, augment: AugmentSection, store: Store) -> None:
     """Refuse what the store's clouds cannot do.
 
     Raises:
         ConfigError: scales of anchors that have none, or augmentations that would not change what describes a point.
     """
-    kind, apply = store.decoder_kind, config.augment.apply
-    if config.features.scale and kind != "basis":
+    kind, apply = store.decoder_kind, augment.apply
+    if features.scale and kind != "basis":
         raise ConfigError(
             "features.scale needs a store of the kind basis: anchors of others have no scale.",
             details=[f"{store.path} is of the kind {kind}"],
@@ -192,10 +192,10 @@ def check_changes(config: TrainConfig, store: Store) -> None:
         )
     refused = [name for name in apply if name in ("zoom", *COLOURS)]
     others = ",".join(name for name in apply if name not in refused) or "none"
-    if refused and (kind != "basis" or config.features.kind != "latents"):
+    if refused and (kind != "basis" or features.kind != "latents"):
         raise ConfigError(
             f"--augment {','.join(refused)} needs latents of the kind basis: others do not change with the picture.",
-            details=[f"{store.path} is of the kind {kind}, and the run has --features {config.features.kind}"],
+            details=[f"{store.path} is of the kind {kind}, and the run has --features {features.kind}"],
             fix=[f"--augment {others}", "arcpipe convert ... --recipe basis"],
         )
     refused = [name for name in apply if name in ("saturation", "hue")]

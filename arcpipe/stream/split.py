@@ -1,4 +1,4 @@
-"""One split of a store as the trainer sees it: its manifest, its blocks, and how its latents are normalised."""
+"""One split of a store as a stream sees it: its manifest, its blocks, and how its latents are normalised."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from arcpipe.cloud import CloudBatch
 from arcpipe.place import is_remote
 from arcpipe.store import Store
-from arcpipe.train.features import FeatureCache
-from arcpipe.train.order import Manifest
+from arcpipe.stream.features import FeatureCache
+from arcpipe.stream.order import Manifest
 
 REMOTE_READERS = 8
 
@@ -113,9 +113,9 @@ class Split:
         return self.manifest.n_points * (4 * self.width + 8) + 48 * len(self.manifest)
 
     def read(self, part: int, start: int, stop: int) -> CloudBatch:
-        """Clouds `start:stop` of part number `part` of the manifest, without neighbours and paths. Thread-safe."""
+        """Clouds `start:stop` of part number `part` of the manifest, without neighbours and scales. Thread-safe."""
         if self._memory is not None:
-            return cut(self._memory[part], start, stop)
+            return self._memory[part].cut(start, stop)
         return self._read(part, start, stop)
 
     def _read(self, part: int, start: int, stop: int) -> CloudBatch:
@@ -137,27 +137,6 @@ def _learned(sample_ids: NDArray[np.int64], held_out: float) -> int:
     while 0 < end < len(sample_ids) and sample_ids[end] == sample_ids[end - 1]:
         end -= 1
     return end
-
-
-def cut(clouds: CloudBatch, start: int, stop: int) -> CloudBatch:
-    """Clouds `start:stop` as views of the flat arrays."""
-    rows = slice(int(clouds.offsets[start]), int(clouds.offsets[stop]))
-    return replace(
-        clouds,
-        offsets=clouds.offsets[start : stop + 1] - clouds.offsets[start],
-        positions=clouds.positions[rows],
-        latents=clouds.latents[rows],
-        sizes=clouds.sizes[start:stop],
-        relative=clouds.relative[start:stop],
-        labels=clouds.labels[start:stop],
-        psnr=clouds.psnr[start:stop],
-        repeats=clouds.repeats[start:stop],
-        sample_ids=clouds.sample_ids[start:stop],
-        paths=clouds.paths[start:stop],
-        scales=None if clouds.scales is None else clouds.scales[rows],
-        neighbours=None,
-        pixel_offsets=None,
-    )
 
 
 def normalisation(split: Split, kind: Literal["per-dim", "whole", "none"]) -> Normalisation:

@@ -11,8 +11,8 @@ import pytest
 from arcpipe.arc import edit
 from arcpipe.cloud import Cloud, CloudBatch
 from arcpipe.config import AugmentSection
-from arcpipe.train.augment import Columns, augment, augment_cloud
-from arcpipe.train.draws import beta, cloud_keys, normal, uniform
+from arcpipe.stream.augment import Columns, augment, augment_cloud
+from arcpipe.stream.draws import beta, cloud_keys, normal, uniform
 
 ALL = AugmentSection(apply=("noise", "mask", "push", "rotate", "flip", "displace", "arcmix"))
 

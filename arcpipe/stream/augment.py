@@ -19,7 +19,7 @@ from arcpipe.arc import edit
 from arcpipe.arc.maps import Maps
 from arcpipe.cloud import Cloud, CloudBatch, ends_from
 from arcpipe.config import AugmentSection
-from arcpipe.train.draws import Keys, beta, cloud_keys, normal, uniform
+from arcpipe.stream.draws import Keys, beta, cloud_keys, normal, uniform
 
 __all__ = ["COLOURS", "Columns", "Points", "augment", "augment_cloud", "cloud_keys"]
 
