@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+import arcpipe
+
 DecoderKind = Literal["concat", "basis"]
 """How near latents become a colour: `NetworkRecord` or `BasisRecord`."""
 
@@ -41,6 +43,10 @@ class Cloud:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def _repr_png_(self) -> bytes | None:
+        """How a notebook shows the cloud, where its decoder is known."""
+        return None if self.decoder is None else arcpipe.show(self)._repr_png_()
 
 
 PER_CLOUD = ("labels", "sizes", "relative", "psnr", "repeats", "sample_ids")

@@ -519,6 +519,35 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
         raise _config_error(kind, error, where) from None
 
 
+def sectioned(kind: type[Section], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Put settings into the sections that have them: `{"epochs": 3}` becomes `{"optim": {"epochs": 3}}`.
+
+    What is a table of settings, or no section's, stays where it is.
+
+    Raises:
+        ConfigError: no section has such a setting (names the nearest one).
+    """
+    sections = {name: field.annotation for name, field in kind.model_fields.items()}
+    homes = {
+        key: name
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, Section)
+        for key in section.model_fields
+    }
+    placed: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and key in sections:
+            placed[key] = {**placed.get(key, {}), **value}
+        elif key in homes:
+            placed[homes[key]] = {**placed.get(homes[key], {}), key: value}
+        elif key in sections:
+            placed[key] = value
+        else:
+            near = difflib.get_close_matches(key, [*homes, *sections], n=1)
+            raise ConfigError(f"there is no setting {key!r}.", details=[f"near it: {name}" for name in near])
+    return placed
+
+
 LATER: dict[str, dict[str, Any]] = {
     "source": {"splits": None},
     "fit": {"decoder_kind": "concat", "own_share": 0.5, "damping": 0.01},

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from arcpipe.config import FitSection, SourceSection, StoreSection
 from arcpipe.errors import ConfigError, ImageError
 from arcpipe.seeds import derive_seed
 from arcpipe.sources import Picture, load_image
-from arcpipe.store import Rounding, Store, position_dtype
+from arcpipe.store import Rounding, Store, open_store, position_dtype
 from arcpipe.threads import each
 
 MEMORY = 2**30
@@ -32,6 +33,12 @@ MEMORY = 2**30
 @dataclass(frozen=True)
 class Fitter:
     """Turns images into clouds: fits them, rounds the latents, and measures what these decode to.
+
+    >>> import arcpipe as ap
+    >>> fitter = ap.Fitter.like(ap.open_store("store/digits.zarr"))
+    >>> cloud = fitter.fit("photo.png")  # a file, an image of Pillow, or an array
+    >>> cloud.size, ap.decode(cloud).shape
+    ((20, 30), (20, 30, 1))
 
     `settings`: the recipe. `store`: how latents are rounded. `source`: the shape that images take before the fit.
     `seed`: of the run; the fits of `fit` follow from it and from the pixels. `threads`: finish several clouds at once.
@@ -46,12 +53,13 @@ class Fitter:
     threads: int = 1
 
     @classmethod
-    def like(cls, store: Store, *, device: str = "cpu") -> Fitter:
+    def like(cls, store: Store | Path | str, *, device: str = "cpu") -> Fitter:
         """A fitter that makes clouds as those of a store.
 
         Raises:
             ConfigError: the store does not say how it was made.
         """
+        store = store if isinstance(store, Store) else open_store(store)
         return cls.made(store.config, store.decoder, str(store.path), device=device)
 
     @classmethod

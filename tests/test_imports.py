@@ -43,10 +43,11 @@ FLOOR = {
     "threads": 0,
     "machine": 0,
     "interrupts": 0,
-    "__init__": 0,
+    "rooms": 0,
+    "__init__": 8,
 }
 # Imports of the ground floor point leftwards only.
-GROUND_FLOOR_ORDER = ["__init__", "errors", "outages", "objects", "place", "seeds", "options", "progress"]
+GROUND_FLOOR_ORDER = ["rooms", "errors", "outages", "objects", "place", "seeds", "options", "progress"]
 GROUND_FLOOR_ORDER += ["machine", "threads", "interrupts", "cloud", "config"]
 
 ONLY_IN = {

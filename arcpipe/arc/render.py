@@ -33,6 +33,13 @@ def render_cloud(
 ) -> NDArray[np.float32]:
     """Decode a cloud (thesis eq. 3-8, 5) into an image (height * scale, width * scale, C) float32 within [0, 1].
 
+    >>> import arcpipe as ap
+    >>> store = ap.open_store("store/digits.zarr")
+    >>> ap.decode(store["train/17"], store.decoder, scale=4).shape
+    (128, 128, 1)
+    >>> ap.decode(store["train/17"], window=(8, 8, 4, 6)).shape  # top, left, height, width
+    (4, 6, 1)
+
     Args:
         cloud: As it was fitted, or edited.
         decoder: The one that the cloud was fitted under; by default the one that it brings along.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -133,6 +134,7 @@ def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None,
 
     environment = worker_environment(threads)
     stack.enter_context(_dask_settings(environment))
+    stack.enter_context(_without_script())
     if scratch is None:
         temporary = tempfile.TemporaryDirectory(prefix="arcpipe-", ignore_cleanup_errors=True)
         scratch = Path(stack.enter_context(temporary))
@@ -187,6 +189,24 @@ def _environment(name: str, value: str) -> Iterator[None]:
     finally:
         if before is None:
             del os.environ[name]
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Keep Python from running the user's script again in every process that is started in the block.
+
+    It would do so to find the script's functions, of which a task needs none; a script without
+    `if __name__ == "__main__"` would then start its conversion again in every worker.
+    """
+    main = sys.modules["__main__"]
+    before: dict[str, Any] = {
+        name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__
+    }
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(before)
 
 
 def _one_gpu(index: int, on_gpus: bool) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from arcpipe.arc.render import render_cloud
 from arcpipe.errors import ConfigError, UnfinishedStoreError
@@ -87,11 +88,8 @@ def run_inspect(
     if edit and scale != 1:
         raise ConfigError("--scale and --edit cannot be combined.", fix=["give only one of them"])
     store = open_store(path, allow_unfinished=True)
-    psnr = {split: np.asarray(store.psnr(split)) for split in in_order(store.splits)}
-    if not any(len(values) for values in psnr.values()):
-        raise UnfinishedStoreError(f"{path} holds no cloud yet.", fix=["run its arcpipe convert command again"])
+    desk = _desk(store, out, scale, use_cache)
     places = list(dict.fromkeys(Place(*store.find(name)) for name in samples))
-    desk = Desk(store, psnr, open_originals(store.config, store.channels), out, scale, use_cache)
     _make_folder(out, path)
     if edit:
         files, views = _draw_edits(desk, places, edit, seed)
@@ -99,22 +97,44 @@ def run_inspect(
         files, views = _draw_named(desk, places)
     else:
         files, views = _draw_overview(desk)
-    means = {split: known(_mean(values)) for split, values in psnr.items()}
+    means = {split: known(_mean(values)) for split, values in desk.psnr.items()}
     return InspectReport(path, tuple(files), tuple(views), means, desk.originals.note)
 
 
+def best_to_worst(store: Store) -> Image.Image:
+    """The sheet of the best, the median and the worst cloud of a store.
+
+    Raises:
+        UnfinishedStoreError: the store holds no cloud yet.
+    """
+    return _overview(_desk(store, Path(), 1, True), each=1)[0]
+
+
+def _desk(store: Store, out: Path, scale: int, use_cache: bool) -> Desk:
+    psnr = {split: np.asarray(store.psnr(split)) for split in in_order(store.splits)}
+    if not any(len(values) for values in psnr.values()):
+        raise UnfinishedStoreError(f"{store.path} holds no cloud yet.", fix=["run its arcpipe convert command again"])
+    return Desk(store, psnr, open_originals(store.config, store.channels), out, scale, use_cache)
+
+
 def _draw_overview(desk: Desk) -> tuple[list[Path], list[SampleReport]]:
+    drawn, reports = _overview(desk, each=3)
+    clouds = sum(len(values) for values in desk.psnr.values())
+    sheet, histogram = desk.out / f"best-median-worst{desk.ending()}", desk.out / "psnr.png"
+    drawn.save(sheet)
+    draw_psnr(desk.psnr, f"{desk.store.path.name}: PSNR of {clouds:,} clouds", histogram)
+    return [sheet, histogram], reports
+
+
+def _overview(desk: Desk, each: int) -> tuple[Image.Image, list[SampleReport]]:
     panels, reports = [], []
-    for place in desk.chosen(each=3):
+    for place in desk.chosen(each):
         view = desk.view(place)
         panels.append(_panels(desk, view, OVERVIEW_BOX))
         reports.append(SampleReport.of(view))
     clouds = sum(len(values) for values in desk.psnr.values())
     title = f"{desk.store.path.name}: best, median and worst of {clouds:,} clouds"
-    sheet, histogram = desk.out / f"best-median-worst{desk.ending()}", desk.out / "psnr.png"
-    draw_sheet(_sheet(desk, title, panels)).save(sheet)
-    draw_psnr(desk.psnr, f"{desk.store.path.name}: PSNR of {clouds:,} clouds", histogram)
-    return [sheet, histogram], reports
+    return draw_sheet(_sheet(desk, title, panels)), reports
 
 
 def _draw_named(desk: Desk, places: Sequence[Place]) -> tuple[list[Path], list[SampleReport]]:

@@ -49,7 +49,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device) -> Batch:
+    @property
+    def owner(self) -> Tensor:
+        """The cloud of each point (m,) int64, for sums and means over clouds."""
+        return torch.repeat_interleave(torch.arange(len(self), device=self.offsets.device), self.offsets.diff())
+
+    def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
         return replace(
             self,

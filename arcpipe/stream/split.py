@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -147,14 +148,23 @@ def normalisation(split: Split, kind: Literal["per-dim", "whole", "none"]) -> No
         kind: `per-dim`: one mean and std per latent dimension; `whole`: one of each; `none`: latents stay as they are.
     """
     if kind == "none":
-        return Normalisation(np.zeros(split.width, np.float32), np.ones(split.width, np.float32))
+        return from_statistics({}, kind, split.width)
     statistics = split.store.latent_statistics
     # The store keeps those of its own training split only, and of all of it.
     if statistics.get("split") != split.name or split.computed or not split.whole:
         statistics = _statistics(split)
+    return from_statistics(statistics, kind, split.width)
+
+
+def from_statistics(
+    statistics: Mapping[str, Any], kind: Literal["per-dim", "whole", "none"], width: int
+) -> Normalisation:
+    """Choose mean and std from statistics as a store keeps them; `none` needs none."""
+    if kind == "none":
+        return Normalisation(np.zeros(width, np.float32), np.ones(width, np.float32))
     if kind == "whole":
-        mean = np.full(split.width, statistics["whole_mean"], np.float32)
-        std = np.full(split.width, statistics["whole_std"], np.float32)
+        mean = np.full(width, statistics["whole_mean"], np.float32)
+        std = np.full(width, statistics["whole_std"], np.float32)
     else:
         mean, std = np.array(statistics["mean"], np.float32), np.array(statistics["std"], np.float32)
     return Normalisation(mean, np.where(std > 0, std, np.float32(1)))  # a constant dimension becomes 0, not NaN

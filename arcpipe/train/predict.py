@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import arcpipe
 from arcpipe.arc.memory import GROUP_PIXELS
 from arcpipe.cloud import Cloud, CloudBatch
 from arcpipe.errors import CheckpointError, ConfigError, ImageError
 from arcpipe.fitter import Fitter
+from arcpipe.models import describe
 from arcpipe.progress import Progress
 from arcpipe.sources import Picture
 from arcpipe.stream.loader import collate
@@ -65,56 +67,73 @@ class PredictReport:
         return [prediction.line() for prediction in self.predictions]
 
 
-class Classifying:
-    """A trained run, ready for new images: its fitter, its model and how it describes points.
+class TrainedRun:
+    """A trained run, ready for new images: see `load_run`.
 
-    Raises:
-        CheckpointError: there is no trained run, or it does not say how its clouds were made.
+    `folder`: its `RunFolder`, with settings (`config`), facts of its store and `metrics`. `model`: in evaluation mode.
+    `fitter`: makes clouds as those that the model was trained on. `classes`: their names.
     """
 
-    def __init__(self, run: RunFolder, *, weights: Literal["last", "best"] = "last", device: str = "auto") -> None:
-        self.run, self.device = run, choose_device(device)
-        self.model = run.model().to(self.device)
-        run.load_weights(self.model, weights)
+    def __init__(self, folder: RunFolder, *, weights: Literal["last", "best"] = "last", device: str = "auto") -> None:
+        self.folder, self.classes, self.device = folder, folder.facts.classes, choose_device(device)
+        self.model = folder.model().to(self.device)
+        folder.load_weights(self.model, weights)
         self.model.eval()
         try:
-            self.fitter = Fitter.made(run.facts.convert, run.decoder(), str(run.path), device=str(self.device))
+            made, where = folder.facts.convert, str(folder.path)
+            self.fitter = Fitter.made(made, folder.decoder(), where, device=str(self.device))
         except ConfigError as error:
             fix = ["train again on a store made by arcpipe convert"]
             raise CheckpointError(error.what, details=error.details, fix=fix) from None
 
-    def predict(self, images: Sequence[Picture], told: Callable[[int], None] = lambda done: None) -> list[Prediction]:
+    def __repr__(self) -> str:
+        return f"<TrainedRun {self.folder.path}: {describe(self.model)}, {len(self.classes)} classes, on {self.device}>"
+
+    def _repr_png_(self) -> bytes | None:
+        return arcpipe.show(self)._repr_png_()
+
+    @property
+    def figures(self) -> list[Path]:
+        """The pictures that training drew: its curves, and the confusion matrix where a split was evaluated."""
+        files = [self.folder.path / name for name in ("curves.png", "confusion.png")]
+        return [file for file in files if file.is_file()]
+
+    def predict(
+        self, images: Picture | Sequence[Picture], told: Callable[[int], None] = lambda done: None
+    ) -> list[Prediction]:
         """Fit and classify pictures, in their order; `told` is called with how many are done.
 
         The same picture gets the same answer whatever its name and whatever is asked beside it: its seed comes from its
         pixels (but where the store was made with `--displace`, the name decides the place). A picture that cannot be
         used is an entry with an error; the others go on.
         """
+        alone = isinstance(images, (str, Path)) or hasattr(images, "__array_interface__")  # of NumPy and of Pillow
+        pictures = [cast(Picture, images)] if alone else list(cast(Sequence[Picture], images))
         found: dict[int, Prediction] = {}
-        for group in self._groups(images, found):
+        for group in self._groups(pictures, found):
             pixels = [image for _, image in group]
             clouds = self.fitter.clouds(pixels, [self.fitter.seed_of(image) for image in pixels])
             for (i, _), cloud in zip(group, clouds, strict=True):
-                name = _name(images[i])
+                name = _name(pictures[i])
                 if isinstance(cloud, ImageError):
                     found[i] = Prediction(name, error=str(cloud))
                 else:
                     found[i] = self.classify(cloud, name)
             told(len(found))
-        return [found[i] for i in range(len(images))]
+        return [found[i] for i in range(len(pictures))]
 
     def classify(self, cloud: Cloud, name: str = "") -> Prediction:
         """Classify one cloud that was fitted under the run's decoder."""
-        run = self.run
-        no_label = np.zeros((1, len(run.facts.classes)), np.float32)
+        run = self.folder
+        no_label = np.zeros((1, len(self.classes)), np.float32)
         described = CloudBatch.join([run.features.describe(cloud)])
         batch = collate(described, no_label, run.normalisation, 0).to(self.device)
         with torch.inference_mode():
             shares = self.model(batch.latents, batch.positions, batch.offsets).double().softmax(1)[0].tolist()
         return Prediction(
             path=name or cloud.path,
-            label=run.facts.classes[int(np.argmax(shares))],
-            probabilities=dict(zip(run.facts.classes, shares, strict=True)),
+            label=self.classes[int(np.argmax(shares))],
+            probabilities=dict(zip(self.classes, shares, strict=True)),
             psnr=cloud.psnr,
             anchors=len(cloud),
         )
@@ -139,6 +158,27 @@ class Classifying:
             yield group
 
 
+def load_run(path: Path | str, *, weights: Literal["last", "best"] = "last", device: str = "auto") -> TrainedRun:
+    """Load a trained run for new images; its folder is all that is needed.
+
+    >>> import arcpipe as ap
+    >>> run = ap.load_run("runs/digits")
+    >>> (prediction,) = run.predict("photo.png")
+    >>> prediction.label in run.classes, sum(prediction.probabilities.values()) > 0.999
+    (True, True)
+
+    Args:
+        path: The folder of a run.
+        weights: Those of the last step, or those that a validation split chose.
+        device: `auto` is the first GPU if there is one; `cpu`, or any other name that torch knows.
+
+    Raises:
+        CheckpointError: there is no trained run, or it does not say how its clouds were made.
+        DeviceError: there is no such device.
+    """
+    return TrainedRun(open_run(Path(path)), weights=weights, device=device)
+
+
 def run_predict(
     run_path: Path,
     images: Sequence[Path],
@@ -148,14 +188,14 @@ def run_predict(
     threads: int | None = None,
     quiet: bool = False,
 ) -> PredictReport:
-    """Fit and classify image files, see `Classifying`.
+    """Fit and classify image files, see `TrainedRun.predict`.
 
     Raises:
         CheckpointError: there is no trained run.
     """
-    classifying = Classifying(open_run(run_path), weights=weights, device=device)
+    run = load_run(run_path, weights=weights, device=device)
     with Progress("predict", len(images), "images", enabled=not quiet) as bar, torch_threads(threads):
-        return PredictReport(run_path, tuple(classifying.predict(images, bar.update)))
+        return PredictReport(run_path, tuple(run.predict(images, bar.update)))
 
 
 def _name(image: Picture) -> str:

@@ -82,8 +82,8 @@ def test_flips_and_quarter_turns_of_pictures_are_those_of_numpy() -> None:
     square = dataclasses.replace(OF_BASIS, size=(26, 26))
     picture = render_cloud(square, BASIS)
     expected = {
-        flipped(rows=True, columns=False): picture[::-1],
-        flipped(rows=False, columns=True): picture[:, ::-1],
+        flipped("rows"): picture[::-1],
+        flipped("columns"): picture[:, ::-1],
         rotated(90): np.rot90(picture),
     }
     for change, wanted in expected.items():
