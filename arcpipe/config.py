@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from arcpipe.errors import ConfigError
+from arcpipe.options import Cache, Dtype, Features, Model, Normalise, Preset, Recipe, Schedule, Weights
 from arcpipe.place import as_folder, as_place
 
 Count = Annotated[int, Field(ge=1)]
@@ -114,7 +115,7 @@ OF_KIND: dict[str, tuple[str, ...]] = {
 class FitSection(Section):
     """How one image becomes one cloud (METHOD of the thesis, section 3.2 and appendix A)."""
 
-    recipe: Literal["thesis", "fast", "basis"] = "thesis"
+    recipe: Recipe = "thesis"
     """A set of defaults. `basis`: a decoder that is linear in the latents, which are solved for. `thesis`: the thesis's
     procedure. `fast`: the same at the same PSNR in 275 steps instead of 500."""
     latents: Annotated[float, Field(gt=0)] = 0.05
@@ -133,7 +134,7 @@ class FitSection(Section):
     steps: Count = 500
     """Of Adam; of `basis`, of conjugate gradients."""
     lr: Annotated[float, Field(gt=0)] = 0.005
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     """`cosine`: the rate falls from `lr` to 0 along half a cosine, over the steps of a fit (not of pretraining)."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
@@ -219,10 +220,10 @@ class FitSection(Section):
 class StoreSection(Section):
     """How clouds lie on disk."""
 
-    dtype: Literal["float16", "float32", "int8"] = "float16"
+    dtype: Dtype = "float16"
     bits: Annotated[int, Field(ge=2, le=8)] = 8
     """Of `int8`: 6 take a quarter less space than 8, see docs/store-format.md."""
-    neighbours_cache: Literal["pixels", "none"] = "pixels"
+    neighbours_cache: Cache = "pixels"
     part_samples: Count | None = None
     """Samples in a part; by default as many as make 30 to 120 seconds of work."""
 
@@ -357,7 +358,7 @@ class AugmentSection(Section):
 class FeaturesSection(Section):
     """What the classifier is given of every point."""
 
-    kind: Literal["latents", "decoded", "both"] = "latents"
+    kind: Features = "latents"
     """`latents`: as in the thesis. `decoded`: what the cloud decodes to around the point. `both` in turn."""
     windows: tuple[Count, ...] = (7,)
     """Edges of the decoded windows around a point, pixels, odd."""
@@ -393,8 +394,8 @@ class FeaturesSection(Section):
 class ModelSection(Section):
     """The classifier; `preset` fills what is not given."""
 
-    model: Literal["ptv3", "ptv1"] = "ptv3"
-    preset: Literal["small", "large"] = "small"
+    model: Model = "ptv3"
+    preset: Preset = "small"
     """`small`: for clouds of 10 to 100 points; of PTv3, the published network (0.45 M parameters). `large`: more."""
     channels: tuple[Count, ...] | None = None
     depths: tuple[Count, ...] | None = None
@@ -417,7 +418,7 @@ class OptimSection(Section):
     batch_size: Count = 128
     lr: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Schedule = "cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of all steps in which the rate rises from 0."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -435,7 +436,7 @@ class StreamSection(Section):
     train_split: str = "train"
     test_split: str | None = None
     """The split that is evaluated; by default `test`, else `val`."""
-    normalise: Literal["per-dim", "whole", "none"] = "per-dim"
+    normalise: Normalise = "per-dim"
     block: Count = 32
     """Neighbouring samples of a part that are read together."""
     window: Count = 8
@@ -490,7 +491,7 @@ class EvaluateConfig(Section):
     run: Folder
     store: Place
     split: str | None = None
-    weights: Literal["last", "best"] = "last"
+    weights: Weights = "last"
     """`best`: those that the validation split chose, where the store has one beside the reported split."""
     push: Annotated[float, Field(ge=0)] = 0.0
     """Every anchor moves by at most so many pixels on each axis."""

@@ -58,6 +58,29 @@ def each(act: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
         return list(pool.map(act, items))
 
 
+class Helpers:
+    """Some threads with work memory of their own, for the bands of one image."""
+
+    def __init__(self, pool: ThreadPoolExecutor | None, count: int) -> None:
+        self.pool, self.count = pool, count
+
+    def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Do the items, in any order; results in theirs."""
+        if self.pool is None or len(items) < 2:
+            return [work(item) for item in items]
+        return list(self.pool.map(work, items))
+
+
+@contextmanager
+def team(threads: int) -> Iterator[Helpers]:
+    """Threads that sleep between their pieces of work, so that a busy neighbour costs only its share."""
+    if threads < 2:
+        yield Helpers(None, 1)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield Helpers(pool, threads)
+
+
 def give_way() -> None:
     """Let the calling thread work when a core is free, and wait while others have something to do.
 

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from arcpipe.arc import edit
 from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord, NetworkRecord
+from arcpipe.config import AugmentSection
 from arcpipe.store import StoreHeader, create_or_open, fingerprint
+from arcpipe.stream.augment import Columns, augment
 
 LATENT_DIM = 4
 SIDE = 16
@@ -104,3 +107,11 @@ def write_store(
 
 def _every_other_bit(codes: np.ndarray) -> np.ndarray:
     return sum(((codes >> (2 * bit)) & 1) << bit for bit in range(4))
+
+
+def augment_cloud(cloud: Cloud, key: int, section: AugmentSection, columns: Columns | None = None) -> Cloud:
+    """Apply what `section.apply` names to one cloud, except ARCMix. `key` names the random numbers."""
+    alone = section.model_copy(update={"apply": tuple(name for name in section.apply if name != "arcmix")})
+    batch = CloudBatch.join([cloud], latent_dim=cloud.latents.shape[1])
+    made = augment(batch, np.ones((1, 1), np.float32), np.array([key], np.uint64), alone, columns)
+    return edit.changed(cloud, made.positions, made.latents, made.scales)

@@ -9,12 +9,13 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from arcpipe.config import ConvertConfig, Count, Section, TrainConfig, build, read_toml
 from arcpipe.errors import ConfigError
+from arcpipe.options import Weights
 
 PLACEHOLDER = Path("-")
 """Where a store or run lies is derived from its settings (`plan`) once they are known."""
@@ -28,7 +29,7 @@ class EvaluateSection(Section):
     name: str = ""
     """Title of the column; `accuracy` if there is only one."""
     split: str | None = None
-    weights: Literal["last", "best"] = "last"
+    weights: Weights = "last"
     push: Annotated[float, Field(ge=0)] = 0.0
     shift: Annotated[float, Field(ge=0)] = 0.0
     displace: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import distributed
@@ -13,12 +13,13 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from arcpipe.cloud import Cloud, CloudBatch
 from arcpipe.config import AugmentSection, FeaturesSection, StreamSection, build, differences
 from arcpipe.errors import ConfigError, MissingPackageError
+from arcpipe.options import Normalise
 from arcpipe.store import Store, open_store
 from arcpipe.stream.features import Features, check_changes
 from arcpipe.stream.loader import Batch, StreamLoader, collate, one_hot
 from arcpipe.stream.split import Normalisation, Split, from_statistics
 
-Normalise = Literal["per-dim", "whole", "none"] | Normalisation
+Normalising = Normalise | Normalisation
 
 
 class CloudStream(IterableDataset[Batch]):
@@ -64,7 +65,7 @@ class CloudStream(IterableDataset[Batch]):
         augment: Sequence[str] | Mapping[str, Any] | AugmentSection = (),
         seed: int = 0,
         shuffle: bool = True,
-        normalise: Normalise = "per-dim",
+        normalise: Normalising = "per-dim",
         rank: int | None = None,
         world: int | None = None,
         **settings: Any,
@@ -170,7 +171,7 @@ class CloudDataset(Dataset[Cloud]):
         MissingSplitError, NotAStoreError, UnfinishedStoreError: there is nothing to read.
     """
 
-    def __init__(self, store: Store | Path | str, split: str = "test", *, normalise: Normalise = "per-dim") -> None:
+    def __init__(self, store: Store | Path | str, split: str = "test", *, normalise: Normalising = "per-dim") -> None:
         self.store, self.split = as_store(store), split
         self.normalisation = as_normalisation(self.store, normalise)
         self._parts = self.store.parts(split)
@@ -238,7 +239,7 @@ def as_augmentation(augment: Sequence[str] | Mapping[str, Any] | AugmentSection)
     return build(AugmentSection, values, "augment")
 
 
-def as_normalisation(store: Store, normalise: Normalise) -> Normalisation:
+def as_normalisation(store: Store, normalise: Normalising) -> Normalisation:
     """The normalisation by a store's own statistics, or the one that is given."""
     if isinstance(normalise, Normalisation):
         return normalise

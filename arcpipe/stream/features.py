@@ -7,12 +7,10 @@ times as long as reading it. That folder may be deleted at any time.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +25,7 @@ from arcpipe.arc.stencil import mirror_signs, stencil_features
 from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord
 from arcpipe.config import AugmentSection, FeaturesSection
 from arcpipe.errors import ConfigError
+from arcpipe.files import locked
 from arcpipe.progress import Progress
 from arcpipe.store import Store
 from arcpipe.stream.augment import COLOURS, Columns
@@ -121,7 +120,7 @@ class FeatureCache:
         if all(self._file(split, part.id).is_file() for part in parts):
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        with _alone(self.path / ".lock"), ThreadPoolExecutor(threads, "arcpipe-decode") as pool:
+        with locked(self.path / ".lock", wait=True), ThreadPoolExecutor(threads, "arcpipe-decode") as pool:
             missing = [part for part in parts if not self._file(split, part.id).is_file()]
             with Progress(
                 f"decode {split}", sum(part.n_clouds for part in missing), "clouds", enabled=not quiet
@@ -159,16 +158,6 @@ class FeatureCache:
 
     def _file(self, split: str, part: str) -> Path:
         return self.path / f"{split}-{part}.npy"
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def feature_cache(section: FeaturesSection, store: Store, run: Path) -> FeatureCache | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe.cloud import CloudBatch
+from arcpipe.options import Normalise
 from arcpipe.place import is_remote
 from arcpipe.store import Store
 from arcpipe.stream.features import FeatureCache
@@ -140,7 +141,7 @@ def _learned(sample_ids: NDArray[np.int64], held_out: float) -> int:
     return end
 
 
-def normalisation(split: Split, kind: Literal["per-dim", "whole", "none"]) -> Normalisation:
+def normalisation(split: Split, kind: Normalise) -> Normalisation:
     """Choose mean and std of the training latents, or features (thesis experiment 6).
 
     Args:
@@ -156,9 +157,7 @@ def normalisation(split: Split, kind: Literal["per-dim", "whole", "none"]) -> No
     return from_statistics(statistics, kind, split.width)
 
 
-def from_statistics(
-    statistics: Mapping[str, Any], kind: Literal["per-dim", "whole", "none"], width: int
-) -> Normalisation:
+def from_statistics(statistics: Mapping[str, Any], kind: Normalise, width: int) -> Normalisation:
     """Choose mean and std from statistics as a store keeps them; `none` needs none."""
     if kind == "none":
         return Normalisation(np.zeros(width, np.float32), np.ones(width, np.float32))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from arcpipe.errors import CheckpointError
+from arcpipe.files import write_atomically
 from arcpipe.train.average import Average
 
 STATE = "state.json"
@@ -145,23 +145,6 @@ def train_again(path: Path) -> str:
     """The command that replaces the run that a damaged file or folder belongs to."""
     run = next((folder for folder in (path, *path.parents) if (folder / "config.json").is_file()), "RUN")
     return f"arcpipe train --store STORE --out {run} --overwrite"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file: readers see the former content or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    _sync(partial)
-    os.replace(partial, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

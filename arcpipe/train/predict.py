@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from arcpipe.cloud import Cloud, CloudBatch
 from arcpipe.errors import CheckpointError, ConfigError, ImageError
 from arcpipe.fitter import Fitter
 from arcpipe.models import describe
+from arcpipe.options import Weights
 from arcpipe.progress import Progress
 from arcpipe.sources import Picture
 from arcpipe.stream.loader import collate
@@ -74,7 +75,7 @@ class TrainedRun:
     `fitter`: makes clouds as those that the model was trained on. `classes`: their names.
     """
 
-    def __init__(self, folder: RunFolder, *, weights: Literal["last", "best"] = "last", device: str = "auto") -> None:
+    def __init__(self, folder: RunFolder, *, weights: Weights = "last", device: str = "auto") -> None:
         self.folder, self.classes, self.device = folder, folder.facts.classes, choose_device(device)
         self.model = folder.model().to(self.device)
         folder.load_weights(self.model, weights)
@@ -158,7 +159,7 @@ class TrainedRun:
             yield group
 
 
-def load_run(path: Path | str, *, weights: Literal["last", "best"] = "last", device: str = "auto") -> TrainedRun:
+def load_run(path: Path | str, *, weights: Weights = "last", device: str = "auto") -> TrainedRun:
     """Load a trained run for new images; its folder is all that is needed.
 
     >>> import arcpipe as ap
@@ -183,7 +184,7 @@ def run_predict(
     run_path: Path,
     images: Sequence[Path],
     *,
-    weights: Literal["last", "best"] = "last",
+    weights: Weights = "last",
     device: str = "auto",
     threads: int | None = None,
     quiet: bool = False,

@@ -11,8 +11,9 @@ import pytest
 from arcpipe.arc import edit
 from arcpipe.cloud import Cloud, CloudBatch
 from arcpipe.config import AugmentSection
-from arcpipe.stream.augment import Columns, augment, augment_cloud
+from arcpipe.stream.augment import Columns, augment
 from arcpipe.stream.draws import beta, cloud_keys, normal, uniform
+from tests.made_up import augment_cloud
 
 ALL = AugmentSection(apply=("noise", "mask", "push", "rotate", "flip", "displace", "arcmix"))
 

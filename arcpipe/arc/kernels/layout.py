@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.kernels.simd import ROWS, padded_length
-from arcpipe.arc.kernels.squares import LEAST_SLOTS, Cut, cut_image
+from arcpipe.arc.kernels.squares import LEAST_SLOTS, Cut
 from arcpipe.arc.problem import PreparedImage
 from arcpipe.cloud import ends_from
 
@@ -187,11 +187,6 @@ def decoder_gradients(learned: Learned, network: Network, decoder: Decoder) -> l
     return [*weights, output.copy(), *biases, learned.output_bias[:channels].copy()]
 
 
-def lay_scene(images: Sequence[PreparedImage], tile_pixels: int) -> Scene:
-    """Cut images into tiles of about so many supervised pixels and lay them end to end."""
-    return join_scene(images, [cut_image(image, tile_pixels) for image in images])
-
-
 def join_scene(images: Sequence[PreparedImage], cuts: Sequence[Cut]) -> Scene:
     """Lay images that are cut end to end; a single one without a copy. Only a single one keeps its bands."""
     n_tiles = [len(cut.tile_pixels) - 1 for cut in cuts]
@@ -285,3 +280,14 @@ def _chain(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     starts = ends_from([int(part[-1]) for part in parts])
     joined = [[0], *(part[1:] + start for part, start in zip(parts, starts[:-1], strict=True))]
     return np.concatenate(joined).astype(parts[0].dtype)
+
+
+def lay_latents(images: Sequence[PreparedImage], network: Network) -> NDArray[np.float32]:
+    """The first latents of all images, rows padded, and a row of zeros: (latents + 1, zp), flat."""
+    count = sum(len(image.positions) for image in images)
+    latents = zeros((count + 1) * network.zp)
+    rows, start = latents.reshape(-1, network.zp), 0
+    for image in images:
+        rows[start : start + len(image.positions), : network.z] = image.first_latents()
+        start += len(image.positions)
+    return latents
