@@ -44,6 +44,10 @@ class Cloud:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def __repr__(self) -> str:
+        height, width = self.size
+        return f"<Cloud {self.path}: {len(self)} anchors, {height} x {width} pixels, label {self.label}>"
+
     def _repr_png_(self) -> bytes | None:
         """How a notebook shows the cloud, where its decoder is known."""
         return None if self.decoder is None else arcpipe.show(self)._repr_png_()
@@ -81,6 +85,9 @@ class CloudBatch:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def __repr__(self) -> str:
+        return f"<CloudBatch: {len(self)} clouds, {len(self.positions)} anchors>"
 
     def __getitem__(self, index: int) -> Cloud:
         if not -len(self) <= index < len(self):
@@ -243,6 +250,9 @@ class NetworkRecord:
     n_neighbours: int
     latent_dim: int
 
+    def __repr__(self) -> str:
+        return _described(self)
+
     @property
     def kind(self) -> DecoderKind:
         return "concat"
@@ -308,6 +318,9 @@ class BasisRecord:
     ranges: NDArray[np.float32]
     n_neighbours: int
 
+    def __repr__(self) -> str:
+        return _described(self)
+
     @property
     def kind(self) -> DecoderKind:
         return "basis"
@@ -352,6 +365,11 @@ BASIS_ARRAYS = ("profiles", "orders", "kernel", "scale_rule", "costs", "ranges")
 
 DecoderRecord = NetworkRecord | BasisRecord
 """What a store keeps of its decoder, of either kind."""
+
+
+def _described(decoder: DecoderRecord) -> str:
+    about = f"latent dimension {decoder.latent_dim}, {decoder.channels} channels"
+    return f"<decoder {decoder.sha256[:8]}, kind {decoder.kind}: {about}>"
 
 
 def decoder_hash(start: str, arrays: Mapping[str, NDArray[np.float32]]) -> str:

@@ -414,6 +414,8 @@ class ModelSection(Section):
 
 
 class OptimSection(Section):
+    """How the classifier learns: AdamW, its rate, and how long."""
+
     epochs: Count = 40
     batch_size: Count = 128
     lr: Annotated[float, Field(gt=0)] = 2e-3

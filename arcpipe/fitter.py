@@ -52,6 +52,9 @@ class Fitter:
     device: str = "cpu"
     threads: int = 1
 
+    def __repr__(self) -> str:
+        return f"<Fitter: recipe {self.settings.recipe}, {self.record}, on {self.device}>"
+
     @classmethod
     def like(cls, store: Store | Path | str, *, device: str = "cpu") -> Fitter:
         """A fitter that makes clouds as those of a store.

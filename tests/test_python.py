@@ -6,6 +6,7 @@ import doctest
 import importlib.util
 import inspect
 import io
+import re
 import subprocess
 import sys
 import warnings
@@ -166,6 +167,15 @@ def test_clouds_stores_and_runs_draw_themselves(store: ap.Store) -> None:
     assert ap.show(store.read_block("test", "0000", 0, 5), store.decoder).size == (4 * 136 - 8, 2 * 136 - 8)
     with pytest.raises(ValueError, match="nothing to draw"):
         ap.show([])
+
+
+def test_everything_says_in_one_line_what_it_is(store: ap.Store) -> None:
+    stream = make(store)
+    things = [store, store["train/17"], store.read_block("train", "0000", 0, 3), store.decoder, ap.Fitter.like(store)]
+    things += [stream, next(iter(stream)), ap.CloudDataset(store), ap.load_run("runs/digits", device="cpu")]
+    for thing in things:
+        assert len(repr(thing)) < 130, thing
+        assert re.match(r"<\w+.*\d.*>$", repr(thing)), thing
 
 
 def test_a_store_has_names_and_no_numbers(store: ap.Store) -> None:

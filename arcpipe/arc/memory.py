@@ -16,19 +16,19 @@ from arcpipe.config import FitSection
 LOADED_BYTES = 448 * 2**20
 """What a worker has in memory before its first image: Python, torch, Numba and the compiled kernel, Dask, Zarr."""
 GROUP_PIXELS = 2**22
-"""Read, fitted and let go together at most: more would change no speed."""
+"""At most so many pixels are read, fitted and let go together: more would change no speed."""
 PIECE = 192
-"""Pixels a side of the piece of an image that is kept while a basis is learned."""
+"""While a basis is learned, a piece of each image is kept that has so many pixels a side."""
 
 
 def cloud_bytes(shape: Sequence[int], fit: FitSection) -> int:
-    """What a fitted image leaves: positions, latents and neighbours."""
+    """Count the bytes that a fitted image leaves in memory: its positions, latents and neighbours."""
     n_pixels = shape[0] * shape[1]
     return count_anchors(n_pixels, fit) * (16 + 4 * fit.latent_dim) + 4 * fit.neighbours * n_pixels
 
 
 def fit_bytes(shape: Sequence[int], fit: FitSection) -> int:
-    """The most that fitting one image takes at any time, its cloud included, without the image (4 bytes a value)."""
+    """Count the most bytes that one fit takes at any time, with its cloud and without the image (4 bytes a value)."""
     n_pixels, n = shape[0] * shape[1], fit.neighbours
     k = count_anchors(n_pixels, fit)
     if fit.decoder_kind == "basis":
@@ -47,7 +47,7 @@ def fit_bytes(shape: Sequence[int], fit: FitSection) -> int:
 
 
 def joint_bytes(shapes: Sequence[Sequence[int]], fit: FitSection) -> int:
-    """The most that the joint stage takes with its images: all of them stay, laid out, until it ends."""
+    """Count the most bytes that the joint stage takes: all of its images stay in memory, laid out, until it ends."""
     if fit.decoder_kind == "basis":
         return sum(4 * min(shape[0], PIECE) * min(shape[1], PIECE) * shape[2] for shape in shapes) + 2**26
     images = sum(4 * shape[0] * shape[1] * shape[2] for shape in shapes)
@@ -56,7 +56,7 @@ def joint_bytes(shapes: Sequence[Sequence[int]], fit: FitSection) -> int:
 
 
 def needed_bytes(size: tuple[int, int], channels: int, fit: FitSection) -> int:
-    """Memory of a worker that converts an image of this size, everything included."""
+    """Count the bytes that a worker takes in all which converts one image of this size."""
     shape = (*size, channels)
     image, cloud = 4 * channels * size[0] * size[1], cloud_bytes(shape, fit)
     reading = image + 2 * channels * size[0] * size[1] + 4 * size[0] * size[1]
@@ -66,20 +66,23 @@ def needed_bytes(size: tuple[int, int], channels: int, fit: FitSection) -> int:
 
 
 def writing_bytes(clouds_bytes: int) -> int:
-    """Memory of writing a part: its clouds joined, and their neighbours as they are stored."""
+    """Count the bytes that writing a part takes: its clouds, joined, and their neighbours as they are stored."""
     return 2 * clouds_bytes
 
 
 def group_bytes(shape: Sequence[int], fit: FitSection) -> int:
-    """What an image takes in its group from being read until its clouds are finished."""
+    """Count the bytes that an image takes in its group, from being read until its clouds are finished."""
     n_values = shape[0] * shape[1] * shape[2]
     return 4 * n_values + fit.repeats * cloud_bytes(shape, fit)
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Memory that an image takes, in bytes, with every repeat: `group` from being read until its clouds are finished,
-    `fit` while it is fitted, `clouds` from then on, `alone` as the only image of a worker. `pixels` to fit."""
+    """The bytes that an image takes, with all of its repeats, and the number of `pixels` that are fitted.
+
+    `group`: from being read until its clouds are finished. `fit`: on top of that while it is fitted. `clouds`: from
+    then on. `alone`: what a worker takes in all that has no other image.
+    """
 
     pixels: int
     group: int
@@ -88,19 +91,19 @@ class Need:
     alone: int
 
     def beside(self, kept_bytes: int) -> int:
-        """What a worker needs that already keeps so many bytes of clouds."""
+        """Count the bytes that a worker takes with this image which keeps `kept_bytes` of clouds already."""
         return max(kept_bytes + self.alone, LOADED_BYTES + writing_bytes(kept_bytes + self.clouds))
 
 
 class Needs:
-    """The needs of images, worked out once for each size: sets of many small images have few."""
+    """Knows the needs of images. They are worked out once for each size, since data sets of small images have few."""
 
     def __init__(self, channels: int, fit: FitSection) -> None:
         self._channels, self._fit = channels, fit
         self._known: dict[tuple[int, ...], Need] = {}
 
     def of(self, size: tuple[int, ...] | None) -> Need:
-        """Of an image of this height and width; nothing of one that will not be read (None)."""
+        """Return the need of an image of this height and width. An image that will not be read (None) needs nothing."""
         if size is None:
             return Need(0, 0, 0, 0, 0)
         need = self._known.get(size)

@@ -19,7 +19,7 @@ from arcpipe.inspect.panels import Panels, finish, plain_panels, scaled_panels
 from arcpipe.inspect.pixels import to_picture
 from arcpipe.inspect.report import InspectReport, SampleReport
 from arcpipe.inspect.samples import (
-    Place,
+    CloudPlace,
     View,
     best_median_worst,
     cloud_name,
@@ -52,10 +52,10 @@ class Desk:
     scale: int
     use_cache: bool
 
-    def view(self, place: Place) -> View:
+    def view(self, place: CloudPlace) -> View:
         return view_sample(self.store, self.originals, place, use_cache=self.use_cache)
 
-    def chosen(self, each: int) -> list[Place]:
+    def chosen(self, each: int) -> list[CloudPlace]:
         """The best, the median and the worst `each` clouds over all splits."""
         return [place_of(self.store, split, i, tag) for tag, split, i in best_median_worst(self.psnr, each)]
 
@@ -89,7 +89,7 @@ def run_inspect(
         raise ConfigError("--scale and --edit cannot be combined.", fix=["give only one of them"])
     store = open_store(path, allow_unfinished=True)
     desk = _desk(store, out, scale, use_cache)
-    places = list(dict.fromkeys(Place(*store.find(name)) for name in samples))
+    places = list(dict.fromkeys(CloudPlace(*store.find(name)) for name in samples))
     _make_folder(out, path)
     if edit:
         files, views = _draw_edits(desk, places, edit, seed)
@@ -137,7 +137,7 @@ def _overview(desk: Desk, each: int) -> tuple[Image.Image, list[SampleReport]]:
     return draw_sheet(_sheet(desk, title, panels)), reports
 
 
-def _draw_named(desk: Desk, places: Sequence[Place]) -> tuple[list[Path], list[SampleReport]]:
+def _draw_named(desk: Desk, places: Sequence[CloudPlace]) -> tuple[list[Path], list[SampleReport]]:
     files, reports = [], []
     stems = file_stems([cloud_name(place.split, desk.store.read_cloud(*place.key)) for place in places])
     for place in places:
@@ -152,7 +152,9 @@ def _draw_named(desk: Desk, places: Sequence[Place]) -> tuple[list[Path], list[S
     return files, reports
 
 
-def _draw_edits(desk: Desk, places: Sequence[Place], edit: str, seed: int) -> tuple[list[Path], list[SampleReport]]:
+def _draw_edits(
+    desk: Desk, places: Sequence[CloudPlace], edit: str, seed: int
+) -> tuple[list[Path], list[SampleReport]]:
     places = list(places) or _medians(desk, 2 if edit == "mix" else 3)
     if edit == "mix" and len(places) == 1:
         places += [place for place in _medians(desk, 2) if place.key != places[0].key][:1]
@@ -164,10 +166,10 @@ def _draw_edits(desk: Desk, places: Sequence[Place], edit: str, seed: int) -> tu
     return [file], [SampleReport.of(view) for view in views]
 
 
-def _medians(desk: Desk, count: int) -> list[Place]:
+def _medians(desk: Desk, count: int) -> list[CloudPlace]:
     """Clouds of middling PSNR, of different classes if some of the nearest thirty are."""
     near = [place_of(desk.store, split, i, "median") for split, i in nearest_median(desk.psnr, 10 * count)]
-    by_class: dict[int, Place] = {}
+    by_class: dict[int, CloudPlace] = {}
     for place in near:
         by_class.setdefault(desk.store.read_cloud(*place.key).label, place)
     return list(dict.fromkeys([*by_class.values(), *near]))[:count]

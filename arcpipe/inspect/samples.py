@@ -24,7 +24,7 @@ NAME_BYTES = 120  # of a file name made from a sample's; file systems stop at 25
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CloudPlace:
     """Where a cloud is in its store. `tag` says why it was chosen, if nobody asked for it."""
 
     split: str
@@ -41,7 +41,7 @@ class Place:
 class View:
     """A cloud and its pictures, float32 (H, W, C) in [0, 1]. `measured_db` is NaN without an original."""
 
-    place: Place
+    place: CloudPlace
     name: str
     class_name: str
     cloud: Cloud
@@ -64,7 +64,7 @@ class View:
         )
 
 
-def view_sample(store: Store, originals: Originals, place: Place, *, use_cache: bool = True) -> View:
+def view_sample(store: Store, originals: Originals, place: CloudPlace, *, use_cache: bool = True) -> View:
     """Read and decode one cloud, and compare it with its original: the record must be reproduced."""
     cloud = store.read_cloud(*place.key, neighbours=use_cache and store.has_neighbours)
     original = originals.read(place.split, cloud.path)
@@ -126,11 +126,11 @@ def in_order(splits: Iterable[str]) -> list[str]:
     return sorted(splits, key=lambda split: (*(split != first for first in ("train", "val", "test")), split))
 
 
-def place_of(store: Store, split: str, index: int, tag: str = "") -> Place:
+def place_of(store: Store, split: str, index: int, tag: str = "") -> CloudPlace:
     """The part and row of the `index`-th cloud of a split, in the order of its parts."""
     for part in store.parts(split):
         if index < part.n_clouds:
-            return Place(split, part.id, index, tag)
+            return CloudPlace(split, part.id, index, tag)
         index -= part.n_clouds
     raise IndexError(index)
 

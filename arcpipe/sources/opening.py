@@ -18,7 +18,7 @@ from arcpipe.sources.archive import Tar, Zip
 from arcpipe.sources.decode import canonical, check_bytes, decode
 from arcpipe.sources.files import Container, ImageFiles
 from arcpipe.sources.folder import Folder
-from arcpipe.sources.inventory import Inventory, Progress, Source, silent
+from arcpipe.sources.inventory import Inventory, Source, Tell, silent
 from arcpipe.sources.layout import EXPECTED, is_image
 from arcpipe.sources.named import data_folder, open_named
 from arcpipe.sources.randomfile import RandomFile
@@ -35,7 +35,7 @@ def open_source(
     section: SourceSection,
     *,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     download: bool = True,
     scratch: Path | None = None,
 ) -> Source:
@@ -138,7 +138,7 @@ def load_image(image: Picture, section: SourceSection, channels: int, *, seed: i
     return shape_image(decoded, section, channels, path.name, seed)
 
 
-def _archive(path: Path, progress: Progress, scratch: Path | None) -> Container:
+def _archive(path: Path, progress: Tell, scratch: Path | None) -> Container:
     """By content, not by name: a tar first, since its last bytes may look like those of a zip inside it."""
     try:
         plain = uncompressed(path, progress=progress, scratch=scratch)

@@ -49,6 +49,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return (
+            f"<Batch {self.index}: {len(self)} clouds, {len(self.latents)} points of {self.latents.shape[1]} numbers>"
+        )
+
     @property
     def owner(self) -> Tensor:
         """The cloud of each point (m,) int64, for sums and means over clouds."""

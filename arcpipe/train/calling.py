@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ def train(
     store: Store | Path | str,
     out: Path | str | None = None,
     *,
-    augment: Sequence[str] = ("mask", "arcmix"),
+    augment: Sequence[str] | Mapping[str, Any] = ("mask", "arcmix"),
     features: str = "latents",
     resume: bool = False,
     overwrite: bool = False,
@@ -35,7 +35,7 @@ def train(
     Args:
         store: A store, or where it is.
         out: The run's folder; by default `runs/NAME`.
-        augment: Names of changes (docs/training.md).
+        augment: Names of changes (docs/training.md), or a mapping that also says how strong.
         features: What describes a point: `latents`, `decoded` or `both`.
         resume: Insist that there is a run to continue.
         overwrite: Start again in a folder that holds a run of other settings.
@@ -48,5 +48,6 @@ def train(
     """
     place = store.path if isinstance(store, Store) else as_place(store)
     values = sectioned(TrainConfig, {"store": place, "out": out or default_run(place), "kind": features, **settings})
-    values["augment"] = {"apply": [augment] if isinstance(augment, str) else augment, **values.get("augment", {})}
+    changes = augment if isinstance(augment, Mapping) else {"apply": [augment] if isinstance(augment, str) else augment}
+    values["augment"] = {**changes, **values.get("augment", {})}
     return run_train(build(TrainConfig, values, "train"), resume=resume, overwrite=overwrite, quiet=quiet)

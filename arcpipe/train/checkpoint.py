@@ -27,7 +27,7 @@ STATE = "state.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Reached:
     """How far a run is: `epoch` epochs and `batch` batches of the next one are done, `step` batches in all.
 
     `partial`: sums over the batches done of the epoch under way. `best`: what the validation split chose so far.
@@ -44,7 +44,7 @@ def save_checkpoint(
     folder: Path,
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    progress: Progress,
+    progress: Reached,
     average: Average | None = None,
 ) -> None:
     """Replace the checkpoint of `folder` in one step."""
@@ -66,7 +66,7 @@ def load_checkpoint(
     model: nn.Module,
     optimiser: torch.optim.Optimizer | None = None,
     average: Average | None = None,
-) -> Progress:
+) -> Reached:
     """Put a checkpoint's tensors into `model`, `optimiser` and `average`, to go on where it was made.
 
     Raises:
@@ -78,7 +78,7 @@ def load_checkpoint(
         _load_optimiser(model, optimiser, tensors, folder)
     if average is not None:
         load_model(average.model, _of("average.", tensors), folder)
-    return Progress(**{name: state[name] for name in Progress.__dataclass_fields__})
+    return Reached(**{name: state[name] for name in Reached.__dataclass_fields__})
 
 
 def load_reported(folder: Path, model: nn.Module) -> None:
@@ -151,7 +151,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        known = {*Progress.__dataclass_fields__, "tensors", "sha256"}
+        known = {*Reached.__dataclass_fields__, "tensors", "sha256"}
         if not isinstance(state, dict) or set(state) != known or Path(state["tensors"]).name != state["tensors"]:
             raise ValueError("its keys are not those of a checkpoint")
     except FileNotFoundError:

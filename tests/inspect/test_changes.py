@@ -15,7 +15,7 @@ from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError
 from arcpipe.inspect.changes import PICTURES, changes, compare, cropped, flipped, recoloured, rotated, zoomed
 from arcpipe.inspect.edits import draw_edit
-from arcpipe.inspect.samples import Place, View
+from arcpipe.inspect.samples import CloudPlace, View
 
 SIZE = (21, 26)
 NETWORK = Decoder.initial(FitSection(latent_dim=5, hidden=(16,)), 3, seed=0).to_record()
@@ -118,7 +118,9 @@ def test_scales_alone_make_a_zoom() -> None:
 
 
 def view_of(cloud: Cloud, record: DecoderRecord) -> View:
-    return View(Place("test", "0000", 0), "test/a.png", "a", cloud, render_cloud(cloud, record), None, 30.0, "", 100)
+    return View(
+        CloudPlace("test", "0000", 0), "test/a.png", "a", cloud, render_cloud(cloud, record), None, 30.0, "", 100
+    )
 
 
 @pytest.mark.parametrize("edit", PICTURES)

@@ -17,7 +17,7 @@ from arcpipe.errors import ConfigError, SampleNotFoundError, UnfinishedStoreErro
 from arcpipe.inspect import run_inspect
 from arcpipe.inspect.figures import draw_hero
 from arcpipe.inspect.panels import detail_window
-from arcpipe.inspect.samples import Place, view_sample
+from arcpipe.inspect.samples import CloudPlace, view_sample
 from arcpipe.inspect.sheet import CAPTION_WIDTH, GAP, MARGIN
 from arcpipe.sources import open_originals
 from arcpipe.store import open_store
@@ -134,7 +134,7 @@ def test_a_window_is_cut_out_of_the_whole_render(make_store: Make, scale: int) -
 
 def test_large_images_show_their_most_detailed_part_when_scaled(make_store: Make) -> None:
     store = open_store(make_store())
-    view = view_sample(store, open_originals(store.config, 3), Place(*store.find("test/dog/e.png")))
+    view = view_sample(store, open_originals(store.config, 3), CloudPlace(*store.find("test/dog/e.png")))
     top, left, tall, wide = detail_window(view, 8)
     assert (tall, wide) == (8, 8)
     inside = ((view.cloud.positions >= (top, left)) & (view.cloud.positions < (top + 8, left + 8))).all(axis=1).sum()
