@@ -487,11 +487,9 @@ class TrainConfig(Section):
         return self
 
 
-class EvaluateConfig(Section):
-    """Everything `arcpipe evaluate` is told."""
+class EvaluateSection(Section):
+    """What is asked about a trained run, on a split as it is or changed."""
 
-    run: Folder
-    store: Place
     split: str | None = None
     weights: Weights = "last"
     """`best`: those that the validation split chose, where the store has one beside the reported split."""
@@ -505,6 +503,13 @@ class EvaluateConfig(Section):
     """Average at most so many clouds of each image; by default all."""
     views: Count = 1
     """Average the answers to a cloud as it is stored and to this many less one changed as in training, unmixed."""
+
+
+class EvaluateConfig(EvaluateSection):
+    """Everything `arcpipe evaluate` is told."""
+
+    run: Folder
+    store: Place
     out: Path | None = None
     """A folder for the figures of calibration and confusion."""
     batch_size: Count = 256

@@ -42,6 +42,7 @@ FLOOR = {
     "options": 0,
     "progress": 0,
     "threads": 0,
+    "devices": 0,
     "machine": 0,
     "interrupts": 0,
     "rooms": 0,
@@ -50,7 +51,7 @@ FLOOR = {
 }
 # Imports of the ground floor point leftwards only.
 GROUND_FLOOR_ORDER = ["rooms", "files", "errors", "outages", "objects", "place", "seeds", "options", "progress"]
-GROUND_FLOOR_ORDER += ["machine", "threads", "interrupts", "cloud", "config"]
+GROUND_FLOOR_ORDER += ["machine", "threads", "devices", "interrupts", "cloud", "config"]
 
 ONLY_IN = {
     "dask": {"cluster"},

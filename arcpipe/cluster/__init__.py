@@ -23,7 +23,7 @@ from arcpipe.cluster.joining import ANSWER_WITHIN, LOOPBACK, WAIT_S, join
 from arcpipe.cluster.telling import listening, teller
 from arcpipe.cluster.window import WindowExecutor
 from arcpipe.config import RunSection
-from arcpipe.errors import DeviceError
+from arcpipe.devices import check_gpus
 from arcpipe.machine import available_cores, machine_memory
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cluster",
-    "check_gpus",
     "check_jobs",
     "dask_setup",
     "describe_loss",
@@ -97,19 +96,6 @@ def _far(run: RunSection, must_see: Sequence[Path]) -> AbstractContextManager[tu
     if run.cluster is not None:
         return queued(read_queue(run.cluster), run.wait_s, must_see)
     return join(run.scheduler or "", run.wait_s or WAIT_S, must_see)
-
-
-def check_gpus(wanted: int) -> None:
-    """Raise `DeviceError` unless the machine has that many CUDA devices."""
-    import torch
-
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted > found:
-        raise DeviceError(
-            f"--gpus {wanted} asks for more GPUs than this machine has.",
-            details=[f"expected {wanted}, found {found}"],
-            fix=[f"--gpus {found}" if found else f"--workers {available_cores()} (the same result on the CPU)"],
-        )
 
 
 def died(future: Future[Any]) -> bool:

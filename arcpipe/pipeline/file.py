@@ -13,9 +13,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from arcpipe.config import ConvertConfig, Count, Section, TrainConfig, build, read_toml
+from arcpipe.config import ConvertConfig, EvaluateSection, Section, TrainConfig, build, read_toml
 from arcpipe.errors import ConfigError
-from arcpipe.options import Weights
 
 PLACEHOLDER = Path("-")
 """Where a store or run lies is derived from its settings (`plan`) once they are known."""
@@ -23,18 +22,11 @@ PLACEHOLDER = Path("-")
 Numbers = dict[str, float]
 
 
-class EvaluateSection(Section):
+class ColumnSection(EvaluateSection):
     """One evaluation of a trained run: a column of the table."""
 
     name: str = ""
     """Title of the column; `accuracy` if there is only one."""
-    split: str | None = None
-    weights: Weights = "last"
-    push: Annotated[float, Field(ge=0)] = 0.0
-    shift: Annotated[float, Field(ge=0)] = 0.0
-    displace: bool = False
-    repeats: Count | None = None
-    views: Count = 1
     convert: dict[str, Any] = Field(default_factory=dict)
     """Evaluate on another conversion, by these settings in place of the arm's, under the arm's own decoder."""
 
@@ -85,7 +77,7 @@ class PipelineConfig(Section):
     arm: tuple[ArmSection, ...] = ()
     convert: ConvertConfig
     train: TrainConfig | None = None
-    evaluate: tuple[EvaluateSection, ...] | None = None
+    evaluate: tuple[ColumnSection, ...] | None = None
 
     @field_validator("evaluate", mode="before")
     @classmethod
@@ -104,7 +96,7 @@ class Column:
     """An evaluation; `convert`: the conversion it is done on where that is not the arm's own."""
 
     name: str
-    section: EvaluateSection
+    section: ColumnSection
     convert: ConvertConfig | None
 
 
@@ -193,7 +185,7 @@ def _arm(path: Path, shared: Mapping[str, Any], section: ArmSection) -> tuple[Ar
     return Arm(**{**vars(arm), "thesis": numbers_of(section.thesis, arm.columns, where)}), config
 
 
-def _other_conversion(values: Mapping[str, Any], evaluation: EvaluateSection, where: str) -> ConvertConfig | None:
+def _other_conversion(values: Mapping[str, Any], evaluation: ColumnSection, where: str) -> ConvertConfig | None:
     """The arm's conversion with other settings, and of the evaluated split only."""
     if not evaluation.convert:
         return None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from arcpipe.config import Augmentation, AugmentSection, EvaluateConfig, StreamSection
+from arcpipe.devices import choose_device
 from arcpipe.errors import (
     ConfigError,
     DivergedError,
@@ -27,7 +28,6 @@ from arcpipe.stream.features import feature_cache
 from arcpipe.stream.loader import StreamLoader
 from arcpipe.stream.split import Normalisation, Split
 from arcpipe.threads import torch_threads
-from arcpipe.train.device import choose_device
 from arcpipe.train.figures import draw_calibration, draw_confusion
 from arcpipe.train.measures import Measures, average_repeats, first_repeats, measure
 from arcpipe.train.ranks import ALONE, Ranks, gather

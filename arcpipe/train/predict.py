@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import arcpipe
 from arcpipe.arc.memory import GROUP_PIXELS
 from arcpipe.cloud import Cloud, CloudBatch
+from arcpipe.devices import choose_device
 from arcpipe.errors import CheckpointError, ConfigError, ImageError
 from arcpipe.fitter import Fitter
 from arcpipe.models import describe
@@ -22,7 +23,6 @@ from arcpipe.progress import Progress
 from arcpipe.sources import Picture
 from arcpipe.stream.loader import collate
 from arcpipe.threads import torch_threads
-from arcpipe.train.device import choose_device
 from arcpipe.train.run import RunFolder, open_run
 
 
