@@ -159,14 +159,14 @@ def convert(
     ] = None,
     recipe: Annotated[
         Recipe, typer.Option(help="How an image is fitted: its latents solved for, or as in the thesis.")
-    ] = Recipe.basis,
+    ] = "basis",
     latents: Annotated[float, typer.Option(help="Anchors: below 1 a share of the pixels, else a number.")] = 0.05,
     latent_dim: Annotated[int, typer.Option(min=1, help="Numbers in a latent.")] = 32,
     neighbours: Annotated[int, typer.Option(min=1, help="Nearest anchors that decode a pixel.")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Fit every image so many times.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Adam steps per image; thesis 500, fast 275.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="How latents are stored.")] = Dtype.float16,
-    neighbours_cache: Annotated[Cache, typer.Option(help="Store each pixel's nearest anchors, or not.")] = Cache.pixels,
+    dtype: Annotated[Dtype, typer.Option(help="How latents are stored.")] = "float16",
+    neighbours_cache: Annotated[Cache, typer.Option(help="Store each pixel's nearest anchors, or not.")] = "pixels",
     decoder: Annotated[
         str | None, typer.Option(help="Use the decoder of this store or safetensors file instead of pretraining one.")
     ] = None,
@@ -208,7 +208,7 @@ def convert(
         "out": out or default_store(source),
         "seed": seed,
         "fit": {
-            "recipe": recipe.value,
+            "recipe": recipe,
             "latents": latents,
             "latent_dim": latent_dim,
             "neighbours": neighbours,
@@ -216,7 +216,7 @@ def convert(
             "decoder": decoder,
             **({} if steps is None else {"steps": steps}),
         },
-        "store": {"dtype": dtype.value, "neighbours_cache": neighbours_cache.value},
+        "store": {"dtype": dtype, "neighbours_cache": neighbours_cache},
         "run": {
             "workers": workers,
             "gpus": gpus,
@@ -237,13 +237,13 @@ def convert(
 def train(
     store: Annotated[Path, typer.Option(help="A store made by arcpipe convert.", **AT)],
     out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME.")] = None,
-    model: Annotated[Model, typer.Option(help="The classifier.")] = Model.ptv3,
-    preset: Annotated[Preset, typer.Option(help="For clouds of tens of points, or of thousands.")] = Preset.small,
+    model: Annotated[Model, typer.Option(help="The classifier.")] = "ptv3",
+    preset: Annotated[Preset, typer.Option(help="For clouds of tens of points, or of thousands.")] = "small",
     epochs: Annotated[int, typer.Option(min=1, help="Times that every cloud is seen.")] = 40,
     batch_size: Annotated[int, typer.Option(min=1, help="Clouds in a step.")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 2e-3,
     weight_decay: Annotated[float, typer.Option(min=0)] = 1e-3,
-    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate, after a short rise.")] = Schedule.cosine,
+    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate, after a short rise.")] = "cosine",
     augment: Annotated[
         str,
         typer.Option(
@@ -253,8 +253,8 @@ def train(
     ] = "mask,arcmix",
     features: Annotated[
         Features, typer.Option(help="Of a point: its latent, what its cloud decodes to around it, or both.")
-    ] = Features.latents,
-    normalise: Annotated[Normalise, typer.Option(help="Of latents, by training statistics.")] = Normalise.per_dim,
+    ] = "latents",
+    normalise: Annotated[Normalise, typer.Option(help="Of latents, by training statistics.")] = "per-dim",
     train_split: Annotated[str, typer.Option()] = "train",
     test_split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
     validation: Annotated[
@@ -289,19 +289,19 @@ def train(
         "stream": {
             "train_split": train_split,
             "test_split": test_split,
-            "normalise": normalise.value,
+            "normalise": normalise,
             "validation": validation,
             "allow_unfinished": allow_unfinished,
         },
-        "features": {"kind": features.value},
-        "model": {"model": model.value, "preset": preset.value},
+        "features": {"kind": features},
+        "model": {"model": model, "preset": preset},
         "augment": {"apply": [] if augment == "none" else words(augment)},
         "optim": {
             "epochs": epochs,
             "batch_size": batch_size,
             "lr": lr,
             "weight_decay": weight_decay,
-            "schedule": schedule.value,
+            "schedule": schedule,
         },
     }
     config = build(TrainConfig, with_expert(values, expert))
@@ -316,7 +316,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     store: Annotated[Path, typer.Option(help="A store with the same decoder.", **AT)],
     split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
-    weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = Weights.last,
+    weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = "last",
     push: Annotated[float, typer.Option(min=0, help="Push every anchor by up to P pixels (experiment 4).")] = 0.0,
     shift: Annotated[float, typer.Option(min=0, help="Shift every cloud by up to S pixels (experiment 5).")] = 0.0,
     displace: Annotated[bool, typer.Option(help="Put every cloud at a random place inside its image.")] = False,
@@ -342,7 +342,7 @@ def evaluate(
         "run": run,
         "store": store,
         "split": split,
-        "weights": weights.value,
+        "weights": weights,
         "push": push,
         "shift": shift,
         "displace": displace,
@@ -362,7 +362,7 @@ def evaluate(
 def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = Weights.last,
+    weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = "last",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="By default one per core.")] = None,
     as_json: Json = False,
@@ -370,7 +370,7 @@ def predict(
     """Convert new images with the store's own decoder and classify them."""
     from arcpipe.train import run_predict
 
-    report = run_predict(run, images, weights=weights.value, device=device, threads=threads)
+    report = run_predict(run, images, weights=weights, device=device, threads=threads)
     show(report, as_json)
     report.check()
 
@@ -406,7 +406,7 @@ def inspect(
     from arcpipe.inspect import run_inspect
 
     folder = as_folder(out) if out else Path("inspect") / store.name.removesuffix(".zarr")
-    show(run_inspect(store, samples or [], folder, scale=scale, edit=edit.value if edit else None, seed=seed), as_json)
+    show(run_inspect(store, samples or [], folder, scale=scale, edit=edit, seed=seed), as_json)
 
 
 @app.command()
@@ -465,7 +465,7 @@ def run(
     set_waiting()
     from arcpipe.pipeline import read_pipeline, run_pipeline
 
-    read = read_pipeline(pipeline, data, recipe.value if recipe else None)
+    read = read_pipeline(pipeline, data, recipe)
     if read.about:
         typer.echo(read.about, err=True)
     arms = [arm for text in only or () for arm in words(text)]

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+import arcpipe
+
 DecoderKind = Literal["concat", "basis"]
 """How near latents become a colour: `NetworkRecord` or `BasisRecord`."""
 
@@ -23,6 +25,7 @@ class Cloud:
     `neighbours` (height * width, n): rows of this cloud, raster order, nearest first; None where not loaded.
     `psnr` in dB on [0, 1], NaN where unknown.
     `scales` (k,) float32: how far each anchor reaches, pixels; None where the decoder's kind has none.
+    `decoder`: what the cloud was fitted under, where it comes from a store's `store["train/17"]` or from a `Fitter`.
     """
 
     positions: NDArray[Any]
@@ -36,9 +39,23 @@ class Cloud:
     sample_id: int = -1
     path: str = ""
     scales: NDArray[np.float32] | None = None
+    decoder: DecoderRecord | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return f"<Cloud {self.path}: {len(self)} anchors, {height} x {width} pixels, label {self.label}>"
+
+    def _repr_png_(self) -> bytes | None:
+        """How a notebook shows the cloud, where its decoder is known."""
+        return None if self.decoder is None else arcpipe.show(self)._repr_png_()
+
+
+PER_CLOUD = ("labels", "sizes", "relative", "psnr", "repeats", "sample_ids")
+PER_POINT = ("positions", "latents", "scales")
+"""The columns of a `CloudBatch`: arrays with a row for each cloud, and for each point. `paths` are a tuple."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,9 @@ class CloudBatch:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def __repr__(self) -> str:
+        return f"<CloudBatch: {len(self)} clouds, {len(self.positions)} anchors>"
+
     def __getitem__(self, index: int) -> Cloud:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
@@ -95,7 +115,55 @@ class CloudBatch:
         return (self[index] for index in range(len(self)))
 
     def without_neighbours(self) -> CloudBatch:
+        """The same clouds without the neighbours of their pixels."""
         return replace(self, neighbours=None, pixel_offsets=None)
+
+    def cut(self, start: int, stop: int) -> CloudBatch:
+        """Clouds `start:stop`, whose arrays are views of these."""
+        changes: dict[str, Any] = {name: getattr(self, name)[start:stop] for name in (*PER_CLOUD, "paths")}
+        points = slice(int(self.offsets[start]), int(self.offsets[stop]))
+        changes |= {name: column[points] for name, column in self._points().items()}
+        if self.neighbours is not None and self.pixel_offsets is not None:
+            pixels = self.pixel_offsets[start : stop + 1]
+            changes["neighbours"] = self.neighbours[int(pixels[0]) : int(pixels[-1])]
+            changes["pixel_offsets"] = pixels - pixels[0]
+        return replace(self, offsets=self.offsets[start : stop + 1] - self.offsets[start], **changes)
+
+    def take(self, chosen: Sequence[int] | NDArray[np.int64]) -> CloudBatch:
+        """Some clouds, in the given order, as copies; a cloud may be taken more than once."""
+        rows = np.asarray(chosen, np.int64)
+        changes: dict[str, Any] = {name: getattr(self, name)[rows] for name in PER_CLOUD}
+        changes["paths"] = tuple(self.paths[row] for row in rows.tolist())
+        changes["offsets"], points = _ragged(self.offsets, rows)
+        changes |= {name: column[points] for name, column in self._points().items()}
+        if self.neighbours is not None and self.pixel_offsets is not None:
+            changes["pixel_offsets"], pixels = _ragged(self.pixel_offsets, rows)
+            changes["neighbours"] = self.neighbours[pixels]
+        return replace(self, **changes)
+
+    @classmethod
+    def concat(cls, batches: Sequence[CloudBatch]) -> CloudBatch:
+        """All clouds of some batches (one at least), end to end. What one of them lacks, all lose: scales, neighbours.
+
+        A single batch is returned as it is.
+        """
+        if len(batches) == 1:
+            return batches[0]
+        lengths = np.concatenate([np.diff(batch.offsets) for batch in batches])
+        common = [name for name in PER_POINT if all(getattr(batch, name) is not None for batch in batches)]
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(batch, name) for batch in batches]) for name in (*PER_CLOUD, *common)
+        }
+        columns["paths"] = tuple(path for batch in batches for path in batch.paths)
+        neighbours = [batch.neighbours for batch in batches if batch.neighbours is not None]
+        if len(neighbours) == len(batches):
+            columns["neighbours"] = np.concatenate(neighbours)
+            columns["pixel_offsets"] = ends_from(columns["sizes"].astype(np.int64).prod(axis=1))
+        return cls(offsets=ends_from(lengths), **columns)
+
+    def _points(self) -> dict[str, NDArray[Any]]:
+        """The columns that have a row for each point."""
+        return {name: column for name in PER_POINT if (column := getattr(self, name)) is not None}
 
     @classmethod
     def join(cls, clouds: Sequence[Cloud], *, latent_dim: int = 0, n_neighbours: int = 4) -> CloudBatch:
@@ -136,6 +204,13 @@ def ends_from(counts: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))]).astype(np.int64)
 
 
+def _ragged(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Offsets of the chosen pieces laid end to end, and the rows of which they consist."""
+    lengths = np.diff(offsets)[chosen]
+    ends = ends_from(lengths)
+    return ends, np.arange(ends[-1]) + np.repeat(offsets[chosen] - ends[:-1], lengths)
+
+
 def morton_codes(positions: NDArray[Any]) -> NDArray[np.uint64]:
     """Interleave the bits of rows and columns (below 2**32): bit 2i is bit i of the column, bit 2i + 1 of the row."""
     rows, columns = positions[:, 0].astype(np.uint64), positions[:, 1].astype(np.uint64)
@@ -174,6 +249,9 @@ class NetworkRecord:
     biases: tuple[NDArray[np.float32], ...]
     n_neighbours: int
     latent_dim: int
+
+    def __repr__(self) -> str:
+        return _described(self)
 
     @property
     def kind(self) -> DecoderKind:
@@ -242,6 +320,9 @@ class BasisRecord:
     ranges: NDArray[np.float32]
     n_neighbours: int
 
+    def __repr__(self) -> str:
+        return _described(self)
+
     @property
     def kind(self) -> DecoderKind:
         return "basis"
@@ -286,6 +367,11 @@ BASIS_ARRAYS = ("profiles", "orders", "kernel", "scale_rule", "costs", "ranges")
 
 DecoderRecord = NetworkRecord | BasisRecord
 """What a store keeps of its decoder, of either kind."""
+
+
+def _described(decoder: DecoderRecord) -> str:
+    about = f"latent dimension {decoder.latent_dim}, {decoder.channels} channels"
+    return f"<decoder {decoder.sha256[:8]}, kind {decoder.kind}: {about}>"
 
 
 def decoder_hash(start: str, arrays: Mapping[str, NDArray[np.float32]]) -> str:

@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from arcpipe.errors import ConfigError
+from arcpipe.options import Cache, Dtype, Features, Model, Normalise, Preset, Recipe, Schedule, Weights
 from arcpipe.place import as_folder, as_place
 
 Count = Annotated[int, Field(ge=1)]
@@ -125,7 +126,7 @@ OF_KIND: dict[str, tuple[str, ...]] = {
 class FitSection(Section):
     """How one image becomes one cloud (METHOD of the thesis, section 3.2 and appendix A)."""
 
-    recipe: Literal["thesis", "fast", "basis"] = "thesis"
+    recipe: Recipe = "thesis"
     """A set of defaults. `basis`: a decoder that is linear in the latents, which are solved for. `thesis`: the thesis's
     procedure. `fast`: the same at the same PSNR in 275 steps instead of 500."""
     latents: Annotated[float, Field(gt=0)] = 0.05
@@ -142,7 +143,7 @@ class FitSection(Section):
     steps: Count = 500
     """Of Adam; a fit of `basis` has one, which solves it."""
     lr: Annotated[float, Field(gt=0)] = 0.005
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     """`cosine`: the rate falls from `lr` to 0 along half a cosine, over the steps of a fit (not of pretraining)."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
@@ -228,10 +229,10 @@ class FitSection(Section):
 class StoreSection(Section):
     """How clouds lie on disk."""
 
-    dtype: Literal["float16", "float32", "int8"] = "float16"
+    dtype: Dtype = "float16"
     bits: Annotated[int, Field(ge=2, le=8)] = 8
     """Of `int8`: 6 take a quarter less space than 8, see docs/store-format.md."""
-    neighbours_cache: Literal["pixels", "none"] = "pixels"
+    neighbours_cache: Cache = "pixels"
     part_samples: Count | None = None
     """Samples in a part; by default as many as make 30 to 120 seconds of work."""
 
@@ -366,7 +367,7 @@ class AugmentSection(Section):
 class FeaturesSection(Section):
     """What the classifier is given of every point."""
 
-    kind: Literal["latents", "decoded", "both"] = "latents"
+    kind: Features = "latents"
     """`latents`: as in the thesis. `decoded`: what the cloud decodes to around the point. `both` in turn."""
     windows: tuple[Count, ...] = (7,)
     """Edges of the decoded windows around a point, pixels, odd."""
@@ -402,8 +403,8 @@ class FeaturesSection(Section):
 class ModelSection(Section):
     """The classifier; `preset` fills what is not given."""
 
-    model: Literal["ptv3", "ptv1"] = "ptv3"
-    preset: Literal["small", "large"] = "small"
+    model: Model = "ptv3"
+    preset: Preset = "small"
     """`small`: for clouds of 10 to 100 points; of PTv3, the published network (0.45 M parameters). `large`: more."""
     channels: tuple[Count, ...] | None = None
     depths: tuple[Count, ...] | None = None
@@ -422,11 +423,13 @@ class ModelSection(Section):
 
 
 class OptimSection(Section):
+    """How the classifier learns: AdamW, its rate, and how long."""
+
     epochs: Count = 40
     batch_size: Count = 128
     lr: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Schedule = "cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of all steps in which the rate rises from 0."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -444,7 +447,7 @@ class StreamSection(Section):
     train_split: str = "train"
     test_split: str | None = None
     """The split that is evaluated; by default `test`, else `val`."""
-    normalise: Literal["per-dim", "whole", "none"] = "per-dim"
+    normalise: Normalise = "per-dim"
     block: Count = 32
     """Neighbouring samples of a part that are read together."""
     window: Count = 8
@@ -493,13 +496,11 @@ class TrainConfig(Section):
         return self
 
 
-class EvaluateConfig(Section):
-    """Everything `arcpipe evaluate` is told."""
+class EvaluateSection(Section):
+    """What is asked about a trained run, on a split as it is or changed."""
 
-    run: Folder
-    store: Place
     split: str | None = None
-    weights: Literal["last", "best"] = "last"
+    weights: Weights = "last"
     """`best`: those that the validation split chose, where the store has one beside the reported split."""
     push: Annotated[float, Field(ge=0)] = 0.0
     """Every anchor moves by at most so many pixels on each axis."""
@@ -511,6 +512,13 @@ class EvaluateConfig(Section):
     """Average at most so many clouds of each image; by default all."""
     views: Count = 1
     """Average the answers to a cloud as it is stored and to this many less one changed as in training, unmixed."""
+
+
+class EvaluateConfig(EvaluateSection):
+    """Everything `arcpipe evaluate` is told."""
+
+    run: Folder
+    store: Place
     out: Path | None = None
     """A folder for the figures of calibration and confusion."""
     batch_size: Count = 256
@@ -526,6 +534,35 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
         return kind.model_validate(values)
     except ValidationError as error:
         raise _config_error(kind, error, where) from None
+
+
+def sectioned(kind: type[Section], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Put settings into the sections that have them: `{"epochs": 3}` becomes `{"optim": {"epochs": 3}}`.
+
+    What is a table of settings, or no section's, stays where it is.
+
+    Raises:
+        ConfigError: no section has such a setting (names the nearest one).
+    """
+    sections = {name: field.annotation for name, field in kind.model_fields.items()}
+    homes = {
+        key: name
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, Section)
+        for key in section.model_fields
+    }
+    placed: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and key in sections:
+            placed[key] = {**placed.get(key, {}), **value}
+        elif key in homes:
+            placed[homes[key]] = {**placed.get(homes[key], {}), key: value}
+        elif key in sections:
+            placed[key] = value
+        else:
+            near = difflib.get_close_matches(key, [*homes, *sections], n=1)
+            raise ConfigError(f"there is no setting {key!r}.", details=[f"near it: {name}" for name in near])
+    return placed
 
 
 LATER: dict[str, dict[str, Any]] = {

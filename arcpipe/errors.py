@@ -73,6 +73,12 @@ class FileAccessError(ArcpipeError):
     exit_code = 1
 
 
+class MissingPackageError(ArcpipeError):
+    """Something was asked for that needs a package which is not installed."""
+
+    exit_code = 2
+
+
 class DeviceError(ArcpipeError):
     """More GPUs were asked for than the machine has."""
 

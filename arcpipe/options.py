@@ -1,78 +1,37 @@
-"""What the command line adds to `config`: the choices of its options, its default paths, and `--set KEY=VALUE`."""
+"""What `config` and the command line share without pydantic: choices by name, default paths, and `--set KEY=VALUE`."""
 
 from __future__ import annotations
 
 import tomllib
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from arcpipe.errors import ConfigError
 
-
-class Dtype(StrEnum):
-    float16 = "float16"
-    float32 = "float32"
-    int8 = "int8"
-
-
-class Cache(StrEnum):
-    pixels = "pixels"
-    none = "none"
-
-
-class Recipe(StrEnum):
-    basis = "basis"
-    thesis = "thesis"
-    fast = "fast"
-
-
-class Features(StrEnum):
-    latents = "latents"
-    decoded = "decoded"
-    both = "both"
-
-
-class Normalise(StrEnum):
-    per_dim = "per-dim"
-    whole = "whole"
-    none = "none"
-
-
-class Schedule(StrEnum):
-    constant = "constant"
-    cosine = "cosine"
-
-
-class Model(StrEnum):
-    ptv3 = "ptv3"
-    ptv1 = "ptv1"
-
-
-class Preset(StrEnum):
-    small = "small"
-    large = "large"
-
-
-class Weights(StrEnum):
-    last = "last"
-    best = "best"
-
-
-class Edit(StrEnum):
-    push = "push"
-    rotate = "rotate"
-    flip = "flip"
-    zoom = "zoom"
-    crop = "crop"
-    shear = "shear"
-    brightness = "brightness"
-    contrast = "contrast"
-    saturation = "saturation"
-    hue = "hue"
-    mask = "mask"
-    noise = "noise"
-    mix = "mix"
+Dtype = Literal["float16", "float32", "int8"]
+Cache = Literal["pixels", "none"]
+Recipe = Literal["basis", "thesis", "fast"]
+Features = Literal["latents", "decoded", "both"]
+Normalise = Literal["per-dim", "whole", "none"]
+Schedule = Literal["constant", "cosine"]
+Model = Literal["ptv3", "ptv1"]
+Preset = Literal["small", "large"]
+Weights = Literal["last", "best"]
+Edit = Literal[
+    "push",
+    "rotate",
+    "flip",
+    "zoom",
+    "crop",
+    "shear",
+    "brightness",
+    "contrast",
+    "saturation",
+    "hue",
+    "mask",
+    "noise",
+    "mix",
+]
 
 
 def with_expert(values: dict[str, Any], expert: list[str] | None) -> dict[str, Any]:

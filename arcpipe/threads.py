@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 from arcpipe.machine import available_cores
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 GIVE_WAY = 10
 """Niceness that threads add which work ahead of others."""
@@ -43,6 +48,37 @@ def torch_threads(wanted: int | None = None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def each(act: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
+    """Apply `act` to every item, by so many threads; results in the order of the items."""
+    if min(threads, len(items)) < 2:
+        return [act(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(act, items))
+
+
+class Helpers:
+    """Some threads with work memory of their own, for the bands of one image."""
+
+    def __init__(self, pool: ThreadPoolExecutor | None, count: int) -> None:
+        self.pool, self.count = pool, count
+
+    def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Do the items, in any order; results in theirs."""
+        if self.pool is None or len(items) < 2:
+            return [work(item) for item in items]
+        return list(self.pool.map(work, items))
+
+
+@contextmanager
+def team(threads: int) -> Iterator[Helpers]:
+    """Threads that sleep between their pieces of work, so that a busy neighbour costs only its share."""
+    if threads < 2:
+        yield Helpers(None, 1)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield Helpers(pool, threads)
 
 
 def give_way() -> None:

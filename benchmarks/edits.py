@@ -59,8 +59,8 @@ def first_clouds(store: Store, count: int) -> list[Cloud]:
 def edits(channels: int, *, with_colours: bool) -> Iterator[Change]:
     """Every edit, at several strengths."""
     yield from (rotated(degrees) for degrees in (5, 15, 30, 90))
-    yield flipped(rows=False, columns=True)
-    yield flipped(rows=True, columns=False)
+    yield flipped("columns")
+    yield flipped("rows")
     yield from (zoomed(factor) for factor in (0.8, 1.25, 2.0))
     yield from (cropped(0.75, margin) for margin in (0.0, 0.5, 1.0, 2.0, 3.0))
     yield from (sheared(slope) for slope in (0.1, 0.3))

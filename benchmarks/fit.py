@@ -14,10 +14,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+from growth import GROWING_SIZES, SizeResult, run_growth
 from matplotlib import pyplot as plt
 
 from arcpipe.bench.fit import SIZES, run_bench_fit
-from arcpipe.bench.growth import GROWING_SIZES, SizeResult, run_growth
 
 
 def draw(results: list[SizeResult], path: Path) -> None:

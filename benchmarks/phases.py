@@ -18,8 +18,7 @@ from numba import njit
 
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.kernels import fused, plan
-from arcpipe.arc.kernels.layout import join_scene, lay_network, lay_work, no_gradients, zeros
-from arcpipe.arc.kernels.numba_kernel import lay_latents
+from arcpipe.arc.kernels.layout import join_scene, lay_latents, lay_network, lay_work, no_gradients, zeros
 from arcpipe.arc.kernels.squares import cut_image
 from arcpipe.arc.problem import prepare_image
 from arcpipe.bench.photographs import photographs

@@ -23,8 +23,8 @@ from arcpipe.cloud import Cloud, CloudBatch, NetworkRecord, morton_codes
 from arcpipe.config import StreamSection
 from arcpipe.place import as_place
 from arcpipe.store import Store, StoreHeader, create_or_open, open_store
-from arcpipe.train.loader import StreamLoader
-from arcpipe.train.split import Split, normalisation
+from arcpipe.stream.loader import StreamLoader
+from arcpipe.stream.split import Split, normalisation
 from tests.bucket_server import BucketServer, find_server
 
 PARTS, CLOUDS, POINTS, WIDTH = 10, 128, 512, 32

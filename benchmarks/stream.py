@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from arcpipe.bench.stream import run_bench_stream
-from arcpipe.train.order import Manifest, epoch_order, shuffle_quality
+from arcpipe.stream.order import Manifest, epoch_order, shuffle_quality
 
 PARTS, CLOUDS, CLASSES, EPOCHS = 64, 1000, 10, 5
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.bucket_server import BucketServer, find_server
+from tests.made_up import write_store
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: tests share their cores
 
@@ -45,3 +46,19 @@ def bucket(bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in bucket_server.environment().items():
         monkeypatch.setenv(name, value)
     return bucket_server.new_place()
+
+
+@pytest.fixture(scope="session")
+def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 training clouds in 3 parts, 30 test clouds in 2."""
+    return write_store(tmp_path_factory.mktemp("stores") / "tiny.zarr")
+
+
+@pytest.fixture
+def new_store(tmp_path: Path) -> Callable[..., Path]:
+    """Write another store: `new_store(splits={"train": 10}, n_classes=2)`."""
+
+    def write(name: str = "other.zarr", **settings: object) -> Path:
+        return write_store(tmp_path / name, **settings)  # type: ignore[arg-type]
+
+    return write

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from arcpipe import options
 from arcpipe.config import (
     AugmentSection,
     ConvertConfig,
-    EvaluateConfig,
-    FeaturesSection,
     FitSection,
-    ModelSection,
-    OptimSection,
-    Section,
     SourceSection,
-    StoreSection,
-    StreamSection,
     TrainConfig,
     build,
     differences,
@@ -118,24 +108,6 @@ def test_places_survive_json() -> None:
         again = TrainConfig.model_validate_json(config.model_dump_json())
         assert again == config
         assert (str(again.store), type(again.store)) == (store, type(config.store))
-
-
-@pytest.mark.parametrize(
-    ("choices", "section", "setting"),
-    [
-        (options.Dtype, StoreSection, "dtype"),
-        (options.Cache, StoreSection, "neighbours_cache"),
-        (options.Recipe, FitSection, "recipe"),
-        (options.Features, FeaturesSection, "kind"),
-        (options.Normalise, StreamSection, "normalise"),
-        (options.Schedule, OptimSection, "schedule"),
-        (options.Model, ModelSection, "model"),
-        (options.Preset, ModelSection, "preset"),
-        (options.Weights, EvaluateConfig, "weights"),
-    ],
-)
-def test_an_option_offers_what_its_setting_takes(choices: type[StrEnum], section: type[Section], setting: str) -> None:
-    assert {choice.value for choice in choices} == set(get_args(section.model_fields[setting].annotation))
 
 
 @pytest.mark.parametrize(

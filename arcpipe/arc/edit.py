@@ -7,18 +7,25 @@ may lie outside the image.
 Given the `Maps` of a decoder of the kind `basis`, `rotate`, `flip`, `shear` and `recolour` change latents too, so that
 the cloud decodes to the changed picture. Without, latents stay as they are, as in the thesis: every small patch decodes
 to what it was before. `shift`, `zoom` and `crop` need no maps: with anchors that have scales, they change the picture.
+A cloud that brings its decoder along, as those of `store["train/17"]` and of a `Fitter` do, needs no `maps`:
+
+>>> import arcpipe as ap
+>>> cloud = ap.open_store("store/digits.zarr")["train/17"]
+>>> turned = ap.edit.rotate(ap.edit.flip(cloud, axis="columns"), 15)
+>>> ap.decode(turned).shape
+(32, 32, 1)
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from arcpipe.arc.maps import Maps
-from arcpipe.cloud import Cloud
+from arcpipe.cloud import BasisRecord, Cloud
 
 
 def push(cloud: Cloud, reach_px: float, rng: np.random.Generator) -> Cloud:
@@ -56,16 +63,20 @@ def rotate(cloud: Cloud, degrees: float, maps: Maps | None = None) -> Cloud:
     """Turn all anchors about the middle of the image, counter-clockwise as one sees it (rows point down)."""
     angle = np.deg2rad(degrees)
     cosine, sine = np.cos(angle), np.sin(angle)
-    turned = _about_middle(cloud, np.array([[cosine, -sine], [sine, cosine]]))
+    turned, maps = _about_middle(cloud, np.array([[cosine, -sine], [sine, cosine]])), _maps(cloud, maps)
     return turned if maps is None else _described(turned, maps.rotated(cloud.latents, degrees))
 
 
-def flip(cloud: Cloud, *, rows: bool = False, columns: bool = False, maps: Maps | None = None) -> Cloud:
+def flip(cloud: Cloud, axis: Literal["rows", "columns", "both"] = "columns", maps: Maps | None = None) -> Cloud:
     """Mirror the anchors: `rows` upside down, `columns` left to right."""
-    mirrored = _moved(cloud, np.where([rows, columns], 2 * _middle(cloud) - cloud.positions, cloud.positions))
+    chosen = np.array([axis in ("rows", "both"), axis in ("columns", "both")])
+    if not chosen.any():
+        raise ValueError(f"axis is rows, columns or both, not {axis!r}")
+    mirrored = _moved(cloud, np.where(chosen, 2 * _middle(cloud) - cloud.positions, cloud.positions))
+    maps = _maps(cloud, maps)
     if maps is None:
         return mirrored
-    signs = np.where(np.array([[rows], [columns]]), maps.mirror, np.float32(1)).prod(0)
+    signs = np.where(chosen[:, None], maps.mirror, np.float32(1)).prod(0)
     return _described(mirrored, cloud.latents * signs)
 
 
@@ -80,7 +91,7 @@ def shear(cloud: Cloud, slope: float, maps: Maps | None = None) -> Cloud:
     With `maps` latents change as far as they can: it is no exact change of the picture.
     """
     matrix = np.array([[1.0, 0.0], [slope, 1.0]])
-    sheared = _about_middle(cloud, matrix)
+    sheared, maps = _about_middle(cloud, matrix), _maps(cloud, maps)
     return sheared if maps is None else _described(sheared, maps.plane(matrix)(cloud.latents))
 
 
@@ -99,11 +110,17 @@ def crop(cloud: Cloud, low: ArrayLike, size: tuple[int, int], *, margin: float =
     return replace(keep(_moved(cloud, places), np.flatnonzero(kept)), size=size)
 
 
-def recolour(cloud: Cloud, matrix: ArrayLike, offset: ArrayLike, maps: Maps) -> Cloud:
+def recolour(cloud: Cloud, matrix: ArrayLike, offset: ArrayLike = 0.0, maps: Maps | None = None) -> Cloud:
     """Change all colours c into `matrix (c - 0.5) + 0.5 + offset`, as far as latents can show it.
 
     `arcpipe.arc.maps` has the matrices and offsets of brightness, contrast, saturation and hue.
+
+    Raises:
+        ValueError: there are no maps: the cloud's decoder is unknown, or of the kind `concat`.
     """
+    maps = _maps(cloud, maps)
+    if maps is None:
+        raise ValueError("colours change in clouds of the kind basis whose decoder is known")
     return _described(cloud, maps.colour(matrix, offset)(cloud.latents))
 
 
@@ -161,6 +178,11 @@ def _inside(cloud: Cloud, low: ArrayLike, high: ArrayLike) -> NDArray[np.bool_]:
 
 def _draw(count: int, kept: int, rng: np.random.Generator) -> NDArray[np.int64]:
     return np.sort(rng.permutation(count)[:kept])
+
+
+def _maps(cloud: Cloud, maps: Maps | None) -> Maps | None:
+    """The given maps, or those of the decoder that the cloud brings along."""
+    return Maps(cloud.decoder) if maps is None and isinstance(cloud.decoder, BasisRecord) else maps
 
 
 def _middle(cloud: Cloud) -> NDArray[np.float64]:

@@ -20,7 +20,8 @@ from arcpipe.arc.problem import FittedCloud, standardised_gaps
 from arcpipe.arc.tiles import index_rows, padded
 from arcpipe.cloud import BasisRecord, DecoderRecord
 from arcpipe.config import FitSection
-from arcpipe.errors import ConfigError, DeviceError, ImageError
+from arcpipe.devices import choose_device
+from arcpipe.errors import ConfigError, ImageError
 
 BLOCK = 64
 """Side of the squares in which an image is decoded, pixels."""
@@ -64,7 +65,7 @@ def fit_clouds(
         raise ValueError(f"{len(images)} images need as many seeds, found {len(seeds)}")
     for image in images:
         check_image(image, decoder.channels)
-    decoder = decoder.to(checked_device(device))
+    decoder = decoder.to(choose_device(device))
     return choose_kernel(kernel, decoder).run(images, fit, seeds, memory_bytes)
 
 
@@ -205,26 +206,6 @@ def check_image(image: NDArray[Any], channels: int) -> None:
         raise ImageError("The image has no pixels.", reason="too-small", details=[f"found {image.shape}"])
     if not np.isfinite(image).all():
         raise ImageError("The image holds values that are not finite.", reason="not-finite")
-
-
-def checked_device(device: str) -> torch.device:
-    """The device of this name.
-
-    Raises:
-        DeviceError: this machine does not have it.
-    """
-    try:
-        found = torch.device(device)
-        missing = found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()
-    except RuntimeError:
-        missing = True
-    if missing:
-        raise DeviceError(
-            f"there is no device {device!r}.",
-            details=[f"torch {torch.__version__} finds {torch.cuda.device_count()} GPUs"],
-            fix=["leave --gpus out to compute on the CPU"],
-        )
-    return found
 
 
 def _blocks(height: int, width: int) -> Iterator[tuple[slice, slice]]:

@@ -51,27 +51,6 @@ def nearest_anchors(positions: NDArray[Any], size: tuple[int, int], n: int) -> N
     return found
 
 
-def nearest_at(positions: NDArray[Any], points: NDArray[Any], n: int) -> NDArray[np.int32]:
-    """Find the `n` anchors nearest to any places, such as places between pixels.
-
-    Args:
-        positions: (k, 2) row and column, pixels.
-        points: (p, 2) row and column, pixels.
-        n: neighbours per point.
-
-    Returns:
-        (p, n) int32 rows of `positions`, nearest first, equal distances by lower row.
-
-    Raises:
-        TooFewAnchorsError: k < n.
-    """
-    find = Finder(positions, n)
-    found = np.empty((len(points), n), np.int32)
-    for start, stop in _bands(len(points)):
-        found[start:stop] = find(points[start:stop])
-    return found
-
-
 def relative_statistics(
     positions: NDArray[Any], neighbours: NDArray[Any], size: tuple[int, int]
 ) -> tuple[float, float]:

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from arcpipe.arc.basis import Basis
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import check_image, checked_device
+from arcpipe.arc.engine import check_image
 from arcpipe.arc.kernels import choose_network_kernel
 from arcpipe.arc.learn_basis import learn_basis
 from arcpipe.config import FitSection
+from arcpipe.devices import choose_device
 
 
 def pretrain_decoder(
@@ -58,6 +59,6 @@ def pretrain_decoder(
         check_image(image, channels)
     if fit.decoder_kind == "basis":
         return learn_basis(images, fit, seed, channels, stepped)
-    decoder = Decoder.initial(fit, channels, seed).to(checked_device(device))
+    decoder = Decoder.initial(fit, channels, seed).to(choose_device(device))
     losses = choose_network_kernel(kernel, decoder).run_jointly(images, fit.joint, seeds, memory_bytes, stepped)
     return decoder.to("cpu"), losses

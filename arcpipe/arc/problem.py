@@ -156,7 +156,7 @@ def standardised_gaps(
     return gaps.reshape(len(points), -1)
 
 
-class Problem:
+class Tiled:
     """Several small images, or one large one, as tiles.
 
     Args:

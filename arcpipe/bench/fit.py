@@ -181,7 +181,6 @@ def prepare(fit: FitSection, threads: int, with_basis: bool) -> tuple[Records, f
 
     from arcpipe.arc.learn_basis import learn_basis
     from arcpipe.arc.pretrain import pretrain_decoder
-    from arcpipe.arc.recipes import recipe
     from arcpipe.bench.photographs import photographs
 
     torch.set_num_threads(threads)
@@ -190,7 +189,7 @@ def prepare(fit: FitSection, threads: int, with_basis: bool) -> tuple[Records, f
     records = {"concat": decoder.to_record()}
     if with_basis:
         pieces = photographs((128, 128), DECODER_IMAGES)
-        learned = recipe("basis").model_copy(update={"pretrain_steps": BASIS_STEPS})
+        learned = FitSection(recipe="basis").model_copy(update={"pretrain_steps": BASIS_STEPS})
         records["basis"] = learn_basis(pieces, learned, 0, 3)[0].to_record()
     return records, matrix_peak()
 

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.basis import Basis
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import decode, fit_clouds
 from arcpipe.arc.metrics import psnr
-from arcpipe.arc.recipes import recipe
 from arcpipe.arc.reference import ReferenceCloud, decode_reference, fit_cloud_reference
+from arcpipe.arc.render import render_cloud
 from arcpipe.cloud import ends_from
-from arcpipe.config import FitSection
+from arcpipe.config import FitSection, StoreSection
+from arcpipe.fitter import Fitter
 
 Images = Sequence[NDArray[np.float32]]
 Reconstructions = list[NDArray[np.float32]]
@@ -58,32 +58,20 @@ def batch(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
 
 def engine(images: Images, decoder: Decoder | Basis, fit: FitSection) -> Fitted:
     """The engine of arcpipe."""
-    clouds = fit_clouds(images, decoder, fit, range(len(images)))
-    return Fitted(
-        fit.steps,
-        lambda: [
-            decode(
-                cloud.latents,
-                cloud.positions,
-                (image.shape[0], image.shape[1]),
-                decoder,
-                cloud.relative,
-                cloud.neighbours,
-                scales=cloud.scales,
-            )
-            for cloud, image in zip(clouds, images, strict=True)
-        ],
-    )
+    fitter = Fitter(decoder, fit, StoreSection(dtype="float32"))
+    clouds = fitter.solve(images, range(len(images)))
+    finished = (fitter.finish(cloud, image) for cloud, image in zip(clouds, images, strict=True))
+    return Fitted(fit.steps, lambda: [render_cloud(cloud, decoder) for cloud in finished])
 
 
 def fast(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
     """The engine of arcpipe with the recipe `fast`."""
-    return engine(images, decoder, recipe("fast").model_copy(update={"steps": steps_of("fast", fit)}))
+    return engine(images, decoder, FitSection(recipe="fast").model_copy(update={"steps": steps_of("fast", fit)}))
 
 
 def basis(images: Images, decoder: Basis, fit: FitSection) -> Fitted:
     """The engine of arcpipe with the recipe `basis`."""
-    return engine(images, decoder, recipe("basis").model_copy(update={"steps": steps_of("basis", fit)}))
+    return engine(images, decoder, FitSection(recipe="basis").model_copy(update={"steps": steps_of("basis", fit)}))
 
 
 def siren(images: Images, decoder: Decoder, fit: FitSection, goals: Sequence[float] | None = None) -> Fitted:
@@ -101,9 +89,11 @@ def engine_psnr(images: Images, decoder: Decoder | Basis, fit: FitSection) -> li
 
 def steps_of(method: str, fit: FitSection) -> int:
     """At most so many steps: the method's own, in proportion where `fit` has others than the recipe `thesis`."""
-    whole = {"fast": recipe("fast").steps, "basis": recipe("basis").steps, "siren": SIREN_STEPS}.get(
-        method, FitSection().steps
-    )
+    whole = {
+        "fast": FitSection(recipe="fast").steps,
+        "basis": FitSection(recipe="basis").steps,
+        "siren": SIREN_STEPS,
+    }.get(method, FitSection().steps)
     return max(1, round(whole * fit.steps / FitSection().steps))
 
 

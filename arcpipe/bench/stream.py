@@ -31,9 +31,9 @@ from arcpipe.config import Augmentation, AugmentSection, ModelSection, OptimSect
 from arcpipe.models import build_model
 from arcpipe.progress import Progress
 from arcpipe.store import Store, open_store
+from arcpipe.stream.loader import Batch, StreamLoader
+from arcpipe.stream.split import Normalisation, Split, normalisation
 from arcpipe.threads import torch_threads
-from arcpipe.train.loader import Batch, StreamLoader
-from arcpipe.train.split import Normalisation, Split, normalisation
 from arcpipe.train.step import make_optimiser, train_step
 
 CLOUDS = 4096

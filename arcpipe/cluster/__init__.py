@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -22,7 +23,7 @@ from arcpipe.cluster.joining import ANSWER_WITHIN, LOOPBACK, WAIT_S, join
 from arcpipe.cluster.telling import listening, teller
 from arcpipe.cluster.window import WindowExecutor
 from arcpipe.config import RunSection
-from arcpipe.errors import DeviceError
+from arcpipe.devices import check_gpus
 from arcpipe.machine import available_cores, machine_memory
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cluster",
-    "check_gpus",
     "check_jobs",
     "dask_setup",
     "describe_loss",
@@ -98,19 +98,6 @@ def _far(run: RunSection, must_see: Sequence[Path]) -> AbstractContextManager[tu
     return join(run.scheduler or "", run.wait_s or WAIT_S, must_see)
 
 
-def check_gpus(wanted: int) -> None:
-    """Raise `DeviceError` unless the machine has that many CUDA devices."""
-    import torch
-
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted > found:
-        raise DeviceError(
-            f"--gpus {wanted} asks for more GPUs than this machine has.",
-            details=[f"expected {wanted}, found {found}"],
-            fix=[f"--gpus {found}" if found else f"--workers {available_cores()} (the same result on the CPU)"],
-        )
-
-
 def died(future: Future[Any]) -> bool:
     """Whether a finished task has no result because its workers died, one after another."""
     from distributed import KilledWorker
@@ -133,6 +120,7 @@ def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None,
 
     environment = worker_environment(threads)
     stack.enter_context(_dask_settings(environment))
+    stack.enter_context(_without_script())
     if scratch is None:
         temporary = tempfile.TemporaryDirectory(prefix="arcpipe-", ignore_cleanup_errors=True)
         scratch = Path(stack.enter_context(temporary))
@@ -187,6 +175,24 @@ def _environment(name: str, value: str) -> Iterator[None]:
     finally:
         if before is None:
             del os.environ[name]
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Keep Python from running the user's script again in every process that is started in the block.
+
+    It would do so to find the script's functions, of which a task needs none; a script without
+    `if __name__ == "__main__"` would then start its conversion again in every worker.
+    """
+    main = sys.modules["__main__"]
+    before: dict[str, Any] = {
+        name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__
+    }
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(before)
 
 
 def _one_gpu(index: int, on_gpus: bool) -> dict[str, str]:

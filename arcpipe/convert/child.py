@@ -13,7 +13,8 @@ import select
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NoReturn
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import numpy as np
 
@@ -34,10 +35,13 @@ from arcpipe.convert.work import Work, prepare
 from arcpipe.errors import ArcpipeError
 from arcpipe.place import as_place
 from arcpipe.sources import Sample
-from arcpipe.store import Rounding, open_writer
+from arcpipe.store import open_writer
+
+if TYPE_CHECKING:
+    from arcpipe.fitter import Fitter
 
 LOOK_EVERY_S = 0.05
-GROUP_PIXELS = 2**18
+SUSPECT_PIXELS = 2**18
 """Smaller groups than a worker's: what dies with a group is fitted again, and its limit of time is shorter."""
 
 
@@ -90,16 +94,11 @@ def _limit(request: Mapping[str, Any], device: str) -> None:
         limit_memory(request["memory_bytes"])
 
 
-def _warm_up(decoder: Any, work: Work, device: str) -> None:
+def _warm_up(fitter: Fitter) -> None:
     """Load and compile everything, so that the limit of memory counts images and not libraries."""
-    from arcpipe.arc.engine import fit_clouds
-    from arcpipe.arc.finish import finish_cloud
-
-    image = np.zeros((8, 8, decoder.channels), np.float32)
-    fit = work.fit.model_copy(update={"steps": 1, "latents": float(work.fit.neighbours)})
-    (fitted,) = fit_clouds([image], decoder, fit, [0], device=device)
-    rounding = Rounding.of(work.store.dtype, work.store.bits, decoder)
-    finish_cloud(fitted, rounding.round(fitted.latents), image, decoder)
+    image = np.zeros((8, 8, fitter.decoder.channels), np.float32)
+    fit = fitter.settings.model_copy(update={"steps": 1, "latents": float(fitter.settings.neighbours)})
+    replace(fitter, settings=fit).clouds([image], [0])
 
 
 def _read_all(work: Work, part: PartPlan, known: Mapping[int, FailedSample], says: BinaryIO) -> None:
@@ -127,7 +126,7 @@ def _convert(
     """Convert and commit the part without the samples that are `known` to fail."""
     making = Making.begin(work, part, open_writer(as_place(request["writer"])))
     making.failures += known.values()
-    _warm_up(making.decoder, work, making.device)
+    _warm_up(making.fitter)
     _limit(request, making.device)
     for rows in _groups(part, request["first"], known, work.fit.repeats):
         group: list[tuple[int, Sample, Image]] = []
@@ -191,7 +190,7 @@ def _groups(
             continue
         height, width = sample.size or (1, 1)
         area = height * width * repeats
-        if group and n_pixels + area > GROUP_PIXELS:
+        if group and n_pixels + area > SUSPECT_PIXELS:
             yield group
             group, n_pixels = [], 0
         group.append(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe import seeds
+from arcpipe.arc.memory import Needs
+from arcpipe.cloud import DecoderRecord
 from arcpipe.config import ConvertConfig
-from arcpipe.convert.making import Group, fit_group, read_sample
+from arcpipe.convert.making import Group, fit_group, fitter_of, read_sample
 from arcpipe.convert.plan import PIXEL_STEPS_PER_CORE_S, Estimate, PartPlan
 from arcpipe.convert.work import Work, prepare
 from arcpipe.progress import byte_size, counted, duration
@@ -24,9 +26,6 @@ from arcpipe.store import StoreHeader
 SAMPLE_S = 2.0
 """Seconds that the timed sample should take, on an idle machine."""
 SAMPLE_PIXELS = 2**16
-BYTES_PER_PIXEL = 140
-"""Peak memory of a fit, per pixel of the images that are fitted together, beside what a process takes by itself."""
-BYTES_PER_PROCESS = 4 * 10**8
 
 
 @dataclass(frozen=True)
@@ -122,15 +121,12 @@ def plan_report(
     scratch: Path,
 ) -> DryRunReport:
     """Put the plan together and time a sample of it. Writes nothing but to `scratch`."""
-    from arcpipe.convert.budget import GROUP_PIXELS
-
     timing = time_sample(work, inventory, scratch) if todo else None
     core_s = expected.core_s
     if timing is not None:
         core_s = expected.pixels * timing.microseconds_per_pixel / 1e6
     samples = [sample for rows in inventory.samples.values() for sample in rows]
     sizes = sorted((sample.size for sample in samples if sample.size and sample.reason is None), key=_area)
-    together = min(GROUP_PIXELS, expected.pixels) if sizes else 0
     failing = [sample.reason for sample in samples if sample.reason is not None]
     return DryRunReport(
         store=config.out,
@@ -151,9 +147,7 @@ def plan_report(
         expected_core_s=core_s,
         expected_s=core_s / max(1, min(n_workers, len(todo))),
         timing=timing,
-        memory_bytes=min(
-            work.memory_bytes, BYTES_PER_PROCESS + BYTES_PER_PIXEL * max([together, *map(_area, sizes[-1:])])
-        ),
+        memory_bytes=_peak_bytes(todo, work),
         failing=tuple(failing),
         failing_by_reason=dict(Counter(_kind(reason) for reason in failing).most_common()),
     )
@@ -168,15 +162,15 @@ def time_sample(work: Work, inventory: Inventory, scratch: Path) -> Timing | Non
     threads = torch.get_num_threads()
     try:
         device = prepare(work)
-        decoder = first_decoder(work.fit, inventory.channels, work.seed, device)
+        record = first_decoder(work.fit, inventory.channels, work.seed, device).to_record()
         group = _sample_images(work, inventory, scratch)
         if not group:
             return None
         pixels = sum(image.shape[0] * image.shape[1] for _, image in group)
         steps = max(4, min(work.fit.steps, int(SAMPLE_S * PIXEL_STEPS_PER_CORE_S / pixels)))
         few = max(1, steps // 4)
-        _timed_fit(group[:1], decoder, work, device, 1)  # compiles, loads libraries
-        short, long = (_timed_fit(group, decoder, work, device, n) for n in (few, steps))
+        _timed_fit(group[:1], record, work, device, 1)  # compiles, loads libraries
+        short, long = (_timed_fit(group, record, work, device, n) for n in (few, steps))
         per_step = max(long - short, 0) / max(steps - few, 1)
         whole = max(long - per_step * steps, 0) + per_step * work.fit.steps
         return Timing(len(group), pixels, steps, short + long, whole / (pixels * work.fit.repeats) * 1e6)
@@ -202,13 +196,18 @@ def _sample_images(work: Work, inventory: Inventory, scratch: Path) -> Group:
     return group
 
 
-def _timed_fit(group: Group, decoder: Any, work: Work, device: str, steps: int) -> float:
-    from dataclasses import replace
-
+def _timed_fit(group: Group, record: DecoderRecord, work: Work, device: str, steps: int) -> float:
     started = time.perf_counter()
     shorter = replace(work, fit=work.fit.model_copy(update={"steps": steps}))
-    fit_group(group, decoder, shorter, device, {"fit": 0.0, "finish": 0.0})
+    fit_group(group, fitter_of(shorter, record, device), work.memory_bytes, {"fit": 0.0, "finish": 0.0})
     return time.perf_counter() - started
+
+
+def _peak_bytes(todo: Sequence[PartPlan], work: Work) -> int:
+    """The most memory that a worker takes for any of the parts, by the model that keeps it within its budget."""
+    needs = Needs(work.channels, work.fit)
+    sizes = ([sample.size for sample in part.samples if sample.reason is None] for part in todo)
+    return max((needs.peak(rows, work.memory_bytes, max(1, work.threads)) for rows in sizes), default=0)
 
 
 def _area(size: tuple[int, int]) -> int:

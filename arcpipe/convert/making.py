@@ -7,31 +7,33 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe import seeds
-from arcpipe.cloud import Cloud, CloudBatch, FailedSample
-from arcpipe.convert.budget import Needs, check_memory, free_bytes
+from arcpipe.arc.memory import Needs
+from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
+from arcpipe.convert.budget import check_memory, free_bytes
 from arcpipe.convert.limits import is_out_of_memory, within
 from arcpipe.convert.plan import PartPlan
 from arcpipe.convert.work import Work, prepare
 from arcpipe.errors import DownloadError, FileAccessError, ImageError, SourceError
 from arcpipe.sources import Sample, Source, open_source
-from arcpipe.store import PartRecord, Rounding, StoreWriter, position_dtype
+from arcpipe.store import PartRecord, StoreWriter
+from arcpipe.threads import each
+
+if TYPE_CHECKING:
+    from arcpipe.fitter import Fitter
 
 Image = NDArray[np.float32]
 Group = Sequence[tuple[Sample, Image]]
 Made = tuple[list[Cloud], list[FailedSample]]
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Making:
     part: PartPlan
     writer: StoreWriter
     device: str
-    decoder: Any
+    fitter: Fitter
     source: Source
     started: float
     """By `time.perf_counter()`."""
@@ -57,7 +59,7 @@ class Making:
         """Load decoder and source. Raises `FileAccessError` where the images have gone."""
         started = time.perf_counter()
         device = prepare(work)
-        return cls(work, part, writer, device, load_decoder(writer, device), open_images(work), started)
+        return cls(work, part, writer, device, fitter_of(work, writer.decoder(), device), open_images(work), started)
 
     @cached_property
     def needs(self) -> Needs:
@@ -69,7 +71,7 @@ class Making:
         started = time.perf_counter()
         found: Iterable[tuple[Image | None, FailedSample | None]]
         if self.work.threads > 1 and len(samples) > 1 and self._all_fit(samples):
-            found = _each(self._read, samples, self.work.threads)
+            found = each(self._read, samples, self.work.threads)
         else:
             found = map(self._read, samples)
         group: list[tuple[Sample, Image]] = []
@@ -84,7 +86,7 @@ class Making:
 
     def fit(self, group: Group) -> None:
         """Make the clouds of a group of images."""
-        made, lost = fit_group(group, self.decoder, self.work, self.device, self.stages) if group else ([], [])
+        made, lost = fit_group(group, self.fitter, self.work.memory_bytes, self.stages) if group else ([], [])
         self.clouds += made
         self.failures += lost
 
@@ -109,14 +111,6 @@ class Making:
         return True
 
 
-def _each(act: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
-    """What `act` gives for every item, by so many threads."""
-    if min(threads, len(items)) < 2:
-        return [act(item) for item in items]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(act, items))
-
-
 def open_images(work: Work) -> Source:
     """The source. Raises `FileAccessError` where it was here when the conversion began and is not any more."""
     why = None
@@ -138,11 +132,13 @@ def open_images(work: Work) -> Source:
     )
 
 
-def load_decoder(writer: StoreWriter, device: str) -> Any:
-    """The store's decoder on a device."""
+def fitter_of(work: Work, record: DecoderRecord, device: str) -> Fitter:
+    """What makes the clouds of a conversion. Loads torch."""
     from arcpipe.arc.engine import decoder_of
+    from arcpipe.fitter import Fitter
 
-    return decoder_of(writer.decoder(), device)
+    decoder = decoder_of(record, device)
+    return Fitter(decoder, work.fit, work.store, work.source, work.seed, device, max(1, work.threads))
 
 
 def read_sample(
@@ -166,13 +162,13 @@ def out_of_memory(sample: Sample, message: str) -> FailedSample:
     return FailedSample(sample.sample_id, sample.path, "out-of-memory", what)
 
 
-def fit_group(group: Group, decoder: Any, work: Work, device: str, stages: dict[str, float]) -> Made:
+def fit_group(group: Group, fitter: Fitter, memory_bytes: int, seconds: dict[str, float]) -> Made:
     """Clouds of a group of images, every repeat of each; those that come out wrong are failures.
 
     Where memory does not suffice for the group its halves are fitted, and so on; a single image is then a failure.
     """
     try:
-        return _fit_together(group, decoder, work, device, stages)
+        return _fit_together(group, fitter, memory_bytes, seconds)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -181,48 +177,25 @@ def fit_group(group: Group, decoder: Any, work: Work, device: str, stages: dict[
     if len(group) == 1:
         return [], [out_of_memory(group[0][0], message)]
     middle = len(group) // 2
-    first, second = (fit_group(half, decoder, work, device, stages) for half in (group[:middle], group[middle:]))
+    first, second = (fit_group(half, fitter, memory_bytes, seconds) for half in (group[:middle], group[middle:]))
     return first[0] + second[0], first[1] + second[1]
 
 
-def _fit_together(group: Group, decoder: Any, work: Work, device: str, stages: dict[str, float]) -> Made:
-    from arcpipe.arc.engine import fit_clouds
-    from arcpipe.arc.finish import finish_cloud
-
-    items = [(sample, image, repeat) for sample, image in group for repeat in range(work.fit.repeats)]
-    fit_seeds = [seeds.derive_seed(work.seed, sample.key, repeat) for sample, _, repeat in items]
-    started = time.perf_counter()
-    free = free_bytes(work.memory_bytes) - sum(image.nbytes for _, image in group)
-    images = [image for _, image, _ in items]
-    fitted = fit_clouds(images, decoder, work.fit, fit_seeds, device=device, memory_bytes=max(0, free))
-    stages["fit"] += time.perf_counter() - started
-    started = time.perf_counter()
-    rounding = Rounding.of(work.store.dtype, work.store.bits, decoder)
-
-    def finish(i: int) -> Cloud | FailedSample:
-        sample, image, repeat = items[i]
-        try:
-            cloud = finish_cloud(fitted[i], rounding.round(fitted[i].latents), image, decoder)
-        except ImageError as error:
-            return FailedSample(sample.sample_id, sample.path, error.reason, str(error))
-        return _named(cloud, sample, repeat)
-
-    # Torch has threads of its own for a network; what compiled loops decode is spread here.
-    made = _each(finish, range(len(items)), work.threads if work.fit.decoder_kind == "basis" else 1)
-    lost = {found.sample_id: found for found in made if isinstance(found, FailedSample)}
-    stages["finish"] += time.perf_counter() - started
-    return [found for found in made if isinstance(found, Cloud) and found.sample_id not in lost], list(lost.values())
-
-
-def _named(cloud: Cloud, sample: Sample, repeat: int) -> Cloud:
-    return replace(
-        cloud,
-        positions=cloud.positions.astype(position_dtype(cloud.size)),
-        label=sample.label,
-        repeat=repeat,
-        sample_id=sample.sample_id,
-        path=sample.path,
-    )
+def _fit_together(group: Group, fitter: Fitter, memory_bytes: int, seconds: dict[str, float]) -> Made:
+    items = [(sample, image, repeat) for sample, image in group for repeat in range(fitter.settings.repeats)]
+    fit_seeds = [seeds.derive_seed(fitter.seed, sample.key, repeat) for sample, _, repeat in items]
+    free = free_bytes(memory_bytes) - sum(image.nbytes for _, image in group)
+    made = fitter.clouds([image for _, image, _ in items], fit_seeds, memory_bytes=free, seconds=seconds)
+    clouds: list[Cloud] = []
+    lost: dict[int, FailedSample] = {}
+    for (sample, _, repeat), found in zip(items, made, strict=True):
+        if isinstance(found, Cloud):
+            clouds.append(
+                replace(found, label=sample.label, repeat=repeat, sample_id=sample.sample_id, path=sample.path)
+            )
+        else:
+            lost[sample.sample_id] = FailedSample(sample.sample_id, sample.path, found.reason, str(found))
+    return [cloud for cloud in clouds if cloud.sample_id not in lost], list(lost.values())
 
 
 def commit(

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from arcpipe import seeds
+from arcpipe.arc.anchors import count_anchors
 from arcpipe.config import ConvertConfig, FitSection, without_later
 from arcpipe.errors import NoSpaceError
 from arcpipe.place import is_remote
@@ -111,7 +112,7 @@ def estimate(parts: Sequence[PartPlan], config: ConvertConfig) -> Estimate:
             clouds += fit.repeats
             pixels += area * fit.repeats
             cache = 3 * area if config.store.neighbours_cache == "pixels" else 0
-            n_bytes += fit.repeats * (n_anchors(area, fit) * (fit.latent_dim * width + 4) + cache + 100)
+            n_bytes += fit.repeats * (count_anchors(area, fit) * (fit.latent_dim * width + 4) + cache + 100)
     return Estimate(clouds, pixels, pixels * steps_of_work(fit) / PIXEL_STEPS_PER_CORE_S, n_bytes)
 
 
@@ -123,11 +124,6 @@ def core_seconds(samples: Iterable[Sample], fit: FitSection) -> float:
 def steps_of_work(fit: FitSection) -> int:
     """What a pixel costs, in steps."""
     return fit.steps + (STEPS_BESIDE_BASIS if fit.decoder_kind == "basis" else 0)
-
-
-def n_anchors(area: int, fit: FitSection) -> int:
-    """The most anchors that an image with `area` pixels may get (METHOD: max(n, floor(0.05 H W)))."""
-    return max(fit.neighbours, min(area, int(fit.latents * area) if fit.latents < 1 else int(fit.latents)))
 
 
 def check_space(out: Path, expected: Estimate) -> None:

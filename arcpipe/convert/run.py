@@ -13,7 +13,7 @@ from pathlib import Path
 
 from arcpipe import __version__
 from arcpipe.cloud import DecoderRecord
-from arcpipe.cluster import Cluster, check_gpus, check_jobs, open_cluster
+from arcpipe.cluster import Cluster, check_jobs, open_cluster
 from arcpipe.config import ConvertConfig
 from arcpipe.convert.budget import worker_memory
 from arcpipe.convert.decoders import check_decoder, load_decoder
@@ -24,6 +24,7 @@ from arcpipe.convert.pretraining import pretrain_decoder
 from arcpipe.convert.report import ConvertReport, summarise
 from arcpipe.convert.scratch import scratch_folder
 from arcpipe.convert.work import Work
+from arcpipe.devices import check_gpus
 from arcpipe.errors import DownloadError, NoSpaceError
 from arcpipe.machine import available_cores
 from arcpipe.place import is_remote

@@ -5,7 +5,7 @@ Tasks return small records, never arrays, and may run twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from arcpipe import seeds
 from arcpipe.cloud import DecoderRecord
 from arcpipe.cluster import teller
-from arcpipe.convert.budget import GROUP_PIXELS, LOADED_BYTES, check_joint_memory, free_bytes
+from arcpipe.convert.budget import check_joint_memory, free_bytes
 from arcpipe.convert.limits import within
 from arcpipe.convert.making import Making, read_sample
 from arcpipe.convert.plan import PartPlan
@@ -79,28 +79,7 @@ def convert_part(work: Work, part: PartPlan, writer: StoreWriter) -> PartRecord:
     """Decode, place anchors, find neighbours, fit, quantise, check, write and commit one part."""
     with within(work.fit_limit_s(part.samples)):
         making = Making.begin(work, part, writer)
-        for samples in _groups(making):
-            making.fit(making.read(samples))
+        sizes = [sample.size for sample in part.samples]
+        for rows in making.needs.groups(sizes, work.memory_bytes, max(1, work.threads)):
+            making.fit(making.read(part.samples[rows]))
         return making.commit()
-
-
-def _groups(making: Making) -> Iterator[list[Sample]]:
-    """Cut the samples of a part into groups whose images and clouds fit into memory together (or one image).
-
-    Asked with the headers' sizes, so that an image that is too large for the group is not read beside it. While a group
-    is fitted, each thread may be at work on an image like the most demanding one.
-    """
-    room, threads = making.work.memory_bytes - LOADED_BYTES, max(1, making.work.threads)
-    group: list[Sample] = []
-    n_pixels = n_bytes = most = 0
-    for sample in making.part.samples:
-        need = making.needs.of(sample.size)
-        full = n_bytes + need.group + threads * max(most, need.fit) > room - making.kept_bytes
-        if group and (full or n_pixels + need.pixels > GROUP_PIXELS):
-            yield group
-            group, n_pixels, n_bytes, most = [], 0, 0, 0
-        group.append(sample)
-        # The clouds count twice: as what a group takes, and as what is kept from then on.
-        n_pixels, n_bytes, most = n_pixels + need.pixels, n_bytes + need.group + need.clouds, max(most, need.fit)
-    if group:
-        yield group

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from arcpipe import seeds
 from arcpipe.errors import ArcpipeError, ImageError
 from arcpipe.progress import Progress, counted
-from arcpipe.sources import Sample, Source, open_source
-from arcpipe.store import RepairReport, Store, VerifyReport, open_store, store_lock, verify
+from arcpipe.sources import open_originals
+from arcpipe.store import RepairReport, VerifyReport, open_store, store_lock, verify
 from arcpipe.store import repair as mend
 
 # Rounding of another machine's arithmetic moves a PSNR by less than a thousandth of this.
@@ -131,30 +129,17 @@ def _said(done: RepairReport) -> list[str]:
 
 
 def _decode(path: Path, count: int) -> tuple[int, list[str], list[str]]:
-    """How many samples were decoded, which differ from their record, and why none could be."""
+    """Decode a seeded choice of clouds and compare them with the original pixels.
+
+    Returns how many were decoded, which differ from their record, and why others could not be compared.
+    """
+    from arcpipe.arc.engine import decoder_of
+    from arcpipe.arc.render import render_and_compare
+
     store = open_store(path, allow_unfinished=True)
-    try:
-        source = open_source(_section(store), seed=int(store.config["seed"]), download=False)
-        inventory = source.inventory().samples
-    except ArcpipeError as error:
-        return 0, [], [f"nothing was decoded, the source cannot be opened: {error.what}"]
-    images = {(split, sample.sample_id): sample for split, samples in inventory.items() for sample in samples}
-    return _decode_some(store, source, images, count)
-
-
-def _section(store: Store) -> Any:
-    from arcpipe.config import SourceSection, build
-
-    return build(SourceSection, store.config["source"], str(store.path))
-
-
-def _decode_some(
-    store: Store, source: Source, images: Mapping[tuple[str, int], Sample], count: int
-) -> tuple[int, list[str], list[str]]:
-    """Decode a seeded choice of clouds and compare with the original pixels."""
-    from arcpipe.arc.engine import decode, decoder_of
-    from arcpipe.arc.metrics import psnr
-
+    originals = open_originals(store.config, store.channels)
+    if originals.why:
+        return 0, [], [f"nothing was decoded: {originals.why}"]
     rows = [
         (split, part.id, row) for split in store.splits for part in store.parts(split) for row in range(part.n_clouds)
     ]
@@ -162,26 +147,18 @@ def _decode_some(
     decoder = decoder_of(store.decoder, "cpu")
     n_decoded, problems, notes = 0, [], []
     for split, part_id, row in (rows[i] for i in chosen):
-        cloud = store.read_block(split, part_id, row, row + 1)[0]
-        sample = images.get((split, cloud.sample_id))
-        if sample is None or sample.path != cloud.path:
+        cloud = store.read_cloud(split, part_id, row)
+        try:
+            image = originals.load(split, cloud.path)
+        except (ImageError, OSError) as error:
+            what = error.what if isinstance(error, ImageError) else str(error)
+            notes.append(f"{split}/{cloud.path}: the source has changed: {what}")
+            continue
+        if image is None:
             notes.append(f"{split}/{cloud.path}: the source has no such image any more")
             continue
-        try:
-            image = source.read(sample, store.channels)
-        except ImageError as error:
-            notes.append(f"{split}/{cloud.path}: the source has changed: {error.what}")
-            continue
         n_decoded += 1
-        picture = decode(
-            np.asarray(cloud.latents, np.float32),
-            cloud.positions,
-            cloud.size,
-            decoder,
-            cloud.relative,
-            scales=cloud.scales,
-        )
-        found = psnr(image, picture) if picture.shape == image.shape else float("nan")
+        _, found = render_and_compare(cloud, decoder, image)
         if not abs(found - cloud.psnr) <= PSNR_TOLERANCE_DB:
             place = f"{split}/{part_id}, {cloud.path}"
             problems.append(f"{place}: PSNR {found:.3f} dB, the record says {cloud.psnr:.3f} dB")

@@ -8,13 +8,15 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from arcpipe.arc.memory import Needs
 from arcpipe.cluster import worker_environment
+from arcpipe.config import FitSection
 from arcpipe.doctor.finding import Finding, ok, problem, warning
 from arcpipe.machine import available_cores, free_memory, machine_memory
 from arcpipe.progress import byte_size
 
-WORKER_BYTES = 1.5e9
-"""What a worker takes: Python with torch and Numba 0.5 GB, a group of images under way 1 GB."""
+PHOTOGRAPHS = [(375, 500)] * 48
+"""What a worker is taken to be given."""
 OPEN_FILES = 1024
 SHARED_BYTES = 2**30
 """What training on several GPUs exchanges its gradients through; containers have 64 MB unless told otherwise."""
@@ -72,9 +74,10 @@ def memory() -> Iterator[Finding]:
     """Memory that is free, also inside a container, against one worker per core."""
     free = free_memory()
     found = f"{byte_size(free)} free of {byte_size(machine_memory())}"
-    workers = int(free // WORKER_BYTES)
+    needed = Needs(3, FitSection(recipe="basis")).peak(PHOTOGRAPHS, machine_memory(), 1)
+    workers = free // needed
     if workers < 1:
-        yield problem("memory", found, f"a worker takes about {byte_size(WORKER_BYTES)}: free some memory")
+        yield problem("memory", found, f"a worker takes about {byte_size(needed)}: free some memory")
     elif workers < available_cores():
         yield warning("memory", found, f"not enough for a worker on every core: --workers {workers}")
     else:

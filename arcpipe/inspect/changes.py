@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from arcpipe.arc import edit as arc_edit
 from arcpipe.arc import maps as arc_maps
 from arcpipe.arc.maps import Maps
+from arcpipe.arc.render import render_cloud, render_places
 from arcpipe.cloud import Cloud, DecoderRecord
-from arcpipe.inspect.render import render_cloud, render_places
 
 Floats = NDArray[np.float64]
 Size = tuple[int, int]
@@ -120,12 +120,10 @@ def rotated(degrees: float) -> Change:
     return Change(words, lambda cloud, maps: arc_edit.rotate(cloud, degrees, maps), _linear(matrix))
 
 
-def flipped(*, rows: bool, columns: bool) -> Change:
-    matrix = np.diag([-1.0 if rows else 1.0, -1.0 if columns else 1.0])
-    words = "both axes flipped" if rows and columns else f"{'top and bottom' if rows else 'left and right'} exchanged"
-    return Change(
-        words, lambda cloud, maps: arc_edit.flip(cloud, rows=rows, columns=columns, maps=maps), _linear(matrix)
-    )
+def flipped(axis: Literal["rows", "columns", "both"]) -> Change:
+    signs = {"rows": [-1.0, 1.0], "columns": [1.0, -1.0], "both": [-1.0, -1.0]}
+    words = {"rows": "top and bottom exchanged", "columns": "left and right exchanged", "both": "both axes flipped"}
+    return Change(words[axis], lambda cloud, maps: arc_edit.flip(cloud, axis, maps), _linear(np.diag(signs[axis])))
 
 
 def zoomed(factor: float) -> Change:
@@ -186,9 +184,9 @@ def changes(name: str, record: DecoderRecord) -> tuple[Change, Change, Change]:
     levels: dict[str, tuple[Change, Change, Change]] = {
         "rotate": (rotated(30), rotated(90), rotated(150)),
         "flip": (
-            flipped(rows=False, columns=True),
-            flipped(rows=True, columns=False),
-            flipped(rows=True, columns=True),
+            flipped("columns"),
+            flipped("rows"),
+            flipped("both"),
         ),
         "zoom": (zoomed(1.5), zoomed(3), zoomed(0.7)),
         "crop": (cropped(0.75, 0, least), cropped(0.5, 0, least), cropped(0.75, 2, least)),

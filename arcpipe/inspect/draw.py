@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from arcpipe.arc.render import render_cloud
 from arcpipe.errors import ConfigError, UnfinishedStoreError
 from arcpipe.inspect.edits import draw_edit
 from arcpipe.inspect.figures import draw_psnr
 from arcpipe.inspect.panels import Panels, finish, plain_panels, scaled_panels
 from arcpipe.inspect.pixels import to_picture
-from arcpipe.inspect.render import Originals, open_originals, render_cloud
 from arcpipe.inspect.report import InspectReport, SampleReport
 from arcpipe.inspect.samples import (
-    Place,
+    CloudPlace,
     View,
     best_median_worst,
     cloud_name,
@@ -31,6 +32,7 @@ from arcpipe.inspect.samples import (
     view_sample,
 )
 from arcpipe.inspect.sheet import Sheet, draw_sheet
+from arcpipe.sources import Originals, open_originals
 from arcpipe.store import Store, open_store
 
 OVERVIEW_BOX, SAMPLE_BOX = 288, 512  # pixels of a sheet that one picture gets: among nine samples, and alone
@@ -50,10 +52,10 @@ class Desk:
     scale: int
     use_cache: bool
 
-    def view(self, place: Place) -> View:
+    def view(self, place: CloudPlace) -> View:
         return view_sample(self.store, self.originals, place, use_cache=self.use_cache)
 
-    def chosen(self, each: int) -> list[Place]:
+    def chosen(self, each: int) -> list[CloudPlace]:
         """The best, the median and the worst `each` clouds over all splits."""
         return [place_of(self.store, split, i, tag) for tag, split, i in best_median_worst(self.psnr, each)]
 
@@ -86,11 +88,8 @@ def run_inspect(
     if edit and scale != 1:
         raise ConfigError("--scale and --edit cannot be combined.", fix=["give only one of them"])
     store = open_store(path, allow_unfinished=True)
-    psnr = {split: np.asarray(store.psnr(split)) for split in in_order(store.splits)}
-    if not any(len(values) for values in psnr.values()):
-        raise UnfinishedStoreError(f"{path} holds no cloud yet.", fix=["run its arcpipe convert command again"])
-    places = list(dict.fromkeys(Place(*store.find(name)) for name in samples))
-    desk = Desk(store, psnr, open_originals(store.config, store.channels), out, scale, use_cache)
+    desk = _desk(store, out, scale, use_cache)
+    places = list(dict.fromkeys(CloudPlace(*store.find(name)) for name in samples))
     _make_folder(out, path)
     if edit:
         files, views = _draw_edits(desk, places, edit, seed)
@@ -98,25 +97,47 @@ def run_inspect(
         files, views = _draw_named(desk, places)
     else:
         files, views = _draw_overview(desk)
-    means = {split: known(_mean(values)) for split, values in psnr.items()}
+    means = {split: known(_mean(values)) for split, values in desk.psnr.items()}
     return InspectReport(path, tuple(files), tuple(views), means, desk.originals.note)
 
 
+def best_to_worst(store: Store) -> Image.Image:
+    """The sheet of the best, the median and the worst cloud of a store.
+
+    Raises:
+        UnfinishedStoreError: the store holds no cloud yet.
+    """
+    return _overview(_desk(store, Path(), 1, True), each=1)[0]
+
+
+def _desk(store: Store, out: Path, scale: int, use_cache: bool) -> Desk:
+    psnr = {split: np.asarray(store.psnr(split)) for split in in_order(store.splits)}
+    if not any(len(values) for values in psnr.values()):
+        raise UnfinishedStoreError(f"{store.path} holds no cloud yet.", fix=["run its arcpipe convert command again"])
+    return Desk(store, psnr, open_originals(store.config, store.channels), out, scale, use_cache)
+
+
 def _draw_overview(desk: Desk) -> tuple[list[Path], list[SampleReport]]:
+    drawn, reports = _overview(desk, each=3)
+    clouds = sum(len(values) for values in desk.psnr.values())
+    sheet, histogram = desk.out / f"best-median-worst{desk.ending()}", desk.out / "psnr.png"
+    drawn.save(sheet)
+    draw_psnr(desk.psnr, f"{desk.store.path.name}: PSNR of {clouds:,} clouds", histogram)
+    return [sheet, histogram], reports
+
+
+def _overview(desk: Desk, each: int) -> tuple[Image.Image, list[SampleReport]]:
     panels, reports = [], []
-    for place in desk.chosen(each=3):
+    for place in desk.chosen(each):
         view = desk.view(place)
         panels.append(_panels(desk, view, OVERVIEW_BOX))
         reports.append(SampleReport.of(view))
     clouds = sum(len(values) for values in desk.psnr.values())
     title = f"{desk.store.path.name}: best, median and worst of {clouds:,} clouds"
-    sheet, histogram = desk.out / f"best-median-worst{desk.ending()}", desk.out / "psnr.png"
-    draw_sheet(_sheet(desk, title, panels)).save(sheet)
-    draw_psnr(desk.psnr, f"{desk.store.path.name}: PSNR of {clouds:,} clouds", histogram)
-    return [sheet, histogram], reports
+    return draw_sheet(_sheet(desk, title, panels)), reports
 
 
-def _draw_named(desk: Desk, places: Sequence[Place]) -> tuple[list[Path], list[SampleReport]]:
+def _draw_named(desk: Desk, places: Sequence[CloudPlace]) -> tuple[list[Path], list[SampleReport]]:
     files, reports = [], []
     stems = file_stems([cloud_name(place.split, desk.store.read_cloud(*place.key)) for place in places])
     for place in places:
@@ -131,7 +152,9 @@ def _draw_named(desk: Desk, places: Sequence[Place]) -> tuple[list[Path], list[S
     return files, reports
 
 
-def _draw_edits(desk: Desk, places: Sequence[Place], edit: str, seed: int) -> tuple[list[Path], list[SampleReport]]:
+def _draw_edits(
+    desk: Desk, places: Sequence[CloudPlace], edit: str, seed: int
+) -> tuple[list[Path], list[SampleReport]]:
     places = list(places) or _medians(desk, 2 if edit == "mix" else 3)
     if edit == "mix" and len(places) == 1:
         places += [place for place in _medians(desk, 2) if place.key != places[0].key][:1]
@@ -143,10 +166,10 @@ def _draw_edits(desk: Desk, places: Sequence[Place], edit: str, seed: int) -> tu
     return [file], [SampleReport.of(view) for view in views]
 
 
-def _medians(desk: Desk, count: int) -> list[Place]:
+def _medians(desk: Desk, count: int) -> list[CloudPlace]:
     """Clouds of middling PSNR, of different classes if some of the nearest thirty are."""
     near = [place_of(desk.store, split, i, "median") for split, i in nearest_median(desk.psnr, 10 * count)]
-    by_class: dict[int, Place] = {}
+    by_class: dict[int, CloudPlace] = {}
     for place in near:
         by_class.setdefault(desk.store.read_cloud(*place.key).label, place)
     return list(dict.fromkeys([*by_class.values(), *near]))[:count]

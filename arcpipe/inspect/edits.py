@@ -12,11 +12,11 @@ from PIL import Image
 from arcpipe import seeds
 from arcpipe.arc import edit as arc_edit
 from arcpipe.arc.maps import Maps
+from arcpipe.arc.render import render_cloud
 from arcpipe.cloud import BasisRecord, Cloud, DecoderRecord
 from arcpipe.errors import ConfigError
 from arcpipe.inspect.changes import COLOURS, PICTURES, Compared, changes, compare
 from arcpipe.inspect.pixels import BLUE, VERMILLION, coloured, display_size, draw_dots, faded, fit, to_picture
-from arcpipe.inspect.render import render_cloud
 from arcpipe.inspect.samples import View
 from arcpipe.inspect.sheet import Row, Sheet
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from arcpipe.inspect.pixels import display_size, draw_dots, faded, fit, to_picture
-from arcpipe.inspect.render import open_originals
-from arcpipe.inspect.samples import Place, View, view_sample
+from arcpipe.inspect.samples import CloudPlace, View, view_sample
 from arcpipe.inspect.sheet import INK, QUIET, font
+from arcpipe.sources import open_originals
 from arcpipe.store import Store
 
 HUES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito's palette: apart for everybody
@@ -75,7 +75,7 @@ def draw_hero(store: Store, samples: Sequence[str], out: Path, *, tile: int = 16
     Where an original cannot be read, its reconstruction takes its place.
     """
     originals = open_originals(store.config, store.channels)
-    views = [view_sample(store, originals, Place(*store.find(name))) for name in samples]
+    views = [view_sample(store, originals, CloudPlace(*store.find(name))) for name in samples]
     hues = _latent_colours([view.cloud.latents for view in views])
     stages: list[list[Image.Image]] = [[], [], [], []]
     for view, hue in zip(views, hues, strict=True):

@@ -13,9 +13,9 @@ from arcpipe.inspect.draw import Desk
 from arcpipe.inspect.facts import Facts, gather
 from arcpipe.inspect.gallery import gallery
 from arcpipe.inspect.markup import document, join
-from arcpipe.inspect.render import open_originals
 from arcpipe.inspect.report import InspectReport
 from arcpipe.inspect.style import STYLE
+from arcpipe.sources import open_originals
 from arcpipe.store import open_store
 
 SUFFIXES = (".html", ".htm")

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from arcpipe.arc.render import render_cloud
 from arcpipe.cloud import DecoderRecord
 from arcpipe.inspect.pixels import draw_dots, error_picture, faded, fit, fit_error, nice_limit, to_picture
-from arcpipe.inspect.render import render_window
 from arcpipe.inspect.samples import View
 from arcpipe.inspect.sheet import QUIET, Row, font
 
@@ -65,7 +65,7 @@ def scaled_panels(view: View, decoder: DecoderRecord, scale: int, box: int, *, w
     source = to_picture(view.image if view.original is None else view.original)
     large = (source.width * scale, source.height * scale)
     pictures = [source.resize(large, way).crop(within) for way in (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)]
-    pictures.append(to_picture(render_window(view.cloud, decoder, window, scale=scale)))
+    pictures.append(to_picture(render_cloud(view.cloud, decoder, scale=scale, window=window)))
     caption = view.caption
     if (tall, wide) != view.cloud.size:
         caption += (f"detail: rows {top} to {top + tall - 1}, columns {left} to {left + wide - 1}",)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from arcpipe.arc.render import render_and_compare
 from arcpipe.cloud import Cloud
-from arcpipe.inspect.render import Originals, render_cloud
+from arcpipe.sources import Originals
 from arcpipe.store import Store
 
 AGREEMENT_DB = 0.01  # the record is float32 and the picture is decoded again: rounding, nothing else
@@ -23,7 +24,7 @@ NAME_BYTES = 120  # of a file name made from a sample's; file systems stop at 25
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CloudPlace:
     """Where a cloud is in its store. `tag` says why it was chosen, if nobody asked for it."""
 
     split: str
@@ -40,7 +41,7 @@ class Place:
 class View:
     """A cloud and its pictures, float32 (H, W, C) in [0, 1]. `measured_db` is NaN without an original."""
 
-    place: Place
+    place: CloudPlace
     name: str
     class_name: str
     cloud: Cloud
@@ -63,18 +64,15 @@ class View:
         )
 
 
-def view_sample(store: Store, originals: Originals, place: Place, *, use_cache: bool = True) -> View:
+def view_sample(store: Store, originals: Originals, place: CloudPlace, *, use_cache: bool = True) -> View:
     """Read and decode one cloud, and compare it with its original: the record must be reproduced."""
-    from arcpipe.arc.metrics import psnr
-
     cloud = store.read_cloud(*place.key, neighbours=use_cache and store.has_neighbours)
-    image = render_cloud(cloud, store.decoder, use_cache=use_cache)
     original = originals.read(place.split, cloud.path)
+    image, measured = render_and_compare(cloud, store.decoder, original, use_cache=use_cache)
     warning = ""
     if original is not None and original.shape != image.shape:
         warning = f"the source image has changed: it is {original.shape[0]} × {original.shape[1]} pixels now"
         original = None
-    measured = float("nan") if original is None else psnr(original, image)
     if not warning and abs(measured - cloud.psnr) > AGREEMENT_DB:
         warning = f"measured {measured:.2f} dB: the source image has changed, or the cloud"
     if not warning and original is None and not originals.note:
@@ -128,11 +126,11 @@ def in_order(splits: Iterable[str]) -> list[str]:
     return sorted(splits, key=lambda split: (*(split != first for first in ("train", "val", "test")), split))
 
 
-def place_of(store: Store, split: str, index: int, tag: str = "") -> Place:
+def place_of(store: Store, split: str, index: int, tag: str = "") -> CloudPlace:
     """The part and row of the `index`-th cloud of a split, in the order of its parts."""
     for part in store.parts(split):
         if index < part.n_clouds:
-            return Place(split, part.id, index, tag)
+            return CloudPlace(split, part.id, index, tag)
         index -= part.n_clouds
     raise IndexError(index)
 

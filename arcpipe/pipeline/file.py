@@ -9,11 +9,11 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from arcpipe.config import ConvertConfig, Count, Section, TrainConfig, build, read_toml
+from arcpipe.config import ConvertConfig, EvaluateSection, Section, TrainConfig, build, read_toml
 from arcpipe.errors import ConfigError
 
 PLACEHOLDER = Path("-")
@@ -22,18 +22,11 @@ PLACEHOLDER = Path("-")
 Numbers = dict[str, float]
 
 
-class EvaluateSection(Section):
+class ColumnSection(EvaluateSection):
     """One evaluation of a trained run: a column of the table."""
 
     name: str = ""
     """Title of the column; `accuracy` if there is only one."""
-    split: str | None = None
-    weights: Literal["last", "best"] = "last"
-    push: Annotated[float, Field(ge=0)] = 0.0
-    shift: Annotated[float, Field(ge=0)] = 0.0
-    displace: bool = False
-    repeats: Count | None = None
-    views: Count = 1
     convert: dict[str, Any] = Field(default_factory=dict)
     """Evaluate on another conversion, by these settings in place of the arm's, under the arm's own decoder."""
 
@@ -84,7 +77,7 @@ class PipelineConfig(Section):
     arm: tuple[ArmSection, ...] = ()
     convert: ConvertConfig
     train: TrainConfig | None = None
-    evaluate: tuple[EvaluateSection, ...] | None = None
+    evaluate: tuple[ColumnSection, ...] | None = None
 
     @field_validator("evaluate", mode="before")
     @classmethod
@@ -103,7 +96,7 @@ class Column:
     """An evaluation; `convert`: the conversion it is done on where that is not the arm's own."""
 
     name: str
-    section: EvaluateSection
+    section: ColumnSection
     convert: ConvertConfig | None
 
 
@@ -192,7 +185,7 @@ def _arm(path: Path, shared: Mapping[str, Any], section: ArmSection) -> tuple[Ar
     return Arm(**{**vars(arm), "thesis": numbers_of(section.thesis, arm.columns, where)}), config
 
 
-def _other_conversion(values: Mapping[str, Any], evaluation: EvaluateSection, where: str) -> ConvertConfig | None:
+def _other_conversion(values: Mapping[str, Any], evaluation: ColumnSection, where: str) -> ConvertConfig | None:
     """The arm's conversion with other settings, and of the evaluated split only."""
     if not evaluation.convert:
         return None

@@ -7,7 +7,6 @@ not measured again.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from arcpipe.errors import ConfigError
+from arcpipe.files import write_atomically
 from arcpipe.pipeline.file import Pipeline, numbers_of
 from arcpipe.pipeline.plan import Evaluation, Job, same_settings
 
@@ -116,7 +116,8 @@ class Results:
             "rows": [_row_json(row) for row in rows],
             "results": self.entries,
         }
-        write_whole(self.folder / "results.json", json.dumps(document, indent=1).encode())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "results.json", json.dumps(document, indent=1).encode())
 
 
 def _facts(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -147,11 +148,3 @@ def read_rows(document: Mapping[str, Any]) -> list[Row]:
         )
         for row in document["rows"]
     ]
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Readers see the former file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -13,10 +13,11 @@ from typing import Any
 from arcpipe import __version__
 from arcpipe.config import ConvertConfig, EvaluateConfig, build
 from arcpipe.errors import ArcpipeError, ConfigError, PipelineError
+from arcpipe.files import write_atomically
 from arcpipe.pipeline.figure import draw_results
 from arcpipe.pipeline.file import Pipeline, PipelineConfig
 from arcpipe.pipeline.plan import Evaluation, Job, plan_jobs
-from arcpipe.pipeline.results import Results, write_whole
+from arcpipe.pipeline.results import Results
 from arcpipe.pipeline.state import Left, what_is_left
 from arcpipe.pipeline.table import comma_separated, markdown
 
@@ -157,8 +158,8 @@ class _Desk:
         name, table, columns = self.pipeline.name, self.pipeline.table, self.pipeline.columns()
         lines = markdown(table.title or name, table.thesis, columns, rows)
         self.results.write(self.pipeline, rows, {"failed": self.failed, **_machine()})
-        write_whole(self.results.folder / "table.md", ("\n".join(lines) + "\n").encode())
-        write_whole(self.results.folder / "table.csv", comma_separated(columns, rows).encode())
+        write_atomically(self.results.folder / "table.md", ("\n".join(lines) + "\n").encode())
+        write_atomically(self.results.folder / "table.csv", comma_separated(columns, rows).encode())
         draw_results(self.results.folder / "table.png", table.title or name, table.thesis, columns, rows)
         return lines
 

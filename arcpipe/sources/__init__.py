@@ -4,7 +4,20 @@
 """
 
 from arcpipe.sources.inventory import Inventory, Sample, Source
-from arcpipe.sources.opening import load_image, located, only_splits, open_source
+from arcpipe.sources.opening import Picture, load_image, located, only_splits, open_source
+from arcpipe.sources.originals import Originals, open_originals
 from arcpipe.sources.registry import list_names
 
-__all__ = ["Inventory", "Sample", "Source", "list_names", "load_image", "located", "only_splits", "open_source"]
+__all__ = [
+    "Inventory",
+    "Originals",
+    "Picture",
+    "Sample",
+    "Source",
+    "list_names",
+    "load_image",
+    "located",
+    "only_splits",
+    "open_originals",
+    "open_source",
+]

@@ -13,7 +13,7 @@ from PIL import Image
 from arcpipe.config import SourceSection
 from arcpipe.errors import SourceError
 from arcpipe.sources.download import RemoteFile
-from arcpipe.sources.inventory import Locator, Progress, Source
+from arcpipe.sources.inventory import Locator, Source, Tell
 from arcpipe.sources.named import NamedSet
 from arcpipe.sources.randomfile import RandomFile
 from arcpipe.sources.rows import ImageRows, Rows, numbered
@@ -92,7 +92,7 @@ def _damaged(path: Path, why: str) -> SourceError:
     )
 
 
-def open_cifar(paths: list[Path], section: SourceSection, seed: int, progress: Progress) -> Source:
+def open_cifar(paths: list[Path], section: SourceSection, seed: int, progress: Tell) -> Source:
     """Open the decompressed tar, or the folder `cifar-10-batches-bin`."""
     [path] = paths
     names = [name for names in SPLITS.values() for name in names]

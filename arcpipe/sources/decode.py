@@ -111,7 +111,12 @@ def decode(data: bytes, name: str, accept: Callable[[tuple[int, int]], object] |
     """
     check_bytes(len(data), name)
     with _pillow(name):
-        image = _open(BytesIO(data), name)
+        return canonical(_open(BytesIO(data), name), name, accept)
+
+
+def canonical(image: Image.Image, name: str, accept: Callable[[tuple[int, int]], object] | None = None) -> Image.Image:
+    """An image that Pillow has opened as `decode` gives it; arguments and errors are those of `decode`."""
+    with _pillow(name):
         turn = _turn(image)  # before load(): asking a broken PNG for its EXIF can make a later load() succeed
         if accept:
             accept(_upright(image, turn))

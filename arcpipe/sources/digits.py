@@ -16,7 +16,7 @@ from PIL import Image
 from arcpipe.config import SourceSection
 from arcpipe.errors import SourceError
 from arcpipe.seeds import generator
-from arcpipe.sources.inventory import Locator, Progress, Source
+from arcpipe.sources.inventory import Locator, Source, Tell
 from arcpipe.sources.named import NamedSet
 from arcpipe.sources.rows import ImageRows, Rows, numbered
 
@@ -90,7 +90,7 @@ def _load() -> NDArray[np.float32]:
     return np.column_stack([bunch.data, bunch.target]).astype(np.float32)
 
 
-def _open(paths: list[Path], section: SourceSection, seed: int, progress: Progress) -> Source:
+def _open(paths: list[Path], section: SourceSection, seed: int, progress: Tell) -> Source:
     return ImageRows(DigitRecords(), section, seed=seed, progress=progress)
 
 

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from arcpipe.errors import DownloadError, NoSpaceError
-from arcpipe.sources.inventory import Progress, silent
+from arcpipe.sources.inventory import Tell, silent
 
 STEP_BYTES = 2**18
 TIMEOUT_S = 30.0
@@ -66,7 +66,7 @@ def fetch(
     remote: RemoteFile,
     folder: Path,
     *,
-    progress: Progress = silent,
+    progress: Tell = silent,
     allow_http: bool = False,
     attempts: int = ATTEMPTS,
     pause_s: float = 1.0,
@@ -111,7 +111,7 @@ def _fill(
     opener: urllib.request.OpenerDirector,
     remote: RemoteFile,
     out: BinaryIO,
-    progress: Progress,
+    progress: Tell,
     attempts: int,
     pause_s: float,
 ) -> None:
@@ -134,7 +134,7 @@ def _fill(
 
 
 def _receive(
-    opener: urllib.request.OpenerDirector, remote: RemoteFile, out: BinaryIO, start: int, progress: Progress
+    opener: urllib.request.OpenerDirector, remote: RemoteFile, out: BinaryIO, start: int, progress: Tell
 ) -> str | None:
     """Append what one connection yields; None if it ended well, else what went wrong."""
     request = urllib.request.Request(remote.url, headers={"User-Agent": "arcpipe"})
@@ -158,9 +158,7 @@ def _receive(
     return None
 
 
-def _copy(
-    response: http.client.HTTPResponse, out: BinaryIO, remote: RemoteFile, start: int, progress: Progress
-) -> None:
+def _copy(response: http.client.HTTPResponse, out: BinaryIO, remote: RemoteFile, start: int, progress: Tell) -> None:
     """Never more than the pinned size: a wrong server cannot fill the disk."""
     free = shutil.disk_usage(Path(out.name).parent).free
     if free < remote.nbytes - start:

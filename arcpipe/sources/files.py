@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from arcpipe.config import SourceSection
 from arcpipe.errors import ImageError, SourceError
 from arcpipe.sources.decode import check_bytes, decode, quick_header, read_header
-from arcpipe.sources.inventory import Inventory, Locator, Progress, Sample, check_usable, choose, digest, silent
+from arcpipe.sources.inventory import Inventory, Locator, Sample, Tell, check_usable, choose, digest, silent
 from arcpipe.sources.layout import EXPECTED, is_image, place
 from arcpipe.sources.shape import shape_image, shaped_size
 
@@ -70,9 +70,7 @@ class _Row:
 class ImageFiles:
     """The `Source` of a container of image files."""
 
-    def __init__(
-        self, container: Container, section: SourceSection, *, seed: int = 0, progress: Progress = silent
-    ) -> None:
+    def __init__(self, container: Container, section: SourceSection, *, seed: int = 0, progress: Tell = silent) -> None:
         self.container, self.section, self.seed, self.progress = container, section, seed, progress
 
     def __getstate__(self) -> dict[str, object]:

@@ -9,12 +9,12 @@ from arcpipe.sources.archive import Tar
 from arcpipe.sources.download import RemoteFile
 from arcpipe.sources.files import Container, ImageFiles
 from arcpipe.sources.folder import Folder
-from arcpipe.sources.inventory import Progress, Source
+from arcpipe.sources.inventory import Source, Tell
 from arcpipe.sources.named import NamedSet
 from arcpipe.sources.randomfile import RandomFile
 
 
-def _open(paths: list[Path], section: SourceSection, seed: int, progress: Progress) -> Source:
+def _open(paths: list[Path], section: SourceSection, seed: int, progress: Tell) -> Source:
     [path] = paths
     container: Container = Folder(path) if path.is_dir() else Tar(RandomFile(path), section.source)
     return ImageFiles(container, section, seed=seed, progress=progress)

@@ -14,7 +14,7 @@ from arcpipe.errors import SourceError
 from arcpipe.seeds import generator
 
 Locator = tuple[int | str, ...]
-Progress = Callable[[str], None]
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

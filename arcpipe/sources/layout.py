@@ -23,7 +23,7 @@ EXPECTED = ("expected SPLIT/CLASS/FILE, for example train/cats/1.jpg", "or CLASS
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FilePlace:
     """Where one file belongs."""
 
     split: str
@@ -38,7 +38,7 @@ def is_image(name: str) -> bool:
     return dot > 0 and parts[-1][dot:].lower() in SUFFIXES and not any(part.startswith(".") for part in parts)
 
 
-def place(names: list[str], source: str) -> tuple[list[Place | None], list[str]]:
+def place(names: list[str], source: str) -> tuple[list[FilePlace | None], list[str]]:
     """Give every image its split and class.
 
     A leading folder that all images share is skipped (`imagenette2/train/...`). If an image then lies three deep under
@@ -85,15 +85,15 @@ def _shared_folders(parts: list[tuple[str, ...]]) -> int:
     return skip
 
 
-def _in_split(parts: tuple[str, ...]) -> Place | None:
+def _in_split(parts: tuple[str, ...]) -> FilePlace | None:
     split = SPLITS.get(parts[0].lower())
     if split is None or len(parts) < 3:
         return None
-    return Place(split, parts[1], "/".join(parts[1:]))
+    return FilePlace(split, parts[1], "/".join(parts[1:]))
 
 
-def _in_train(parts: tuple[str, ...]) -> Place | None:
-    return Place("train", parts[0], "/".join(parts)) if len(parts) >= 2 else None
+def _in_train(parts: tuple[str, ...]) -> FilePlace | None:
+    return FilePlace("train", parts[0], "/".join(parts)) if len(parts) >= 2 else None
 
 
 def _why_lost(parts: tuple[str, ...]) -> str:

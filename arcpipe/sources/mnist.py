@@ -13,7 +13,7 @@ from PIL import Image
 from arcpipe.config import SourceSection
 from arcpipe.errors import SourceError
 from arcpipe.sources.download import RemoteFile
-from arcpipe.sources.inventory import Locator, Progress, Source
+from arcpipe.sources.inventory import Locator, Source, Tell
 from arcpipe.sources.named import NamedSet
 from arcpipe.sources.randomfile import RandomFile
 from arcpipe.sources.rows import ImageRows, Rows, numbered
@@ -102,11 +102,11 @@ def _no_idx(path: Path, why: str) -> SourceError:
     )
 
 
-def _mnist(paths: list[Path], section: SourceSection, seed: int, progress: Progress) -> Source:
+def _mnist(paths: list[Path], section: SourceSection, seed: int, progress: Tell) -> Source:
     return open_idx("mnist", DIGITS, paths, section, seed)
 
 
-def _fashion(paths: list[Path], section: SourceSection, seed: int, progress: Progress) -> Source:
+def _fashion(paths: list[Path], section: SourceSection, seed: int, progress: Tell) -> Source:
     return open_idx("fashion-mnist", CLOTHES, paths, section, seed)
 
 

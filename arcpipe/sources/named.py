@@ -10,7 +10,7 @@ from pathlib import Path
 from arcpipe.config import SourceSection
 from arcpipe.errors import DownloadError
 from arcpipe.sources.download import RemoteFile, fetch, verify
-from arcpipe.sources.inventory import Progress, Source
+from arcpipe.sources.inventory import Source, Tell
 from arcpipe.sources.uncompressed import uncompressed
 
 
@@ -22,7 +22,7 @@ class NamedSet:
     """
 
     name: str
-    open: Callable[[list[Path], SourceSection, int, Progress], Source]
+    open: Callable[[list[Path], SourceSection, int, Tell], Source]
     files: tuple[RemoteFile, ...] = ()
     folders: tuple[str, ...] = ()
 
@@ -37,7 +37,7 @@ def open_named(
     section: SourceSection,
     *,
     seed: int,
-    progress: Progress,
+    progress: Tell,
     download: bool,
     scratch: Path | None = None,
 ) -> Source:
@@ -62,7 +62,7 @@ class _Check:
 
     path: Path
     remote: RemoteFile
-    progress: Progress
+    progress: Tell
 
     def __call__(self) -> None:
         self.progress(f"checking {self.path}")
@@ -78,7 +78,7 @@ def _find(named: NamedSet, remote: RemoteFile, root: Path) -> Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
-def _fetch(named: NamedSet, remote: RemoteFile, root: Path, progress: Progress, download: bool) -> Path:
+def _fetch(named: NamedSet, remote: RemoteFile, root: Path, progress: Tell, download: bool) -> Path:
     try:
         if not download:
             raise DownloadError(f"{remote.name} is not here, and is not to be downloaded now.")

@@ -6,17 +6,19 @@ import difflib
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from arcpipe.config import SourceSection
 from arcpipe.errors import ImageError, SourceError
 from arcpipe.sources.archive import Tar, Zip
-from arcpipe.sources.decode import check_bytes, decode
+from arcpipe.sources.decode import canonical, check_bytes, decode
 from arcpipe.sources.files import Container, ImageFiles
 from arcpipe.sources.folder import Folder
-from arcpipe.sources.inventory import Inventory, Progress, Source, silent
+from arcpipe.sources.inventory import Inventory, Source, Tell, silent
 from arcpipe.sources.layout import EXPECTED, is_image
 from arcpipe.sources.named import data_folder, open_named
 from arcpipe.sources.randomfile import RandomFile
@@ -25,12 +27,15 @@ from arcpipe.sources.shape import shape_image, shaped_size
 from arcpipe.sources.tarheaders import is_tar
 from arcpipe.sources.uncompressed import uncompressed
 
+Picture = str | Path | Image.Image | NDArray[Any]
+"""What `load_image` takes."""
+
 
 def open_source(
     section: SourceSection,
     *,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     download: bool = True,
     scratch: Path | None = None,
 ) -> Source:
@@ -96,22 +101,44 @@ def only_splits(inventory: Inventory, section: SourceSection) -> Inventory:
     return replace(inventory, samples=kept)
 
 
-def load_image(path: Path, section: SourceSection, channels: int, *, seed: int = 0) -> NDArray[np.float32]:
-    """Decode and shape one image file as a sample would be: (height, width, channels) float32 in [0, 1].
+def load_image(image: Picture, section: SourceSection, channels: int, *, seed: int = 0) -> NDArray[np.float32]:
+    """Decode and shape one picture as a sample would be: (height, width, channels) float32 in [0, 1].
+
+    Args:
+        image: A file; an image of Pillow; an array (height, width) or (height, width, channels) of uint8, which stands
+            for a file; or such an array of floats in [0, 1], which is taken as it is, in its size.
+        section: The shape that images take.
+        channels: 1 or 3.
+        seed: The run's seed: with `displace` it places the picture, together with the file's name.
 
     Raises:
         ImageError: it is missing or cannot be used.
     """
+    if isinstance(image, np.ndarray):
+        if image.dtype.kind == "f" and image.ndim in (2, 3):
+            pixels = np.asarray(image, np.float32).reshape(*image.shape[:2], -1)
+            return np.repeat(pixels, channels, axis=2) if pixels.shape[2] == 1 else pixels
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)):
+            raise ImageError(
+                "the array is no picture.",
+                details=[f"found {image.dtype} {image.shape}"],
+                fix=["uint8, or floats in [0, 1]; (height, width) or (height, width, 1 or 3)"],
+            )
+        image = Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image)
+    if isinstance(image, Image.Image):
+        decoded = canonical(image.copy(), "the picture", lambda size: shaped_size(size, section, "the picture"))
+        return shape_image(decoded, section, channels, "the picture", seed)
+    path = Path(image)
     try:
         check_bytes(path.stat().st_size, str(path))
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path} cannot be read.", details=[str(error)]) from None
-    image = decode(data, str(path), accept=lambda size: shaped_size(size, section, path.name))
-    return shape_image(image, section, channels, path.name, seed)
+    decoded = decode(data, str(path), accept=lambda size: shaped_size(size, section, path.name))
+    return shape_image(decoded, section, channels, path.name, seed)
 
 
-def _archive(path: Path, progress: Progress, scratch: Path | None) -> Container:
+def _archive(path: Path, progress: Tell, scratch: Path | None) -> Container:
     """By content, not by name: a tar first, since its last bytes may look like those of a zip inside it."""
     try:
         plain = uncompressed(path, progress=progress, scratch=scratch)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from arcpipe.config import SourceSection
 from arcpipe.errors import ImageError
-from arcpipe.sources.inventory import Inventory, Locator, Progress, Sample, check_usable, choose, digest, silent
+from arcpipe.sources.inventory import Inventory, Locator, Sample, Tell, check_usable, choose, digest, silent
 from arcpipe.sources.shape import shape_image, shaped_size
 
 
@@ -52,7 +52,7 @@ class Records(Protocol):
 class ImageRows:
     """The `Source` of records."""
 
-    def __init__(self, records: Records, section: SourceSection, *, seed: int = 0, progress: Progress = silent) -> None:
+    def __init__(self, records: Records, section: SourceSection, *, seed: int = 0, progress: Tell = silent) -> None:
         self.records, self.section, self.seed, self.progress = records, section, seed, progress
 
     def __getstate__(self) -> dict[str, object]:

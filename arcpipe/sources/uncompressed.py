@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from arcpipe.errors import NoSpaceError, SourceError
-from arcpipe.sources.inventory import Progress, silent
+from arcpipe.sources.inventory import Tell, silent
 
 OPENERS: dict[bytes, Callable[..., BinaryIO]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # type: ignore[dict-item]
 STEP_BYTES = 2**22
@@ -30,7 +30,7 @@ def uncompressed(
     path: Path,
     *,
     check: Callable[[], None] | None = None,
-    progress: Progress = silent,
+    progress: Tell = silent,
     scratch: Path | None = None,
 ) -> Path:
     """The decompressed content of `path` as one file; `path` itself where it is not compressed.

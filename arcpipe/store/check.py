@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.cloud import CloudBatch, FailedSample, morton_codes
+from arcpipe.cloud import PER_CLOUD, CloudBatch, FailedSample, morton_codes
 
 Problems = list[tuple[str, str]]  # array, what is wrong with it
 SAMPLED_PIXELS = 16
@@ -107,7 +107,7 @@ def _offset_problems(batch: CloudBatch) -> Problems:
         problems.append(("offsets", f"not rising from 0 to {len(batch.positions)}"))
     if len(batch.latents) != len(batch.positions):
         problems.append(("latents", f"{len(batch.latents)} rows for {len(batch.positions)} positions"))
-    for name in ("sizes", "relative", "labels", "psnr", "repeats", "sample_ids", "paths"):
+    for name in (*PER_CLOUD, "paths"):
         if len(getattr(batch, name)) != len(batch):
             problems.append((name, f"{len(getattr(batch, name))} rows for {len(batch)} clouds"))
     if not problems and len(batch) and batch.sizes.min() < 1:

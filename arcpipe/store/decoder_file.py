@@ -53,7 +53,7 @@ def load_decoder_file(path: Path) -> DecoderRecord:
 
 
 def describe(decoder: DecoderRecord) -> dict[str, Any]:
-    """What a store or a file says of its decoder beside the arrays. `concat` is not named: it is older than kinds."""
+    """Say what a store or a file keeps of its decoder beside the arrays. A kind that is not named is `concat`."""
     about = {"n_neighbours": decoder.n_neighbours, "latent_dim": decoder.latent_dim, "sha256": decoder.sha256}
     return about if decoder.kind == "concat" else {**about, "kind": decoder.kind}
 

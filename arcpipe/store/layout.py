@@ -10,21 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from arcpipe import cloud
 from arcpipe.cloud import CloudBatch, DecoderKind
 from arcpipe.store.arrays import SMALL_NUMBERS, Packing
 from arcpipe.store.arrivals import Geometry, encode_arrivals
 from arcpipe.store.position_codec import encode_gaps
 from arcpipe.store.quantise import Rounding, scale_codes
 
-# Name on disk -> name in CloudBatch, one row per cloud.
-PER_CLOUD = {
-    "labels": "labels",
-    "sizes": "sizes",
-    "relative": "relative",
-    "psnr": "psnr",
-    "repeat": "repeats",
-    "sample_ids": "sample_ids",
-}
+PER_CLOUD = {"repeat" if name == "repeats" else name: name for name in cloud.PER_CLOUD}
+"""Names on disk and in `CloudBatch` of what has a row for each cloud."""
 SMALL = ("offsets", "pixel_offsets", "latent_scale", *PER_CLOUD, "path_offsets", "arrival_offsets")
 """One row per cloud; offsets have one more."""
 UNSIGNED, SIGNED = ({f"{kind}{bits}" for bits in (8, 16, 32, 64)} for kind in ("uint", "int"))
@@ -59,12 +53,7 @@ def part_arrays(batch: CloudBatch, rounding: Rounding, cache: str) -> tuple[dict
         "offsets": batch.offsets.astype(np.int64),
         "position_gaps": encode_gaps(batch.positions, batch.offsets),
         "latents": latents,
-        "labels": batch.labels.astype(np.int64),
-        "sizes": batch.sizes.astype(np.int64),
-        "relative": batch.relative.astype(np.float32),
-        "psnr": batch.psnr.astype(np.float32),
-        "repeat": batch.repeats.astype(np.int64),
-        "sample_ids": batch.sample_ids.astype(np.int64),
+        **{ours: getattr(batch, theirs).astype(*DTYPES[ours]) for ours, theirs in PER_CLOUD.items()},
         "paths": paths,
         "path_offsets": path_offsets,
     }

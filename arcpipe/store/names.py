@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from arcpipe.cloud import FailedSample
 from arcpipe.errors import SampleNotFoundError
 
-Place = tuple[str, str, int]  # split, part, row
-Repeats = dict[int, Place]
+Found = tuple[str, str, int]  # split, part, row
+Repeats = dict[int, Found]
 
 
 class NameIndex:
@@ -39,7 +39,7 @@ class NameIndex:
             self._failed.setdefault(failure.path, {})[split] = failure
             self._failed.setdefault(str(failure.sample_id), {})[split] = failure
 
-    def find(self, name: str) -> Place:
+    def find(self, name: str) -> Found:
         """Look up a name, see `Store.find`."""
         wanted = name.strip().lstrip("./")
         repeats = self._repeats(wanted, name)

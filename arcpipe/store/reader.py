@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+import arcpipe
 from arcpipe import objects
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
 from arcpipe.errors import MissingSplitError, UnfinishedStoreError
@@ -31,7 +33,15 @@ OPEN_PARTS = 256
 
 
 def open_store(path: Path | str, allow_unfinished: bool = False, *, cache_bytes: int = CACHE_BYTES) -> Store:
-    """Open a store for reading.
+    """Open a store for reading: a path, or an address in a bucket (`s3://BUCKET/NAME.zarr`).
+
+    >>> import arcpipe as ap
+    >>> store = ap.open_store("store/digits.zarr")
+    >>> store.splits, len(store.classes), len(store)
+    (('test', 'train'), 10, 1797)
+    >>> cloud = store["train/17"]
+    >>> cloud.positions.shape, cloud.latents.shape, cloud.size, store.classes[cloud.label]
+    ((51, 2), (51, 32), (32, 32), '2')
 
     Raises:
         NotAStoreError: nothing there, or something else.
@@ -56,6 +66,7 @@ def open_store(path: Path | str, allow_unfinished: bool = False, *, cache_bytes:
 class Store:
     """A store, open for reading (see `open_store`). Safe to use from several threads; a pickled one opens again.
 
+    `len(store)` counts its clouds, `store["train/17"]` is one of them (see `find` for names), `store.info` sums it up.
     `classes`, `channels`, `config`, `fingerprint`, `seed`, `dtype`, `splits`, `complete`, `totals`, `versions` are as
     the root says. Parts that are committed later are seen by a store that is opened later.
     """
@@ -86,6 +97,52 @@ class Store:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_reopen, (self.path, self._cache_bytes))
+
+    def __len__(self) -> int:
+        return sum(part.n_clouds for split in self.splits for part in self.parts(split))
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getitem__(self, name: str) -> Cloud:
+        """One cloud, with the decoder that it was fitted under. Raises as `find`."""
+        if not isinstance(name, str):
+            raise TypeError('clouds of a store have names, for example store["train/17"]; CloudDataset numbers them')
+        return replace(self.read_cloud(*self.find(name)), decoder=self.decoder)
+
+    __iter__ = None  # or Python would try numbers
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{split} {numbers['samples']} images" for split, numbers in self.root["splits"].items())
+        state = "" if self.complete else ", not finished"
+        return f"<Store {self.path}: {splits}, {len(self.classes)} classes, {self.decoder_kind}{state}>"
+
+    def _repr_png_(self) -> bytes | None:
+        return arcpipe.show(self)._repr_png_()
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What it is and how it was made, in plain values; PSNR in dB, None where no cloud has one."""
+        psnr = {split: self.psnr(split) for split in self.splits}
+        return {
+            "path": str(self.path),
+            "complete": self.complete,
+            "classes": list(self.classes),
+            "channels": self.channels,
+            "clouds": {split: len(values) for split, values in psnr.items()},
+            "failed": {split: sum(part.n_failures for part in self.parts(split)) for split in self.splits},
+            "points": {split: sum(part.n_points for part in self.parts(split)) for split in self.splits},
+            "psnr": {
+                split: float(np.nanmean(values)) if np.isfinite(values).any() else None
+                for split, values in psnr.items()
+            },
+            "decoder": {"kind": self.decoder_kind, "sha256": self.decoder_sha256},
+            "latent_dim": self.latent_dim,
+            "neighbours": self.n_neighbours,
+            "dtype": self.dtype,
+            "recipe": self.config.get("fit", {}).get("recipe"),
+            "seed": self.seed,
+        }
 
     @property
     def n_planned(self) -> int:

@@ -80,10 +80,6 @@ class PartRecord:
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds of each stage, where the part tells them apart."""
 
-    @property
-    def psnr_mean(self) -> float:
-        return self.psnr_sum / self.psnr_count if self.psnr_count else float("nan")
-
 
 @dataclass(frozen=True)
 class PartInfo:

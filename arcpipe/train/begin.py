@@ -15,6 +15,7 @@ from arcpipe import __version__
 from arcpipe.cloud import DecoderRecord
 from arcpipe.config import TrainConfig, differences, without_later
 from arcpipe.errors import CheckpointError, ConfigError, StoreMismatchError
+from arcpipe.files import write_atomically
 from arcpipe.train import checkpoint
 from arcpipe.train.run import FILES, FORMAT, FORMAT_VERSION, RunFolder, StoreFacts, read_config
 
@@ -115,7 +116,7 @@ def _write_new(run: RunFolder, decoder: DecoderRecord) -> None:
         arrays = {name: torch.from_numpy(np.array(array)) for name, array in decoder.arrays().items()}
         checkpoint.save_tensors(run.path / "decoder.safetensors", arrays)
         document = json.dumps(_to_json(run.config, run.facts), indent=1)
-        checkpoint.write_atomically(run.path / "config.json", document.encode())
+        write_atomically(run.path / "config.json", document.encode())
 
 
 def _to_json(config: TrainConfig, facts: StoreFacts) -> dict[str, Any]:

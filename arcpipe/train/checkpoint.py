@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,13 +20,14 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from arcpipe.errors import CheckpointError
+from arcpipe.files import write_atomically
 from arcpipe.train.average import Average
 
 STATE = "state.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Reached:
     """How far a run is: `epoch` epochs and `batch` batches of the next one are done, `step` batches in all.
 
     `partial`: sums over the batches done of the epoch under way. `best`: what the validation split chose so far.
@@ -44,7 +44,7 @@ def save_checkpoint(
     folder: Path,
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    progress: Progress,
+    progress: Reached,
     average: Average | None = None,
 ) -> None:
     """Replace the checkpoint of `folder` in one step."""
@@ -66,7 +66,7 @@ def load_checkpoint(
     model: nn.Module,
     optimiser: torch.optim.Optimizer | None = None,
     average: Average | None = None,
-) -> Progress:
+) -> Reached:
     """Put a checkpoint's tensors into `model`, `optimiser` and `average`, to go on where it was made.
 
     Raises:
@@ -78,7 +78,7 @@ def load_checkpoint(
         _load_optimiser(model, optimiser, tensors, folder)
     if average is not None:
         load_model(average.model, _of("average.", tensors), folder)
-    return Progress(**{name: state[name] for name in Progress.__dataclass_fields__})
+    return Reached(**{name: state[name] for name in Reached.__dataclass_fields__})
 
 
 def load_reported(folder: Path, model: nn.Module) -> None:
@@ -147,28 +147,11 @@ def train_again(path: Path) -> str:
     return f"arcpipe train --store STORE --out {run} --overwrite"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file: readers see the former content or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    _sync(partial)
-    os.replace(partial, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _read_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        known = {*Progress.__dataclass_fields__, "tensors", "sha256"}
+        known = {*Reached.__dataclass_fields__, "tensors", "sha256"}
         if not isinstance(state, dict) or set(state) != known or Path(state["tensors"]).name != state["tensors"]:
             raise ValueError("its keys are not those of a checkpoint")
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from arcpipe.config import Augmentation, AugmentSection, EvaluateConfig, StreamSection
+from arcpipe.devices import choose_device
 from arcpipe.errors import (
     ConfigError,
     DivergedError,
@@ -22,16 +23,15 @@ from arcpipe.errors import (
     StoreMismatchError,
 )
 from arcpipe.store import Store, open_store
+from arcpipe.stream.augment import Columns
+from arcpipe.stream.features import feature_cache
+from arcpipe.stream.loader import StreamLoader
+from arcpipe.stream.split import Normalisation, Split
 from arcpipe.threads import torch_threads
-from arcpipe.train.augment import Columns
-from arcpipe.train.device import choose_device
-from arcpipe.train.features import feature_cache
 from arcpipe.train.figures import draw_calibration, draw_confusion
-from arcpipe.train.loader import StreamLoader
 from arcpipe.train.measures import Measures, average_repeats, first_repeats, measure
 from arcpipe.train.ranks import ALONE, Ranks, gather
 from arcpipe.train.run import RunFolder, open_run
-from arcpipe.train.split import Normalisation, Split
 
 
 @dataclass(frozen=True)

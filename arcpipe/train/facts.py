@@ -7,8 +7,8 @@ import numpy as np
 from arcpipe.config import StreamSection, TrainConfig
 from arcpipe.errors import MissingSplitError, SourceError
 from arcpipe.store import Store
+from arcpipe.stream.split import Split, normalisation
 from arcpipe.train.run import StoreFacts
-from arcpipe.train.split import Split, normalisation
 
 
 def choose_splits(store: Store, stream: StreamSection) -> tuple[str, str | None, str | None]:

@@ -15,26 +15,26 @@ from torch import nn
 from arcpipe.config import TrainConfig
 from arcpipe.errors import DeviceError, DivergedError, EndedElsewhereError, RankLostError
 from arcpipe.models import describe, n_parameters, resolve
-from arcpipe.progress import Progress as Bar
+from arcpipe.progress import Progress
 from arcpipe.seeds import derive_seed
 from arcpipe.store import Store, open_store
+from arcpipe.stream.features import check_changes, feature_cache
+from arcpipe.stream.loader import StreamLoader
+from arcpipe.stream.order import Manifest, epoch_order, shuffle_quality
+from arcpipe.stream.split import Split
 from arcpipe.threads import torch_threads
 from arcpipe.train.average import Average
 from arcpipe.train.begin import create_or_continue
-from arcpipe.train.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint, save_tensors
+from arcpipe.train.checkpoint import Reached, has_checkpoint, load_checkpoint, save_checkpoint, save_tensors
 from arcpipe.train.evaluate import evaluation_loader, score
 from arcpipe.train.facts import choose_splits, store_facts
-from arcpipe.train.features import check_changes, feature_cache
 from arcpipe.train.figures import draw_confusion, draw_curves
 from arcpipe.train.interrupt import Interrupts
 from arcpipe.train.launch import run_ranks
-from arcpipe.train.loader import StreamLoader
 from arcpipe.train.measures import Measures
-from arcpipe.train.order import Manifest, epoch_order, shuffle_quality
 from arcpipe.train.ranks import ALONE, Ranks, check_processes, from_torchrun, joined, threads_of
 from arcpipe.train.report import TrainReport
 from arcpipe.train.run import RunFolder
-from arcpipe.train.split import Split
 from arcpipe.train.step import learning_rate, make_optimiser, train_step
 
 CHECKPOINT_EVERY_S = 60.0  # at most so much work is lost to a kill
@@ -55,7 +55,7 @@ class Job:
     optimiser: torch.optim.Optimizer
     device: torch.device
     interrupts: Interrupts
-    bar: Bar
+    bar: Progress
     ranks: Ranks = ALONE
     average: Average | None = None
     drawn_s: float = float("-inf")
@@ -112,7 +112,7 @@ def train_rank(
     with joined(ranks, config) as device:
         store = open_store(config.store, allow_unfinished=config.stream.allow_unfinished)
         names = choose_splits(store, config.stream)
-        check_changes(config, store)
+        check_changes(config.features, config.augment, store)
         splits = open_splits(store, names, config, ranks)
         facts = store_facts(store, splits[0], names, config)
         run = RunFolder(config.out, config, facts)
@@ -125,7 +125,7 @@ def train_rank(
             model = run.model().to(device)
             optimiser = make_optimiser(model, config.optim, device)
             shown = ranks.first and not quiet
-            bar = Bar("train", config.optim.epochs * len(splits[0].manifest), "clouds", enabled=shown)
+            bar = Progress("train", config.optim.epochs * len(splits[0].manifest), "clouds", enabled=shown)
             average = Average(model, config.optim.ema) if config.optim.ema else None
             return _train(Job(run, *splits, model, optimiser, device, interrupts, bar, ranks, average))
 
@@ -159,7 +159,7 @@ def _held(run: RunFolder, ranks: Ranks) -> Iterator[None]:
 
 
 def _train(job: Job) -> TrainReport:
-    progress = Progress()
+    progress = Reached()
     if has_checkpoint(job.run.checkpoint):
         progress = load_checkpoint(job.run.checkpoint, job.model, job.optimiser, job.average)
     if job.ranks.first:
@@ -175,7 +175,7 @@ def _train(job: Job) -> TrainReport:
     return _finish(job, progress, measures, first_step)
 
 
-def _train_epoch(job: Job, progress: Progress) -> Progress:
+def _train_epoch(job: Job, progress: Reached) -> Reached:
     """Train the rest of an epoch; returns with all of its batches done."""
     optim = job.config.optim
     loader = _train_loader(job, progress)
@@ -208,7 +208,7 @@ def _train_epoch(job: Job, progress: Progress) -> Progress:
     return progress
 
 
-def _train_loader(job: Job, progress: Progress) -> StreamLoader:
+def _train_loader(job: Job, progress: Reached) -> StreamLoader:
     return StreamLoader(
         job.train,
         len(job.run.facts.classes),
@@ -225,7 +225,7 @@ def _train_loader(job: Job, progress: Progress) -> StreamLoader:
     )
 
 
-def _end_epoch(job: Job, progress: Progress) -> tuple[Progress, Measures | None]:
+def _end_epoch(job: Job, progress: Reached) -> tuple[Reached, Measures | None]:
     """Evaluate, note what the validation split prefers, log and draw."""
     epoch, sums = progress.epoch + 1, progress.partial
     line = {"train_loss": sums["loss"] / sums["clouds"], "train_accuracy": sums["right"] / sums["clouds"]}
@@ -243,7 +243,7 @@ def _end_epoch(job: Job, progress: Progress) -> tuple[Progress, Measures | None]
         _show_epoch(job, epoch, line)
         if time.monotonic() - job.drawn_s >= DRAW_EVERY_S:
             _draw_curves(job)
-    return Progress(epoch=epoch, step=progress.step, best=best), measures
+    return Reached(epoch=epoch, step=progress.step, best=best), measures
 
 
 def _draw_curves(job: Job) -> list[dict[str, Any]]:
@@ -254,7 +254,7 @@ def _draw_curves(job: Job) -> list[dict[str, Any]]:
     return epochs
 
 
-def _evaluate(job: Job, split: Split | None, progress: Progress) -> Measures | None:
+def _evaluate(job: Job, split: Split | None, progress: Reached) -> Measures | None:
     if split is None:
         return None
 
@@ -274,7 +274,7 @@ def _keep_best(job: Job, epoch: int, chosen: Measures, measures: Measures) -> di
     return {"split": name, "epoch": epoch, "accuracy": chosen.accuracy, "test_accuracy": measures.accuracy}
 
 
-def _finish(job: Job, progress: Progress, measures: Measures | None, first_step: int | None) -> TrainReport:
+def _finish(job: Job, progress: Reached, measures: Measures | None, first_step: int | None) -> TrainReport:
     """Report the last weights and write the summary, which is what makes a run finished."""
     measures = measures or _evaluate(job, job.test, progress)
     with job.ranks.first_goes_ahead():
@@ -283,7 +283,7 @@ def _finish(job: Job, progress: Progress, measures: Measures | None, first_step:
     return TrainReport.from_dict(job.run.summary or {})
 
 
-def _summarise(job: Job, progress: Progress, measures: Measures | None, first_step: int | None) -> None:
+def _summarise(job: Job, progress: Reached, measures: Measures | None, first_step: int | None) -> None:
     if measures is not None and job.test is not None:
         title = f"{job.test.name}: {100 * measures.accuracy:.2f} % of {measures.n} images"
         draw_confusion(job.run.path / "confusion.png", measures.confusion, job.run.facts.classes, title)
@@ -311,7 +311,7 @@ def _summarise(job: Job, progress: Progress, measures: Measures | None, first_st
     job.run.write_summary(report.as_dict())
 
 
-def _heed(job: Job, progress: Progress) -> None:
+def _heed(job: Job, progress: Reached) -> None:
     """If any rank was interrupted: save, then let the signal do what it would have done, in all of them."""
     if not job.ranks.any(job.interrupts.pending is not None):
         return
@@ -320,12 +320,12 @@ def _heed(job: Job, progress: Progress) -> None:
     job.interrupts.deliver(otherwise=signal.SIGTERM)
 
 
-def _save(job: Job, progress: Progress) -> None:
+def _save(job: Job, progress: Reached) -> None:
     if job.ranks.first:
         save_checkpoint(job.run.checkpoint, job.model, job.optimiser, progress, job.average)
 
 
-def _show_step(job: Job, progress: Progress, loss: float, rate: float) -> None:
+def _show_step(job: Job, progress: Reached, loss: float, rate: float) -> None:
     sums = progress.partial
     job.bar.update(
         progress.epoch * len(job.train.manifest) + int(sums["clouds"]),

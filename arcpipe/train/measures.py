@@ -14,11 +14,13 @@ CALIBRATION_BINS = 15  # the usual number, Guo et al. 2017
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """Of `n` images. `loss`: mean of -log p of the true class. `calibration_error`: see `calibration_error`.
+    """How well a classifier does on `n` images.
 
-    `calibration`: for each of 15 equal bins of confidence the images, their mean confidence and the share right.
-    `clouds`: how many were averaged into the images' answers. `per_class`: share of each class that was recognised
-    (None for a class without images); `confusion[i][j]`: images of class i that were taken for class j.
+    `loss`: mean of -log p of the true class. `calibration_error`: the mean distance between confidence and share right
+    (see the function of that name), from `calibration`: for each of 15 equal bins of confidence the images, their mean
+    confidence and the share right. `clouds`: how many were averaged into the images' answers. `per_class`: share of
+    each class that was recognised (None for a class without images); `confusion[i][j]`: images of class i that were
+    taken for class j.
     """
 
     n: int

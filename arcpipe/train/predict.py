@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
-from torch import nn
 
-from arcpipe.arc.basis import Basis
-from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import decoder_of, fit_clouds
-from arcpipe.arc.finish import finish_cloud
-from arcpipe.arc.problem import FittedCloud
-from arcpipe.cloud import CloudBatch
-from arcpipe.config import FitSection, SourceSection, StoreSection
-from arcpipe.errors import CheckpointError, ImageError
+import arcpipe
+from arcpipe.arc.memory import GROUP_PIXELS
+from arcpipe.cloud import Cloud, CloudBatch
+from arcpipe.devices import choose_device
+from arcpipe.errors import CheckpointError, ConfigError, ImageError
+from arcpipe.fitter import Fitter
+from arcpipe.models import describe
+from arcpipe.options import Weights
 from arcpipe.progress import Progress
-from arcpipe.seeds import derive_seed
-from arcpipe.sources import load_image
-from arcpipe.store import Rounding
+from arcpipe.sources import Picture
+from arcpipe.stream.loader import collate
 from arcpipe.threads import torch_threads
-from arcpipe.train.device import choose_device
-from arcpipe.train.loader import collate
 from arcpipe.train.run import RunFolder, open_run
-
-GROUP_PIXELS = 2**20  # images are read and fitted in groups of about so many pixels, so that memory stays bounded
 
 
 @dataclass(frozen=True)
@@ -76,119 +68,136 @@ class PredictReport:
         return [prediction.line() for prediction in self.predictions]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How the run's clouds were made."""
+class TrainedRun:
+    """A trained run, ready for new images: see `load_run`.
 
-    source: SourceSection
-    fit: FitSection
-    store: StoreSection
-    seed: int
+    `folder`: its `RunFolder`, with settings (`config`), facts of its store and `metrics`. `model`: in evaluation mode.
+    `fitter`: makes clouds as those that the model was trained on. `classes`: their names.
+    """
 
-    @classmethod
-    def of(cls, run: RunFolder) -> Recipe:
-        made = run.facts.convert
+    def __init__(self, folder: RunFolder, *, weights: Weights = "last", device: str = "auto") -> None:
+        self.folder, self.classes, self.device = folder, folder.facts.classes, choose_device(device)
+        self.model = folder.model().to(self.device)
+        folder.load_weights(self.model, weights)
+        self.model.eval()
         try:
-            return cls(
-                SourceSection.model_validate(made["source"]),
-                FitSection.model_validate(made["fit"]),
-                StoreSection.model_validate(made["store"]),
-                int(made["seed"]),
-            )
-        except (KeyError, ValidationError) as error:
-            raise CheckpointError(
-                f"{run.path} does not say how its clouds were made, so no new image can be fitted.",
-                details=[str(error)],
-                fix=["train again on a store made by arcpipe convert"],
-            ) from None
+            made, where = folder.facts.convert, str(folder.path)
+            self.fitter = Fitter.made(made, folder.decoder(), where, device=str(self.device))
+        except ConfigError as error:
+            fix = ["train again on a store made by arcpipe convert"]
+            raise CheckpointError(error.what, details=error.details, fix=fix) from None
+
+    def __repr__(self) -> str:
+        return f"<TrainedRun {self.folder.path}: {describe(self.model)}, {len(self.classes)} classes, on {self.device}>"
+
+    def _repr_png_(self) -> bytes | None:
+        return arcpipe.show(self)._repr_png_()
+
+    @property
+    def figures(self) -> list[Path]:
+        """The pictures that training drew: its curves, and the confusion matrix where a split was evaluated."""
+        files = [self.folder.path / name for name in ("curves.png", "confusion.png")]
+        return [file for file in files if file.is_file()]
+
+    def predict(
+        self, images: Picture | Sequence[Picture], told: Callable[[int], None] = lambda done: None
+    ) -> list[Prediction]:
+        """Fit and classify pictures, in their order; `told` is called with how many are done.
+
+        The same picture gets the same answer whatever its name and whatever is asked beside it: its seed comes from its
+        pixels (but where the store was made with `--displace`, the name decides the place). A picture that cannot be
+        used is an entry with an error; the others go on.
+        """
+        alone = isinstance(images, (str, Path)) or hasattr(images, "__array_interface__")  # of NumPy and of Pillow
+        pictures = [cast(Picture, images)] if alone else list(cast(Sequence[Picture], images))
+        found: dict[int, Prediction] = {}
+        for group in self._groups(pictures, found):
+            pixels = [image for _, image in group]
+            clouds = self.fitter.clouds(pixels, [self.fitter.seed_of(image) for image in pixels])
+            for (i, _), cloud in zip(group, clouds, strict=True):
+                name = _name(pictures[i])
+                if isinstance(cloud, ImageError):
+                    found[i] = Prediction(name, error=str(cloud))
+                else:
+                    found[i] = self.classify(cloud, name)
+            told(len(found))
+        return [found[i] for i in range(len(pictures))]
+
+    def classify(self, cloud: Cloud, name: str = "") -> Prediction:
+        """Classify one cloud that was fitted under the run's decoder."""
+        run = self.folder
+        no_label = np.zeros((1, len(self.classes)), np.float32)
+        described = CloudBatch.join([run.features.describe(cloud)])
+        batch = collate(described, no_label, run.normalisation, 0).to(self.device)
+        with torch.inference_mode():
+            shares = self.model(batch.latents, batch.positions, batch.offsets).double().softmax(1)[0].tolist()
+        return Prediction(
+            path=name or cloud.path,
+            label=self.classes[int(np.argmax(shares))],
+            probabilities=dict(zip(self.classes, shares, strict=True)),
+            psnr=cloud.psnr,
+            anchors=len(cloud),
+        )
+
+    def _groups(
+        self, images: Sequence[Picture], found: dict[int, Prediction]
+    ) -> Iterator[list[tuple[int, NDArray[np.float32]]]]:
+        """Images with their numbers, some pixels at a time; those that cannot be used go to `found` at once."""
+        group: list[tuple[int, NDArray[np.float32]]] = []
+        pixels = 0
+        for i, image in enumerate(images):
+            try:
+                group.append((i, self.fitter.load(image)))
+            except ImageError as error:
+                found[i] = Prediction(_name(image), error=str(error))
+                continue
+            pixels += group[-1][1].shape[0] * group[-1][1].shape[1]
+            if pixels >= GROUP_PIXELS:
+                yield group
+                group, pixels = [], 0
+        if group:
+            yield group
+
+
+def load_run(path: Path | str, *, weights: Weights = "last", device: str = "auto") -> TrainedRun:
+    """Load a trained run for new images; its folder is all that is needed.
+
+    >>> import arcpipe as ap
+    >>> run = ap.load_run("runs/digits")
+    >>> (prediction,) = run.predict("photo.png")
+    >>> prediction.label in run.classes, sum(prediction.probabilities.values()) > 0.999
+    (True, True)
+
+    Args:
+        path: The folder of a run.
+        weights: Those of the last step, or those that a validation split chose.
+        device: `auto` is the first GPU if there is one; `cpu`, or any other name that torch knows.
+
+    Raises:
+        CheckpointError: there is no trained run, or it does not say how its clouds were made.
+        DeviceError: there is no such device.
+    """
+    return TrainedRun(open_run(Path(path)), weights=weights, device=device)
 
 
 def run_predict(
     run_path: Path,
     images: Sequence[Path],
     *,
-    weights: Literal["last", "best"] = "last",
+    weights: Weights = "last",
     device: str = "auto",
     threads: int | None = None,
     quiet: bool = False,
 ) -> PredictReport:
-    """Fit and classify image files.
-
-    The same picture gets the same answer whatever its name and whatever is asked beside it: its seed comes from its
-    pixels (but where the store was made with `--displace`, the name decides the place). A picture that cannot be used
-    is an entry with an error; the others go on.
+    """Fit and classify image files, see `TrainedRun.predict`.
 
     Raises:
         CheckpointError: there is no trained run.
     """
-    run = open_run(run_path)
-    recipe = Recipe.of(run)
-    chosen = choose_device(device)
-    model = run.model().to(chosen)
-    run.load_weights(model, weights)
-    model.eval()
-    decoder = decoder_of(run.decoder(), chosen)
-    found: dict[int, Prediction] = {}
+    run = load_run(run_path, weights=weights, device=device)
     with Progress("predict", len(images), "images", enabled=not quiet) as bar, torch_threads(threads):
-        for group in _groups(images, recipe, run.facts.channels, found):
-            pixels = [image for _, image in group]
-            image_seeds = [_image_seed(recipe.seed, image) for image in pixels]
-            fitted = fit_clouds(pixels, decoder, recipe.fit, image_seeds, device=str(chosen))
-            for (i, image), fit in zip(group, fitted, strict=True):
-                found[i] = _predict(images[i], image, fit, decoder, recipe, run, model, chosen)
-            bar.update(len(found))
-    return PredictReport(run_path, tuple(found[i] for i in range(len(images))))
+        return PredictReport(run_path, tuple(run.predict(images, bar.update)))
 
 
-def _predict(
-    path: Path,
-    image: NDArray[np.float32],
-    fitted: FittedCloud,
-    decoder: Decoder | Basis,
-    recipe: Recipe,
-    run: RunFolder,
-    model: nn.Module,
-    device: torch.device,
-) -> Prediction:
-    try:
-        rounding = Rounding.of(recipe.store.dtype, recipe.store.bits, decoder)
-        cloud = finish_cloud(fitted, rounding.round(fitted.latents), image, decoder)
-    except ImageError as error:
-        return Prediction(str(path), error=str(error))
-    no_label = np.zeros((1, len(run.facts.classes)), np.float32)
-    batch = collate(CloudBatch.join([run.features.describe(cloud)]), no_label, run.normalisation, 0).to(device)
-    with torch.inference_mode():
-        shares = model(batch.latents, batch.positions, batch.offsets).double().softmax(1)[0].tolist()
-    return Prediction(
-        path=str(path),
-        label=run.facts.classes[int(np.argmax(shares))],
-        probabilities=dict(zip(run.facts.classes, shares, strict=True)),
-        psnr=cloud.psnr,
-        anchors=len(cloud),
-    )
-
-
-def _groups(
-    paths: Sequence[Path], recipe: Recipe, channels: int, found: dict[int, Prediction]
-) -> Iterator[list[tuple[int, NDArray[np.float32]]]]:
-    """Images with their numbers, some pixels at a time; those that cannot be used go to `found` at once."""
-    group: list[tuple[int, NDArray[np.float32]]] = []
-    pixels = 0
-    for i, path in enumerate(paths):
-        try:
-            image = load_image(path, recipe.source, channels, seed=recipe.seed)
-        except ImageError as error:
-            found[i] = Prediction(str(path), error=str(error))
-            continue
-        group.append((i, image))
-        pixels += image.shape[0] * image.shape[1]
-        if pixels >= GROUP_PIXELS:
-            yield group
-            group, pixels = [], 0
-    if group:
-        yield group
-
-
-def _image_seed(seed: int, image: NDArray[np.float32]) -> int:
-    content = hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image, "<f4").tobytes()).hexdigest()
-    return derive_seed(seed, "predict", content)
+def _name(image: Picture) -> str:
+    return str(image) if isinstance(image, (str, Path)) else ""

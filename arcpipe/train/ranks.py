@@ -17,13 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
-from arcpipe.cluster import check_gpus
 from arcpipe.config import TrainConfig
+from arcpipe.devices import check_gpus, choose_device
 from arcpipe.errors import ConfigError, DeviceError, EndedElsewhereError, RankLostError
 from arcpipe.machine import available_cores
 from arcpipe.models.share import Share
-from arcpipe.train.device import choose_device
-from arcpipe.train.loader import Batch
+from arcpipe.stream.loader import Batch
 
 T = TypeVar("T", bound=np.generic)
 

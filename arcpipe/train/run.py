@@ -10,15 +10,13 @@ curves.png  confusion.png  summary.json
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,11 +24,13 @@ from torch import nn
 from arcpipe.cloud import DecoderKind, DecoderRecord, record_from_arrays
 from arcpipe.config import TrainConfig, build
 from arcpipe.errors import CheckpointError, ConfigError, StoreBusyError
+from arcpipe.files import locked, write_atomically
 from arcpipe.models import build_model
+from arcpipe.options import Weights
 from arcpipe.store import decoder_kind
+from arcpipe.stream.features import Features
+from arcpipe.stream.split import Normalisation
 from arcpipe.train import checkpoint
-from arcpipe.train.features import Features
-from arcpipe.train.split import Normalisation
 
 FORMAT = "arcpipe-run"
 FORMAT_VERSION = 1
@@ -99,7 +99,7 @@ class RunFolder:
         return found
 
     def write_summary(self, values: Mapping[str, Any]) -> None:
-        checkpoint.write_atomically(self.path / "summary.json", json.dumps(values, indent=1).encode())
+        write_atomically(self.path / "summary.json", json.dumps(values, indent=1).encode())
 
     def model(self) -> nn.Module:
         """A model of the run's shape; its weights come from the run's seed, whatever the global state."""
@@ -107,7 +107,7 @@ class RunFolder:
             torch.manual_seed(self.config.seed)
             return build_model(self.config.model, self.features.width, len(self.facts.classes))
 
-    def load_weights(self, model: nn.Module, which: Literal["last", "best"] = "last") -> None:
+    def load_weights(self, model: nn.Module, which: Weights = "last") -> None:
         """Put the weights of the last step, or those that the validation split chose, into `model`.
 
         With `optim.ema`, both are averages.
@@ -171,23 +171,18 @@ class RunFolder:
         """Drop what was logged after the checkpoint: those steps and evaluations will be done again."""
         lines = _readable(self.path / "metrics.jsonl")
         kept = [e for e in lines if e["step"] <= step and (e["kind"] == "step" or e["epoch"] <= epoch)]
-        checkpoint.write_atomically(
-            self.path / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept).encode()
-        )
+        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept).encode())
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Nobody else trains in this folder meanwhile; a killed trainer holds nothing."""
-        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
+            with locked(self.path / ".lock", wait=False):
+                yield
         except BlockingIOError:
             raise StoreBusyError(
                 f"another training is at work in {self.path}.", fix=["wait for it, or give another folder with --out"]
             ) from None
-        finally:
-            os.close(handle)
 
 
 def open_run(path: Path) -> RunFolder:

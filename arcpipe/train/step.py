@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from arcpipe.config import OptimSection
 from arcpipe.errors import DivergedError
-from arcpipe.train.loader import Batch
+from arcpipe.stream.loader import Batch
 from arcpipe.train.ranks import ALONE, Ranks
 
 

@@ -38,9 +38,11 @@ def test_rotation_turns_anchors_as_the_picture_turns(degrees: int) -> None:
 def test_flips_mirror_anchors_as_the_picture_is_mirrored() -> None:
     cloud = make_cloud()
     picture = drawn(cloud, (9, 15))
-    np.testing.assert_array_equal(drawn(edit.flip(cloud, rows=True), (9, 15)), picture[::-1])
-    np.testing.assert_array_equal(drawn(edit.flip(cloud, columns=True), (9, 15)), picture[:, ::-1])
-    np.testing.assert_array_equal(drawn(edit.flip(cloud), (9, 15)), picture)
+    np.testing.assert_array_equal(drawn(edit.flip(cloud, "rows"), (9, 15)), picture[::-1])
+    np.testing.assert_array_equal(drawn(edit.flip(cloud, "columns"), (9, 15)), picture[:, ::-1])
+    np.testing.assert_array_equal(drawn(edit.flip(cloud, "both"), (9, 15)), picture[::-1, ::-1])
+    with pytest.raises(ValueError, match="rows, columns or both"):
+        edit.flip(cloud, "x")  # type: ignore[arg-type]
 
 
 def test_push_moves_each_anchor_within_reach_and_shift_moves_all_alike() -> None:
@@ -96,7 +98,7 @@ def test_an_edit_forgets_what_no_longer_holds_and_changes_nothing_else() -> None
         edit.push(cloud, 1.0, rng),
         edit.shift(cloud, (1, 1)),
         edit.rotate(cloud, 30),
-        edit.flip(cloud, rows=True),
+        edit.flip(cloud, "rows"),
         edit.mask(cloud, 0.5, rng),
         edit.mix(cloud, cloud, 0.5, rng),
     ):

@@ -12,7 +12,7 @@ from arcpipe.arc.adam import Adam
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import DecoderGradient
 from arcpipe.arc.kernels.torch_kernel import TorchKernel
-from arcpipe.arc.problem import Problem, kept_bytes, mini_batches, prepare_image
+from arcpipe.arc.problem import Tiled, kept_bytes, mini_batches, prepare_image
 from arcpipe.arc.reference import ReferenceCloud
 from arcpipe.config import FitSection
 
@@ -32,7 +32,7 @@ def test_gradients_are_those_of_autograd(
     expected_loss = cloud.loss(decoder, torch.from_numpy(cloud.batches[1]))
     expected = torch.autograd.grad(expected_loss, learned)
 
-    problem = Problem([prepare_image(image, fit, 3)], tile_pixels=tile_pixels)
+    problem = Tiled([prepare_image(image, fit, 3)], tile_pixels=tile_pixels)
     assert len(problem.tiles(1)) == (1 if tile_pixels > 100 else 4)
     gradient, loss, sums = torch.zeros_like(cloud.latents), torch.zeros(1), DecoderGradient.zeros(decoder)
     kernel = TorchKernel(decoder)
@@ -71,7 +71,7 @@ def test_tiles_cycle_through_the_mini_batches_and_cover_every_pixel_once(
     make_image: Callable[..., np.ndarray],
 ) -> None:
     image = make_image(15, 18)
-    problem = Problem([prepare_image(image, FitSection(), 3)], tile_pixels=20)
+    problem = Tiled([prepare_image(image, FitSection(), 3)], tile_pixels=20)
     assert problem.tiles(1) is problem.tiles(5)  # kept
     targets = torch.cat([tile.target[tile.weight[:, 0] > 0] for step in range(4) for tile in problem.tiles(step)])
     assert sorted(targets.tolist()) == sorted(image.reshape(-1, 3).tolist())
@@ -79,7 +79,7 @@ def test_tiles_cycle_through_the_mini_batches_and_cover_every_pixel_once(
 
 def test_the_estimate_of_memory_is_about_what_tiles_take(make_image: Callable[..., np.ndarray]) -> None:
     prepared = [prepare_image(make_image(60, 50), FitSection(), 3)]
-    problem = Problem(prepared, tile_pixels=200)
+    problem = Tiled(prepared, tile_pixels=200)
     fields = ("rows", "index", "index_offsets", "users", "user_offsets", "relative", "target", "weight", "order")
     tensors = [getattr(tile, field) for step in range(4) for tile in problem.tiles(step) for field in fields]
     taken = sum(tensor.nbytes for tensor in tensors if tensor is not None)

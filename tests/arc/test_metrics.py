@@ -1,4 +1,4 @@
-"""PSNR is finite, on clamped values; recipes are found by name."""
+"""PSNR is finite, on clamped values."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 
 from arcpipe.arc.metrics import PSNR_CAP_DB, psnr
-from arcpipe.arc.recipes import recipe
-from arcpipe.config import FitSection
-from arcpipe.errors import ConfigError
 
 
 def test_psnr_is_ten_log_ten_of_one_over_the_mean_squared_error() -> None:
@@ -35,10 +32,3 @@ def test_a_reconstruction_that_is_not_finite_says_so() -> None:
 def test_images_of_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="reconstruction is"):
         psnr(np.zeros((2, 3, 1)), np.zeros((3, 2, 1)))
-
-
-def test_the_thesis_recipe_is_the_default_and_others_are_named() -> None:
-    assert recipe("thesis") == FitSection()
-    with pytest.raises(ConfigError, match="no recipe 'soup'") as caught:
-        recipe("soup")
-    assert "thesis" in str(caught.value)

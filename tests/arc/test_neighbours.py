@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcpipe.arc import neighbours
-from arcpipe.arc.neighbours import nearest_anchors, nearest_at, relative_statistics
+from arcpipe.arc.neighbours import Finder, nearest_anchors, relative_statistics
 from arcpipe.errors import TooFewAnchorsError
 
 
@@ -23,7 +23,7 @@ def grid(height: int, width: int) -> np.ndarray:
 
 def look_up(way: str, positions: np.ndarray, size: tuple[int, int], n: int) -> np.ndarray:
     """The neighbours of all pixels, by the compiled grid or by what serves any places."""
-    return nearest_anchors(positions, size, n) if way == "grid" else nearest_at(positions, grid(*size), n)
+    return nearest_anchors(positions, size, n) if way == "grid" else Finder(positions, n)(grid(*size))
 
 
 @st.composite
@@ -91,7 +91,7 @@ def test_the_grid_finds_what_the_tree_finds_in_an_image_of_uneven_density(seed: 
 def test_large_coordinates_do_not_overflow() -> None:
     positions = np.array([[0, 0], [60000, 60000], [0, 60000], [60000, 0]], np.uint16)
     points = np.array([[59999, 59999], [1, 59998]])
-    np.testing.assert_array_equal(nearest_at(positions, points, 2), brute_force(positions.astype(np.int64), points, 2))
+    np.testing.assert_array_equal(Finder(positions, 2)(points), brute_force(positions.astype(np.int64), points, 2))
 
 
 @pytest.mark.parametrize("k", [6, 300])
@@ -100,7 +100,7 @@ def test_edited_positions_and_points_between_pixels_follow_the_same_rule(k: int)
     positions = rng.integers(0, 12, (k, 2)) * np.float32(0.5)
     points = (grid(24, 24) + 0.5) / 4 - 0.5
     expected = brute_force(positions.astype(np.float64), points, 4)
-    np.testing.assert_array_equal(nearest_at(positions, points, 4), expected)
+    np.testing.assert_array_equal(Finder(positions, 4)(points), expected)
 
 
 def test_too_few_anchors_are_refused() -> None:

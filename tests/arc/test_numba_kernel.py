@@ -15,8 +15,16 @@ import torch
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import fit_clouds
 from arcpipe.arc.kernels import choose_kernel, fused, simd
-from arcpipe.arc.kernels.layout import decoder_gradients, lay_network, lay_scene, lay_work, no_gradients, zeros
-from arcpipe.arc.kernels.numba_kernel import NumbaKernel, lay_latents
+from arcpipe.arc.kernels.layout import (
+    decoder_gradients,
+    join_scene,
+    lay_latents,
+    lay_network,
+    lay_work,
+    no_gradients,
+    zeros,
+)
+from arcpipe.arc.kernels.numba_kernel import NumbaKernel
 from arcpipe.arc.kernels.squares import cut_image, square_sides
 from arcpipe.arc.kernels.torch_kernel import TorchKernel
 from arcpipe.arc.pretrain import pretrain_decoder
@@ -65,7 +73,7 @@ def test_gradients_are_those_of_autograd(
         tensor.requires_grad_(False)
 
     prepared = prepare_image(image, fit, 3)
-    network, scene = lay_network(decoder), lay_scene([prepared], tile_pixels)
+    network, scene = lay_network(decoder), join_scene([prepared], [cut_image(prepared, tile_pixels)])
     assert scene.n_squares[0] == (1 if tile_pixels > 100 else 4)
     latents, losses, sums = lay_latents([prepared], network), np.zeros(1, np.float32), no_gradients(network)
     gradient = zeros(latents.size)

@@ -10,7 +10,8 @@ import pytest
 from arcpipe.arc import memory
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.kernels import plan
-from arcpipe.arc.kernels.layout import lay_network, lay_scene, lay_work
+from arcpipe.arc.kernels.layout import join_scene, lay_network, lay_work
+from arcpipe.arc.kernels.squares import cut_image
 from arcpipe.arc.problem import prepare_image
 from arcpipe.config import FitSection
 
@@ -32,7 +33,7 @@ def test_the_work_of_a_tile_is_what_the_model_says(
     fit = FitSection(hidden=hidden)
     decoder, image = Decoder.initial(fit, 3, 0), prepare_image(make_image(128, 128), fit, 1)
     network = lay_network(decoder)
-    work = lay_work(network, [lay_scene([image], 512)])
+    work = lay_work(network, [join_scene([image], [cut_image(image, 512)])])
     arrays = [part for part in (*work, network.forward, network.backward) if isinstance(part, np.ndarray)]
     assert sum(part.nbytes for part in arrays) == pytest.approx(plan.work_bytes(decoder, fit, 512), rel=0.25)
 
@@ -41,7 +42,7 @@ def test_the_work_of_a_tile_is_what_the_model_says(
 def test_the_arrays_of_a_fit_are_within_the_model(make_image: Callable[..., np.ndarray], size: tuple[int, int]) -> None:
     fit = FitSection()
     image = prepare_image(make_image(*size), fit, 1)
-    scene = lay_scene([image], 512)
+    scene = join_scene([image], [cut_image(image, 512)])
     tiles = sum(part.nbytes for part in scene if isinstance(part, np.ndarray)) - scene.target.nbytes
     rows = 128 * (4 * len(image.positions) + len(scene.ghosts))
     assert 0.6 < (tiles + rows) / (memory.fit_bytes((*size, 3), fit) - 2**22) <= 1

@@ -16,7 +16,7 @@ from arcpipe.bench import stream
 from arcpipe.bench.clouds import write_clouds
 from arcpipe.bench.stream import run_bench_stream
 from arcpipe.store import open_store
-from arcpipe.train.split import Normalisation, Split
+from arcpipe.stream.split import Normalisation, Split
 
 
 def test_made_up_clouds_are_a_store_like_any_other(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ import sys
 from arcpipe.bench.machine import peak_memory
 from arcpipe.config import StreamSection
 from arcpipe.store import open_store
-from arcpipe.train.loader import StreamLoader
-from arcpipe.train.split import Split, normalisation
+from arcpipe.stream.loader import StreamLoader
+from arcpipe.stream.split import Split, normalisation
 split = Split(open_store(sys.argv[1], cache_bytes=2**24), "train")
 section = StreamSection(pool=128)  # a pool more or less at the peak is 7 MB
 loader = StreamLoader(split, 10, normalisation(split, "per-dim"), 64, section=section)

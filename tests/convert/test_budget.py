@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 
 from arcpipe.arc.decoder import Decoder
+from arcpipe.arc.memory import LOADED_BYTES, Needs, needed_bytes
 from arcpipe.cluster import Cluster
 from arcpipe.config import ConvertConfig, FitSection, RunSection, build
 from arcpipe.convert import budget, run_convert
-from arcpipe.convert.budget import check_joint_memory, check_memory, needed_bytes, worker_memory
+from arcpipe.convert.budget import check_joint_memory, check_memory, worker_memory
+from arcpipe.convert.dry_run import DryRunReport
 from arcpipe.errors import ConfigError, ImageError
 from arcpipe.machine import machine_memory
 from arcpipe.store.decoder_file import save_decoder_file
@@ -65,7 +67,7 @@ def test_no_budget_and_no_number_of_threads_changes_a_cloud(
     assert len(whole) == 26
     needed = needed_bytes((600, 900), 3, FitSection(repeats=2))
     tight = convert(pictures, "tight.zarr", threads=2, memory=f"{needed // MIB + 40}MiB")
-    few = convert(pictures, "few.zarr", memory=f"{budget.LOADED_BYTES // MIB + 40}MiB")
+    few = convert(pictures, "few.zarr", memory=f"{LOADED_BYTES // MIB + 40}MiB")
     assert not tight["failed"]
     assert len(few["clouds"]) == 24
     (record,) = few["failed"].values()
@@ -90,9 +92,9 @@ def test_a_joint_stage_that_does_not_fit_says_how_many_images_would() -> None:
     fit, shapes = FitSection(), [(1000, 1000, 3)] * 10
     check_joint_memory(shapes, fit, 2**40)
     with pytest.raises(ConfigError, match="do not fit into memory") as caught:
-        check_joint_memory(shapes, fit, budget.LOADED_BYTES + 2**29)
+        check_joint_memory(shapes, fit, LOADED_BYTES + 2**29)
     advice = next(line for line in caught.value.fix if "pretrain_images" in line)
-    check_joint_memory(shapes[: int(advice.split("=")[1])], fit, budget.LOADED_BYTES + 2**29)
+    check_joint_memory(shapes[: int(advice.split("=")[1])], fit, LOADED_BYTES + 2**29)
 
 
 def test_a_large_image_fits_after_the_advice_and_not_before() -> None:
@@ -104,6 +106,28 @@ def test_a_large_image_fits_after_the_advice_and_not_before() -> None:
     with pytest.raises(ImageError, match="pixels need") as caught:
         check_memory(size, 3, fit, needed - 1)
     assert caught.value.reason == "out-of-memory"
+
+
+@pytest.mark.parametrize("recipe", ["basis", "thesis"])
+def test_a_dry_run_says_what_the_budget_counts(tmp_path: Path, recipe: str) -> None:
+    folder = tmp_path / "one" / "a"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)).save(folder / "0.png")
+    values = {"source": {"source": str(folder.parent)}, "out": tmp_path / "a.zarr", "fit": {"recipe": recipe}}
+    report = run_convert(build(ConvertConfig, values), dry_run=True)
+    assert isinstance(report, DryRunReport)
+    assert report.memory_bytes == needed_bytes((300, 400), 3, FitSection(recipe=recipe))
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_groups_hold_every_image_once_and_stay_within_the_budget(threads: int) -> None:
+    rng, needs = np.random.default_rng(0), Needs(3, FitSection(recipe="basis"))
+    sizes = [None if i % 9 == 0 else tuple(rng.integers(30, 700, 2).tolist()) for i in range(80)]
+    for memory in (LOADED_BYTES + 2**28, LOADED_BYTES + 2**31):
+        groups = list(needs.groups(sizes, memory, threads))
+        assert [i for rows in groups for i in range(len(sizes))[rows]] == list(range(len(sizes)))
+        assert needs.peak(sizes, memory, threads) <= memory
+    assert len(groups) < 20
 
 
 WORKER = """

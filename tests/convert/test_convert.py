@@ -244,7 +244,7 @@ def test_the_steps_of_pretraining_are_seen_while_it_runs(
 
     monkeypatch.setattr(Progress, "update", update)
     run_convert(settings(pictures, tmp_path / "a.zarr", fit={"pretrain_steps": 3_000}, run={"workers": 1})).check()
-    steps = [done for done in seen if done]
+    steps = list(dict.fromkeys(done for done in seen if done))  # the last one may be told twice
     assert len(steps) >= 3
     assert steps == sorted(steps)
     assert 0 < steps[0] < steps[-2] < steps[-1] == 3_000, "told while it runs, and all of them at its end"

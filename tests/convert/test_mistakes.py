@@ -19,7 +19,6 @@ import pytest
 from distributed import KilledWorker
 from PIL import Image
 
-from arcpipe.arc import finish as finishing
 from arcpipe.cluster import Cluster
 from arcpipe.convert import run, run_convert, run_verify
 from arcpipe.convert.plan import PART_BYTES
@@ -35,6 +34,7 @@ from arcpipe.errors import (
     StoreMismatchError,
     TooManyFailuresError,
 )
+from arcpipe.fitter import Fitter
 from arcpipe.store import open_store, store_lock
 from tests.pictures import contents, in_process, make_pictures, settings
 
@@ -229,8 +229,8 @@ def test_pictures_that_are_not_those_of_their_record_are_named(pictures: Path, t
     """A store whose bytes, hashes, seals and sums are all in order, and whose PSNR somebody made up."""
     config = settings(pictures, tmp_path / "a.zarr")
     with pytest.MonkeyPatch.context() as patch:
-        finish = finishing.finish_cloud
-        patch.setattr(finishing, "finish_cloud", lambda *args: replace(cloud := finish(*args), psnr=cloud.psnr + 0.02))
+        finish = Fitter.finish
+        patch.setattr(Fitter, "finish", lambda *args: replace(cloud := finish(*args), psnr=cloud.psnr + 0.02))
         run_convert(config, cluster=here)
     assert run_verify(config.out).ok
     report = run_verify(config.out, decode=24)

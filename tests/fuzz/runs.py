@@ -15,7 +15,7 @@ from arcpipe.config import TrainConfig, build
 from arcpipe.errors import ArcpipeError
 from arcpipe.store import open_store
 from arcpipe.train.begin import create_or_continue
-from arcpipe.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from arcpipe.train.checkpoint import Reached, load_checkpoint, save_checkpoint
 from arcpipe.train.predict import Recipe
 from arcpipe.train.run import StoreFacts, open_run
 from tests.fuzz.mutate import mutate, mutate_json, to_bytes
@@ -58,7 +58,7 @@ def run_folder(folder: Path) -> Path:
     optimiser = torch.optim.AdamW(model.parameters())
     sum(parameter.square().sum() for parameter in model.parameters()).backward()  # type: ignore[union-attr]
     optimiser.step()
-    save_checkpoint(run.checkpoint, model, optimiser, Progress(epoch=0, batch=2, step=2, partial={"loss": 1.0}))
+    save_checkpoint(run.checkpoint, model, optimiser, Reached(epoch=0, batch=2, step=2, partial={"loss": 1.0}))
     for step in (1, 2):
         run.append_metrics(kind="step", step=step, epoch=0, loss=1.0)
     run.write_summary({"run": "x", "epochs": 1})

@@ -9,13 +9,13 @@ import pytest
 
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.maps import Maps
+from arcpipe.arc.render import render_cloud, render_places
 from arcpipe.cloud import BasisRecord, Cloud, DecoderRecord
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError
 from arcpipe.inspect.changes import PICTURES, changes, compare, cropped, flipped, recoloured, rotated, zoomed
 from arcpipe.inspect.edits import draw_edit
-from arcpipe.inspect.render import render_cloud, render_places
-from arcpipe.inspect.samples import Place, View
+from arcpipe.inspect.samples import CloudPlace, View
 
 SIZE = (21, 26)
 NETWORK = Decoder.initial(FitSection(latent_dim=5, hidden=(16,)), 3, seed=0).to_record()
@@ -82,8 +82,8 @@ def test_flips_and_quarter_turns_of_pictures_are_those_of_numpy() -> None:
     square = dataclasses.replace(OF_BASIS, size=(26, 26))
     picture = render_cloud(square, BASIS)
     expected = {
-        flipped(rows=True, columns=False): picture[::-1],
-        flipped(rows=False, columns=True): picture[:, ::-1],
+        flipped("rows"): picture[::-1],
+        flipped("columns"): picture[:, ::-1],
         rotated(90): np.rot90(picture),
     }
     for change, wanted in expected.items():
@@ -118,7 +118,9 @@ def test_scales_alone_make_a_zoom() -> None:
 
 
 def view_of(cloud: Cloud, record: DecoderRecord) -> View:
-    return View(Place("test", "0000", 0), "test/a.png", "a", cloud, render_cloud(cloud, record), None, 30.0, "", 100)
+    return View(
+        CloudPlace("test", "0000", 0), "test/a.png", "a", cloud, render_cloud(cloud, record), None, 30.0, "", 100
+    )
 
 
 @pytest.mark.parametrize("edit", PICTURES)

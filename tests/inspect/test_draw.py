@@ -12,13 +12,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from arcpipe.arc.render import render_cloud
 from arcpipe.errors import ConfigError, SampleNotFoundError, UnfinishedStoreError
 from arcpipe.inspect import run_inspect
 from arcpipe.inspect.figures import draw_hero
 from arcpipe.inspect.panels import detail_window
-from arcpipe.inspect.render import open_originals, render_cloud, render_window
-from arcpipe.inspect.samples import Place, view_sample
+from arcpipe.inspect.samples import CloudPlace, view_sample
 from arcpipe.inspect.sheet import CAPTION_WIDTH, GAP, MARGIN
+from arcpipe.sources import open_originals
 from arcpipe.store import open_store
 
 Make = Callable[..., Path]
@@ -126,14 +127,14 @@ def test_a_window_is_cut_out_of_the_whole_render(make_store: Make, scale: int) -
     store = open_store(make_store())
     cloud = store.read_cloud(*store.find("test/dog/e.png"))
     whole = render_cloud(cloud, store.decoder, scale=scale)
-    window = render_window(cloud, store.decoder, (10, 4, 7, 21), scale=scale)
+    window = render_cloud(cloud, store.decoder, scale=scale, window=(10, 4, 7, 21))
     expected = whole[10 * scale : 17 * scale, 4 * scale : 25 * scale]
     assert window == pytest.approx(expected, abs=1e-6)
 
 
 def test_large_images_show_their_most_detailed_part_when_scaled(make_store: Make) -> None:
     store = open_store(make_store())
-    view = view_sample(store, open_originals(store.config, 3), Place(*store.find("test/dog/e.png")))
+    view = view_sample(store, open_originals(store.config, 3), CloudPlace(*store.find("test/dog/e.png")))
     top, left, tall, wide = detail_window(view, 8)
     assert (tall, wide) == (8, 8)
     inside = ((view.cloud.positions >= (top, left)) & (view.cloud.positions < (top + 8, left + 8))).all(axis=1).sum()

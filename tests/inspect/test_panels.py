@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from arcpipe.arc.decoder import Decoder
+from arcpipe.arc.render import render_cloud
 from arcpipe.cloud import Cloud
 from arcpipe.config import FitSection
 from arcpipe.inspect.panels import finish, plain_panels, scaled_panels
-from arcpipe.inspect.render import render_cloud
-from arcpipe.inspect.samples import Place, View
+from arcpipe.inspect.samples import CloudPlace, View
 
 
 def view_of(size: tuple[int, int], channels: int) -> View:
@@ -20,7 +20,7 @@ def view_of(size: tuple[int, int], channels: int) -> View:
     cloud = Cloud(positions, rng.normal(0, 3, (4, 3)).astype(np.float16), size, relative=(0.1, 2.0), psnr=30.0)
     image = render_cloud(cloud, decoder)
     original = rng.random(image.shape, np.float32)
-    return View(Place("train", "0000", 0), "train/x", "x", cloud, image, original, 30.0, "", 100)
+    return View(CloudPlace("train", "0000", 0), "train/x", "x", cloud, image, original, 30.0, "", 100)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (300, 1), (33, 200)])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from arcpipe.errors import SourceError
-from arcpipe.sources.layout import Place, is_image, place
+from arcpipe.sources.layout import FilePlace, is_image, place
 
 
-def where(*names: str) -> list[Place | None]:
+def where(*names: str) -> list[FilePlace | None]:
     return place(list(names), "pets")[0]
 
 
@@ -16,41 +16,41 @@ def test_three_levels_under_split_names_are_split_and_class() -> None:
     found = where("train/cats/1.jpg", "valid/dogs/2.jpg", "Testing/dogs/3.jpg")
     # other names of the three splits are brought to `train`, `val`, `test`
     assert found == [
-        Place("train", "cats", "cats/1.jpg"),
-        Place("val", "dogs", "dogs/2.jpg"),
-        Place("test", "dogs", "dogs/3.jpg"),
+        FilePlace("train", "cats", "cats/1.jpg"),
+        FilePlace("val", "dogs", "dogs/2.jpg"),
+        FilePlace("test", "dogs", "dogs/3.jpg"),
     ]
 
 
 def test_two_levels_are_class_and_file_even_if_a_class_is_called_train() -> None:
     assert where("train/1.jpg", "bus/2.jpg") == [
-        Place("train", "train", "train/1.jpg"),
-        Place("train", "bus", "bus/2.jpg"),
+        FilePlace("train", "train", "train/1.jpg"),
+        FilePlace("train", "bus", "bus/2.jpg"),
     ]
 
 
 def test_only_the_first_level_can_be_a_split() -> None:
     assert where("train/valid/x.png", "train/broken/y.png") == [
-        Place("train", "valid", "valid/x.png"),
-        Place("train", "broken", "broken/y.png"),
+        FilePlace("train", "valid", "valid/x.png"),
+        FilePlace("train", "broken", "broken/y.png"),
     ]
 
 
 def test_a_leading_folder_that_all_share_is_skipped() -> None:
-    assert where("a/imagenette2/train/n01/x.JPEG") == [Place("train", "n01", "n01/x.JPEG")]
+    assert where("a/imagenette2/train/n01/x.JPEG") == [FilePlace("train", "n01", "n01/x.JPEG")]
     assert where("pets/cats/1.jpg", "pets/dogs/1.jpg") == [
-        Place("train", "cats", "cats/1.jpg"),
-        Place("train", "dogs", "dogs/1.jpg"),
+        FilePlace("train", "cats", "cats/1.jpg"),
+        FilePlace("train", "dogs", "dogs/1.jpg"),
     ]
 
 
 def test_a_single_split_or_class_is_not_mistaken_for_a_leading_folder() -> None:
-    assert where("test/kodak/kodim01.png") == [Place("test", "kodak", "kodak/kodim01.png")]
-    assert where("cats/1.jpg", "cats/2.jpg")[1] == Place("train", "cats", "cats/2.jpg")
+    assert where("test/kodak/kodim01.png") == [FilePlace("test", "kodak", "kodak/kodim01.png")]
+    assert where("cats/1.jpg", "cats/2.jpg")[1] == FilePlace("train", "cats", "cats/2.jpg")
 
 
 def test_deeper_folders_belong_to_the_name_of_the_image() -> None:
-    assert where("train/cats/old/1.jpg", "train/dogs/1.jpg")[0] == Place("train", "cats", "cats/old/1.jpg")
+    assert where("train/cats/old/1.jpg", "train/dogs/1.jpg")[0] == FilePlace("train", "cats", "cats/old/1.jpg")
 
 
 def test_images_without_a_class_are_passed_over_and_said() -> None:

@@ -13,11 +13,11 @@ import pytest
 from arcpipe.config import EvaluateConfig, FeaturesSection, TrainConfig, build
 from arcpipe.errors import ConfigError
 from arcpipe.store import open_store
+from arcpipe.stream.augment import Columns
+from arcpipe.stream.features import Features, feature_cache
+from arcpipe.stream.split import Split, normalisation
 from arcpipe.train import run_evaluate, run_train
-from arcpipe.train.augment import Columns
-from arcpipe.train.features import Features, feature_cache
 from arcpipe.train.run import open_run
-from arcpipe.train.split import Split, normalisation
 
 IMAGES = ("mask", "rotate", "flip", "zoom", "crop", "brightness", "contrast", "saturation", "hue")
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from arcpipe.errors import CheckpointError
-from arcpipe.train.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint, write_atomically
+from arcpipe.train.checkpoint import Reached, has_checkpoint, load_checkpoint, save_checkpoint, write_atomically
 
 
 def make_model(width: int = 5, seed: int = 0) -> nn.Module:
@@ -30,7 +30,7 @@ def trained(seed: int = 0, width: int = 5) -> tuple[nn.Module, torch.optim.Optim
 
 def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
     model, optimiser = trained()
-    progress = Progress(epoch=2, batch=3, step=11, partial={"loss": 0.1 + 0.2}, best={"split": "val", "epoch": 1})
+    progress = Reached(epoch=2, batch=3, step=11, partial={"loss": 0.1 + 0.2}, best={"split": "val", "epoch": 1})
     save_checkpoint(tmp_path, model, optimiser, progress)
     other = make_model(seed=1)
     adam = torch.optim.AdamW(other.parameters(), lr=0.1)
@@ -44,7 +44,7 @@ def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_training_goes_on_after_loading(tmp_path: Path) -> None:
     model, optimiser = trained()
-    save_checkpoint(tmp_path, model, optimiser, Progress(step=3))
+    save_checkpoint(tmp_path, model, optimiser, Reached(step=3))
     other = make_model(seed=1)
     adam = torch.optim.AdamW(other.parameters(), lr=0.1)
     load_checkpoint(tmp_path, other, adam)
@@ -58,13 +58,13 @@ def test_training_goes_on_after_loading(tmp_path: Path) -> None:
 
 def test_only_the_newest_tensors_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 30):
-        save_checkpoint(tmp_path, *trained(), Progress(step=step))
+        save_checkpoint(tmp_path, *trained(), Reached(step=step))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.json", "step-000000030.safetensors"]
 
 
 def test_a_kill_while_saving_leaves_the_former_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimiser = trained()
-    save_checkpoint(tmp_path, model, optimiser, Progress(step=1))
+    save_checkpoint(tmp_path, model, optimiser, Reached(step=1))
 
     def power_cut(path: Path, content: bytes) -> None:
         if path.name == "state.json":
@@ -73,17 +73,17 @@ def test_a_kill_while_saving_leaves_the_former_checkpoint(tmp_path: Path, monkey
 
     monkeypatch.setattr("arcpipe.train.checkpoint.write_atomically", power_cut)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, *trained(seed=2), Progress(step=2))
+        save_checkpoint(tmp_path, *trained(seed=2), Reached(step=2))
     monkeypatch.undo()
     other = make_model(seed=1)
     assert load_checkpoint(tmp_path, other).step == 1
     assert torch.equal(other[0].weight, model[0].weight)  # type: ignore[index, union-attr]
-    save_checkpoint(tmp_path, model, optimiser, Progress(step=3))
+    save_checkpoint(tmp_path, model, optimiser, Reached(step=3))
     assert len(list(tmp_path.iterdir())) == 2  # the litter of step 2 is gone
 
 
 def test_another_shape_is_named_with_both_shapes(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, *trained(width=5), Progress())
+    save_checkpoint(tmp_path, *trained(width=5), Reached())
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path, make_model(width=6))
     assert "0.weight: expected shape (6, 3), found (5, 3)" in str(caught.value)
@@ -94,7 +94,7 @@ def test_another_shape_is_named_with_both_shapes(tmp_path: Path) -> None:
 
 
 def test_an_optimiser_of_another_shape_is_refused(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, *trained(width=5), Progress())
+    save_checkpoint(tmp_path, *trained(width=5), Reached())
     path = next(tmp_path.glob("*.safetensors"))
     from arcpipe.train.checkpoint import load_tensors, save_tensors
 
@@ -119,14 +119,14 @@ def test_a_missing_checkpoint_says_how_to_make_one(tmp_path: Path) -> None:
     ["", "[]", "{}", '{"epoch": 1', '{"tensors": "../../etc/passwd", "sha256": ""}', '{"tensors": 3, "sha256": ""}'],
 )
 def test_a_damaged_state_is_an_error_a_user_can_read(tmp_path: Path, state: str) -> None:
-    save_checkpoint(tmp_path, *trained(), Progress())
+    save_checkpoint(tmp_path, *trained(), Reached())
     (tmp_path / "state.json").write_text(state)
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(tmp_path, make_model())
 
 
 def test_damaged_tensors_are_an_error_a_user_can_read(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, *trained(), Progress())
+    save_checkpoint(tmp_path, *trained(), Reached())
     path = next(tmp_path.glob("*.safetensors"))
     whole = path.read_bytes()
     flipped = bytearray(whole)

@@ -14,11 +14,12 @@ from arcpipe.cloud import Cloud
 from arcpipe.config import EvaluateConfig, TrainConfig
 from arcpipe.errors import CheckpointError, ConfigError, FileAccessError, MissingSplitError, StoreMismatchError
 from arcpipe.store import open_store
+from arcpipe.stream.augment import cloud_keys
 from arcpipe.train import loop, run_evaluate, run_train
-from arcpipe.train.augment import augment_cloud, cloud_keys
 from arcpipe.train.evaluate import moves
 from arcpipe.train.measures import average_repeats, calibration_error, first_repeats, measure
 from arcpipe.train.run import open_run
+from tests.made_up import augment_cloud
 
 
 @pytest.fixture(scope="module")

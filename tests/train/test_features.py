@@ -15,11 +15,11 @@ from arcpipe.arc.stencil import stencil_features
 from arcpipe.config import AugmentSection, EvaluateConfig, FeaturesSection, TrainConfig, build
 from arcpipe.errors import ConfigError
 from arcpipe.store import open_store
+from arcpipe.stream.features import FeatureCache, Features, feature_cache
+from arcpipe.stream.split import Split, normalisation
 from arcpipe.train import run_evaluate, run_train
-from arcpipe.train.augment import augment_cloud
 from arcpipe.train.checkpoint import load_tensors
-from arcpipe.train.features import FeatureCache, Features, feature_cache
-from arcpipe.train.split import Split, normalisation
+from tests.made_up import augment_cloud
 
 SMALL = FeaturesSection(kind="decoded", windows=(3, 5), order=1)
 

@@ -10,10 +10,10 @@ import pytest
 
 from arcpipe.config import EvaluateConfig, FeaturesSection, build
 from arcpipe.store import open_store
+from arcpipe.stream.features import feature_cache
+from arcpipe.stream.split import Split, normalisation
 from arcpipe.train.evaluate import run_evaluate
-from arcpipe.train.features import feature_cache
 from arcpipe.train.run import open_run
-from arcpipe.train.split import Split, normalisation
 from tests.train.test_loop import make_config, train
 
 

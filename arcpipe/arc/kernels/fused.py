@@ -304,7 +304,10 @@ def compare_pixels(t, start, weight, network, scene, work):
 
 @compiled
 def surface(n_pixels, start, network, work, learn, learned):
-    """Carry gradients of the last hidden layer, from `start` on, back to `work.hidden`, all in the layers' places."""
+    """Carry the gradients of the last hidden layer, which begin at `start`, back to `work.hidden`.
+
+    Each layer's gradients replace its values; with `learn`, those of the weights are added to `learned`.
+    """
     widths, padded = network.widths, -(-n_pixels // ROWS) * ROWS
     for i in range(len(widths) - 1, 0, -1):
         width, below = widths[i], widths[i - 1]

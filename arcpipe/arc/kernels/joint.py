@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from arcpipe.arc.adam import Adam, learning_rates
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.kernels import fused, numba_kernel, plan
+from arcpipe.arc.kernels import fused, plan
 from arcpipe.arc.kernels.layout import (
     Learned,
     Network,
     Work,
     decoder_gradients,
     join_scene,
+    lay_latents,
     lay_network,
     lay_work,
     no_gradients,
@@ -26,6 +27,7 @@ from arcpipe.arc.kernels.layout import (
 from arcpipe.arc.kernels.squares import cut_image
 from arcpipe.arc.problem import prepare_image
 from arcpipe.config import FitSection
+from arcpipe.threads import team
 
 CHUNKS = 8
 """Into so many groups the images are dealt, whatever the number of threads, so that sums are always taken in one
@@ -47,7 +49,7 @@ def fit_jointly(
     # Work memory belongs to a thread, not to a chunk: it stays in that core's cache.
     teams = [(chunks[i::threads], lay_work(network, [c.scene for c in chunks])) for i in range(threads)]
     losses = np.zeros(fit.steps, np.float32)
-    with numba_kernel.team(threads) as helpers:
+    with team(threads) as helpers:
         for step in range(fit.steps):
             helpers.each(lambda team: step_chunks(step, *team, network, fit), teams)  # noqa: B023
             losses[step] = sum(float(chunk.losses.sum(dtype=np.float64)) for chunk in chunks) / len(images)
@@ -68,7 +70,7 @@ class Chunk:
     ) -> None:
         prepared = [prepare_image(image, fit, seed) for image, seed in zip(images, seeds, strict=True)]
         self.scene = join_scene(prepared, [cut_image(image, tile) for image in prepared])
-        self.latents = numba_kernel.lay_latents(prepared, network)
+        self.latents = lay_latents(prepared, network)
         size = self.latents.size - network.zp
         self.gradient = zeros(self.latents.size + len(self.scene.ghosts) * network.zp)
         self.first, self.second = zeros(size), zeros(size)

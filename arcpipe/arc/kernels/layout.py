@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.kernels.simd import ROWS, padded_length
-from arcpipe.arc.kernels.squares import LEAST_SLOTS, Cut, cut_image
+from arcpipe.arc.kernels.squares import LEAST_SLOTS, Cut
 from arcpipe.arc.problem import PreparedImage
 from arcpipe.cloud import ends_from
 
@@ -67,14 +67,17 @@ class Learned(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """Images as tiles: by image, then mini-batch, then square. Pixels are numbered within their image.
+    """Images as tiles, ordered by image, then by mini-batch, then by square. Pixels are numbered within their image.
 
-    `pixels` and `rows` (pixels, slots) uint16 lie in the order of the tiles, which own `tile_pixels[t]:[t + 1]`;
-    the other arrays of tiles are those of `squares.Cut`. Of each tile its `tile_image`. Of each image: `image_tiles`
-    and `image_pixels`, where its tiles and its pixels in `target` begin, `n_batches`, `n_squares`, `widths`, `mean` and
-    `std`. `positions` (latents + 1, 2) and `target` (pixels, channels). `n_latents` of all images; a row
-    beyond that and the row of zeros is a ghost. Image i is cut into the bands `image_bands[i]:[i + 1]` of squares, band
-    b having `band_squares[b]:[b + 1]`, counted through all images.
+    Arrays of pixels: `pixels` and `rows` (pixels, slots) uint16 lie in the order of the tiles. Tile t owns
+    `tile_pixels[t]:tile_pixels[t + 1]` of them. `target` (pixels, channels) lies in raster order.
+    Arrays of tiles: `tile_image` names the image of each tile. `squares.Cut` explains the others.
+    Arrays of images: the tiles of an image begin at `image_tiles`, its pixels in `target` at `image_pixels`. Each image
+    has its `n_batches`, `n_squares`, `widths`, and the `mean` and `std` of its relative positions.
+    Arrays of latents: `positions` (latents + 1, 2). All images together have `n_latents` latents. Behind them lies a
+    row of zeros, and the rows behind that are ghosts (see `squares.Cut`).
+    Bands: image i is cut into the bands `image_bands[i]:image_bands[i + 1]`, and band b into the squares
+    `band_squares[b]:band_squares[b + 1]`, counted through all images.
     """
 
     slots: int
@@ -104,9 +107,13 @@ class Scene(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Memory of one tile: products and sums of its rows (rows, hp), its latents with their places (rows, near_step),
-    hidden values of its pixels (pixels, hp), those of deeper layers layer by layer, each (`deep_rows`, width), with
-    memory for the gradients on their way back, and the gradients of their outputs and their places (pixels, 5)."""
+    """The memory in which a thread works on one tile.
+
+    `projected` and `sums` (rows, hp): products and sums of the rows. `near` (rows, near_step): latents and places.
+    `hidden` (pixels, hp): values of the first hidden layer. `deep`: those of deeper layers, one layer after the other,
+    each (`deep_rows`, width). `back` and `carried`: gradients on their way back. `errors` (pixels, 5): gradients of the
+    outputs and of the places.
+    """
 
     near_step: int
     projected: Floats
@@ -122,7 +129,7 @@ class Work(NamedTuple):
 
 
 def lay_network(decoder: Decoder) -> Network:
-    """Copy a decoder of at most `MOST_CHANNELS` channels."""
+    """Copy a decoder of at most `MOST_CHANNELS` channels into the arrays of a `Network`."""
     n, z, h, channels = decoder.n_neighbours, decoder.latent_dim, decoder.hidden[0], decoder.channels
     zp, hp = padded_length(z), padded_length(h)
     first = decoder.weights[0].numpy()
@@ -187,11 +194,6 @@ def decoder_gradients(learned: Learned, network: Network, decoder: Decoder) -> l
     return [*weights, output.copy(), *biases, learned.output_bias[:channels].copy()]
 
 
-def lay_scene(images: Sequence[PreparedImage], tile_pixels: int) -> Scene:
-    """Cut images into tiles of about so many supervised pixels and lay them end to end."""
-    return join_scene(images, [cut_image(image, tile_pixels) for image in images])
-
-
 def join_scene(images: Sequence[PreparedImage], cuts: Sequence[Cut]) -> Scene:
     """Lay images that are cut end to end; a single one without a copy. Only a single one keeps its bands."""
     n_tiles = [len(cut.tile_pixels) - 1 for cut in cuts]
@@ -240,7 +242,7 @@ def _moved_latents(
 
 
 def lay_work(network: Network, scenes: Sequence[Scene]) -> Work:
-    """Memory for the largest tile of the scenes."""
+    """Make memory that suffices for the largest tile of the scenes."""
     n_rows = max(int(np.diff(scene.tile_rows).max()) for scene in scenes)
     n_pixels = max(int(np.diff(scene.tile_pixels).max()) for scene in scenes)
     near_step = -(-(network.zp + 2) // ROWS) * ROWS
@@ -285,3 +287,14 @@ def _chain(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     starts = ends_from([int(part[-1]) for part in parts])
     joined = [[0], *(part[1:] + start for part, start in zip(parts, starts[:-1], strict=True))]
     return np.concatenate(joined).astype(parts[0].dtype)
+
+
+def lay_latents(images: Sequence[PreparedImage], network: Network) -> NDArray[np.float32]:
+    """The first latents of all images, rows padded, and a row of zeros: (latents + 1, zp), flat."""
+    count = sum(len(image.positions) for image in images)
+    latents = zeros((count + 1) * network.zp)
+    rows, start = latents.reshape(-1, network.zp), 0
+    for image in images:
+        rows[start : start + len(image.positions), : network.z] = image.first_latents()
+        start += len(image.positions)
+    return latents

@@ -7,11 +7,9 @@ and their sums are taken in one order. So an image has the same bits whatever is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from arcpipe.arc.kernels.layout import (
     Scene,
     Work,
     join_scene,
+    lay_latents,
     lay_network,
     lay_work,
     no_gradients,
@@ -35,13 +34,14 @@ from arcpipe.arc.kernels.squares import cut_image, restore_neighbours
 from arcpipe.arc.memory import fit_bytes
 from arcpipe.arc.problem import FittedCloud, PreparedImage, prepare_image
 from arcpipe.config import FitSection
+from arcpipe.threads import Helpers, team
+from arcpipe.threads import each as spread
 
 TOGETHER_PIXELS = 2**20
 """Larger images are fitted one after the other by all threads: one at a time is in memory. Smaller ones are too where
 there are fewer of them than threads."""
 
-T = TypeVar("T")
-R = TypeVar("R")
+__all__ = ["Helpers", "NumbaKernel", "fit_image", "share_out", "spread", "team"]
 
 
 class NumbaKernel:
@@ -110,29 +110,6 @@ def share_out(
     return [(rows, workers) for rows, workers in alone if rows], together
 
 
-class Helpers:
-    """Some threads with work memory of their own, for the bands of one image."""
-
-    def __init__(self, pool: ThreadPoolExecutor | None, count: int) -> None:
-        self.pool, self.count = pool, count
-
-    def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Do the items, in any order; results in theirs."""
-        if self.pool is None or len(items) < 2:
-            return [work(item) for item in items]
-        return list(self.pool.map(work, items))
-
-
-@contextmanager
-def team(threads: int) -> Iterator[Helpers]:
-    """Threads that sleep between their pieces of work, so that a busy neighbour costs only its share."""
-    if threads < 2:
-        yield Helpers(None, 1)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        yield Helpers(pool, threads)
-
-
 def fit_image(
     image: NDArray[Any], network: Network, fit: FitSection, seed: int, tile: int, helpers: Helpers | None = None
 ) -> FittedCloud:
@@ -190,22 +167,3 @@ def take_steps(
         losses[step] = fused.mean_square(sum(squares), step, 0, network, scene)
         helpers.each(lambda i: move(step, i), range(len(cuts) - 1))  # noqa: B023
     return losses[:, 0]
-
-
-def lay_latents(images: Sequence[PreparedImage], network: Network) -> NDArray[np.float32]:
-    """The first latents of all images, rows padded, and a row of zeros: (latents + 1, zp), flat."""
-    count = sum(len(image.positions) for image in images)
-    latents = zeros((count + 1) * network.zp)
-    rows, start = latents.reshape(-1, network.zp), 0
-    for image in images:
-        rows[start : start + len(image.positions), : network.z] = image.first_latents()
-        start += len(image.positions)
-    return latents
-
-
-def spread(work: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
-    """Do the items in so many threads."""
-    if min(threads, len(items)) < 2:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, items))

@@ -21,9 +21,10 @@ LEAST, MOST = 64, 4096
 
 
 def work_bytes(decoder: Decoder, fit: FitSection, n_pixels: int) -> int:
-    """What a tile of so many supervised pixels keeps at work: rows multiplied and summed, hidden values, the network.
+    """Count the bytes that the kernel works on in a tile of `n_pixels` supervised pixels.
 
-    A row is a latent, a slot and the tile's mini-batch that meet: with few pixels to a latent fewer than all slots.
+    These are the rows that are multiplied and summed, the hidden values of the pixels, and the network. A tile has a
+    row for every latent and slot for which it has a pixel: where few pixels share a latent, not every slot occurs.
     """
     n, widths = decoder.n_neighbours, [padded_length(width) for width in decoder.hidden]
     share = fit.latents if fit.latents < 1 else 0.05

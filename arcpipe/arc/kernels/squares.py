@@ -24,15 +24,19 @@ LEAST_SLOTS = 4
 
 
 class Cut(NamedTuple):
-    """An image cut into tiles: by mini-batch, then square; some tiles may have no pixel.
+    """An image cut into tiles, ordered by mini-batch, then by square. Some tiles may have no pixel.
 
-    `pixels` (pixels,) int32 in the order of the tiles, tile t owning `tile_pixels[t]:tile_pixels[t + 1]`; `rows`
-    (pixels * slots,) uint16, the row of each pixel and slot in its tile; `row_latents`, the latent of each row, tile t
-    owning `tile_rows[t]:tile_rows[t + 1]`; `slot_rows` (tiles * (n + 1),), where in a tile the rows of a slot begin and
-    end; `users`, the pixels of each row as numbers in the tile, row r owning `row_users[r]:row_users[r + 1]`;
-    `origins` (tiles, 2) float32, the middle pixel of the tile's square. `bands` (bands + 1,): where the squares of each
-    band begin. A latent that several bands use has a *ghost* in each of them, row `latents + 1 + ghost`, which
-    `row_latents` names; `ghosts` (ghosts,) says of which latent, band after band.
+    A tile multiplies each latent that its pixels need once for every slot in which they need it: that is a *row*.
+
+    `pixels` (pixels,) int32: the pixels in the order of the tiles; tile t owns `tile_pixels[t]:tile_pixels[t + 1]`.
+    `rows` (pixels * slots,) uint16: the row, in its tile, of each pixel and slot.
+    `row_latents`: the latent of each row; tile t owns `tile_rows[t]:tile_rows[t + 1]`.
+    `slot_rows` (tiles * (n + 1),): where, in a tile, the rows of each slot begin and end.
+    `users`: the pixels of each row, as numbers in the tile; row r owns `row_users[r]:row_users[r + 1]`.
+    `origins` (tiles, 2) float32: the middle pixel of each tile's square.
+    `bands` (bands + 1,): where the squares of each band begin.
+    `ghosts` (ghosts,): a latent that several bands use has a *ghost* in each of them, so that no two bands add to the
+    same gradient. Ghost g is row `latents + 1 + g`, which `row_latents` names, and stands for the latent `ghosts[g]`.
     """
 
     pixels: NDArray[np.int32]

@@ -13,7 +13,7 @@ from torch import Tensor
 from arcpipe.arc.adam import Adam
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import DecoderGradient, Factorised, sum_rows
-from arcpipe.arc.problem import FittedCloud, PreparedImage, Problem, group_images, kept_bytes, prepare_image
+from arcpipe.arc.problem import FittedCloud, PreparedImage, Tiled, group_images, kept_bytes, prepare_image
 from arcpipe.arc.tiles import Tile
 from arcpipe.config import FitSection
 
@@ -45,11 +45,11 @@ class TorchKernel:
             clouds.update(zip(group, split_clouds(problem, latents, losses), strict=True))
         return [clouds[i] for i in range(len(images))]
 
-    def _problem(self, images: Sequence[PreparedImage], *, keep: bool) -> Problem:
-        return Problem(images, tile_pixels=self.group_pixels, device=self.decoder.device, keep=keep)
+    def _problem(self, images: Sequence[PreparedImage], *, keep: bool) -> Tiled:
+        return Tiled(images, tile_pixels=self.group_pixels, device=self.decoder.device, keep=keep)
 
     @torch.no_grad()
-    def fit(self, problem: Problem, latents: Tensor, fit: FitSection) -> Tensor:
+    def fit(self, problem: Tiled, latents: Tensor, fit: FitSection) -> Tensor:
         """Take `fit.steps` steps; changes latents (m, z) in place and returns the losses (steps, images)."""
         adam = Adam([latents], fit)
         gradient = torch.zeros_like(latents)
@@ -93,7 +93,7 @@ class TorchKernel:
             stepped(step + 1)
         return losses.cpu().numpy()
 
-    def _problems(self, images: Sequence[PreparedImage], fit: FitSection, memory_bytes: int) -> list[Problem]:
+    def _problems(self, images: Sequence[PreparedImage], fit: FitSection, memory_bytes: int) -> list[Tiled]:
         """Group the images; the first groups keep their tiles, as many as fit into the memory."""
         problems = []
         for group in group_images([image.size for image in images], fit, self.group_pixels):
@@ -121,7 +121,7 @@ class TorchKernel:
             gradient.index_add_(0, tile.rows, near_gradient)
 
 
-def split_clouds(problem: Problem, latents: Tensor, losses: Tensor) -> list[FittedCloud]:
+def split_clouds(problem: Tiled, latents: Tensor, losses: Tensor) -> list[FittedCloud]:
     """Cut fitted latents (m, z) and losses (steps, images) into one cloud for each image."""
     all_latents, all_losses = latents.cpu().numpy(), losses.cpu().numpy()
     parts = np.split(all_latents, problem.latent_offsets[1:-1])

@@ -1,19 +1,21 @@
-"""One split of a store as the trainer sees it: its manifest, its blocks, and how its latents are normalised."""
+"""One split of a store as a stream sees it: its manifest, its blocks, and how its latents are normalised."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe.cloud import CloudBatch
+from arcpipe.options import Normalise
 from arcpipe.place import is_remote
 from arcpipe.store import Store
-from arcpipe.train.features import FeatureCache
-from arcpipe.train.order import Manifest
+from arcpipe.stream.features import FeatureCache
+from arcpipe.stream.order import Manifest
 
 REMOTE_READERS = 8
 
@@ -113,9 +115,9 @@ class Split:
         return self.manifest.n_points * (4 * self.width + 8) + 48 * len(self.manifest)
 
     def read(self, part: int, start: int, stop: int) -> CloudBatch:
-        """Clouds `start:stop` of part number `part` of the manifest, without neighbours and paths. Thread-safe."""
+        """Clouds `start:stop` of part number `part` of the manifest, without neighbours and scales. Thread-safe."""
         if self._memory is not None:
-            return cut(self._memory[part], start, stop)
+            return self._memory[part].cut(start, stop)
         return self._read(part, start, stop)
 
     def _read(self, part: int, start: int, stop: int) -> CloudBatch:
@@ -139,28 +141,7 @@ def _learned(sample_ids: NDArray[np.int64], held_out: float) -> int:
     return end
 
 
-def cut(clouds: CloudBatch, start: int, stop: int) -> CloudBatch:
-    """Clouds `start:stop` as views of the flat arrays."""
-    rows = slice(int(clouds.offsets[start]), int(clouds.offsets[stop]))
-    return replace(
-        clouds,
-        offsets=clouds.offsets[start : stop + 1] - clouds.offsets[start],
-        positions=clouds.positions[rows],
-        latents=clouds.latents[rows],
-        sizes=clouds.sizes[start:stop],
-        relative=clouds.relative[start:stop],
-        labels=clouds.labels[start:stop],
-        psnr=clouds.psnr[start:stop],
-        repeats=clouds.repeats[start:stop],
-        sample_ids=clouds.sample_ids[start:stop],
-        paths=clouds.paths[start:stop],
-        scales=None if clouds.scales is None else clouds.scales[rows],
-        neighbours=None,
-        pixel_offsets=None,
-    )
-
-
-def normalisation(split: Split, kind: Literal["per-dim", "whole", "none"]) -> Normalisation:
+def normalisation(split: Split, kind: Normalise) -> Normalisation:
     """Choose mean and std of the training latents, or features (thesis experiment 6).
 
     Args:
@@ -168,14 +149,21 @@ def normalisation(split: Split, kind: Literal["per-dim", "whole", "none"]) -> No
         kind: `per-dim`: one mean and std per latent dimension; `whole`: one of each; `none`: latents stay as they are.
     """
     if kind == "none":
-        return Normalisation(np.zeros(split.width, np.float32), np.ones(split.width, np.float32))
+        return from_statistics({}, kind, split.width)
     statistics = split.store.latent_statistics
     # The store keeps those of its own training split only, and of all of it.
     if statistics.get("split") != split.name or split.computed or not split.whole:
         statistics = _statistics(split)
+    return from_statistics(statistics, kind, split.width)
+
+
+def from_statistics(statistics: Mapping[str, Any], kind: Normalise, width: int) -> Normalisation:
+    """Choose mean and std from statistics as a store keeps them; `none` needs none."""
+    if kind == "none":
+        return Normalisation(np.zeros(width, np.float32), np.ones(width, np.float32))
     if kind == "whole":
-        mean = np.full(split.width, statistics["whole_mean"], np.float32)
-        std = np.full(split.width, statistics["whole_std"], np.float32)
+        mean = np.full(width, statistics["whole_mean"], np.float32)
+        std = np.full(width, statistics["whole_std"], np.float32)
     else:
         mean, std = np.array(statistics["mean"], np.float32), np.array(statistics["std"], np.float32)
     return Normalisation(mean, np.where(std > 0, std, np.float32(1)))  # a constant dimension becomes 0, not NaN

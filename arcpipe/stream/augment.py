@@ -15,13 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.arc import edit
 from arcpipe.arc.maps import Maps
-from arcpipe.cloud import Cloud, CloudBatch, ends_from
+from arcpipe.cloud import CloudBatch, ends_from
 from arcpipe.config import AugmentSection
-from arcpipe.train.draws import Keys, beta, cloud_keys, normal, uniform
+from arcpipe.stream.draws import Keys, beta, cloud_keys, normal, uniform
 
-__all__ = ["COLOURS", "Columns", "Points", "augment", "augment_cloud", "cloud_keys"]
+__all__ = ["COLOURS", "Columns", "Points", "augment", "cloud_keys"]
 
 COLOURS = ("brightness", "contrast", "saturation", "hue")
 
@@ -129,14 +128,6 @@ def augment(
         scales = scales * _zooms(keys, section).astype(np.float32)[points.origin]
     counts = np.bincount(points.cloud, minlength=len(labels))
     return Augmented(latents, points.positions.astype(np.float32), ends_from(counts), labels, scales)
-
-
-def augment_cloud(cloud: Cloud, key: int, section: AugmentSection, columns: Columns | None = None) -> Cloud:
-    """Apply what `section.apply` names to one cloud, except ARCMix. `key` names the random numbers."""
-    alone = section.model_copy(update={"apply": tuple(name for name in section.apply if name != "arcmix")})
-    batch = CloudBatch.join([cloud], latent_dim=cloud.latents.shape[1])
-    made = augment(batch, np.ones((1, 1), np.float32), np.array([key], np.uint64), alone, columns)
-    return edit.changed(cloud, made.positions, made.latents, made.scales)
 
 
 def _described(

@@ -1,10 +1,14 @@
-"""Which device trains."""
+"""Which device computes, and whether the machine has it. Torch is imported when one of them is asked for."""
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from arcpipe.errors import DeviceError
+from arcpipe.machine import available_cores
+
+if TYPE_CHECKING:
+    import torch
 
 
 def choose_device(name: str) -> torch.device:
@@ -13,6 +17,8 @@ def choose_device(name: str) -> torch.device:
     Raises:
         DeviceError: torch does not know the device or the machine does not have it.
     """
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -22,3 +28,16 @@ def choose_device(name: str) -> torch.device:
         details = [str(error).splitlines()[0].split(". ")[0], f"GPUs found: {torch.cuda.device_count()}"]
         raise DeviceError(f"there is no device {name} here.", details=details, fix=["--device cpu"]) from None
     return device
+
+
+def check_gpus(wanted: int) -> None:
+    """Raise `DeviceError` unless the machine has that many CUDA devices."""
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted > found:
+        raise DeviceError(
+            f"--gpus {wanted} asks for more GPUs than this machine has.",
+            details=[f"expected {wanted}, found {found}"],
+            fix=[f"--gpus {found}" if found else f"--workers {available_cores()} (the same result on the CPU)"],
+        )

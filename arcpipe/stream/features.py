@@ -1,4 +1,4 @@
-"""What the classifier is given of every point: its latent (the thesis), what its cloud decodes to around it, or both;
+"""What a model is given of every point: its latent (the thesis), what its cloud decodes to around it, or both;
 and, if asked, how far its anchor reaches.
 
 Decoded features are computed once for a store, part by part, and kept beside the runs: decoding a cloud takes a hundred
@@ -7,12 +7,10 @@ times as long as reading it. That folder may be deleted at any time.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +23,12 @@ from arcpipe.arc.engine import decoder_of
 from arcpipe.arc.maps import Maps
 from arcpipe.arc.stencil import mirror_signs, stencil_features
 from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord
-from arcpipe.config import FeaturesSection, TrainConfig
+from arcpipe.config import AugmentSection, FeaturesSection
 from arcpipe.errors import ConfigError
+from arcpipe.files import locked
 from arcpipe.progress import Progress
 from arcpipe.store import Store
-from arcpipe.train.augment import COLOURS, Columns
+from arcpipe.stream.augment import COLOURS, Columns
 
 FORMAT = "stencil-1"
 """Goes into a cache's name: change it with anything that changes a feature."""
@@ -121,7 +120,7 @@ class FeatureCache:
         if all(self._file(split, part.id).is_file() for part in parts):
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        with _alone(self.path / ".lock"), ThreadPoolExecutor(threads, "arcpipe-decode") as pool:
+        with locked(self.path / ".lock", wait=True), ThreadPoolExecutor(threads, "arcpipe-decode") as pool:
             missing = [part for part in parts if not self._file(split, part.id).is_file()]
             with Progress(
                 f"decode {split}", sum(part.n_clouds for part in missing), "clouds", enabled=not quiet
@@ -161,30 +160,20 @@ class FeatureCache:
         return self.path / f"{split}-{part}.npy"
 
 
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def feature_cache(section: FeaturesSection, store: Store, run: Path) -> FeatureCache | None:
     """Where the features of a run in the folder `run` are kept; None where the store's latents are all it needs."""
     features = Features(section, store.decoder)
     return FeatureCache(section.cache or run.parent / ".features", store, features) if features.computed else None
 
 
-def check_changes(config: TrainConfig, store: Store) -> None:
+def check_changes(features: FeaturesSection, augment: AugmentSection, store: Store) -> None:
     """Refuse what the store's clouds cannot do.
 
     Raises:
         ConfigError: scales of anchors that have none, or augmentations that would not change what describes a point.
     """
-    kind, apply = store.decoder_kind, config.augment.apply
-    if config.features.scale and kind != "basis":
+    kind, apply = store.decoder_kind, augment.apply
+    if features.scale and kind != "basis":
         raise ConfigError(
             "features.scale needs a store of the kind basis: anchors of others have no scale.",
             details=[f"{store.path} is of the kind {kind}"],
@@ -192,10 +181,10 @@ def check_changes(config: TrainConfig, store: Store) -> None:
         )
     refused = [name for name in apply if name in ("zoom", *COLOURS)]
     others = ",".join(name for name in apply if name not in refused) or "none"
-    if refused and (kind != "basis" or config.features.kind != "latents"):
+    if refused and (kind != "basis" or features.kind != "latents"):
         raise ConfigError(
             f"--augment {','.join(refused)} needs latents of the kind basis: others do not change with the picture.",
-            details=[f"{store.path} is of the kind {kind}, and the run has --features {config.features.kind}"],
+            details=[f"{store.path} is of the kind {kind}, and the run has --features {features.kind}"],
             fix=[f"--augment {others}", "arcpipe convert ... --recipe basis"],
         )
     refused = [name for name in apply if name in ("saturation", "hue")]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcpipe.train.order import (
+from arcpipe.stream.order import (
     EpochOrder,
     Manifest,
     cut_batches,

@@ -15,8 +15,8 @@ from arcpipe.cloud import CloudBatch
 from arcpipe.config import AugmentSection, StreamSection
 from arcpipe.errors import DamagedStoreError, MissingSplitError
 from arcpipe.store import open_store
-from arcpipe.train.loader import Batch, StreamLoader
-from arcpipe.train.split import Normalisation, Split, normalisation
+from arcpipe.stream.loader import Batch, StreamLoader
+from arcpipe.stream.split import Normalisation, Split, normalisation
 
 SMALL = StreamSection(block=4, window=2, pool=12, readers=2, prefetch=2)
 ALL = AugmentSection(apply=("noise", "mask", "push", "rotate", "flip", "arcmix"))

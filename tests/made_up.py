@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pytest
 
+from arcpipe.arc import edit
 from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord, NetworkRecord
+from arcpipe.config import AugmentSection
 from arcpipe.store import StoreHeader, create_or_open, fingerprint
+from arcpipe.stream.augment import Columns, augment
 
 LATENT_DIM = 4
 SIDE = 16
@@ -103,21 +105,13 @@ def write_store(
     return path
 
 
-@pytest.fixture(scope="session")
-def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 training clouds in 3 parts, 30 test clouds in 2."""
-    return write_store(tmp_path_factory.mktemp("stores") / "tiny.zarr")
-
-
-@pytest.fixture
-def new_store(tmp_path: Path) -> Callable[..., Path]:
-    """Write another store: `new_store(splits={"train": 10}, n_classes=2)`."""
-
-    def write(name: str = "other.zarr", **settings: object) -> Path:
-        return write_store(tmp_path / name, **settings)  # type: ignore[arg-type]
-
-    return write
-
-
 def _every_other_bit(codes: np.ndarray) -> np.ndarray:
     return sum(((codes >> (2 * bit)) & 1) << bit for bit in range(4))
+
+
+def augment_cloud(cloud: Cloud, key: int, section: AugmentSection, columns: Columns | None = None) -> Cloud:
+    """Apply what `section.apply` names to one cloud, except ARCMix. `key` names the random numbers."""
+    alone = section.model_copy(update={"apply": tuple(name for name in section.apply if name != "arcmix")})
+    batch = CloudBatch.join([cloud], latent_dim=cloud.latents.shape[1])
+    made = augment(batch, np.ones((1, 1), np.float32), np.array([key], np.uint64), alone, columns)
+    return edit.changed(cloud, made.positions, made.latents, made.scales)

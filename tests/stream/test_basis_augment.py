@@ -13,8 +13,9 @@ from arcpipe.arc.maps import Maps, brightness, contrast, hue, saturation
 from arcpipe.cloud import BasisRecord, Cloud, CloudBatch
 from arcpipe.config import AugmentSection, build
 from arcpipe.errors import ConfigError
-from arcpipe.train.augment import Augmented, Columns, augment, augment_cloud
-from arcpipe.train.draws import uniform
+from arcpipe.stream.augment import Augmented, Columns, augment
+from arcpipe.stream.draws import uniform
+from tests.made_up import augment_cloud
 
 ORDERS = np.array([0, 0, 0, 1, 1, 2, 3], np.float32)
 Z = 11
@@ -74,7 +75,9 @@ def test_turns_and_flips_are_those_of_single_clouds() -> None:
     for cloud, key in zip(CLOUDS, KEYS.tolist(), strict=True):
         turned = edit.rotate(cloud, 40 * sideways(key, "rotate"), MAPS)
         rows, columns = (sideways(key, f"flip {axis}") < 0 for axis in ("rows", "columns"))
-        expected.append(edit.flip(turned, rows=rows, columns=columns, maps=MAPS))
+        for axis, mirrored in (("rows", rows), ("columns", columns)):
+            turned = edit.flip(turned, axis, MAPS) if mirrored else turned
+        expected.append(turned)
     same(batch(section("rotate", "flip", rotate=40)), expected)
 
 

@@ -19,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arcpipe.cloud import CloudBatch, ends_from
+from arcpipe.cloud import CloudBatch
 from arcpipe.config import AugmentSection, StreamSection
+from arcpipe.stream.augment import Columns, augment
+from arcpipe.stream.draws import cloud_keys
+from arcpipe.stream.order import cut_batches, epoch_order, natural_order, rank_share
+from arcpipe.stream.split import Normalisation, Split
 from arcpipe.threads import give_way
-from arcpipe.train.augment import Columns, augment
-from arcpipe.train.draws import cloud_keys
-from arcpipe.train.order import cut_batches, epoch_order, natural_order, rank_share
-from arcpipe.train.split import Normalisation, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,17 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device) -> Batch:
+    def __repr__(self) -> str:
+        return (
+            f"<Batch {self.index}: {len(self)} clouds, {len(self.latents)} points of {self.latents.shape[1]} numbers>"
+        )
+
+    @property
+    def owner(self) -> Tensor:
+        """The cloud of each point (m,) int64, for sums and means over clouds."""
+        return torch.repeat_interleave(torch.arange(len(self), device=self.offsets.device), self.offsets.diff())
+
+    def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
         return replace(
             self,
@@ -179,7 +189,7 @@ class StreamLoader:
         for run in runs:
             parts, rows = self.order.part[places[run]], self.order.row[places[run]]
             taken.append(pools[int(number[run[0]]) if len(run) else 0].take(parts, rows))
-        return _end_to_end(taken)
+        return CloudBatch.concat(taken)
 
     def _share(self, start: int, stop: int) -> tuple[int, int]:
         """First and last cloud of this rank. In training none goes without: its batch norms would have nothing."""
@@ -214,39 +224,14 @@ class Pool:
     def take(self, parts: NDArray[Any], rows: NDArray[Any]) -> CloudBatch:
         """The clouds (n,) at rows of parts, end to end; waits until all blocks are there. One thread at a time."""
         if self._clouds is None:
-            self._clouds = _end_to_end([read.result() for read in self._reads])
+            self._clouds = CloudBatch.concat([read.result() for read in self._reads])
             self._reads = []
         block = np.searchsorted(self._keys, _block_keys(parts, rows), side="right") - 1
-        return _take(self._clouds, self._starts[block] + rows - self.blocks[block, 1])
+        return self._clouds.take(self._starts[block] + rows - self.blocks[block, 1])
 
 
 def _block_keys(part: NDArray[Any], row: NDArray[Any]) -> NDArray[np.int64]:
     return np.asarray(part, np.int64) << 40 | np.asarray(row, np.int64)
-
-
-def _end_to_end(batches: Sequence[CloudBatch]) -> CloudBatch:
-    """One batch of all clouds, without paths and neighbours."""
-    if len(batches) == 1:
-        return batches[0]
-    names = ("positions", "latents", "sizes", "relative", "labels", "psnr", "repeats", "sample_ids")
-    counts = np.concatenate([np.diff(batch.offsets) for batch in batches])
-    joined = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names}
-    return CloudBatch(offsets=ends_from(counts), paths=(), **joined)
-
-
-def _take(clouds: CloudBatch, chosen: NDArray[np.int64]) -> CloudBatch:
-    """Some clouds in the given order, end to end, without paths and neighbours."""
-    counts = np.diff(clouds.offsets)[chosen]
-    offsets = ends_from(counts)
-    points = np.arange(offsets[-1]) + np.repeat(clouds.offsets[chosen] - offsets[:-1], counts)
-    names = ("sizes", "relative", "labels", "psnr", "repeats", "sample_ids")
-    return CloudBatch(
-        offsets=offsets,
-        positions=clouds.positions[points],
-        latents=clouds.latents[points],
-        paths=(),
-        **{name: getattr(clouds, name)[chosen] for name in names},
-    )
 
 
 def collate(

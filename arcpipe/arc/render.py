@@ -1,0 +1,103 @@
+"""Clouds back to images: whole, finer, a window of them, any places; and how far they are from the original."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from arcpipe.arc.basis import Basis
+from arcpipe.arc.decoder import Decoder
+from arcpipe.arc.engine import decode, decode_pixels, decoder_of
+from arcpipe.arc.factorised import Factorised
+from arcpipe.arc.kernels import basis_kernel
+from arcpipe.arc.metrics import psnr
+from arcpipe.arc.neighbours import Finder
+from arcpipe.arc.problem import standardised_gaps
+from arcpipe.cloud import Cloud, DecoderRecord
+
+PLACES = 2**14
+"""Places decoded at once."""
+
+
+def render_cloud(
+    cloud: Cloud,
+    decoder: DecoderRecord | Decoder | Basis | None = None,
+    *,
+    scale: int = 1,
+    window: tuple[int, int, int, int] | None = None,
+    use_cache: bool = True,
+) -> NDArray[np.float32]:
+    """Decode a cloud (thesis eq. 3-8, 5) into an image (height * scale, width * scale, C) float32 within [0, 1].
+
+    >>> import arcpipe as ap
+    >>> store = ap.open_store("store/digits.zarr")
+    >>> ap.decode(store["train/17"], store.decoder, scale=4).shape
+    (128, 128, 1)
+    >>> ap.decode(store["train/17"], window=(8, 8, 4, 6)).shape  # top, left, height, width
+    (4, 6, 1)
+
+    Args:
+        cloud: As it was fitted, or edited.
+        decoder: The one that the cloud was fitted under; by default the one that it brings along.
+        scale: Sample points on each pixel's side; they lie between the pixels, evenly.
+        window: (top, left, height, width): decode only these pixels. The result is what the whole image has there;
+            where two anchors are equally far, rounding may choose the other one if `scale` is no power of two.
+        use_cache: Take the neighbours that the cloud brings along, if any; the picture is the same without.
+
+    Raises:
+        ValueError: the cloud brings no decoder along, and none is given.
+    """
+    if window is not None:
+        top, left, height, width = window
+        integers = cloud.positions.dtype.kind in "ui"
+        moved = np.asarray(cloud.positions, np.int64 if integers else np.float64) - (top, left)
+        cloud = replace(cloud, positions=moved, size=(height, width), neighbours=None)
+    image = decode(
+        np.asarray(cloud.latents, np.float32),
+        cloud.positions,
+        cloud.size,
+        _ready(cloud, decoder),
+        cloud.relative,
+        cloud.neighbours if use_cache and scale == 1 else None,
+        scale=scale,
+        scales=cloud.scales,
+    )
+    return np.clip(image, 0.0, 1.0, out=image)
+
+
+def render_places(cloud: Cloud, decoder: DecoderRecord, places: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Decode a cloud at any places (p, 2): colours (p, C), not clamped."""
+    ready, find = decoder_of(decoder), Finder(cloud.positions, decoder.n_neighbours)
+    latents, found = np.asarray(cloud.latents, np.float32), []
+    for start in range(0, len(places), PLACES):
+        some = places[start : start + PLACES]
+        near = find(some)
+        if isinstance(ready, Basis):
+            if cloud.scales is None:
+                raise ValueError("a cloud of the kind basis is decoded with the scales of its anchors")
+            found.append(basis_kernel.render_places(ready, latents, cloud.positions, cloud.scales, some, near))
+            continue
+        gaps = standardised_gaps(cloud.positions, near, some, cloud.relative)
+        found.append(decode_pixels(Factorised(ready), torch.from_numpy(latents), near, gaps))
+    return np.concatenate(found)
+
+
+def render_and_compare(
+    cloud: Cloud, decoder: DecoderRecord | Decoder | Basis, original: NDArray[Any] | None, *, use_cache: bool = True
+) -> tuple[NDArray[np.float32], float]:
+    """Decode a cloud, and measure the PSNR (dB) against its original: NaN where that is missing or of another shape."""
+    image = render_cloud(cloud, decoder, use_cache=use_cache)
+    if original is None or original.shape != image.shape:
+        return image, float("nan")
+    return image, psnr(original, image)
+
+
+def _ready(cloud: Cloud, decoder: DecoderRecord | Decoder | Basis | None) -> Decoder | Basis:
+    decoder = decoder or cloud.decoder
+    if decoder is None:
+        raise ValueError("the cloud brings no decoder along: give that of its store")
+    return decoder if isinstance(decoder, Decoder | Basis) else decoder_of(decoder)

@@ -1,0 +1,41 @@
+"""Files that are written whole or not at all, and locks that end with their process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file: readers, also those after a power cut, see the former content or the new one."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    _sync(partial)
+    os.replace(partial, path)
+    _sync(path.parent)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold the lock of a file, which is made, in the block.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is not set.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

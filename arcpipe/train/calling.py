@@ -1,0 +1,53 @@
+"""`ap.train(...)`: what the command does, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from arcpipe.config import TrainConfig, build, sectioned
+from arcpipe.options import default_run
+from arcpipe.place import as_place
+from arcpipe.store import Store
+from arcpipe.train.loop import run_train
+from arcpipe.train.report import TrainReport
+
+
+def train(
+    store: Store | Path | str,
+    out: Path | str | None = None,
+    *,
+    augment: Sequence[str] | Mapping[str, Any] = ("mask", "arcmix"),
+    features: str = "latents",
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> TrainReport:
+    """Train a point transformer on a store. Safe to run again: it continues, and a finished run only reports.
+
+    >>> import arcpipe as ap
+    >>> report = ap.train("store/digits.zarr", "runs/two", epochs=2, lr=1e-3, augment=["mask"], quiet=True)
+    >>> report.epochs, report.run
+    (2, PosixPath('runs/two'))
+
+    Args:
+        store: A store, or where it is.
+        out: The run's folder; by default `runs/NAME`.
+        augment: Names of changes (docs/training.md), or a mapping that also says how strong.
+        features: What describes a point: `latents`, `decoded` or `both`.
+        resume: Insist that there is a run to continue.
+        overwrite: Start again in a folder that holds a run of other settings.
+        quiet: Show no progress.
+        settings: Any of `TrainConfig` by its name, for example `epochs=10`, `lr=1e-3`, `model="ptv1"`, `device="cuda"`;
+            or a section as a whole, `optim={"lr": 1e-3}`.
+
+    Raises:
+        ArcpipeError: as the command, see its message.
+    """
+    place = store.path if isinstance(store, Store) else as_place(store)
+    values = sectioned(TrainConfig, {"store": place, "out": out or default_run(place), "kind": features, **settings})
+    changes = augment if isinstance(augment, Mapping) else {"apply": [augment] if isinstance(augment, str) else augment}
+    values["augment"] = {**changes, **values.get("augment", {})}
+    return run_train(build(TrainConfig, values, "train"), resume=resume, overwrite=overwrite, quiet=quiet)
