@@ -32,7 +32,8 @@ def fit_bytes(shape: Sequence[int], fit: FitSection) -> int:
     n_pixels, n = shape[0] * shape[1], fit.neighbours
     k = count_anchors(n_pixels, fit)
     if fit.decoder_kind == "basis":
-        # Of the pixels: target, weight, number of shares, and four arrays of n: neighbours in two orders, shares, users.
+        # Of the pixels: target, weight, number of shares, and four arrays of n: neighbours in two orders, shares and
+        # users.
         # Of the anchors: the places, scales and users' ends, and latents, padded to a register of 16, twice.
         width = -(-fit.latent_dim // 16) * 16
         return n_pixels * (4 * shape[2] + 12 + 16 * n) + k * (96 + 8 * width) + 2**23
