@@ -141,13 +141,15 @@ def _decode_basis(
 def first_decoder(fit: FitSection, channels: int, seed: int, device: str = "cpu") -> Decoder | Basis:
     """A decoder that has learned nothing yet: as fast as any of its shape."""
     if fit.decoder_kind == "basis":
-        return new_basis(fit.latent_dim, channels, fit.neighbours)
+        return new_basis(fit.latent_dim, channels, fit.neighbours).to(device)
     return Decoder.initial(fit, channels, seed).to(device)
 
 
 def decoder_of(record: DecoderRecord, device: str | torch.device = "cpu") -> Decoder | Basis:
     """The decoder of a store or a file, ready for use."""
-    return Basis(record) if isinstance(record, BasisRecord) else Decoder.from_record(record, device)
+    if isinstance(record, BasisRecord):
+        return Basis(record, torch.device(device))
+    return Decoder.from_record(record, device)
 
 
 @torch.no_grad()

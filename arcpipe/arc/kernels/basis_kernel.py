@@ -63,11 +63,18 @@ class BasisKernel:
 
 
 def place(basis: Basis, image: NDArray[Any], fit: FitSection, seed: int) -> tuple[loops.Scene, NDArray[np.float32]]:
-    """Draw the anchors of an image and find their scales and every pixel's neighbours."""
-    anchors = draw_anchors(image, fit, generator(seed, "anchors"))
-    scales = basis.scales_of(anchors)
-    neighbours = nearest_anchors(anchors, (image.shape[0], image.shape[1]), fit.neighbours)
+    """What compiled code reads of an image whose anchors are drawn, and the scales of the anchors."""
+    anchors, scales, neighbours = find_anchors(basis, image, fit, seed)
     return basis.scene(image, anchors, scales, neighbours), scales
+
+
+def find_anchors(
+    basis: Basis, image: NDArray[Any], fit: FitSection, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int32]]:
+    """Draw the anchors (k, 2) of an image and find their scales (k,) and every pixel's neighbours (pixels, n)."""
+    anchors = draw_anchors(image, fit, generator(seed, "anchors"))
+    neighbours = nearest_anchors(anchors, (image.shape[0], image.shape[1]), fit.neighbours)
+    return anchors, basis.scales_of(anchors), neighbours
 
 
 def solve_together(
