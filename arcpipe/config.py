@@ -234,7 +234,7 @@ class StoreSection(Section):
 
 
 class RunSection(Section):
-    """Who does the work; nothing here changes a byte of the result."""
+    """Who does the work; nothing here changes a byte of the result, but that GPUs round otherwise than CPUs."""
 
     workers: Count | None = None
     gpus: Count | None = None

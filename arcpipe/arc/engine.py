@@ -22,6 +22,8 @@ from arcpipe.cloud import BasisRecord, DecoderRecord
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError, DeviceError, ImageError
 
+GPU_SHARE = 0.5
+"""Of a GPU's free memory, for index tensors that are kept."""
 BLOCK = 64
 """Side of the squares in which an image is decoded, pixels."""
 
@@ -47,7 +49,8 @@ def fit_clouds(
         device: Where to compute.
         memory_bytes: How much the fit may use beside images and clouds; it changes no number. The kernel `numba` works
             on fewer images at a time (on one at least), `torch` rebuilds index tensors in each step instead of
-            keeping them, at about half the speed. `arcpipe.arc.memory` says what an image needs.
+            keeping them, at about half the speed. `arcpipe.arc.memory` says what an image needs. On a GPU its own free
+            memory counts instead.
 
     Returns:
         Clouds in the order of the images. On a CPU a cloud is the same bit for bit whatever images are fitted beside
@@ -65,6 +68,8 @@ def fit_clouds(
     for image in images:
         check_image(image, decoder.channels)
     decoder = decoder.to(checked_device(device))
+    if decoder.device.type == "cuda":
+        memory_bytes = int(GPU_SHARE * torch.cuda.mem_get_info(decoder.device)[0])
     return choose_kernel(kernel, decoder).run(images, fit, seeds, memory_bytes)
 
 

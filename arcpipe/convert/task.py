@@ -6,6 +6,7 @@ Tasks return small records, never arrays, and may run twice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from arcpipe.cloud import DecoderRecord
 from arcpipe.cluster import teller
 from arcpipe.convert.budget import GROUP_PIXELS, LOADED_BYTES, check_joint_memory, free_bytes
 from arcpipe.convert.limits import within
-from arcpipe.convert.making import Making, read_sample
+from arcpipe.convert.making import Group, Making, read_sample
 from arcpipe.convert.plan import PartPlan
 from arcpipe.convert.work import Work, prepare
 from arcpipe.errors import DivergedError, ImageError
@@ -79,9 +80,23 @@ def convert_part(work: Work, part: PartPlan, writer: StoreWriter) -> PartRecord:
     """Decode, place anchors, find neighbours, fit, quantise, check, write and commit one part."""
     with within(work.fit_limit_s(part.samples)):
         making = Making.begin(work, part, writer)
-        for samples in _groups(making):
-            making.fit(making.read(samples))
+        if making.device == "cpu":  # all cores are at work already, and a group is gone before the next is read
+            for samples in _groups(making):
+                making.fit(making.read(samples))
+        else:
+            for group in _read_ahead(making):
+                making.fit(group)
         return making.commit()
+
+
+def _read_ahead(making: Making) -> Iterator[Group]:
+    """The images of a part, group after group; while a GPU fits one, threads of the CPU read the next."""
+    groups = map(making.read, _groups(making))
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(next, groups, None)
+        while (group := ahead.result()) is not None:
+            ahead = reader.submit(next, groups, None)
+            yield group
 
 
 def _groups(making: Making) -> Iterator[list[Sample]]:
@@ -91,6 +106,8 @@ def _groups(making: Making) -> Iterator[list[Sample]]:
     is fitted, each thread may be at work on an image like the most demanding one.
     """
     room, threads = making.work.memory_bytes - LOADED_BYTES, max(1, making.work.threads)
+    if making.device != "cpu":  # two groups at a time, see `_read_ahead`
+        room //= 2
     group: list[Sample] = []
     n_pixels = n_bytes = most = 0
     for sample in making.part.samples:
