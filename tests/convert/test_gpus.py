@@ -63,9 +63,7 @@ def test_a_store_made_by_a_gpu_has_the_clouds_of_one_made_by_a_cpu(
     assert run_verify(gpu.out, decode=6).problems == ()
 
 
-def test_what_was_begun_on_cpus_continues_on_cpus(
-    pictures: Path, tmp_path: Path, card: Cluster, here: Cluster
-) -> None:
+def test_what_was_begun_on_cpus_continues_on_cpus(pictures: Path, tmp_path: Path, card: Cluster, here: Cluster) -> None:
     config = settings(pictures, tmp_path / "a.zarr")
     run_convert(config, cluster=here)
     with pytest.raises(StoreMismatchError) as caught:
