@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from arcpipe.cloud import CloudBatch, ends_from
 from arcpipe.config import AugmentSection, StreamSection
+from arcpipe.models.moving import moved
 from arcpipe.threads import give_way
 from arcpipe.train.augment import Columns, augment
 from arcpipe.train.draws import cloud_keys
@@ -45,19 +46,15 @@ class Batch:
     index: int
     low: int
     total: int
+    plan: Any = None
+    """What the model made of the clouds' places ahead of time, see `ahead`."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device`."""
-        return replace(
-            self,
-            latents=self.latents.to(device, non_blocking=True),
-            positions=self.positions.to(device, non_blocking=True),
-            offsets=self.offsets.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-        )
+        return moved(self, device)
 
 
 class StreamLoader:

@@ -43,8 +43,8 @@ class TorchKernel:
         going: list[tuple[list[int], Problem, Tensor, Tensor]] = []
 
         def collect() -> None:
-            for group, *fitted in going:
-                clouds.update(zip(group, split_clouds(*fitted), strict=True))
+            for group, problem, latents, losses in going:
+                clouds.update(zip(group, split_clouds(problem, latents, losses), strict=True))
             going.clear()
 
         for group in group_images([image.shape[:2] for image in images], fit, self.group_pixels):
