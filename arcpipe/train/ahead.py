@@ -36,7 +36,7 @@ def on_device(
     if device.type == "cpu":
         yield from batches
         return
-    yield from _ahead(batches, device, plan, first_step)
+    yield from made_ready(batches, device, plan, first_step)
 
 
 def plan_of(
@@ -48,7 +48,7 @@ def plan_of(
     return model.plan(batch.positions, batch.offsets, generator, share)
 
 
-def _ahead(
+def made_ready(
     batches: Iterable[Batch], device: torch.device, plan: Callable[[Batch, int], Any], first_step: int = 0
 ) -> Iterator[Batch]:
     def ready(batch: Batch, step: int) -> Batch:

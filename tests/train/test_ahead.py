@@ -38,7 +38,7 @@ def losses(path: Path, *, planned: bool, optim: OptimSection, epochs: int) -> tu
             def plan(batch: Batch, step: int) -> object:
                 return ahead.plan_of(model, batch, torch.Generator().manual_seed(step))
 
-            batches = ahead._ahead(batches, CPU, plan, step)
+            batches = ahead.made_ready(batches, CPU, plan, step)
         for batch in batches:
             assert (batch.plan is not None) == planned
             found.append(train_step(model, optimiser, batch, optim, 5e-4, step)[0])
@@ -60,7 +60,7 @@ def test_an_error_of_the_plan_is_raised_where_the_batch_is_asked_for(store_path:
         if step == 7:
             raise ValueError("no plan")
 
-    batches = ahead._ahead(loader_of(store_path), CPU, plan, 5)
+    batches = ahead.made_ready(loader_of(store_path), CPU, plan, 5)
     assert [next(batches).index, next(batches).index] == [0, 1]
     with pytest.raises(ValueError, match="no plan"):
         next(batches)
@@ -79,7 +79,7 @@ def test_bfloat16_has_the_losses_of_float32_within_its_rounding(store_path: Path
 def test_evaluation_ahead_gives_the_same_probabilities(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_model(ModelSection(), 4, 3)
     expected = predict_all(model, loader_of(store_path), CPU)
-    monkeypatch.setattr("arcpipe.train.evaluate.on_device", ahead._ahead)
+    monkeypatch.setattr("arcpipe.train.evaluate.on_device", ahead.made_ready)
     found = predict_all(model, loader_of(store_path), CPU)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -292,7 +292,7 @@ class BatchKernel:
     def __init__(self, basis: Basis, passes: str = "auto") -> None:
         self.basis, self.device = basis, basis.device
         if passes == "auto":
-            passes = "triton" if self.device.type == "cuda" and _has_triton() else "torch"
+            passes = "triton" if self.device.type == "cuda" and has_triton() else "torch"
         self.passes, self.profiles = passes, Profiles.of(basis, self.device)
 
     def run(
@@ -364,7 +364,8 @@ def make_passes(name: str, batch: Batch, profiles: Profiles, own_share: float, d
     return TritonPasses(batch, profiles, own_share, damping)
 
 
-def _has_triton() -> bool:
+def has_triton() -> bool:
+    """Whether Triton is installed: the CUDA builds of torch bring it."""
     from importlib.util import find_spec
 
     return find_spec("triton") is not None
