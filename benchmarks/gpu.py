@@ -39,8 +39,8 @@ from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import decode, decoder_of
 from arcpipe.arc.kernels import basis_batch
 from arcpipe.arc.kernels.basis_batch import Batch, BatchKernel, make_passes, solve
-from arcpipe.arc.kernels.basis_kernel import BasisKernel, find_anchors
-from arcpipe.arc.kernels.numba_kernel import NumbaKernel, spread
+from arcpipe.arc.kernels.basis_kernel import BasisKernel
+from arcpipe.arc.kernels.numba_kernel import NumbaKernel
 from arcpipe.arc.kernels.torch_kernel import TorchKernel
 from arcpipe.arc.metrics import psnr
 from arcpipe.arc.problem import FittedCloud
@@ -196,13 +196,15 @@ def silence(bench: Bench) -> dict[str, str]:
     basis, images = decoder_of(bench.records["basis"]), pictures((32, 32), 8)
     assert isinstance(basis, Basis)
     basis, fit, answers = basis.to(bench.device), bench.basis_fit, {}
-    placed = [find_anchors(basis, image, fit, i) for i, image in enumerate(images)]
     for name in bench.passes():
-        profiles = BatchKernel(basis, name).profiles
+        kernel = BatchKernel(basis, name)
+        placed = kernel.place(images, fit, range(len(images)))
         try:
             with asking_refused(bench):
-                batch = Batch.lay(images, placed, basis, bench.device)
-                solve(batch, make_passes(name, batch, profiles, fit.own_share, fit.damping), fit.steps, fit.damping)
+                batch = Batch.lay(images, *placed, basis, bench.device)
+                solve(
+                    batch, make_passes(name, batch, kernel.profiles, fit.own_share, fit.damping), fit.steps, fit.damping
+                )
             answers[name] = "never asked"
         except RuntimeError as error:
             answers[name] = str(error)[:200]
@@ -221,7 +223,7 @@ def asking_refused(bench: Bench) -> Iterator[None]:
 
 
 def fits(bench: Bench) -> list[dict[str, Any]]:
-    """Images a second: `solve` once places are known, and the whole fit with the CPU's share."""
+    """Images a second: what the device does once anchors are drawn, and the whole fit with the CPU's share."""
     rows = []
     concat, basis = (decoder_of(bench.records[kind], bench.device) for kind in ("concat", "basis"))
     assert isinstance(concat, Decoder)
@@ -229,13 +231,12 @@ def fits(bench: Bench) -> list[dict[str, Any]]:
     for size, count in bench.sizes.items():
         images, area = pictures(size, count), size[0] * size[1]
         label = f"{size[0]}x{size[1]}"
-        started = time.perf_counter()
-        placed = place_all(images, basis, bench.basis_fit)
-        rows.append(
-            {"size": label, "what": "anchors and neighbours, CPU", "images_s": count / (time.perf_counter() - started)}
-        )
         for name in bench.passes():
-            rows.append({"size": label, "what": f"basis, {name}", **basis_speed(bench, basis, name, images, placed)})
+            kernel = BatchKernel(basis, name)
+            seconds = bench.seconds(lambda: kernel.place(images, bench.basis_fit, range(count)), most=3)  # noqa: B023
+            rows.append({"size": label, "what": f"what the CPU does for {name}", "images_s": count / seconds})
+        for name in bench.passes():
+            rows.append({"size": label, "what": f"basis, {name}", **basis_speed(bench, basis, name, images)})
         kernel = TorchKernel(concat)
         seconds = bench.seconds(lambda: kernel.run(images, bench.thesis, range(count), 2**33), most=2)  # noqa: B023
         work = thesis_work(area, bench.thesis)
@@ -248,13 +249,8 @@ def fits(bench: Bench) -> list[dict[str, Any]]:
     return rows
 
 
-def place_all(images: Sequence[Any], basis: Basis, fit: FitSection) -> list[Any]:
-    """Anchors, scales and neighbours, by the CPU's threads."""
-    return spread(lambda i: find_anchors(basis, images[i], fit, i), range(len(images)), torch.get_num_threads())
-
-
 def tuning(bench: Bench) -> list[dict[str, Any]]:
-    """Images a second of the Triton kernels by warps, those of one kernel changed at a time, and by pairs of a chunk."""
+    """Images a second of the Triton kernels by warps, those of one kernel at a time, and by pairs of a chunk."""
     if "triton" not in bench.passes():
         return []
     from arcpipe.arc.kernels import basis_triton
@@ -262,22 +258,25 @@ def tuning(bench: Bench) -> list[dict[str, Any]]:
     basis, size = decoder_of(bench.records["basis"], bench.device), next(iter(bench.sizes))
     assert isinstance(basis, Basis)
     images, fit = pictures(size, bench.sizes[size]), bench.basis_fit
-    placed, profiles = place_all(images, basis, fit), BatchKernel(basis, "triton").profiles
+    kernel = BatchKernel(basis, "triton")
+    placed = kernel.place(images, fit, range(len(images)))
     usual, rows = (dict(basis_triton.WARPS), basis_batch.CHUNK), []
 
     def measure(what: str) -> None:
-        batch = Batch.lay(images, placed, basis, bench.device)
+        batch = Batch.lay(images, *placed, basis, bench.device)
 
         def work() -> None:
-            solve(batch, make_passes("triton", batch, profiles, fit.own_share, fit.damping), fit.steps, fit.damping)
+            solve(
+                batch, make_passes("triton", batch, kernel.profiles, fit.own_share, fit.damping), fit.steps, fit.damping
+            )
 
         rows.append({"what": what, "images_s": len(images) / bench.seconds(work, 0.2)})
 
     try:
-        for kernel in usual[0]:
+        for name in usual[0]:
             for warps in (1, 2, 4, 8):
-                basis_triton.WARPS = {**usual[0], kernel: warps}
-                measure(f"{kernel}, {warps} warps")
+                basis_triton.WARPS = {**usual[0], name: warps}
+                measure(f"{name}, {warps} warps")
         basis_triton.WARPS = usual[0]
         for chunk in (16, 32, 64, 128):
             basis_batch.CHUNK = basis_triton.CHUNK = chunk
@@ -287,14 +286,16 @@ def tuning(bench: Bench) -> list[dict[str, Any]]:
     return rows
 
 
-def basis_speed(bench: Bench, basis: Basis, name: str, images: Sequence[Any], placed: Sequence[Any]) -> dict[str, Any]:
-    """Of the passes of one name: the solve alone, and `run` as a user has it."""
+def basis_speed(bench: Bench, basis: Basis, name: str, images: Sequence[Any]) -> dict[str, Any]:
+    """Of the passes of one name: all that the device does once anchors are drawn, and `run` as a user has it."""
     kernel, fit = BatchKernel(basis, name), bench.basis_fit
     most = basis_batch.GROUP_PIXELS[name] // (images[0].shape[0] * images[0].shape[1])
-    images, placed = images[:most], placed[:most]
-    batch = Batch.lay(images, placed, basis, bench.device)
+    images = images[:most]
+    placed = kernel.place(images, fit, range(len(images)))
+    batch = Batch.lay(images, *placed, basis, bench.device)
 
     def device_only() -> None:
+        batch = Batch.lay(images, *placed, basis, bench.device)
         passes = make_passes(name, batch, kernel.profiles, fit.own_share, fit.damping)
         solve(batch, passes, fit.steps, fit.damping)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -52,7 +53,8 @@ def made_ready(
     batches: Iterable[Batch], device: torch.device, plan: Callable[[Batch, int], Any], first_step: int = 0
 ) -> Iterator[Batch]:
     def ready(batch: Batch, step: int) -> Batch:
-        return replace(batch, plan=plan(batch, step)).to(device)
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # a thread begins on the first GPU
+            return replace(batch, plan=plan(batch, step)).to(device)
 
     waiting: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(1) as thread:

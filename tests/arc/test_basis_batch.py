@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from arcpipe.arc.engine import fit_clouds
 from arcpipe.arc.kernels import basis_batch
 from arcpipe.arc.kernels.basis_batch import Batch, BatchKernel, cut
-from arcpipe.arc.kernels.basis_kernel import BasisKernel, find_anchors
+from arcpipe.arc.kernels.basis_kernel import BasisKernel
 from arcpipe.arc.reference import solve_basis_reference
 from tests.arc.test_basis import picture, random_basis, settings
 
@@ -58,16 +58,16 @@ def test_two_runs_have_the_same_bits() -> None:
 def test_the_device_is_never_asked_for_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """Laying out and solving read no tensor back: each would wait for all that a GPU has been given."""
     images, basis, fit = [picture(12, 15), picture(7, 9)], random_basis(), settings()
-    placed = [find_anchors(basis, image, fit, 1) for image in images]
 
     def refuse(self: torch.Tensor) -> None:
         raise AssertionError("a tensor was read")
 
-    profiles = BatchKernel(basis).profiles
+    kernel = BatchKernel(basis)
+    placed = kernel.place(images, fit, [1, 2])
     for name in ("item", "__bool__", "__int__", "__float__", "tolist", "nonzero"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
-    batch = Batch.lay(images, placed, basis, torch.device("cpu"))
-    passes = basis_batch.make_passes("torch", batch, profiles, fit.own_share, fit.damping)
+    batch = Batch.lay(images, *placed, basis, torch.device("cpu"))
+    passes = basis_batch.make_passes("torch", batch, kernel.profiles, fit.own_share, fit.damping)
     basis_batch.solve(batch, passes, fit.steps, fit.damping)
 
 

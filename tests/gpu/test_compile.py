@@ -18,24 +18,31 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("Triton is interpreted in this run, so it compiles nothing", allow_module_level=True)
 
 from arcpipe.arc.kernels import basis_triton as kernels  # noqa: E402
+from arcpipe.arc.kernels import nearest_triton  # noqa: E402
 
 SHARED_BYTES = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 """Shared memory that a block may have."""
-POINTERS = {"fp32": "*fp32", "int32": "*i32", "uint8": "*u8", "fp16": "*fp16", "fp64": "*fp64"}
+POINTERS = {"fp32": "*fp32", "int32": "*i32", "uint8": "*u8", "fp16": "*fp16", "fp64": "*fp64", "int64": "*i64"}
 SIZES = {"N": 4, "C": 3, "Z": 32, "L": kernels.CHUNK, "MOST": 6}
 KINDS = {
-    "int32": ("places", "anchors", "pairs", "orders", "owner", "firsts", "stops", "starts"),
+    "int64": ("squares",),
+    "int32": (
+        *("places", "anchors", "pairs", "orders", "owner", "firsts", "stops", "starts", "points", "of_point"),
+        *("boxes", "run_starts", "run_firsts", "run_stops", "run_image", "found"),
+    ),
     "uint8": ("sines",),
     "fp16": ("inverses",),
     "fp64": ("products",),
 }
-NUMBERS = {"knots": "i32", "per_scale": "fp32", "alone": "fp32", "damping": "fp32"}
+NUMBERS = {"count": "i32", "knots": "i32", "per_scale": "fp32", "alone": "fp32", "damping": "fp32"}
 CASES = [
-    ("see_chunks", "see", {}),
-    ("collect_chunks", "collect", {"BEGIN": True}),
-    ("collect_chunks", "collect", {"BEGIN": False}),
-    ("ease_anchors", "ease", {"PRODUCTS": kernels.PRODUCTS}),
-    ("ease_rows", "rows", {}),
+    (nearest_triton.find_nearest, nearest_triton.WARPS, {"N": 4, "P": nearest_triton.POINTS}),
+    (nearest_triton.find_nearest, nearest_triton.WARPS, {"N": 5, "P": nearest_triton.POINTS}),
+    (kernels.see_chunks, kernels.WARPS["see"], {}),
+    (kernels.collect_chunks, kernels.WARPS["collect"], {"BEGIN": True}),
+    (kernels.collect_chunks, kernels.WARPS["collect"], {"BEGIN": False}),
+    (kernels.ease_anchors, kernels.WARPS["ease"], {"PRODUCTS": kernels.PRODUCTS}),
+    (kernels.ease_rows, kernels.WARPS["rows"], {}),
 ]
 
 
@@ -73,15 +80,20 @@ def assembled(ptx: str, architecture: int, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("architecture", sorted(SHARED_BYTES))
-@pytest.mark.parametrize(("name", "work", "constants"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("kernel", "warps", "constants"), CASES, ids=lambda value: getattr(value, "__name__", value))
 def test_kernels_fit_their_gpus(
-    name: str, work: str, constants: dict[str, Any], architecture: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kernel: Any,
+    warps: int,
+    constants: dict[str, Any],
+    architecture: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    compiled = compile_for(architecture, getattr(kernels, name), kernels.WARPS[work], **constants)
+    compiled = compile_for(architecture, kernel, warps, **constants)
     ptx = compiled.asm["ptx"]
     assert not re.search(r"\b(atom|red)\.", ptx)
     assert compiled.metadata.shared <= SHARED_BYTES[architecture]
     told = assembled(ptx, architecture, tmp_path)
     assert "0 bytes spill stores, 0 bytes spill loads" in told, told
-    print(architecture, name, compiled.metadata.shared, re.findall(r"Used \d+ registers", told))
+    print(architecture, kernel.__name__, compiled.metadata.shared, re.findall(r"Used \d+ registers", told))

@@ -19,13 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arcpipe.arc.basis import Basis, orders_of, units_of
+from arcpipe.arc.anchors import draw_anchors
+from arcpipe.arc.basis import NEAREST, STEPS, Basis, orders_of, units_of
 from arcpipe.arc.factorised import sum_rows
-from arcpipe.arc.kernels.basis_kernel import find_anchors
 from arcpipe.arc.kernels.basis_loops import NOTHING
 from arcpipe.arc.kernels.numba_kernel import spread
+from arcpipe.arc.neighbours import nearest_anchors
 from arcpipe.arc.problem import FittedCloud
 from arcpipe.config import FitSection
+from arcpipe.seeds import generator
 
 CHUNK = 32
 """Pairs of an anchor that are summed at once. An anchor has about 4 / 0.05 = 80 pairs."""
@@ -35,8 +37,8 @@ CPU_GROUP_PIXELS = 2**16
 LEAST_WIDTH = 16
 """Least numbers of a latent in memory, always a power of 2: what a matrix product in Triton takes."""
 
-Placed = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int32]]
-"""Anchors (k, 2), scales (k,), neighbours (pixels, n)."""
+Found = tuple[NDArray[np.float32], NDArray[np.int32]]
+"""Scales (k,) and neighbours (pixels, n) of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +96,16 @@ class Profiles:
 class Batch:
     """Images end to end with their anchors, on a device: p pixels, k anchors, n neighbours, c chunks.
 
-    `anchors` (k, 2) int32 and `inverse` (k,), 1 / scale; `image` (k,) int64, whose an anchor is, and `cuts`
-    (images + 1,) int64. `places` (p, 2) int32, `neighbours` (p, n) int32 rows of `anchors`; `shares` (p, n),
-    `weights` (p,) and `target` (p, channels), colour less 0.5. `pairs` (p n,) int32: `pixel * n + slot` sorted by
-    anchor, rising within each, those of an anchor from `starts` (k + 1,). A chunk has the pairs from `first` to `stop`
-    (c,) of the anchor `owner` (c,), all int32, and the chunks of an anchor begin at `chunks` (k + 1,) int32. Unused
-    chunks at the end are empty.
+    `anchors` (k, 2) int32, their `scales` (k,) and `inverse` (k,), 1 / scale; `image` (k,) int64, whose an anchor
+    is, and `cuts` (images + 1,) int64. `places` (p, 2) int32, `neighbours` (p, n) int32 rows of `anchors`; `shares`
+    (p, n), `weights` (p,) and `target` (p, channels), colour less 0.5. `pairs` (p n,) int32: `pixel * n + slot`
+    sorted by anchor, rising within each, those of an anchor from `starts` (k + 1,). A chunk has the pairs from
+    `first` to `stop` (c,) of the anchor `owner` (c,), all int32, and the chunks of an anchor begin at `chunks` (k +
+    1,) int32. Unused chunks at the end are empty.
     """
 
     anchors: Tensor
+    scales: Tensor
     inverse: Tensor
     image: Tensor
     cuts: Tensor
@@ -119,16 +122,25 @@ class Batch:
     chunks: Tensor
 
     @classmethod
-    def lay(cls, images: Sequence[NDArray[Any]], placed: Sequence[Placed], basis: Basis, device: torch.device) -> Batch:
-        """Move images and anchors to the device and lay out the rest there; no number comes back."""
-        n, channels = placed[0][2].shape[1], images[0].shape[2]
-        areas = [image.shape[0] * image.shape[1] for image in images]
-        counts = [len(anchors) for anchors, _, _ in placed]
+    def lay(
+        cls,
+        images: Sequence[NDArray[Any]],
+        drawn: Sequence[NDArray[np.int64]],
+        found: Sequence[Found] | None,
+        basis: Basis,
+        device: torch.device,
+    ) -> Batch:
+        """Move images and anchors to the device and lay out the rest there; no number comes back.
+
+        Args:
+            drawn: Anchors (k, 2) of each image.
+            found: Their scales and the pixels' neighbours; None to find them on the device.
+        """
+        n, channels = basis.n_neighbours, images[0].shape[2]
+        areas, counts = [image.shape[0] * image.shape[1] for image in images], [len(anchors) for anchors in drawn]
         p, k = sum(areas), sum(counts)
         target = moved([image.reshape(-1, channels) for image in images], (p, channels), torch.float32, device)
-        near = moved([neighbours for _, _, neighbours in placed], (p, n), torch.int32, device)
-        anchors = moved([anchors for anchors, _, _ in placed], (k, 2), torch.int32, device)
-        scales = moved([scales for _, scales, _ in placed], (k,), torch.float32, device)
+        anchors = moved(drawn, (k, 2), torch.int32, device)
         facts = np.array([areas, counts, [image.shape[1] for image in images]]).T
         areas_, counts_, columns = moved([facts], facts.shape, torch.int64, device).unbind(1)
         numbers = torch.arange(len(images), device=device)
@@ -137,15 +149,22 @@ class Batch:
         pixel = torch.arange(p, device=device) - (areas_.cumsum(0) - areas_)[of_pixel]
         width = columns[of_pixel]
         places = torch.stack([pixel // width, pixel % width], 1).int()
-        near += (counts_.cumsum(0) - counts_)[of_pixel, None].int()
+        if found is None:
+            from arcpipe.arc.kernels.nearest_triton import nearest_of
+
+            near, _ = nearest_of(places, of_pixel.int(), anchors, counts_, n)
+            scales = scales_there(anchors, image, counts_, basis)
+        else:
+            scales = moved([scales for scales, _ in found], (k,), torch.float32, device)
+            near = moved([neighbours for _, neighbours in found], (p, n), torch.int32, device)
+            near += (counts_.cumsum(0) - counts_)[of_pixel, None].int()
         shares, weights = share_out(places, anchors, 1 / scales, near, basis)
-        return cls(
-            anchors, 1 / scales, image, ends(counts_), places, near, shares, weights, target.sub_(0.5), *cut(near, k)
-        )
+        laid = (places, near, shares, weights, target.sub_(0.5), *cut(near, k))
+        return cls(anchors, scales, 1 / scales, image, ends(counts_), *laid)
 
     def per_image(self, values: Tensor) -> Tensor:
         """Sums (images,) of what every anchor has (k,)."""
-        return torch.segment_reduce(values, "sum", offsets=self.cuts, axis=0)
+        return torch.segment_reduce(values, "sum", offsets=self.cuts, axis=0, unsafe=True)
 
     def gaps(self, pairs: Tensor, owner: Tensor) -> Tensor:
         """Pixel less anchor (m, 2) of pairs (m,) of anchors `owner` (m,)."""
@@ -157,6 +176,20 @@ def moved(parts: Sequence[NDArray[Any]], shape: Sequence[int], dtype: torch.dtyp
     host = torch.empty(*shape, dtype=dtype, pin_memory=device.type == "cuda")
     np.concatenate(parts, out=host.numpy(), casting="same_kind")
     return host.to(device, non_blocking=True)
+
+
+def scales_there(anchors: Tensor, image: Tensor, counts: Tensor, basis: Basis) -> Tensor:
+    """What `basis.anchor_scales` gives, of the anchors of all images, on their device."""
+    from arcpipe.arc.kernels.nearest_triton import nearest_of
+
+    _, squares = nearest_of(anchors, image.int(), anchors, counts, NEAREST + 1)
+    roots, others = squares[:, 1:].double().sqrt(), (counts - 1).clamp(max=NEAREST)[image]  # the first is the anchor
+    total = torch.zeros_like(roots[:, 0])
+    for i in range(NEAREST):  # in the order of the compiled loop
+        total += torch.where(others > i, roots[:, i], 0)
+    share, least, most = (float(value) for value in basis.record.scale_rule)
+    scales = (share * (total / others.clamp(min=1))).clamp(least, most)
+    return torch.exp2(torch.round(STEPS * torch.log2(scales)) / STEPS).float()
 
 
 def ends(counts: Tensor) -> Tensor:
@@ -283,7 +316,8 @@ def solve(batch: Batch, passes: Passes, steps: int, damping: float) -> Tensor:
 
 
 class BatchKernel:
-    """See `arcpipe.arc.kernels.Kernel`: anchors and neighbours by the CPU's threads, all else on the basis's device.
+    """See `arcpipe.arc.kernels.Kernel`: anchors are drawn by the CPU's threads, all else is done on the basis's device
+    (plain torch leaves neighbours and scales to the CPU, too).
 
     Args:
         passes: `triton`, `torch`, or `auto`: Triton on a GPU where it is installed.
@@ -326,33 +360,64 @@ class BatchKernel:
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]
     ) -> Iterator[list[FittedCloud]]:
         """Give nothing once the device has all it needs, then the clouds."""
-        placed = spread(
-            lambda i: find_anchors(self.basis, images[i], fit, seeds[i]), range(len(images)), torch.get_num_threads()
-        )
-        latents, ready = self._solve(images, placed, fit)
+        drawn, found = self.place(images, fit, seeds)
+        with torch.no_grad():
+            batch = Batch.lay(images, drawn, found, self.basis, self.device)
+            passes = make_passes(self.passes, batch, self.profiles, fit.own_share, fit.damping)
+            latents = solve(batch, passes, fit.steps, fit.damping)[:, : self.profiles.latent_dim]
+            host = Host(latents, *(() if found else (batch.scales, batch.neighbours)))
         yield []
-        if ready is not None:
-            ready.synchronize()
-        rows = np.split(latents.numpy(), np.cumsum([len(anchors) for anchors, _, _ in placed])[:-1])
+        rows, *there = host.arrays()
+        cuts = np.cumsum([len(anchors) for anchors in drawn])
+        parts = np.split(rows, cuts[:-1])
+        if not found:
+            areas = np.cumsum([image.shape[0] * image.shape[1] for image in images])
+            near = np.split(there[1], areas[:-1])
+            starts = cuts - [len(anchors) for anchors in drawn]
+            local = [own - np.int32(start) for own, start in zip(near, starts, strict=True)]
+            found = list(zip(np.split(there[0], cuts[:-1]), local, strict=True))
         yield [
-            FittedCloud(anchors, own.copy(), near, (0.0, 1.0), np.zeros(0, np.float32), scales=scales)
-            for (anchors, scales, near), own in zip(placed, rows, strict=True)
+            FittedCloud(anchors, own.copy(), near, (0.0, 1.0), np.zeros(0, np.float32), scales=scales.copy())
+            for anchors, own, (scales, near) in zip(drawn, parts, found, strict=True)
         ]
 
-    @torch.no_grad()
-    def _solve(
-        self, images: Sequence[NDArray[Any]], placed: Sequence[Placed], fit: FitSection
-    ) -> tuple[Tensor, torch.cuda.Event | None]:
-        """The latents (k, z) of all images in memory of the CPU, and what says that they have arrived."""
-        batch = Batch.lay(images, placed, self.basis, self.device)
-        passes = make_passes(self.passes, batch, self.profiles, fit.own_share, fit.damping)
-        latents = solve(batch, passes, fit.steps, fit.damping)[:, : self.profiles.latent_dim]
-        if self.device.type != "cuda":
-            return latents.cpu(), None
-        host = torch.empty(latents.shape, pin_memory=True).copy_(latents, non_blocking=True)
-        ready = torch.cuda.Event()
-        ready.record()
-        return host, ready
+    def place(
+        self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]
+    ) -> tuple[list[NDArray[np.int64]], list[Found] | None]:
+        """By the CPU's threads: the anchors of each image, and scales and neighbours where the device leaves them."""
+
+        def work(i: int) -> tuple[NDArray[np.int64], Found | None]:
+            anchors = draw_anchors(images[i], fit, generator(seeds[i], "anchors"))
+            if there:
+                return anchors, None
+            size = (images[i].shape[0], images[i].shape[1])
+            return anchors, (self.basis.scales_of(anchors), nearest_anchors(anchors, size, fit.neighbours))
+
+        there = self.passes == "triton" and fit.neighbours <= NEAREST
+        made = spread(work, range(len(images)), torch.get_num_threads())
+        return [anchors for anchors, _ in made], None if there else [found for _, found in made if found]
+
+
+class Host:
+    """Tensors on their way to the CPU, which goes on meanwhile."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self._tensors, self._ready = tensors, None
+        if tensors[0].device.type == "cuda":
+            self._tensors = tuple(_to_pinned(tensor) for tensor in tensors)
+            self._ready = torch.cuda.Event()
+            self._ready.record()
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """Wait for them."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        return [tensor.numpy() for tensor in self._tensors]
+
+
+def _to_pinned(tensor: Tensor) -> Tensor:
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
 
 
 def make_passes(name: str, batch: Batch, profiles: Profiles, own_share: float, damping: float) -> Passes:
