@@ -53,7 +53,7 @@ test-slow: $(VENV)/.dev
 
 # The kernels for GPUs, without one: values in Triton's interpreter, then compiled for cards that are not here.
 gpu-check: $(VENV)/.dev
-	@if $(PIP) triton 2>/dev/null; then \
+	@if $(PIP) -e '.[gpu-check]' 2>/dev/null; then \
 	  TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/gpu && $(BIN)/python -m pytest tests/gpu; \
 	else echo "skipped: Triton cannot be had from pip's index for this machine"; fi
 

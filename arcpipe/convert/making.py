@@ -217,8 +217,9 @@ def _fit_together(group: Group, decoder: Any, work: Work, device: str, stages: d
             return FailedSample(sample.sample_id, sample.path, error.reason, str(error))
         return _named(cloud, sample, repeat)
 
-    # Torch has threads of its own for a network; what compiled loops decode is spread here.
-    made = _each(finish, range(len(items)), work.threads if work.fit.decoder_kind == "basis" else 1)
+    # On a CPU torch has threads of its own for a network; what compiled loops or a GPU decode is spread here.
+    spread_out = work.fit.decoder_kind == "basis" or device != "cpu"
+    made = _each(finish, range(len(items)), work.threads if spread_out else 1)
     lost = {found.sample_id: found for found in made if isinstance(found, FailedSample)}
     stages["finish"] += time.perf_counter() - started
     return [found for found in made if isinstance(found, Cloud) and found.sample_id not in lost], list(lost.values())
