@@ -7,12 +7,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test test-slow check lint types speed clean
+.PHONY: help demo test test-slow gpu gpu-check check lint types speed clean
 
 help:
 	@echo "make demo       install, convert the embedded digits, train, evaluate, draw (under 10 minutes on 2 cores)"
 	@echo "make test       install what the tests need, and run them"
 	@echo "make check      ruff, mypy, the speed of --help, and the tests"
+	@echo "make gpu        with a GPU: parity, speed, training and conversions, in 9 minutes"
+	@echo "make gpu-check  the kernels for GPUs, tested without one"
 	@echo "make test-slow  the tests that run for minutes"
 
 $(VENV)/.torch: constraints-cpu.txt
@@ -48,6 +50,16 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# The kernels for GPUs, without one: values in Triton's interpreter, then compiled for cards that are not here.
+gpu-check: $(VENV)/.dev
+	@if $(PIP) -e '.[gpu-check]' 2>/dev/null; then \
+	  TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/gpu && $(BIN)/python -m pytest tests/gpu; \
+	else echo "skipped: Triton cannot be had from pip's index for this machine"; fi
+
+# Everything that a card should prove, in 9 minutes; docs/gpu.md has its tables.
+gpu: $(VENV)/.dev
+	$(BIN)/python benchmarks/gpu.py --out gpu.json
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -244,7 +244,7 @@ class StoreSection(Section):
 
 
 class RunSection(Section):
-    """Who does the work; nothing here changes a byte of the result."""
+    """Who does the work; nothing here changes a byte of the result, but that GPUs round otherwise than CPUs."""
 
     workers: Count | None = None
     gpus: Count | None = None
@@ -439,6 +439,8 @@ class OptimSection(Section):
     """Share of a moving average of the weights that stays after a step; the average is what is reported. 0 is off."""
     evaluate_every: Count = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """In what training multiplies; weights and sums are float32. `auto`: bfloat16 on GPUs, float32 on CPUs."""
 
 
 class StreamSection(Section):
@@ -579,7 +581,7 @@ LATER: dict[str, dict[str, Any]] = {
         "hue": 0.05,
         "exact": True,
     },
-    "optim": {"ema": 0.0},
+    "optim": {"ema": 0.0, "precision": "auto"},
     "stream": {"validation": 0.0},
 }
 """Settings that came after stores and runs had been made, with the value that changes nothing."""

@@ -39,5 +39,5 @@ def check_gpus(wanted: int) -> None:
         raise DeviceError(
             f"--gpus {wanted} asks for more GPUs than this machine has.",
             details=[f"expected {wanted}, found {found}"],
-            fix=[f"--gpus {found}" if found else f"--workers {available_cores()} (the same result on the CPU)"],
+            fix=[f"--gpus {found}" if found else f"--workers {available_cores()} (the same but for rounding)"],
         )

@@ -140,8 +140,8 @@ class Fitter:
         started = time.perf_counter()
         fitted = self.solve(images, seeds, memory_bytes=memory_bytes)
         solved = time.perf_counter()
-        # Torch has threads of its own for a network; what compiled loops decode is spread here.
-        threads = self.threads if isinstance(self.decoder, Basis) else 1
+        # On a CPU torch has threads of its own for a network; what compiled loops or a GPU decode is spread here.
+        threads = self.threads if isinstance(self.decoder, Basis) or self.device != "cpu" else 1
         finished = each(lambda i: self._finished(fitted[i], images[i]), range(len(fitted)), threads)
         if seconds is not None:
             seconds["fit"] += solved - started

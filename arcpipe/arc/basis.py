@@ -48,15 +48,19 @@ WIDTH = 3.0
 """Distance, in scales, at which the first functions of a new basis have their outermost extreme."""
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class Basis:
-    """A basis with the tables that compiled code reads; it lives on the CPU.
+    """A basis with the tables that compiled code reads. `device`: where clouds are fitted; the tables lie on the CPU.
 
     Raises:
         ValueError: the record's arrays do not fit each other.
     """
 
     record: BasisRecord
+    device: torch.device = CPU
 
     @property
     def kind(self) -> DecoderKind:
@@ -78,13 +82,9 @@ class Basis:
     def hidden(self) -> tuple[int, ...]:
         return ()
 
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
     def to(self, device: str | torch.device) -> Basis:
-        """The same basis: only CPUs can use it yet."""
-        return self
+        """The same basis for fits on this device."""
+        return self if torch.device(device) == self.device else replace(self, device=torch.device(device))
 
     def to_record(self) -> BasisRecord:
         return self.record
@@ -221,4 +221,4 @@ def new_basis(latent_dim: int, channels: int, n_neighbours: int) -> Basis:
 
 def changed_basis(basis: Basis, **arrays: Any) -> Basis:
     """The same basis with other arrays."""
-    return Basis(replace(basis.record, **arrays))
+    return Basis(replace(basis.record, **arrays), basis.device)

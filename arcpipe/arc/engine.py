@@ -23,6 +23,8 @@ from arcpipe.config import FitSection
 from arcpipe.devices import choose_device
 from arcpipe.errors import ConfigError, ImageError
 
+GPU_SHARE = 0.5
+"""Of a GPU's free memory, for index tensors that are kept."""
 BLOCK = 64
 """Side of the squares in which an image is decoded, pixels."""
 
@@ -48,7 +50,8 @@ def fit_clouds(
         device: Where to compute.
         memory_bytes: How much the fit may use beside images and clouds; it changes no number. The kernel `numba` works
             on fewer images at a time (on one at least), `torch` rebuilds index tensors in each step instead of
-            keeping them, at about half the speed. `arcpipe.arc.memory` says what an image needs.
+            keeping them, at about half the speed. `arcpipe.arc.memory` says what an image needs. On a GPU its own free
+            memory counts instead.
 
     Returns:
         Clouds in the order of the images. On a CPU a cloud is the same bit for bit whatever images are fitted beside
@@ -66,6 +69,8 @@ def fit_clouds(
     for image in images:
         check_image(image, decoder.channels)
     decoder = decoder.to(choose_device(device))
+    if decoder.device.type == "cuda":
+        memory_bytes = int(GPU_SHARE * torch.cuda.mem_get_info(decoder.device)[0])
     return choose_kernel(kernel, decoder).run(images, fit, seeds, memory_bytes)
 
 
@@ -142,13 +147,15 @@ def _decode_basis(
 def first_decoder(fit: FitSection, channels: int, seed: int, device: str = "cpu") -> Decoder | Basis:
     """A decoder that has learned nothing yet: as fast as any of its shape."""
     if fit.decoder_kind == "basis":
-        return new_basis(fit.latent_dim, channels, fit.neighbours)
+        return new_basis(fit.latent_dim, channels, fit.neighbours).to(device)
     return Decoder.initial(fit, channels, seed).to(device)
 
 
 def decoder_of(record: DecoderRecord, device: str | torch.device = "cpu") -> Decoder | Basis:
     """The decoder of a store or a file, ready for use."""
-    return Basis(record) if isinstance(record, BasisRecord) else Decoder.from_record(record, device)
+    if isinstance(record, BasisRecord):
+        return Basis(record, torch.device(device))
+    return Decoder.from_record(record, device)
 
 
 @torch.no_grad()

@@ -179,7 +179,7 @@ class Tiled:
         self.latent_offsets = ends_from([len(image.positions) for image in images])
         self.n_batches = images[0].n_batches
         self._tile_pixels = tile_pixels
-        self._keep = keep
+        self.keeps = keep
         self._kept: dict[int, tuple[Tile, ...]] = {}
 
     def latents(self) -> Tensor:
@@ -190,7 +190,7 @@ class Tiled:
         """The mini-batch of a step, counted from 0."""
         batch = step % self.n_batches
         tiles = self._kept.get(batch) or self._build(batch)
-        if self._keep:
+        if self.keeps:
             self._kept[batch] = tiles
         return tiles
 

@@ -60,19 +60,22 @@ def build_tile(pixels: Pixels, n_latents: int | None, device: torch.device) -> T
     """Lay out a tile. `n_latents` says that it is to see all latents of the problem; None: only those it needs."""
     rows, index = index_rows(pixels.near, n_latents)
     n = index.shape[1]
-    users, user_offsets = transpose(index, (len(rows) if rows is not None else n_latents or 0) * n)
-    n_pixels = len(index)
+    n_pixels, n_rows = len(index), (len(rows) if rows is not None else n_latents or 0) * n
     index = padded(index)
 
     def move(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
+    if device.type == "cpu":
+        users, user_offsets = (torch.from_numpy(part) for part in transpose(index[:n_pixels], n_rows))
+    else:
+        users, user_offsets = transpose_there(move(index[:n_pixels]), n_rows)
     return Tile(
         rows=None if rows is None else move(rows),
         index=move(index.ravel()),
         index_offsets=move(np.arange(0, index.size + 1, n, dtype=np.int32)),
-        users=move(users),
-        user_offsets=move(user_offsets),
+        users=users,
+        user_offsets=user_offsets,
         relative=move(padded(pixels.relative)),
         target=move(padded(pixels.target)),
         weight=move(padded(pixels.weight)),
@@ -109,6 +112,13 @@ def transpose(index: NDArray[np.int32], n_rows: int) -> tuple[NDArray[np.int32],
     users = np.argsort(index.ravel(), kind="stable") // index.shape[1]
     counts = np.bincount(index.ravel(), minlength=n_rows)
     return users.astype(np.int32), np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+
+
+def transpose_there(index: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+    """What `transpose` gives, on the device of `index` (pixels, n) int32, which has a fast sort."""
+    rows, order = torch.sort(index.flatten(), stable=True)
+    offsets = torch.searchsorted(rows, torch.arange(n_rows + 1, device=rows.device, dtype=rows.dtype), out_int32=True)
+    return (order // index.shape[1]).int(), offsets
 
 
 def padded(array: NDArray[Any]) -> NDArray[Any]:

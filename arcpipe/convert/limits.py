@@ -83,4 +83,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: Python's and NumPy's MemoryError, torch's RuntimeError of a CPU or a GPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    told = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in told or "CUDA error: out of memory" in told)

@@ -95,7 +95,8 @@ class Making:
         rows = {sample.sample_id: row for row, sample in enumerate(self.part.samples)}
         self.clouds.sort(key=lambda cloud: (rows[cloud.sample_id], cloud.repeat))
         self.failures.sort(key=lambda failure: rows[failure.sample_id])
-        return commit(self.work, self.part, self.writer, self.clouds, self.failures, self.stages, self.started)
+        times = (self.stages, self.started)
+        return commit(self.work, self.part, self.writer, self.clouds, self.failures, *times, self.device)
 
     def _read(self, sample: Sample) -> tuple[Image | None, FailedSample | None]:
         return read_sample(self.source, sample, self.work, self.kept_bytes, self.needs)
@@ -174,11 +175,20 @@ def fit_group(group: Group, fitter: Fitter, memory_bytes: int, seconds: dict[str
             raise
         message = str(error).split("\n")[0]
     # Outside of the handler, whose traceback keeps the arrays of the attempt alive.
+    if fitter.device != "cpu":
+        let_go()
     if len(group) == 1:
         return [], [out_of_memory(group[0][0], message)]
     middle = len(group) // 2
     first, second = (fit_group(half, fitter, memory_bytes, seconds) for half in (group[:middle], group[middle:]))
     return first[0] + second[0], first[1] + second[1]
+
+
+def let_go() -> None:
+    """Give back the memory of the GPU that torch keeps in pieces, which may be too small for what comes."""
+    import torch
+
+    torch.cuda.empty_cache()
 
 
 def _fit_together(group: Group, fitter: Fitter, memory_bytes: int, seconds: dict[str, float]) -> Made:
@@ -206,6 +216,7 @@ def commit(
     failures: Sequence[FailedSample],
     stages: dict[str, float],
     started: float,
+    device: str,
 ) -> PartRecord:
     """Write and commit the clouds of a part, emptying the list; `started` by `time.perf_counter()`."""
     if any(failure.reason == "unreadable" for failure in failures):
@@ -217,7 +228,7 @@ def commit(
     seconds = {**stages, "total": time.perf_counter() - started}
     try:
         write = time.perf_counter()
-        record = writer.commit_part(part.split, part.part_id, batch, failures, {"seconds": seconds})
+        record = writer.commit_part(part.split, part.part_id, batch, failures, {"seconds": seconds, "device": device})
         return replace(record, stages={**record.stages, "write": time.perf_counter() - write})
     except OSError as error:  # nothing of this part is to blame, and all others would meet it too
         raise FileAccessError(

@@ -97,6 +97,8 @@ def content_settings(config: ConvertConfig, inventory: Inventory, decoder_sha256
         **without_later(settings),
         "decoder": decoder_sha256 or "pretrained",
         "seed": config.seed,
+        # Numbers hold within a class of devices. Without the key: CPUs, as stores have it that were made before.
+        **({"device": "cuda"} if config.run.gpus is not None else {}),
     }
 
 

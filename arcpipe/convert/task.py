@@ -5,17 +5,19 @@ Tasks return small records, never arrays, and may run twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe import seeds
+from arcpipe.arc.memory import LOADED_BYTES
 from arcpipe.cloud import DecoderRecord
 from arcpipe.cluster import teller
 from arcpipe.convert.budget import check_joint_memory, free_bytes
 from arcpipe.convert.limits import within
-from arcpipe.convert.making import Making, read_sample
+from arcpipe.convert.making import Group, Making, read_sample
 from arcpipe.convert.plan import PartPlan
 from arcpipe.convert.work import Work, prepare
 from arcpipe.errors import DivergedError, ImageError
@@ -79,7 +81,30 @@ def convert_part(work: Work, part: PartPlan, writer: StoreWriter) -> PartRecord:
     """Decode, place anchors, find neighbours, fit, quantise, check, write and commit one part."""
     with within(work.fit_limit_s(part.samples)):
         making = Making.begin(work, part, writer)
-        sizes = [sample.size for sample in part.samples]
-        for rows in making.needs.groups(sizes, work.memory_bytes, max(1, work.threads)):
-            making.fit(making.read(part.samples[rows]))
+        if making.device == "cpu":  # all cores are at work already, and a group is gone before the next is read
+            for samples in _groups(making):
+                making.fit(making.read(samples))
+        else:
+            for group in _read_ahead(making):
+                making.fit(group)
         return making.commit()
+
+
+def _read_ahead(making: Making) -> Iterator[Group]:
+    """The images of a part, group after group; while a GPU fits one, threads of the CPU read the next."""
+    groups = map(making.read, _groups(making))
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(next, groups, None)
+        while (group := ahead.result()) is not None:
+            ahead = reader.submit(next, groups, None)
+            yield group
+
+
+def _groups(making: Making) -> Iterator[Sequence[Sample]]:
+    """The samples of a part in groups that fit into memory together; beside a GPU two such groups do."""
+    work, samples = making.work, making.part.samples
+    memory = work.memory_bytes
+    if making.device != "cpu":  # see `_read_ahead`
+        memory = LOADED_BYTES + (memory - LOADED_BYTES) // 2
+    for rows in making.needs.groups([sample.size for sample in samples], memory, max(1, work.threads)):
+        yield samples[rows]

@@ -33,20 +33,21 @@ class Patches:
     @property
     def slots(self) -> Tensor:
         """(p, longest patch) int64: the token in each slot, token 0 in an empty one."""
-        return self._padded[0]
+        return self.padded[0]
 
     @property
     def filled(self) -> Tensor | None:
         """(p, longest patch) bool; None where no slot is empty."""
-        return self._padded[1]
+        return self.padded[1]
 
     @property
     def place(self) -> Tensor:
         """(t,) int64: the slot of every token, counted patch by patch."""
-        return self._padded[2]
+        return self.padded[2]
 
     @cached_property
-    def _padded(self) -> tuple[Tensor, Tensor | None, Tensor]:
+    def padded(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        """`slots`, `filled` and `place`."""
         lengths, n_tokens = self.starts.diff(), len(self.order)
         longest = int(lengths.max()) if len(lengths) else 0
         slot = torch.arange(longest, device=lengths.device)

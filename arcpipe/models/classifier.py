@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class Classifier(nn.Module):
         offsets: Tensor,
         generator: torch.Generator | None = None,
         share: Share | None = None,
+        plan: Any = None,
     ) -> Tensor:
         """Logits (s, classes) of s clouds.
 
@@ -33,24 +35,39 @@ class Classifier(nn.Module):
             generator: draws the curves and the dropped branches; needed in training, unused in evaluation.
             share: in training, which clouds of the whole batch these are, where several processes train on it together;
                 every process then needs a point at least.
+            plan: what `plan` made of the same clouds, `generator` and `share`, moved to the device of the latents.
 
         Raises:
             ValueError: shapes disagree, or there is no generator in training.
             ConfigError: a cloud is wider than 2**16 voxels, or a position is not finite.
         """
-        check_batch(latents, positions, offsets)
-        if self.training and generator is None:
+        if plan is None:
+            check_batch(latents, positions, offsets)
+        if self.training and generator is None and plan is None:
             raise ValueError(
                 f"in training, {type(self).__name__} needs a torch.Generator: it draws what differs from step to step"
             )
         n_clouds = len(offsets) - 1
         if len(latents):
             drawn = (generator, share) if self.training else (None, None)
-            pooled = self._encode(latents, positions, offsets, *drawn)
+            pooled = self._encode(latents, positions, offsets, *drawn, plan)
         else:
             pooled = latents.new_zeros(n_clouds, self.head.in_features)
         logits: Tensor = self.head(pooled)
         return logits
+
+    def plan(
+        self,
+        positions: Tensor,
+        offsets: Tensor,
+        generator: torch.Generator | None = None,
+        share: Share | None = None,
+    ) -> Any:
+        """All that `forward` works out from places alone, and all that it draws; None where it does so itself.
+
+        Sizes in it depend on the places, so that a CPU makes it in time for a GPU that need not be asked.
+        """
+        return None
 
     @abstractmethod
     def _encode(
@@ -60,6 +77,7 @@ class Classifier(nn.Module):
         offsets: Tensor,
         generator: torch.Generator | None,
         share: Share | None,
+        plan: Any,
     ) -> Tensor:
         """What the head is given of every cloud (s, channels); drawn anew in training, where there is a generator."""
 

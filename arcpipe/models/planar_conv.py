@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from arcpipe.models.cpu import compilable, has_numba
-from arcpipe.models.pooling import segment_mean
+from arcpipe.models.pooling import segment_mean, widened
 from arcpipe.models.serialization import CODE_BITS, COORD_BITS, spread
 from arcpipe.models.voxels import Tokens
 
@@ -133,4 +133,4 @@ class PlanarConv(nn.Module):
                 return out + PairProducts.apply(voxels, weights, pairs.source, pairs.target, pairs.counts)
         rows = torch.split(voxels.index_select(0, pairs.source), pairs.counts)
         products = torch.cat([row @ weight for row, weight in zip(rows, weights.unbind(0), strict=True)])
-        return out.index_add(0, pairs.target, products)
+        return widened(out).index_add(0, pairs.target, widened(products))

@@ -12,11 +12,18 @@ from arcpipe.models.share import Share, shared_batch_norm
 def segment_mean(values: Tensor, segment: Tensor, n: int) -> Tensor:
     """Mean of the rows of `values` (t, c) in each of n segments -> (n, c); an empty segment gives zeros.
 
-    `segment` (t,) int64 in [0, n), any order.
+    `segment` (t,) int64 in [0, n), any order. Sums of 16-bit values are of 32 bits, and so are their means.
     """
-    counts = torch.bincount(segment, minlength=n).clamp(min=1)
+    values = widened(values)
+    # Not `bincount`: it asks a GPU for the largest number first.
+    counts = torch.zeros(n, device=values.device).index_add_(0, segment, torch.ones(len(segment), device=values.device))
     total = values.new_zeros(n, values.shape[1]).index_add(0, segment, values)
-    return total / counts[:, None].to(values.dtype)
+    return total / counts.clamp_(min=1)[:, None].to(values.dtype)
+
+
+def widened(values: Tensor) -> Tensor:
+    """Values of at least 32 bits, in which many of them can be added up."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def segment_max(values: Tensor, segment: Tensor, n: int, backend: str = "auto") -> Tensor:

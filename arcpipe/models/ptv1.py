@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -141,6 +142,7 @@ class PTv1(Classifier):
         offsets: Tensor,
         generator: torch.Generator | None,
         share: Share | None,
+        plan: Any,
     ) -> Tensor:
         n_clouds = len(offsets) - 1
         tokens, order = voxelise(positions, offsets, 1.0)  # for its whole numbers and an order that is the cloud's own

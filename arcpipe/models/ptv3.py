@@ -18,6 +18,7 @@ Weights start as torch's layers do, the table of relative positions as a normal 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -64,6 +65,31 @@ def _scaled(branch: Tensor, factors: Tensor | None, which: int, tokens: Tokens) 
     return branch if factors is None else branch * factors[which][tokens.cloud][:, None]
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What a stage knows of its tokens: their pairs, the patches of each block, and the token (t,) in which each token
+    of the stage before ends (None in the first)."""
+
+    tokens: Tokens
+    pairs: Pairs
+    patches: list[Patches]
+    block: Tensor | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The integer side of a batch of clouds, and what was drawn for it.
+
+    `order` (m,): the point of each token of the first stage. `branches`: of each block, see `Block.forward`.
+    """
+
+    order: Tensor
+    stem: Pairs
+    stages: list[Stage]
+    branches: list[Tensor | None]
+    n_clouds: int
+
+
 class PTv3(Classifier):
     """PTv3 classifier of ragged batches of planar clouds. In evaluation, no prediction depends on its batch.
 
@@ -105,6 +131,29 @@ class PTv3(Classifier):
         self.head = nn.Linear(channels[-1], n_classes)
         self.drop_rates = torch.linspace(0, drop_path, len(self.blocks)).tolist()
 
+    def plan(
+        self,
+        positions: Tensor,
+        offsets: Tensor,
+        generator: torch.Generator | None = None,
+        share: Share | None = None,
+    ) -> Plan:
+        """Voxels, pairs, patches, curves and dropped branches; drawn if there is a generator."""
+        n_clouds, like = len(offsets) - 1, positions.new_empty(0, dtype=self.head.weight.dtype)
+        tokens, order = voxelise(positions, offsets, self.grid_px, self.grid_origin)
+        stem = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, STEM_KERNEL)
+        branches = draw_branches(self.drop_rates, n_clouds, like, generator, share)
+        stages: list[Stage] = []
+        for stage, depth in enumerate(self.depths):
+            pairs, block = stem.inner(), None
+            if stage:
+                tokens, block = coarsen(tokens)
+                pairs = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, BLOCK_KERNEL)
+            curves = draw_curves(sum(self.depths[:stage]), depth, generator)
+            patches = cut_patches(tokens, self.patch, curves)
+            stages.append(Stage(tokens, pairs, [patches[curve] for curve in curves], block))
+        return Plan(order, stem, stages, branches, n_clouds)
+
     def _encode(
         self,
         latents: Tensor,
@@ -112,32 +161,20 @@ class PTv3(Classifier):
         offsets: Tensor,
         generator: torch.Generator | None,
         share: Share | None,
+        plan: Plan | None,
     ) -> Tensor:
         """Mean of every cloud's last tokens (s, channels[-1]); drawn curves and branches if there is a generator."""
-        n_clouds = len(offsets) - 1
-        tokens, order = voxelise(positions, offsets, self.grid_px, self.grid_origin)
-        pairs = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, STEM_KERNEL)
-        features = self.stem(latents.index_select(0, order), tokens, pairs)
+        plan = plan or self.plan(positions, offsets, generator, share)
+        features = self.stem(latents.index_select(0, plan.order), plan.stages[0].tokens, plan.stem)
         features = nn.functional.gelu(batch_norm(self.stem_norm, features, share))
-        pairs = pairs.inner()
-        branches = self._draw_branches(n_clouds, generator, share)
-        for stage, depth in enumerate(self.depths):
-            if stage:
-                tokens, block = coarsen(tokens)
-                features = self.pools[stage - 1](features, block, len(tokens), share)
-                pairs = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, BLOCK_KERNEL)
-            first = sum(self.depths[:stage])
-            curves = draw_curves(first, depth, generator)
-            patches = cut_patches(tokens, self.patch, curves)
-            for i, curve in enumerate(curves, start=first):
-                features = self.blocks[i](features, tokens, pairs, patches[curve], branches[i])
-        return segment_mean(features, tokens.cloud, n_clouds)
-
-    def _draw_branches(
-        self, n_clouds: int, generator: torch.Generator | None, share: Share | None = None
-    ) -> list[Tensor | None]:
-        """For every block, factors (2, s) that drop a cloud's branch at the block's rate and keep the expectation."""
-        return draw_branches(self.drop_rates, n_clouds, self.head.weight, generator, share)
+        blocks = iter(zip(self.blocks, plan.branches, strict=True))
+        for i, stage in enumerate(plan.stages):
+            if stage.block is not None:
+                features = self.pools[i - 1](features, stage.block, len(stage.tokens), share)
+            for patches in stage.patches:
+                block, branches = next(blocks)
+                features = block(features, stage.tokens, stage.pairs, patches, branches)
+        return segment_mean(features, plan.stages[-1].tokens.cloud, plan.n_clouds)
 
 
 def draw_curves(first: int, n: int, generator: torch.Generator | None) -> list[Curve]:

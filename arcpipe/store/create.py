@@ -180,12 +180,17 @@ def _require_same(
             details.append(f"{name}: was {before}, now {now}")
     if not details:
         details = [IMAGES_DIFFER]
+    moved = [line for line in details if line.startswith("device: ")]
+    if moved:  # without the key: CPUs
+        details = [line.replace("None", "cpu") if line in moved else line for line in details]
+        details.append("numbers of CPUs and GPUs differ in their last digits: a store is of one of them")
     other = path.with_name(f"{path.stem}-2{path.suffix}")
     raise StoreMismatchError(
         f"cannot continue {path}: it was made by other settings.",
         details=[*details, f"fingerprint: was {root['fingerprint'][:8]}, now {header.fingerprint[:8]}"],
         fix=[f"write another store: --out {other}", "or repeat the settings of before"]
         + ([] if isinstance(path, RemotePath) else ["or replace it: --overwrite"])
+        + (["or continue where it was begun: --workers N for CPUs, --gpus N for GPUs"] if moved else [])
         + (["or, where only failed images were mended: --retry-failed"] if details == [IMAGES_DIFFER] else []),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from arcpipe.cloud import CloudBatch
 from arcpipe.config import AugmentSection, StreamSection
+from arcpipe.models.moving import moved
 from arcpipe.stream.augment import Columns, augment
 from arcpipe.stream.draws import cloud_keys
 from arcpipe.stream.order import cut_batches, epoch_order, natural_order, rank_share
@@ -45,6 +46,8 @@ class Batch:
     index: int
     low: int
     total: int
+    plan: Any = None
+    """What the model made of the clouds' places ahead of time, see `ahead`."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,13 +64,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
-        return replace(
-            self,
-            latents=self.latents.to(device, non_blocking=True),
-            positions=self.positions.to(device, non_blocking=True),
-            offsets=self.offsets.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-        )
+        return moved(self, device)
 
 
 class StreamLoader:

@@ -28,6 +28,7 @@ from arcpipe.stream.features import feature_cache
 from arcpipe.stream.loader import StreamLoader
 from arcpipe.stream.split import Normalisation, Split
 from arcpipe.threads import torch_threads
+from arcpipe.train.ahead import on_device, plan_of
 from arcpipe.train.figures import draw_calibration, draw_confusion
 from arcpipe.train.measures import Measures, average_repeats, first_repeats, measure
 from arcpipe.train.ranks import ALONE, Ranks, gather
@@ -264,13 +265,12 @@ def predict_all(
     model.eval()
     probabilities, labels, ids = [], [], []
     with torch.inference_mode():
-        for batch in loader:
+        for batch in on_device(loader, device, lambda batch, _: plan_of(model, batch)):
             if check is not None:
                 check()
-            moved = batch.to(device)
-            logits = model(moved.latents, moved.positions, moved.offsets)
+            logits = model(batch.latents, batch.positions, batch.offsets, plan=batch.plan)
             probabilities.append(logits.double().softmax(1).cpu().numpy())
-            labels.append(batch.labels.argmax(1).numpy())
+            labels.append(batch.labels.argmax(1).cpu().numpy())
             ids.append(batch.sample_ids)
     return np.concatenate(probabilities), np.concatenate(labels), np.concatenate(ids)
 

@@ -19,10 +19,11 @@ from arcpipe.progress import Progress
 from arcpipe.seeds import derive_seed
 from arcpipe.store import Store, open_store
 from arcpipe.stream.features import check_changes, feature_cache
-from arcpipe.stream.loader import StreamLoader
+from arcpipe.stream.loader import Batch, StreamLoader
 from arcpipe.stream.order import Manifest, epoch_order, shuffle_quality
 from arcpipe.stream.split import Split
 from arcpipe.threads import torch_threads
+from arcpipe.train.ahead import on_device, plan_of
 from arcpipe.train.average import Average
 from arcpipe.train.begin import create_or_continue
 from arcpipe.train.checkpoint import Reached, has_checkpoint, load_checkpoint, save_checkpoint, save_tensors
@@ -181,12 +182,12 @@ def _train_epoch(job: Job, progress: Reached) -> Reached:
     loader = _train_loader(job, progress)
     job.model.train()
     saved = mark = time.monotonic()
-    for batch in loader:
+    for batch in on_device(loader, job.device, lambda batch, step: _plan(job, batch, step), progress.step):
         arrived = time.monotonic()
         share = (progress.epoch + batch.index / loader.n_batches) / optim.epochs
         rate = learning_rate(optim, share, 1 / (loader.n_batches * optim.epochs))
-        seed = derive_seed(job.config.seed, "step", progress.step)
-        loss, right = train_step(job.model, job.optimiser, batch.to(job.device), optim, rate, seed, job.ranks)
+        seed = _step_seed(job, progress.step)
+        loss, right = train_step(job.model, job.optimiser, batch, optim, rate, seed, job.ranks)
         if job.average:
             job.average.update(progress.step)
         done = time.monotonic()
@@ -206,6 +207,16 @@ def _train_epoch(job: Job, progress: Reached) -> Reached:
             saved = time.monotonic()
         mark = time.monotonic()
     return progress
+
+
+def _step_seed(job: Job, step: int) -> int:
+    return derive_seed(job.config.seed, "step", step)
+
+
+def _plan(job: Job, batch: Batch, step: int) -> Any:
+    """What the model can do of a step before its batch is on the GPU."""
+    generator = torch.Generator().manual_seed(_step_seed(job, step))
+    return plan_of(job.model, batch, generator, job.ranks.share(batch))
 
 
 def _train_loader(job: Job, progress: Reached) -> StreamLoader:

@@ -11,9 +11,10 @@ import torch
 from arcpipe.arc.adam import Adam
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import DecoderGradient
-from arcpipe.arc.kernels.torch_kernel import TorchKernel
+from arcpipe.arc.kernels.torch_kernel import Steps, TorchKernel
 from arcpipe.arc.problem import Tiled, kept_bytes, mini_batches, prepare_image
 from arcpipe.arc.reference import ReferenceCloud
+from arcpipe.arc.tiles import transpose, transpose_there
 from arcpipe.config import FitSection
 
 
@@ -58,6 +59,32 @@ def test_adam_is_that_of_torch() -> None:
         mine.update(gradients)
     for our, their in zip(ours, theirs, strict=True):
         torch.testing.assert_close(our, their, rtol=1e-6, atol=1e-7)
+
+
+def test_a_transpose_on_the_device_is_the_same() -> None:
+    rng = np.random.default_rng(0)
+    index = (rng.integers(0, 30, (50, 3)) * 3 + np.arange(3)).astype(np.int32)
+    for ours, theirs in zip(transpose_there(torch.from_numpy(index), 96), transpose(index, 96), strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs)
+        assert ours.dtype == torch.int32
+
+
+@pytest.mark.parametrize("settings", [{}, {"schedule": "cosine", "lr": 0.01, "betas": (0.8, 0.9)}])
+def test_steps_that_a_gpu_records_are_those_of_the_loop(
+    make_image: Callable[..., np.ndarray], settings: dict[str, object]
+) -> None:
+    fit = FitSection(latent_dim=8, steps=11, eps=1e-4, **settings)  # not a multiple of the 4 mini-batches
+    images = [make_image(12, 15), make_image(9, 7)]
+    kernel = TorchKernel(Decoder.initial(fit, 3, 7))
+    problem = Tiled([prepare_image(image, fit, i) for i, image in enumerate(images)], tile_pixels=4096)
+    expected, latents = problem.latents(), problem.latents()
+    losses = kernel.fit(problem, expected, fit)
+    steps = Steps(kernel, problem, latents, fit)
+    torch.testing.assert_close(latents, problem.latents(), atol=0, rtol=0)
+    for step in range(fit.steps):
+        steps.take(step % problem.n_batches)
+    torch.testing.assert_close(latents, expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(steps.losses, losses, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("n_pixels", "expected"), [(8, [2, 2, 2, 2]), (11, [2, 2, 2, 5]), (3, [1, 1, 1]), (1, [1])])

@@ -148,7 +148,8 @@ def test_a_batch_of_one_tiny_cloud_can_be_trained_on(model, make_batch, sizes):
 
 
 def test_branches_are_dropped_per_cloud_and_keep_their_mean(model):
-    factors = model._draw_branches(4000, torch.Generator().manual_seed(0))
+    positions, offsets = torch.zeros(4000, 2), torch.arange(4001)
+    factors = model.plan(positions, offsets, torch.Generator().manual_seed(0)).branches
     assert factors[0] is None  # the ramp starts at 0
     assert factors[-1].unique().tolist() == pytest.approx([0, 1 / 0.7])
     assert factors[-1].mean().item() == pytest.approx(1, abs=0.05)

@@ -52,13 +52,22 @@ class JointKernel(Kernel, Protocol):
 
 
 def choose_kernel(name: str, decoder: Decoder | Basis) -> Kernel:
-    """Make the kernel of this name; of a basis there is one."""
+    """Make the kernel of this name, `auto` being the fastest that runs on the decoder's device.
+
+    Raises:
+        ConfigError: there is no such kernel, or it cannot run this decoder here.
+    """
     from arcpipe.arc.basis import Basis
 
     if isinstance(decoder, Basis):
-        from arcpipe.arc.kernels.basis_kernel import BasisKernel
+        _check_name(name)
+        if decoder.device.type == "cpu" and name != "torch":
+            from arcpipe.arc.kernels.basis_kernel import BasisKernel
 
-        return BasisKernel(decoder)
+            return BasisKernel(decoder)
+        from arcpipe.arc.kernels.basis_batch import BatchKernel
+
+        return BatchKernel(decoder)
     return choose_network_kernel(name, decoder)
 
 
@@ -68,10 +77,7 @@ def choose_network_kernel(name: str, decoder: Decoder) -> JointKernel:
     Raises:
         ConfigError: there is no such kernel, or it cannot run this decoder here.
     """
-    if name not in ("auto", *KERNELS):
-        raise ConfigError(
-            f"there is no kernel {name!r}.", details=[f"known kernels: auto, {', '.join(KERNELS)}"], fix=["kernel auto"]
-        )
+    _check_name(name)
     if name != "torch":
         from arcpipe.arc.kernels.numba_kernel import NumbaKernel
 
@@ -89,3 +95,10 @@ def choose_network_kernel(name: str, decoder: Decoder) -> JointKernel:
     from arcpipe.arc.kernels.torch_kernel import TorchKernel
 
     return TorchKernel(decoder)
+
+
+def _check_name(name: str) -> None:
+    if name not in ("auto", *KERNELS):
+        raise ConfigError(
+            f"there is no kernel {name!r}.", details=[f"known kernels: auto, {', '.join(KERNELS)}"], fix=["kernel auto"]
+        )

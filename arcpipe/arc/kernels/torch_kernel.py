@@ -1,4 +1,6 @@
-"""The fit in plain torch: any device, no autograd in the loop, the same bits in every run on a CPU."""
+"""The fit in plain torch: any device, no autograd in the loop, the same bits in every run on a CPU.
+
+On a GPU a step is some 30 kernels of microseconds each: those of a round of mini-batches are recorded, and replayed."""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arcpipe.arc.adam import Adam
+from arcpipe.arc.adam import Adam, learning_rates
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import DecoderGradient, Factorised, sum_rows
+from arcpipe.arc.kernels.numba_kernel import spread
 from arcpipe.arc.problem import FittedCloud, PreparedImage, Tiled, group_images, kept_bytes, prepare_image
 from arcpipe.arc.tiles import Tile
 from arcpipe.config import FitSection
@@ -37,13 +40,28 @@ class TorchKernel:
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
     ) -> list[FittedCloud]:
         clouds: dict[int, FittedCloud] = {}
+        going: list[tuple[list[int], Tiled, Tensor, Tensor]] = []
+
+        def collect() -> None:
+            for group, problem, latents, losses in going:
+                clouds.update(zip(group, split_clouds(problem, latents, losses), strict=True))
+            going.clear()
+
         for group in group_images([image.shape[:2] for image in images], fit, self.group_pixels):
-            members = [prepare_image(images[i], fit, seeds[i]) for i in group]
+            members = self._prepare([images[i] for i in group], fit, [seeds[i] for i in group])
             problem = self._problem(members, keep=kept_bytes(members) <= memory_bytes)
+            collect()  # a GPU was at work on the group before while this one was prepared
             latents = problem.latents()
-            losses = self.fit(problem, latents, fit)
-            clouds.update(zip(group, split_clouds(problem, latents, losses), strict=True))
+            going.append((group, problem, latents, self.fit(problem, latents, fit)))
+            if latents.device.type == "cpu":
+                collect()
+        collect()
         return [clouds[i] for i in range(len(images))]
+
+    def _prepare(self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]) -> list[PreparedImage]:
+        """By all threads where they have nothing else to do."""
+        threads = torch.get_num_threads() if self.decoder.device.type == "cuda" else 1
+        return spread(lambda i: prepare_image(images[i], fit, seeds[i]), range(len(images)), threads)
 
     def _problem(self, images: Sequence[PreparedImage], *, keep: bool) -> Tiled:
         return Tiled(images, tile_pixels=self.group_pixels, device=self.decoder.device, keep=keep)
@@ -51,6 +69,8 @@ class TorchKernel:
     @torch.no_grad()
     def fit(self, problem: Tiled, latents: Tensor, fit: FitSection) -> Tensor:
         """Take `fit.steps` steps; changes latents (m, z) in place and returns the losses (steps, images)."""
+        if latents.device.type == "cuda" and problem.keeps:
+            return Steps(self, problem, latents, fit).replay()
         adam = Adam([latents], fit)
         gradient = torch.zeros_like(latents)
         losses = torch.zeros(fit.steps, len(problem.images), device=latents.device)
@@ -119,6 +139,60 @@ class TorchKernel:
             gradient += near_gradient
         else:
             gradient.index_add_(0, tile.rows, near_gradient)
+
+
+class Steps:
+    """The steps of a fit whose numbers all lie on the device, the number of the step too: a step can be recorded.
+
+    Args:
+        problem: Keeps its tiles.
+        latents: (m, z), changed in place.
+    """
+
+    def __init__(self, kernel: TorchKernel, problem: Tiled, latents: Tensor, fit: FitSection) -> None:
+        self.kernel, self.latents = kernel, latents
+        self.tiles = [problem.tiles(batch) for batch in range(problem.n_batches)]
+        self.rates = torch.from_numpy(learning_rates(fit)).float().to(latents.device)
+        self.losses = torch.zeros(fit.steps, len(problem.images), device=latents.device)
+        self.loss = torch.zeros_like(self.losses[0])
+        self.taken = torch.zeros(1, dtype=torch.int64, device=latents.device)
+        self.rate = torch.zeros((), device=latents.device)
+        self.gradient = latents.grad = torch.zeros_like(latents)
+        on_gpu = latents.device.type == "cuda"
+        self.adam = torch.optim.Adam(
+            [latents], lr=self.rate, betas=fit.betas, eps=fit.eps, fused=True, capturable=on_gpu
+        )
+        self.adam.step()  # makes its memory: with a rate and a gradient of 0 nothing moves
+        self.adam.state[latents]["step"].zero_()
+
+    def take(self, batch: int) -> None:
+        """Take a step on a mini-batch."""
+        self.gradient.zero_()
+        self.loss.zero_()
+        for tile in self.tiles[batch]:
+            self.kernel.accumulate(tile, self.latents, self.gradient, self.loss)
+        self.losses.index_copy_(0, self.taken, self.loss[None])
+        self.rate.copy_(self.rates.index_select(0, self.taken)[0])
+        self.adam.step()
+        self.taken += 1
+
+    def replay(self) -> Tensor:
+        """Take all steps, from a recording of one for each mini-batch and the rest one by one; returns the losses."""
+        for tiles in self.tiles:  # the kernel's memory grows to what the largest tile needs, and stays
+            for tile in tiles:
+                self.kernel.accumulate(tile, self.latents, self.gradient, self.loss)
+        rounds, rest = divmod(len(self.losses), len(self.tiles))
+        if rounds:
+            round_ = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(round_):
+                for batch in range(len(self.tiles)):
+                    self.take(batch)
+            for _ in range(rounds):
+                round_.replay()
+        for batch in range(rest):
+            self.take(batch)
+        self.latents.grad = None
+        return self.losses
 
 
 def split_clouds(problem: Tiled, latents: Tensor, losses: Tensor) -> list[FittedCloud]:

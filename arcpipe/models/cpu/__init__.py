@@ -17,4 +17,6 @@ def has_numba() -> bool:
 
 def compilable(features: Tensor) -> bool:
     """Whether the compiled loops can work on these features; else plain torch does the same."""
-    return features.device.type == "cpu" and features.dtype == torch.float32 and has_numba()
+    if features.device.type != "cpu" or features.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return False
+    return has_numba()

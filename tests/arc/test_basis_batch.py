@@ -1,0 +1,85 @@
+"""The kind `basis` in whole batches, as a GPU fits it, here on the CPU: the same numbers as compiled loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from arcpipe.arc.engine import fit_clouds
+from arcpipe.arc.kernels import basis_batch
+from arcpipe.arc.kernels.basis_batch import Batch, BatchKernel, cut
+from arcpipe.arc.kernels.basis_kernel import BasisKernel
+from arcpipe.arc.reference import solve_basis_reference
+from tests.arc.test_basis import picture, random_basis, settings
+
+ODD = [(9, 11, 0.1, 4), (1, 30, 5, 4), (30, 1, 4, 2), (12, 12, 3, 3), (2, 2, 1, 1), (1, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("height", "width", "latents", "neighbours"), ODD)
+def test_many_steps_end_where_the_dense_solve_does(
+    height: int, width: int, latents: float, neighbours: int, channels: int
+) -> None:
+    image, basis = picture(height, width, channels), random_basis(channels=channels, neighbours=neighbours)
+    fit = settings(steps=400, latents=latents, neighbours=neighbours, damping=0.1)
+    (cloud,) = BatchKernel(basis).run([image], fit, [3], 2**30)
+    assert cloud.scales is not None
+    exact, _ = solve_basis_reference(image, basis.record, cloud.positions, cloud.scales, cloud.neighbours, fit)
+    assert_allclose(cloud.latents, exact, atol=2e-4)
+
+
+def test_ragged_batches_have_the_latents_of_compiled_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(basis_batch, "CPU_GROUP_PIXELS", 2000)  # several groups, and an image larger than one
+    sizes = [(32, 32), (40, 57), (1, 30), (2, 2), (20, 9), (33, 21)]
+    images = [picture(*size, seed=i) for i, size in enumerate(sizes)] + [np.zeros((9, 9, 3), np.float32)]
+    basis, fit, seeds = random_basis(latent_dim=32), settings(latent_dim=32), range(7)
+    expected = BasisKernel(basis).run(images, fit, seeds, 0)
+    for ours, theirs in zip(fit_clouds(images, basis, fit, seeds, kernel="torch"), expected, strict=True):
+        assert_array_equal(ours.positions, theirs.positions)
+        assert_array_equal(ours.neighbours, theirs.neighbours)
+        assert_allclose(ours.latents, theirs.latents, atol=5e-4)  # halves of the preconditioner round apart
+
+
+def test_an_image_is_the_same_beside_others_within_rounding() -> None:
+    images, basis, fit = [picture(16, 18, seed=i) for i in range(3)], random_basis(), settings()
+    whole, alone = BatchKernel(basis).run(images, fit, [1, 2, 3], 0), BatchKernel(basis).run(images[1:2], fit, [2], 0)
+    assert_allclose(whole[1].latents, alone[0].latents, atol=5e-5)
+
+
+def test_two_runs_have_the_same_bits() -> None:
+    images, basis, fit = [picture(16, 18, seed=i) for i in range(3)], random_basis(), settings()
+    first, again = (BatchKernel(basis).run(images, fit, [1, 2, 3], 0) for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        assert_array_equal(one.latents, other.latents)
+
+
+def test_the_device_is_never_asked_for_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Laying out and solving read no tensor back: each would wait for all that a GPU has been given."""
+    images, basis, fit = [picture(12, 15), picture(7, 9)], random_basis(), settings()
+
+    def refuse(self: torch.Tensor) -> None:
+        raise AssertionError("a tensor was read")
+
+    kernel = BatchKernel(basis)
+    placed = kernel.place(images, fit, [1, 2])
+    for name in ("item", "__bool__", "__int__", "__float__", "tolist", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    batch = Batch.lay(images, *placed, basis, torch.device("cpu"))
+    passes = basis_batch.make_passes("torch", batch, kernel.profiles, fit.own_share, fit.damping)
+    basis_batch.solve(batch, passes, fit.steps, fit.damping)
+
+
+def test_chunks_hold_every_pair_once_and_rising() -> None:
+    rng = np.random.default_rng(0)
+    near = torch.from_numpy(rng.choice(40, (300, 4), p=np.arange(40) / 780)).int()
+    pairs, starts, owner, first, stop, chunks = (part.long() for part in cut(near, 40))
+    held = torch.cat([pairs[a:b] for a, b in zip(first, stop, strict=True)])
+    assert_array_equal(held, pairs)
+    assert_array_equal(near.flatten()[pairs], np.repeat(np.arange(40), starts.diff()))
+    assert_array_equal(np.sort(pairs), np.arange(1200))
+    for anchor in range(40):
+        assert (pairs[starts[anchor] : starts[anchor + 1]].diff() > 0).all()
+        assert (owner[chunks[anchor] : chunks[anchor + 1]] == anchor).all()
+    assert int((stop - first).max()) <= basis_batch.CHUNK

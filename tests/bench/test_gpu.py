@@ -1,0 +1,64 @@
+"""`benchmarks/gpu.py`: its page, its refusal without a card, and a rehearsal of every section on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_page_has_a_row_for_every_measurement(tmp_path: Path) -> None:
+    document = {
+        "sections": {
+            "machine": {"device": "A card", "peak_tflops": {"tf32": 12.345}, "bandwidth_gb_s": 3350.2},
+            "fits": [{"size": "32x32", "what": "basis, triton", "images_s": 12345.678}],
+            "convert": [{"size": "32x32", "recipe": "basis", "stages_s": {"read": 0.25}}],
+        },
+        "skipped": {"training": "ModuleNotFoundError: No module named 'zarr'"},
+    }
+    (tmp_path / "gpu.json").write_text(json.dumps(document))
+    made = run("--page", str(tmp_path / "gpu.json"))
+    assert made.returncode == 0, made.stderr
+    lines = made.stdout.splitlines()
+    assert "A card" in lines[0]
+    assert "tf32 12.3" in lines[0]
+    assert "| 32x32 | basis, triton | 1.235e+04 |  |  |  |" in lines
+    assert "| 32x32 | basis |  |  |  |  | read 0.25 |" in lines
+    assert "* skipped: training: ModuleNotFoundError: No module named 'zarr'" in lines
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_card_it_says_how_to_rehearse(tmp_path: Path) -> None:
+    made = run("--out", str(tmp_path / "gpu.json"))
+    assert made.returncode == 2
+    assert "--device cpu --quick" in made.stderr
+    assert not (tmp_path / "gpu.json").exists()
+
+
+@pytest.mark.slow
+def test_every_section_can_be_rehearsed_on_the_cpu(tmp_path: Path) -> None:
+    made = run("--device", "cpu", "--quick", "--out", str(tmp_path / "gpu.json"))
+    assert made.returncode == 0, made.stderr
+    document = json.loads((tmp_path / "gpu.json").read_text())
+    assert not document["skipped"]
+    parity = document["sections"]["parity"]
+    assert {row["kernel"] for row in parity} == {"basis, torch", "thesis, torch"}
+    for row in parity:
+        assert row["same_positions"]
+        assert abs(row["difference_db"]) < 0.005
+    assert all(row["largest_loss_gap"] < 0.05 for row in document["sections"]["training"])
+    assert len(document["sections"]["convert"]) == 4
+    assert document["sections"]["profile"]["thesis, torch"]
