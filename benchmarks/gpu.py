@@ -33,13 +33,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from arcpipe.arc.recipes import recipe
 
 from arcpipe.arc.basis import Basis
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import decode, decoder_of
 from arcpipe.arc.kernels import basis_batch
-from arcpipe.arc.kernels.basis_batch import Batch, BatchKernel, make_passes, solve
+from arcpipe.arc.kernels.basis_batch import Batch, BatchKernel, solve
 from arcpipe.arc.kernels.basis_kernel import BasisKernel
 from arcpipe.arc.kernels.numba_kernel import NumbaKernel
 from arcpipe.arc.kernels.torch_kernel import TorchKernel
@@ -63,7 +62,7 @@ class Bench:
         self.device, self.quick, self.out, self.began = device, quick, out, time.monotonic()
         self.sizes = QUICK_SIZES if quick else SIZES
         self.thesis = FitSection(steps=8, pretrain_steps=8) if quick else FitSection()
-        self.basis_fit = recipe("basis")
+        self.basis_fit = FitSection(recipe="basis")
         self.found: dict[str, Any] = {"quick": quick, "sections": {}, "skipped": {}}
         self.records: dict[str, DecoderRecord] = {}
 
@@ -108,7 +107,7 @@ class Bench:
                 break
         return statistics.median(times)
 
-    def passes(self) -> list[str]:
+    def solvers(self) -> list[str]:
         able = self.on_gpu or os.environ.get("TRITON_INTERPRET") == "1"
         return ["torch", "triton"] if able and basis_batch.has_triton() else ["torch"]
 
@@ -175,7 +174,7 @@ def parity(bench: Bench) -> list[dict[str, Any]]:
     for size, count in bench.sizes.items():
         images = pictures(size, min(count, 16 if size[0] * size[1] < 2**12 else 2))
         seeds, memory = range(len(images)), 2**30
-        kernels = {f"basis, {name}": BatchKernel(basis.to(bench.device), name) for name in bench.passes()}
+        kernels = {f"basis, {name}": BatchKernel(basis.to(bench.device), name) for name in bench.solvers()}
         cases = [(name, basis, bench.basis_fit, BasisKernel(basis), kernel) for name, kernel in kernels.items()]
         if size[0] * size[1] <= 2**16 or bench.left_s > 300:
             thesis = TorchKernel(concat.to(bench.device))
@@ -196,15 +195,13 @@ def silence(bench: Bench) -> dict[str, str]:
     basis, images = decoder_of(bench.records["basis"]), pictures((32, 32), 8)
     assert isinstance(basis, Basis)
     basis, fit, answers = basis.to(bench.device), bench.basis_fit, {}
-    for name in bench.passes():
+    for name in bench.solvers():
         kernel = BatchKernel(basis, name)
         placed = kernel.place(images, fit, range(len(images)))
         try:
             with asking_refused(bench):
                 batch = Batch.lay(images, *placed, basis, bench.device)
-                solve(
-                    batch, make_passes(name, batch, kernel.profiles, fit.own_share, fit.damping), fit.steps, fit.damping
-                )
+                solve(name, batch, kernel.profiles, fit.damping)
             answers[name] = "never asked"
         except RuntimeError as error:
             answers[name] = str(error)[:200]
@@ -231,11 +228,11 @@ def fits(bench: Bench) -> list[dict[str, Any]]:
     for size, count in bench.sizes.items():
         images, area = pictures(size, count), size[0] * size[1]
         label = f"{size[0]}x{size[1]}"
-        for name in bench.passes():
+        for name in bench.solvers():
             kernel = BatchKernel(basis, name)
             seconds = bench.seconds(lambda: kernel.place(images, bench.basis_fit, range(count)), most=3)  # noqa: B023
             rows.append({"size": label, "what": f"what the CPU does for {name}", "images_s": count / seconds})
-        for name in bench.passes():
+        for name in bench.solvers():
             rows.append({"size": label, "what": f"basis, {name}", **basis_speed(bench, basis, name, images)})
         kernel = TorchKernel(concat)
         seconds = bench.seconds(lambda: kernel.run(images, bench.thesis, range(count), 2**33), most=2)  # noqa: B023
@@ -250,8 +247,8 @@ def fits(bench: Bench) -> list[dict[str, Any]]:
 
 
 def tuning(bench: Bench) -> list[dict[str, Any]]:
-    """Images a second of the Triton kernels by warps, those of one kernel at a time, and by pairs of a chunk."""
-    if "triton" not in bench.passes():
+    """Images a second of the Triton kernel by its warps, and by the pairs that it sums at once."""
+    if "triton" not in bench.solvers():
         return []
     from arcpipe.arc.kernels import basis_triton
 
@@ -260,34 +257,31 @@ def tuning(bench: Bench) -> list[dict[str, Any]]:
     images, fit = pictures(size, bench.sizes[size]), bench.basis_fit
     kernel = BatchKernel(basis, "triton")
     placed = kernel.place(images, fit, range(len(images)))
-    usual, rows = (dict(basis_triton.WARPS), basis_batch.CHUNK), []
+    usual, rows = (basis_triton.WARPS, basis_triton.CHUNK), []
 
     def measure(what: str) -> None:
         batch = Batch.lay(images, *placed, basis, bench.device)
 
         def work() -> None:
-            solve(
-                batch, make_passes("triton", batch, kernel.profiles, fit.own_share, fit.damping), fit.steps, fit.damping
-            )
+            solve("triton", batch, kernel.profiles, fit.damping)
 
         rows.append({"what": what, "images_s": len(images) / bench.seconds(work, 0.2)})
 
     try:
-        for name in usual[0]:
-            for warps in (1, 2, 4, 8):
-                basis_triton.WARPS = {**usual[0], name: warps}
-                measure(f"{name}, {warps} warps")
+        for warps in (1, 2, 4, 8):
+            basis_triton.WARPS = warps
+            measure(f"{warps} warps")
         basis_triton.WARPS = usual[0]
         for chunk in (16, 32, 64, 128):
-            basis_batch.CHUNK = basis_triton.CHUNK = chunk
-            measure(f"chunks of {chunk}")
+            basis_triton.CHUNK = chunk
+            measure(f"{chunk} pairs at once")
     finally:
-        basis_triton.WARPS, (basis_batch.CHUNK, basis_triton.CHUNK) = usual[0], (usual[1], usual[1])
+        basis_triton.WARPS, basis_triton.CHUNK = usual
     return rows
 
 
 def basis_speed(bench: Bench, basis: Basis, name: str, images: Sequence[Any]) -> dict[str, Any]:
-    """Of the passes of one name: all that the device does once anchors are drawn, and `run` as a user has it."""
+    """Of the solver of one name: all that the device does once anchors are drawn, and `run` as a user has it."""
     kernel, fit = BatchKernel(basis, name), bench.basis_fit
     most = basis_batch.GROUP_PIXELS[name] // (images[0].shape[0] * images[0].shape[1])
     images = images[:most]
@@ -296,17 +290,15 @@ def basis_speed(bench: Bench, basis: Basis, name: str, images: Sequence[Any]) ->
 
     def device_only() -> None:
         batch = Batch.lay(images, *placed, basis, bench.device)
-        passes = make_passes(name, batch, kernel.profiles, fit.own_share, fit.damping)
-        solve(batch, passes, fit.steps, fit.damping)
+        solve(name, batch, kernel.profiles, fit.damping)
 
     alone = bench.seconds(device_only)
     whole = bench.seconds(lambda: kernel.run(images, fit, range(len(images)), 2**30))
-    pairs, anchors = len(batch.pairs), len(batch.anchors)
+    pairs, anchors, pixels = int(batch.starts[-1]), len(batch.anchors), len(batch.places)
     channels, width = batch.target.shape[1], kernel.profiles.values.shape[2]
-    work = pairs * channels * width * (2 * (1 + 2 * fit.steps) + 2 * width)
-    moved = pairs * (8 + fit.steps * (8 + 8 * channels)) + anchors * (
-        fit.steps * (28 * width + 2 * width**2) + 2 * width**2
-    )
+    # Products of every pair with a share and factors of every anchor; pixels, pairs and latents go through memory once.
+    work = pairs * channels * width * 2 * (width + 1) + anchors * width**3 / 3
+    moved = pixels * 4 * (channels + 3) + pairs * 8 + anchors * 4 * (width + 4)
     rates = {"images_s": len(images) / alone, "whole_images_s": len(images) / whole}
     return rates | shares(bench, work, moved, alone) | {"images": len(images)}
 
@@ -475,7 +467,7 @@ def profiles(bench: Bench) -> dict[str, list[dict[str, Any]]]:
     assert isinstance(basis, Basis)
     works: dict[str, Callable[[], Any]] = {
         f"basis, {name}": lambda name=name: BatchKernel(basis, name).run(images, bench.basis_fit, range(len(images)), 0)
-        for name in bench.passes()
+        for name in bench.solvers()
     }
     works["thesis, torch"] = lambda: TorchKernel(concat).run(images, bench.thesis, range(len(images)), 2**33)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.on_gpu else [])]

@@ -64,7 +64,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
-        return moved(self, device)
+        return moved(self, torch.device(device))
 
 
 class StreamLoader:

@@ -22,27 +22,21 @@ from arcpipe.arc.kernels import nearest_triton  # noqa: E402
 
 SHARED_BYTES = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 """Shared memory that a block may have."""
-POINTERS = {"fp32": "*fp32", "int32": "*i32", "uint8": "*u8", "fp16": "*fp16", "fp64": "*fp64", "int64": "*i64"}
+POINTERS = {"fp32": "*fp32", "int32": "*i32", "uint8": "*u8", "int64": "*i64"}
 SIZES = {"N": 4, "C": 3, "Z": 32, "L": kernels.CHUNK, "MOST": 6}
 KINDS = {
     "int64": ("squares",),
     "int32": (
-        *("places", "anchors", "pairs", "orders", "owner", "firsts", "stops", "starts", "points", "of_point"),
+        *("places", "anchors", "pairs", "orders", "starts", "points", "of_point"),
         *("boxes", "run_starts", "run_firsts", "run_stops", "run_image", "found"),
     ),
     "uint8": ("sines",),
-    "fp16": ("inverses",),
-    "fp64": ("products",),
 }
-NUMBERS = {"count": "i32", "knots": "i32", "per_scale": "fp32", "alone": "fp32", "damping": "fp32"}
+NUMBERS = {"count": "i32", "knots": "i32", "per_scale": "fp32", "damping": "fp32"}
 CASES = [
     (nearest_triton.find_nearest, nearest_triton.WARPS, {"N": 4, "P": nearest_triton.POINTS}),
     (nearest_triton.find_nearest, nearest_triton.WARPS, {"N": 5, "P": nearest_triton.POINTS}),
-    (kernels.see_chunks, kernels.WARPS["see"], {}),
-    (kernels.collect_chunks, kernels.WARPS["collect"], {"BEGIN": True}),
-    (kernels.collect_chunks, kernels.WARPS["collect"], {"BEGIN": False}),
-    (kernels.ease_anchors, kernels.WARPS["ease"], {"PRODUCTS": kernels.PRODUCTS}),
-    (kernels.ease_rows, kernels.WARPS["rows"], {}),
+    (kernels.solve_anchors, kernels.WARPS, {"PRODUCTS": kernels.PRODUCTS}),
 ]
 
 

@@ -1,18 +1,16 @@
 """The fit of the kind `basis` for whole batches of images, on any device of torch: what `basis_kernel` solves.
 
-Images of any sizes lie end to end. The n nearest anchors of the pixels make `pairs` (pixel, slot), sorted by anchor,
-and an anchor's pairs are cut into chunks of `CHUNK`. A sum over the pixels of an anchor is a sum within each chunk,
-then over its chunks, always in the same order: nothing is scattered, so no atomic is needed and a fit has the same
-bits in every run on a device. `Passes` is what depends on all pairs; here it is plain torch, which keeps the
-functions of the basis of every pair in memory (about 2 kB a pixel). `basis_triton` computes them in every pass
-instead.
+Images of any sizes lie end to end. A pixel and a near anchor that has a share of it are a *pair*; pairs are sorted by
+anchor. Every anchor's system of z x z numbers is a sum over its pairs, always in the same order: nothing is scattered,
+so no atomic is needed and a fit has the same bits in every run on a device. `solve_plainly` sums and solves in plain
+torch; `basis_triton` does both in one kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +20,6 @@ from torch import Tensor
 from arcpipe.arc.anchors import draw_anchors
 from arcpipe.arc.basis import NEAREST, STEPS, Basis, orders_of, units_of
 from arcpipe.arc.factorised import sum_rows
-from arcpipe.arc.kernels.basis_loops import NOTHING
 from arcpipe.arc.kernels.numba_kernel import spread
 from arcpipe.arc.neighbours import nearest_anchors
 from arcpipe.arc.problem import FittedCloud
@@ -30,9 +27,11 @@ from arcpipe.config import FitSection
 from arcpipe.seeds import generator
 
 CHUNK = 32
-"""Pairs of an anchor that are summed at once. An anchor has about 4 / 0.05 = 80 pairs."""
+"""Pairs of an anchor that are summed at once. An anchor has about 30 pairs."""
+CHUNKS = 2**13
+"""Chunks whose functions plain torch keeps at a time: 100 MB."""
 GROUP_PIXELS = {"torch": 2**20, "triton": 2**22}
-"""Pixels of a batch: about 5 GB of plain torch, 2 GB of Triton. Chosen without a measurement."""
+"""Pixels of a batch: about 1.5 GB of plain torch, 1 GB of Triton. Chosen without a measurement."""
 CPU_GROUP_PIXELS = 2**16
 LEAST_WIDTH = 16
 """Least numbers of a latent in memory, always a power of 2: what a matrix product in Triton takes."""
@@ -51,7 +50,6 @@ class Profiles:
     sines: Tensor
     most: int
     per_scale: float
-    sharpness: float
     latent_dim: int
 
     @classmethod
@@ -72,7 +70,6 @@ class Profiles:
             sines=torch.from_numpy(sines).to(device),
             most=int(orders.max()),
             per_scale=1 / record.spacing,
-            sharpness=record.sharpness,
             latent_dim=z,
         )
 
@@ -94,21 +91,17 @@ class Profiles:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images end to end with their anchors, on a device: p pixels, k anchors, n neighbours, c chunks.
+    """Images end to end with their anchors, on a device: p pixels, k anchors, n neighbours.
 
-    `anchors` (k, 2) int32, their `scales` (k,) and `inverse` (k,), 1 / scale; `image` (k,) int64, whose an anchor
-    is, and `cuts` (images + 1,) int64. `places` (p, 2) int32, `neighbours` (p, n) int32 rows of `anchors`; `shares`
-    (p, n), `weights` (p,) and `target` (p, channels), colour less 0.5. `pairs` (p n,) int32: `pixel * n + slot`
-    sorted by anchor, rising within each, those of an anchor from `starts` (k + 1,). A chunk has the pairs from
-    `first` to `stop` (c,) of the anchor `owner` (c,), all int32, and the chunks of an anchor begin at `chunks` (k +
-    1,) int32. Unused chunks at the end are empty.
+    `anchors` (k, 2) int32, their `scales` (k,) and `inverse` (k,), 1 / scale. `places` (p, 2) int32, `neighbours`
+    (p, n) int32 rows of `anchors`; `shares` (p, n), `weights` (p,) and `target` (p, channels), colour less 0.5.
+    `pairs` (p n,) int32: `pixel * n + slot` sorted by anchor, rising within each, those of an anchor from `starts` (k +
+    1,) int32. What lies behind the last start has no share.
     """
 
     anchors: Tensor
     scales: Tensor
     inverse: Tensor
-    image: Tensor
-    cuts: Tensor
     places: Tensor
     neighbours: Tensor
     shares: Tensor
@@ -116,10 +109,6 @@ class Batch:
     target: Tensor
     pairs: Tensor
     starts: Tensor
-    owner: Tensor
-    first: Tensor
-    stop: Tensor
-    chunks: Tensor
 
     @classmethod
     def lay(
@@ -144,7 +133,6 @@ class Batch:
         facts = np.array([areas, counts, [image.shape[1] for image in images]]).T
         areas_, counts_, columns = moved([facts], facts.shape, torch.int64, device).unbind(1)
         numbers = torch.arange(len(images), device=device)
-        image = torch.repeat_interleave(numbers, counts_, output_size=k)
         of_pixel = torch.repeat_interleave(numbers, areas_, output_size=p)
         pixel = torch.arange(p, device=device) - (areas_.cumsum(0) - areas_)[of_pixel]
         width = columns[of_pixel]
@@ -153,22 +141,14 @@ class Batch:
             from arcpipe.arc.kernels.nearest_triton import nearest_of
 
             near, _ = nearest_of(places, of_pixel.int(), anchors, counts_, n)
+            image = torch.repeat_interleave(numbers, counts_, output_size=k)
             scales = scales_there(anchors, image, counts_, basis)
         else:
             scales = moved([scales for scales, _ in found], (k,), torch.float32, device)
             near = moved([neighbours for _, neighbours in found], (p, n), torch.int32, device)
             near += (counts_.cumsum(0) - counts_)[of_pixel, None].int()
         shares, weights = share_out(places, anchors, 1 / scales, near, basis)
-        laid = (places, near, shares, weights, target.sub_(0.5), *cut(near, k))
-        return cls(anchors, scales, 1 / scales, image, ends(counts_), *laid)
-
-    def per_image(self, values: Tensor) -> Tensor:
-        """Sums (images,) of what every anchor has (k,)."""
-        return torch.segment_reduce(values, "sum", offsets=self.cuts, axis=0, unsafe=True)
-
-    def gaps(self, pairs: Tensor, owner: Tensor) -> Tensor:
-        """Pixel less anchor (m, 2) of pairs (m,) of anchors `owner` (m,)."""
-        return (self.places[pairs // self.neighbours.shape[1]] - self.anchors[owner]).float()
+        return cls(anchors, scales, 1 / scales, places, near, shares, weights, target.sub_(0.5), *sort(near, shares, k))
 
 
 def moved(parts: Sequence[NDArray[Any]], shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -203,116 +183,59 @@ def share_out(places: Tensor, anchors: Tensor, inverse: Tensor, near: Tensor, ba
     squares = (places[:, None] - anchors[near]).square().sum(2) * inverse.square()[near]
     reach = (len(record.profiles) - 1) * record.spacing
     weights = (reach * reach / squares.amin(1)).clamp_(max=1).square_()
-    return torch.softmax(squares * -record.sharpness, dim=1), weights
+    least = squares.amin(1, keepdim=True)
+    shares = torch.exp((least - squares) * record.sharpness).sub_(record.floor).clamp_(min=0)
+    return shares.div_(shares.sum(1, keepdim=True)), weights
 
 
-def cut(near: Tensor, k: int) -> tuple[Tensor, ...]:
-    """`pairs`, `starts`, `owner`, `first`, `stop` and `chunks` of a batch, from its neighbours (p, n)."""
-    keys, pairs = torch.sort(near.flatten(), stable=True)
-    numbers = torch.arange(k + 1, device=near.device, dtype=torch.int32)
-    starts = torch.searchsorted(keys, numbers)
-    pieces = (starts.diff() + CHUNK - 1) // CHUNK
-    chunks = ends(pieces)
-    # So many chunks suffice for any neighbours: their number need not be asked of the device.
-    chunk = torch.arange(near.numel() // CHUNK + k, device=near.device)
-    owner = torch.searchsorted(chunks[1:], chunk, right=True).clamp_(max=k - 1)
-    first = starts[owner] + (chunk - chunks[owner]) * CHUNK
-    first, last = torch.minimum(first, starts[owner + 1]), starts[owner + 1]
-    stop = torch.minimum(first + CHUNK, last)
-    return pairs.int(), starts.int(), owner.int(), first.int(), stop.int(), chunks.int()
+def sort(near: Tensor, shares: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`pairs` and `starts` of a batch, from its neighbours and shares (p, n)."""
+    keys, pairs = torch.sort(torch.where(shares > 0, near, k).flatten(), stable=True)
+    starts = torch.searchsorted(keys, torch.arange(k + 1, device=near.device, dtype=torch.int32))
+    return pairs.int(), starts.int()
 
 
-class Passes(Protocol):
-    """The sums over all pairs of a batch that a fit needs."""
+def cut(starts: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cut the pairs of anchors, which begin at `starts` (k + 1,), into chunks of `CHUNK`.
 
-    def begin(self) -> Tensor:
-        """The right-hand side of the problem (k, width)."""
-        ...
+    Args:
+        most: Pairs at most; their number need not be asked of the device. Unused chunks at the end are empty.
 
-    def apply(self, direction: Tensor) -> Tensor:
-        """The product of the problem's matrix, without the damping, with (k, width)."""
-        ...
-
-    def ease(self, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """The preconditioner's product with the residual (k, width), and the product of both for each anchor (k,)."""
-        ...
-
-
-class TorchPasses:
-    """`Passes` in plain torch: matrix products over chunks."""
-
-    def __init__(self, batch: Batch, profiles: Profiles, own_share: float, damping: float) -> None:
-        self.batch, self.own_share = batch, own_share
-        k, n = len(batch.anchors), batch.neighbours.shape[1]
-        self.shape = (*batch.neighbours.shape, batch.target.shape[1])
-        rank = batch.first.long()[:, None] + torch.arange(CHUNK, device=batch.first.device)
-        inside = rank < batch.stop[:, None]
-        self.pairs = batch.pairs[rank.clamp_(max=len(batch.pairs) - 1)].long()  # (c, CHUNK)
-        owner = batch.owner.long()[:, None].expand_as(rank).flatten()
-        made = profiles.at(batch.gaps(self.pairs.flatten(), owner), batch.inverse[owner])
-        made *= inside.view(-1, 1, 1)
-        self.functions = made.view(len(rank), -1, made.shape[2])  # (c, CHUNK * channels, width)
-        # Where the chunks have each pair.
-        order, of_pair = torch.arange(len(batch.pairs), device=rank.device), batch.pairs.long()
-        anchor = batch.neighbours.flatten().long()[of_pair]
-        self.slots = torch.empty_like(of_pair)
-        self.slots[of_pair] = batch.chunks.long()[anchor] * CHUNK + order - batch.starts.long()[anchor]
-        self.order = torch.arange(len(rank), device=rank.device, dtype=torch.int32)
-        share = batch.shares.flatten()[self.pairs]
-        factor = batch.weights[self.pairs // n] * share * ((1 - own_share) * share + own_share)
-        scaled = self.functions * factor.repeat_interleave(self.shape[2], dim=1)[:, :, None]
-        own = torch.bmm(self.functions.transpose(1, 2), scaled).flatten(1)
-        width = made.shape[2]
-        own = sum_rows(own, self.order, batch.chunks).view(k, width, width)
-        unit = torch.eye(width, device=own.device)
-        factor = torch.linalg.cholesky_ex(own + damping * unit).L
-        self.inverses = torch.linalg.solve_triangular(factor, unit, upper=False).half()
-
-    def begin(self) -> Tensor:
-        batch = self.batch
-        return self._collect((batch.weights[:, None] * batch.shares)[..., None] * batch.target[:, None])
-
-    def apply(self, direction: Tensor) -> Tensor:
-        batch, alone = self.batch, self.own_share
-        near = direction[batch.owner.long()][..., None]
-        each = torch.bmm(self.functions, near).view(-1, self.shape[2])[self.slots].view(self.shape)
-        share = batch.shares[..., None]
-        colour = (share * each).sum(1, keepdim=True)
-        return self._collect(batch.weights[:, None, None] * share * ((1 - alone) * colour + alone * each))
-
-    def ease(self, residual: Tensor) -> tuple[Tensor, Tensor]:
-        inverses = self.inverses.float()
-        eased = torch.bmm(inverses.transpose(1, 2), torch.bmm(inverses, residual[..., None])).squeeze(2)
-        return eased, (eased.double() * residual.double()).sum(1)
-
-    def _collect(self, pulls: Tensor) -> Tensor:
-        """Add what every pair pulls at (p, n, channels) up to rows of the anchors (k, width)."""
-        rows = pulls.view(-1, self.shape[2])[self.pairs].view(len(self.pairs), 1, -1)
-        return sum_rows(torch.bmm(rows, self.functions).squeeze(1), self.order, self.batch.chunks)
-
-
-def solve(batch: Batch, passes: Passes, steps: int, damping: float) -> Tensor:
-    """The latents (k, width) of a batch: the steps of `basis_loops.solve` for every image, none waiting for another.
-
-    An image whose residual is gone stands still from then on, so that the device need not be asked.
+    Returns:
+        The anchor of each of c chunks (c,), where its pairs begin and end (c,), and where the chunks of an anchor
+        begin (k + 1,).
     """
-    residual = passes.begin()
-    latents = torch.zeros_like(residual)
-    direction, products = passes.ease(residual)
-    product = first = batch.per_image(products)
-    for _ in range(steps):
-        applied = passes.apply(direction).add_(direction, alpha=damping)
-        slope = batch.per_image((applied.double() * direction.double()).sum(1))
-        going = (slope > 0) & (product > NOTHING * first)
-        length = torch.where(going, product / slope, 0).float()[batch.image][:, None]
-        latents.addcmul_(length, direction)
-        residual.addcmul_(length, applied, value=-1)
-        eased, products = passes.ease(residual)
-        after = batch.per_image(products)
-        part = torch.where(going, after / product, 0).float()[batch.image][:, None]
-        direction = eased.addcmul_(part, direction)
-        product = torch.where(going, after, 0)
-    return latents
+    starts = starts.long()
+    k = len(starts) - 1
+    chunks = ends((starts.diff() + CHUNK - 1) // CHUNK)
+    chunk = torch.arange(most // CHUNK + k, device=starts.device)
+    owner = torch.searchsorted(chunks[1:], chunk, right=True).clamp_(max=k - 1)
+    last = starts[owner + 1]
+    first = torch.minimum(starts[owner] + (chunk - chunks[owner]) * CHUNK, last)
+    return owner, first, torch.minimum(first + CHUNK, last), chunks
+
+
+def solve_plainly(batch: Batch, profiles: Profiles, damping: float) -> Tensor:
+    """The latents (k, width) of a batch by plain torch: products of chunks, then Cholesky factors."""
+    owner, first, stop, chunks = cut(batch.starts, len(batch.pairs))
+    n, channels = batch.shares.shape[1], batch.target.shape[1]
+    k, width = len(batch.anchors), len(profiles.orders)
+    sums = batch.target.new_empty(len(owner), width * (width + 1))
+    for start in range(0, len(owner), CHUNKS):
+        some = slice(start, start + CHUNKS)
+        rank = first[some, None] + torch.arange(CHUNK, device=first.device)
+        pair = batch.pairs[rank.clamp(max=len(batch.pairs) - 1)].long()  # (some, CHUNK)
+        pixel, mine = pair // n, owner[some, None].expand_as(rank)
+        gaps = (batch.places[pixel] - batch.anchors[mine]).float()
+        functions = profiles.at(gaps.flatten(0, 1), batch.inverse[mine].flatten()).view(-1, CHUNK * channels, width)
+        share = torch.where(rank < stop[some, None], batch.shares.flatten()[pair], 0)
+        root = (batch.weights[pixel] * share).sqrt_().repeat_interleave(channels, dim=1)[..., None]
+        rows = torch.cat([functions, batch.target[pixel].view(-1, CHUNK * channels, 1)], 2) * root
+        sums[some] = torch.bmm(rows[..., :width].transpose(1, 2), rows).flatten(1)
+    order = torch.arange(len(owner), device=owner.device)
+    systems = sum_rows(sums, order, chunks).view(k, width, width + 1)
+    own = systems[..., :width] + damping * torch.eye(width, device=sums.device)
+    return torch.cholesky_solve(systems[..., width:], torch.linalg.cholesky_ex(own).L).squeeze(2)
 
 
 class BatchKernel:
@@ -320,14 +243,14 @@ class BatchKernel:
     (plain torch leaves neighbours and scales to the CPU, too).
 
     Args:
-        passes: `triton`, `torch`, or `auto`: Triton on a GPU where it is installed.
+        solver: `triton`, `torch`, or `auto`: Triton on a GPU where it is installed.
     """
 
-    def __init__(self, basis: Basis, passes: str = "auto") -> None:
+    def __init__(self, basis: Basis, solver: str = "auto") -> None:
         self.basis, self.device = basis, basis.device
-        if passes == "auto":
-            passes = "triton" if self.device.type == "cuda" and has_triton() else "torch"
-        self.passes, self.profiles = passes, Profiles.of(basis, self.device)
+        if solver == "auto":
+            solver = "triton" if self.device.type == "cuda" and has_triton() else "torch"
+        self.solver, self.profiles = solver, Profiles.of(basis, self.device)
 
     def run(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
@@ -345,7 +268,7 @@ class BatchKernel:
         return clouds
 
     def _groups(self, images: Sequence[NDArray[Any]]) -> Iterator[tuple[int, int]]:
-        most = GROUP_PIXELS[self.passes] if self.device.type == "cuda" else CPU_GROUP_PIXELS
+        most = GROUP_PIXELS[self.solver] if self.device.type == "cuda" else CPU_GROUP_PIXELS
         start = filled = 0
         for i, image in enumerate(images):
             area = image.shape[0] * image.shape[1]
@@ -363,8 +286,7 @@ class BatchKernel:
         drawn, found = self.place(images, fit, seeds)
         with torch.no_grad():
             batch = Batch.lay(images, drawn, found, self.basis, self.device)
-            passes = make_passes(self.passes, batch, self.profiles, fit.own_share, fit.damping)
-            latents = solve(batch, passes, fit.steps, fit.damping)[:, : self.profiles.latent_dim]
+            latents = solve(self.solver, batch, self.profiles, fit.damping)[:, : self.profiles.latent_dim]
             host = Host(latents, *(() if found else (batch.scales, batch.neighbours)))
         yield []
         rows, *there = host.arrays()
@@ -391,9 +313,9 @@ class BatchKernel:
             if there:
                 return anchors, None
             size = (images[i].shape[0], images[i].shape[1])
-            return anchors, (self.basis.scales_of(anchors), nearest_anchors(anchors, size, fit.neighbours))
+            return anchors, (self.basis.scales_of([anchors])[0], nearest_anchors(anchors, size, fit.neighbours))
 
-        there = self.passes == "triton" and fit.neighbours <= NEAREST
+        there = self.solver == "triton" and fit.neighbours <= NEAREST
         made = spread(work, range(len(images)), torch.get_num_threads())
         return [anchors for anchors, _ in made], None if there else [found for _, found in made if found]
 
@@ -420,13 +342,13 @@ def _to_pinned(tensor: Tensor) -> Tensor:
     return host.copy_(tensor, non_blocking=True)
 
 
-def make_passes(name: str, batch: Batch, profiles: Profiles, own_share: float, damping: float) -> Passes:
-    """The passes of this name, `torch` or `triton`."""
-    if name == "torch":
-        return TorchPasses(batch, profiles, own_share, damping)
-    from arcpipe.arc.kernels.basis_triton import TritonPasses
+def solve(solver: str, batch: Batch, profiles: Profiles, damping: float) -> Tensor:
+    """The latents (k, width) of a batch by the solver of this name, `torch` or `triton`."""
+    if solver == "torch":
+        return solve_plainly(batch, profiles, damping)
+    from arcpipe.arc.kernels.basis_triton import solve_by_triton
 
-    return TritonPasses(batch, profiles, own_share, damping)
+    return solve_by_triton(batch, profiles, damping)
 
 
 def has_triton() -> bool:

@@ -1,9 +1,8 @@
-"""`basis_batch.Passes` as Triton kernels: the functions of the basis are computed in each pass, and never kept.
+"""What `basis_batch.solve_plainly` does as one Triton kernel: no function of the basis and no system is kept.
 
-A program has the pairs of one chunk of one anchor, so a row sums its own pixels and no kernel contains an atomic. The
-profiles (some 13 kB) stay in the first cache. `see_chunks` writes what an anchor gives to each of its pixels,
-`collect_chunks` carries the errors back, `ease_anchors` inverts every anchor's own part of the problem by elimination
-in registers, and `ease_rows` applies it.
+A program has one anchor. It computes the functions of the basis at the anchor's pixels, some at a time, adds up their
+products and solves the system by elimination in registers. The profiles (some 13 kB) stay in the first cache. An anchor
+sums its own pixels, so the kernel contains no atomic.
 """
 
 # Kernels: Triton finds the types of their arguments itself; pointers are described where they are passed.
@@ -16,15 +15,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from arcpipe.arc.factorised import sum_rows
 from arcpipe.arc.kernels.basis_batch import CHUNK, Batch, Profiles
 
-WARPS = {"see": 2, "collect": 4, "ease": 4, "rows": 2}
-"""Warps of a program of each kernel. Chosen without a measurement."""
+WARPS = 4
+"""Warps of a program. Chosen without a measurement."""
 FUSED = {"enable_fp_fusion": True}
 """Products are added in one rounding. Said at each launch: Triton's own answer changes from 3.9 to 3.10."""
 PRODUCTS = "tf32x3"
-"""How the own parts are multiplied: about float32 by tensor cores."""
+"""How functions are multiplied: about float32 by tensor cores."""
 
 
 @triton.jit
@@ -73,150 +71,55 @@ def lay_pairs(
 
 
 @triton.jit
-def see_chunks(
-    places, anchors, inverse, pairs, orders, sines, profiles, owner, firsts, stops, latents, each, knots, per_scale,
+def solve_anchors(
+    places, anchors, inverse, pairs, orders, sines, profiles, starts, shares, weights, target, latents,
+    knots, per_scale, damping, PRODUCTS: tl.constexpr,
     N: tl.constexpr, C: tl.constexpr, Z: tl.constexpr, L: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
-    """Write what the anchor of each chunk gives to each of its pairs into `each` (pairs, channels)."""
-    chunk = tl.program_id(0)
-    anchor, first, stop = tl.load(owner + chunk), tl.load(firsts + chunk), tl.load(stops + chunk)
-    if first < stop:
-        pair, inside, _, knot, part, angles = lay_pairs(
-            places, anchors, inverse, pairs, orders, sines, anchor, first, stop, knots, per_scale, N, Z, L, MOST
-        )
-        numbers = tl.arange(0, Z)
-        latent = tl.load(latents + anchor * Z + numbers)
-        for c in tl.static_range(C):
-            functions = functions_of(profiles, knot, part, angles, numbers, C, c, Z)
-            tl.store(each + pair * C + c, tl.sum(functions * latent[None, :], axis=1), mask=inside)
-
-
-@triton.jit
-def collect_chunks(
-    places, anchors, inverse, pairs, orders, sines, profiles, owner, firsts, stops, shares, weights, each, target, rows,
-    knots, per_scale, alone, BEGIN: tl.constexpr,
-    N: tl.constexpr, C: tl.constexpr, Z: tl.constexpr, L: tl.constexpr, MOST: tl.constexpr,
-):  # fmt: skip
-    """Write the sum over the pairs of each chunk into `rows` (chunks, width).
-
-    `BEGIN`: of the right-hand side, by `target` (pixels, channels); else of the matrix's product, by `each`.
-    """
-    chunk = tl.program_id(0)
-    anchor, first, stop = tl.load(owner + chunk), tl.load(firsts + chunk), tl.load(stops + chunk)
-    numbers = tl.arange(0, Z)
-    total = tl.zeros([Z], tl.float32)
-    if first < stop:
-        pair, inside, pixel, knot, part, angles = lay_pairs(
-            places, anchors, inverse, pairs, orders, sines, anchor, first, stop, knots, per_scale, N, Z, L, MOST
-        )
-        share = tl.load(shares + pair, mask=inside, other=0.0) * tl.load(weights + pixel, mask=inside, other=0.0)
-        for c in tl.static_range(C):
-            if BEGIN:
-                pull = share * tl.load(target + pixel * C + c)
-            else:
-                colour = share * 0
-                for s in tl.static_range(N):
-                    colour += tl.load(shares + pixel * N + s) * tl.load(each + (pixel * N + s) * C + c)
-                pull = share * ((1 - alone) * colour + alone * tl.load(each + pair * C + c))
-            functions = functions_of(profiles, knot, part, angles, numbers, C, c, Z)
-            total += tl.sum(functions * pull[:, None], axis=0)
-    tl.store(rows + chunk * Z + numbers, total)
-
-
-@triton.jit
-def ease_anchors(
-    places, anchors, inverse, pairs, orders, sines, profiles, starts, shares, weights, inverses,
-    knots, per_scale, alone, damping, PRODUCTS: tl.constexpr,
-    N: tl.constexpr, C: tl.constexpr, Z: tl.constexpr, L: tl.constexpr, MOST: tl.constexpr,
-):  # fmt: skip
-    """Write the inverse of the lower Cholesky factor of each anchor's own part into `inverses` (anchors, width, width),
-    in half precision.
-
-    Rows are eliminated from the matrix and, alike, from a unit matrix: E A E^T = D makes D^(-1/2) E the inverse factor.
-    """
+    """Write the latents (anchors, width), each the solution of its anchor's own system."""
     anchor = tl.program_id(0)
     numbers = tl.arange(0, Z)
     down, across = numbers[:, None], numbers[None, :]
-    unit = tl.where(down == across, 1.0, 0.0)
-    own, stop = unit * damping, tl.load(starts + anchor + 1)
+    own, right = tl.where(down == across, damping, 0.0), tl.zeros([Z], tl.float32)
+    stop = tl.load(starts + anchor + 1)
     for first in range(tl.load(starts + anchor), stop, L):
         pair, inside, pixel, knot, part, angles = lay_pairs(
             places, anchors, inverse, pairs, orders, sines, anchor, first, stop, knots, per_scale, N, Z, L, MOST
         )
         share = tl.load(shares + pair, mask=inside, other=0.0)
-        weight = tl.load(weights + pixel, mask=inside, other=0.0)
-        angles *= tl.sqrt(weight * share * ((1 - alone) * share + alone))[:, None]
+        root = tl.sqrt(tl.load(weights + pixel, mask=inside, other=0.0) * share)
+        angles *= root[:, None]
         for c in tl.static_range(C):
             functions = functions_of(profiles, knot, part, angles, numbers, C, c, Z)
             own += tl.dot(tl.trans(functions), functions, input_precision=PRODUCTS)
-    made = unit
+            right += tl.sum(functions * (root * tl.load(target + pixel * C + c))[:, None], axis=0)
+    # What is left of the matrix stays symmetric, so that a row holds what its column has below.
     for j in range(Z):
-        here = down == j
-        row, mine = tl.sum(tl.where(here, own, 0.0), axis=0), tl.sum(tl.where(here, made, 0.0), axis=0)
+        row = tl.sum(tl.where(down == j, own, 0.0), axis=0)
         pivot = tl.maximum(tl.sum(tl.where(numbers == j, row, 0.0), axis=0), 1e-12)
-        factor = tl.where(numbers > j, row / pivot, 0.0)[:, None]  # what is left of the matrix stays symmetric
-        own -= factor * row[None, :]
-        made -= factor * mine[None, :]
-    pivots = tl.maximum(tl.sum(tl.where(down == across, own, 0.0), axis=1), 1e-12)
-    made = made / tl.sqrt(pivots)[:, None]
-    tl.store(inverses + anchor.to(tl.int64) * (Z * Z) + down * Z + across, made.to(tl.float16))
+        factor = tl.where(numbers > j, row / pivot, 0.0)
+        own -= factor[:, None] * row[None, :]
+        right -= factor * tl.sum(tl.where(numbers == j, right, 0.0), axis=0)
+    # Back through the upper triangle: a number that is known is taken from all that stand above it.
+    for i in range(Z):
+        j = Z - 1 - i
+        column = tl.sum(tl.where(across == j, own, 0.0), axis=1)
+        pivot = tl.maximum(tl.sum(tl.where(numbers == j, column, 0.0), axis=0), 1e-12)
+        value = tl.sum(tl.where(numbers == j, right, 0.0), axis=0) / pivot
+        right = tl.where(numbers == j, value, right - tl.where(numbers < j, column * value, 0.0))
+    tl.store(latents + anchor * Z + numbers, right)
 
 
-@triton.jit
-def ease_rows(inverses, residual, eased, products, Z: tl.constexpr):
-    """Apply the preconditioner to the row of an anchor, and write the product of both."""
-    anchor = tl.program_id(0)
-    numbers = tl.arange(0, Z)
-    matrix = tl.load(inverses + anchor.to(tl.int64) * (Z * Z) + numbers[:, None] * Z + numbers[None, :]).to(tl.float32)
-    row = tl.load(residual + anchor * Z + numbers)
-    half = tl.sum(matrix * row[None, :], axis=1)
-    out = tl.sum(matrix * half[:, None], axis=0)
-    tl.store(eased + anchor * Z + numbers, out)
-    tl.store(products + anchor, tl.sum(out.to(tl.float64) * row.to(tl.float64), axis=0))
-
-
-class TritonPasses:
-    """`Passes` by the kernels of this file, on a GPU or in Triton's interpreter."""
-
-    def __init__(
-        self, batch: Batch, profiles: Profiles, own_share: float, damping: float, products: str = PRODUCTS
-    ) -> None:
-        self.batch, self.own_share = batch, own_share
-        k, channels, width = len(batch.anchors), batch.target.shape[1], profiles.values.shape[2]
-        self.shape, device = (len(batch.owner), width), batch.anchors.device
-        self.order = torch.arange(len(batch.owner), device=device, dtype=torch.int32)
-        self.each = torch.empty(len(batch.pairs), channels, device=device)
-        self.sizes = {"N": batch.neighbours.shape[1], "C": channels, "Z": width, "L": CHUNK, "MOST": profiles.most}
-        self.basis = (len(profiles.values), profiles.per_scale)
-        placed = (batch.places, batch.anchors, batch.inverse, batch.pairs)
-        self.scene = (*placed, profiles.orders, profiles.sines.to(torch.uint8), profiles.values)
-        self.cuts = (batch.owner, batch.first, batch.stop)
-        self.inverses = torch.empty(k, width, width, dtype=torch.float16, device=device)
-        ease_anchors[(k,)](
-            *self.scene, batch.starts, batch.shares, batch.weights, self.inverses, *self.basis, own_share, damping,
-            PRODUCTS=products, **self.sizes, num_warps=WARPS["ease"], **FUSED,
-        )  # fmt: skip
-
-    def begin(self) -> Tensor:
-        return self._collect(begin=True)
-
-    def apply(self, direction: Tensor) -> Tensor:
-        see_chunks[(self.shape[0],)](
-            *self.scene, *self.cuts, direction, self.each, *self.basis, **self.sizes, num_warps=WARPS["see"], **FUSED
-        )
-        return self._collect(begin=False)
-
-    def ease(self, residual: Tensor) -> tuple[Tensor, Tensor]:
-        eased, products = torch.empty_like(residual), residual.new_empty(len(residual), dtype=torch.float64)
-        ease_rows[(len(residual),)](
-            self.inverses, residual, eased, products, Z=self.shape[1], num_warps=WARPS["rows"], **FUSED
-        )
-        return eased, products
-
-    def _collect(self, *, begin: bool) -> Tensor:
-        batch, rows = self.batch, self.each.new_empty(self.shape)
-        collect_chunks[(self.shape[0],)](
-            *self.scene, *self.cuts, batch.shares, batch.weights, self.each, batch.target, rows, *self.basis,
-            self.own_share, BEGIN=begin, **self.sizes, num_warps=WARPS["collect"], **FUSED,
-        )  # fmt: skip
-        return sum_rows(rows, self.order, batch.chunks)
+def solve_by_triton(batch: Batch, profiles: Profiles, damping: float) -> Tensor:
+    """The latents (k, width) of a batch, on a GPU or in Triton's interpreter."""
+    k, width = len(batch.anchors), len(profiles.orders)
+    latents = batch.target.new_empty(k, width)
+    solve_anchors[(k,)](
+        batch.places, batch.anchors, batch.inverse, batch.pairs,
+        profiles.orders, profiles.sines.to(torch.uint8), profiles.values,
+        batch.starts, batch.shares, batch.weights, batch.target, latents,
+        len(profiles.values), profiles.per_scale, damping, PRODUCTS=PRODUCTS,
+        N=batch.shares.shape[1], C=batch.target.shape[1], Z=width, L=CHUNK, MOST=profiles.most,
+        num_warps=WARPS, **FUSED,
+    )  # fmt: skip
+    return latents
