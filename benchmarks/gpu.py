@@ -37,9 +37,10 @@ import torch
 from arcpipe.arc.basis import Basis
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import decode, decoder_of
-from arcpipe.arc.kernels import basis_batch
-from arcpipe.arc.kernels.basis_batch import Batch, BatchKernel, solve
+from arcpipe.arc.kernels import batch_kernel
+from arcpipe.arc.kernels.basis_batch import Batch
 from arcpipe.arc.kernels.basis_kernel import BasisKernel
+from arcpipe.arc.kernels.batch_kernel import BatchKernel, solve
 from arcpipe.arc.kernels.numba_kernel import NumbaKernel
 from arcpipe.arc.kernels.torch_kernel import TorchKernel
 from arcpipe.arc.metrics import psnr
@@ -109,7 +110,7 @@ class Bench:
 
     def solvers(self) -> list[str]:
         able = self.on_gpu or os.environ.get("TRITON_INTERPRET") == "1"
-        return ["torch", "triton"] if able and basis_batch.has_triton() else ["torch"]
+        return ["torch", "triton"] if able and batch_kernel.has_triton() else ["torch"]
 
 
 def machine(bench: Bench) -> dict[str, Any]:
@@ -283,7 +284,7 @@ def tuning(bench: Bench) -> list[dict[str, Any]]:
 def basis_speed(bench: Bench, basis: Basis, name: str, images: Sequence[Any]) -> dict[str, Any]:
     """Of the solver of one name: all that the device does once anchors are drawn, and `run` as a user has it."""
     kernel, fit = BatchKernel(basis, name), bench.basis_fit
-    most = basis_batch.GROUP_PIXELS[name] // (images[0].shape[0] * images[0].shape[1])
+    most = batch_kernel.GROUP_PIXELS[name] // (images[0].shape[0] * images[0].shape[1])
     images = images[:most]
     placed = kernel.place(images, fit, range(len(images)))
     batch = Batch.lay(images, *placed, basis, bench.device)

@@ -28,11 +28,11 @@ def make_pictures(folder: Path, *, grey: bool = False, per_class: int = 6) -> Pa
 
 
 def settings(source: Path, out: Path, /, **changes: Any) -> ConvertConfig:
-    """Small and quick; `changes` are laid over a section: `fit={"steps": 3}`."""
+    """Small and quick; `changes` are laid over a section: `fit={"latents": 0.3}`."""
     values: dict[str, Any] = {
         "source": {"source": str(source)},
         "out": out,
-        "fit": {"steps": 8, "latents": 0.2, "latent_dim": 4, "pretrain_images": 4, "pretrain_steps": 8},
+        "fit": {"latents": 0.2, "latent_dim": 4, "pretrain_images": 4, "pretrain_steps": 8},
         "store": {"part_samples": 4},
     }
     for section, change in changes.items():

@@ -8,9 +8,10 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from arcpipe.arc.engine import fit_clouds
-from arcpipe.arc.kernels import basis_batch
-from arcpipe.arc.kernels.basis_batch import Batch, BatchKernel, cut, sort
+from arcpipe.arc.kernels import basis_batch, batch_kernel
+from arcpipe.arc.kernels.basis_batch import Batch, cut, sort
 from arcpipe.arc.kernels.basis_kernel import BasisKernel
+from arcpipe.arc.kernels.batch_kernel import BatchKernel
 from arcpipe.arc.reference import solve_basis_reference
 from tests.arc.test_basis import picture, random_basis, settings
 
@@ -31,7 +32,7 @@ def test_latents_are_those_of_the_dense_solve(
 
 
 def test_ragged_batches_have_the_latents_of_compiled_loops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(basis_batch, "CPU_GROUP_PIXELS", 2000)  # several groups, and an image larger than one
+    monkeypatch.setattr(batch_kernel, "CPU_GROUP_PIXELS", 2000)  # several groups, and an image larger than one
     sizes = [(32, 32), (40, 57), (1, 30), (2, 2), (20, 9), (33, 21)]
     images = [picture(*size, seed=i) for i, size in enumerate(sizes)] + [np.zeros((9, 9, 3), np.float32)]
     basis, fit, seeds = random_basis(latent_dim=32), settings(latent_dim=32), range(7)
@@ -67,7 +68,7 @@ def test_the_device_is_never_asked_for_a_number(monkeypatch: pytest.MonkeyPatch)
     for name in ("item", "__bool__", "__int__", "__float__", "tolist", "nonzero"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     batch = Batch.lay(images, *placed, basis, torch.device("cpu"))
-    basis_batch.solve("torch", batch, kernel.profiles, fit.damping)
+    batch_kernel.solve("torch", batch, kernel.profiles, fit.damping)
 
 
 def test_chunks_hold_every_pair_with_a_share_once_and_rising() -> None:

@@ -85,15 +85,15 @@ def test_a_conversion_cut_short_continues_to_the_same_arrays(
 
 def test_other_settings_are_refused_with_the_difference(pictures: Path, tmp_path: Path, here: Cluster) -> None:
     run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
-    with pytest.raises(StoreMismatchError, match=r"fit.steps: was 8, now 9") as caught:
-        run_convert(settings(pictures, tmp_path / "a.zarr", fit={"steps": 9}), cluster=here)
+    with pytest.raises(StoreMismatchError, match=r"fit.latents: was 0.2, now 0.3") as caught:
+        run_convert(settings(pictures, tmp_path / "a.zarr", fit={"latents": 0.3}), cluster=here)
     assert caught.value.exit_code == 3
 
 
 def test_overwrite_replaces_a_store(pictures: Path, tmp_path: Path, here: Cluster) -> None:
     run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
-    run_convert(settings(pictures, tmp_path / "a.zarr", fit={"steps": 9}), cluster=here, overwrite=True)
-    assert open_store(tmp_path / "a.zarr").config["fit"]["steps"] == 9
+    run_convert(settings(pictures, tmp_path / "a.zarr", fit={"latents": 0.3}), cluster=here, overwrite=True)
+    assert open_store(tmp_path / "a.zarr").config["fit"]["latents"] == 0.3
     assert [path.name for path in tmp_path.glob("*.zarr*")] == ["a.zarr"]
 
 
@@ -165,7 +165,7 @@ def test_the_fingerprint_of_the_thesis_decoder_is_that_of_stores_made_before_the
     inventory = open_source(SourceSection(source=str(pictures))).inventory()
     plain, other = (
         content_settings(settings(pictures, tmp_path / "a.zarr", fit=fit), inventory, None)
-        for fit in ({"recipe": "thesis"}, {"recipe": "thesis", "hidden": [8]})
+        for fit in ({"recipe": "thesis", "steps": 8}, {"recipe": "thesis", "steps": 8, "hidden": [8]})
     )
     assert plain["fit"]["whiten"] is False
     assert other["fit"]["hidden"] == [8]

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from arcpipe.arc import engine, memory
-from arcpipe.arc.kernels.basis_batch import BatchKernel
+from arcpipe.arc.kernels.batch_kernel import BatchKernel
 from arcpipe.cluster import Cluster
 from arcpipe.convert import run_convert, run_verify
 from arcpipe.errors import StoreMismatchError

@@ -114,8 +114,8 @@ def test_a_dry_run_says_what_is_there_and_what_is_in_the_way(pictures: Path, tmp
     shutil.rmtree(tmp_path / "a.zarr" / "train" / "0000")
     report = run_convert(config, dry_run=True)
     assert (report.parts_before, report.clouds) == (6, 4)  # one part of four pictures is missing
-    with pytest.raises(StoreMismatchError, match=r"fit.steps: was 8, now 9") as caught:
-        run_convert(settings(pictures, tmp_path / "a.zarr", fit={"steps": 9}), dry_run=True)
+    with pytest.raises(StoreMismatchError, match=r"fit.latents: was 0.2, now 0.3") as caught:
+        run_convert(settings(pictures, tmp_path / "a.zarr", fit={"latents": 0.3}), dry_run=True)
     assert not any("--retry-failed" in line for line in caught.value.fix), "that would not help here"
     crop = settings(make_pictures(tmp_path / "many", per_class=15), tmp_path / "b.zarr", source={"center_crop": 14})
     report = run_convert(crop, dry_run=True)
@@ -157,14 +157,16 @@ def test_lost_workers_are_explained(
 
 def test_a_rate_that_is_too_high_is_seen_in_pretraining(pictures: Path, tmp_path: Path, here: Cluster) -> None:
     with pytest.raises(DivergedError, match="finite numbers"):
-        run_convert(settings(pictures, tmp_path / "a.zarr", fit={"recipe": "thesis", "lr": 1e30}), cluster=here)
+        run_convert(
+            settings(pictures, tmp_path / "a.zarr", fit={"recipe": "thesis", "steps": 8, "lr": 1e30}), cluster=here
+        )
     assert not (tmp_path / "a.zarr").exists()
 
 
 def test_failures_of_every_sample_make_a_report_that_can_be_read(
     pictures: Path, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_convert(settings(pictures, tmp_path / "a.zarr", fit={"recipe": "thesis"}), cluster=here)
+    run_convert(settings(pictures, tmp_path / "a.zarr", fit={"recipe": "thesis", "steps": 8}), cluster=here)
     fit = {"recipe": "thesis", "lr": 1e30, "decoder": str(tmp_path / "a.zarr")}
     report = run_convert(settings(pictures, tmp_path / "b.zarr", fit=fit), cluster=here)
     assert report.failed == report.planned == 24

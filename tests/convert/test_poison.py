@@ -159,7 +159,7 @@ def test_an_image_that_does_not_fit_into_memory_is_recorded(
     clean = settings(folder.parent, tmp_path / "clean.zarr")
     run_convert(clean, cluster=here)
     Image.fromarray(rng.integers(0, 255, (2000, 2000, 3)).astype(np.uint8)).save(folder / "huge.png", compress_level=0)
-    fit = {"decoder": str(clean.out), "steps": 2}
+    fit = {"decoder": str(clean.out)}
     config = settings(folder.parent, tmp_path / "a.zarr", fit=fit, store={"part_samples": 10})
     work, part, writer = planned(config, here)
     monkeypatch.setattr(isolate, "memory_share", lambda n_workers: 200 * 2**20)

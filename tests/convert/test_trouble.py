@@ -177,7 +177,7 @@ def test_a_kill_between_moving_aside_and_creating_brings_the_old_store_back(
 ) -> None:
     run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
     before = contents(tmp_path / "a.zarr")
-    other = settings(pictures, tmp_path / "a.zarr", fit={"steps": 9})
+    other = settings(pictures, tmp_path / "a.zarr", fit={"latents": 0.3})
     with monkeypatch.context() as patch:  # the process ends at this place
         patch.setattr(create, "_write_empty_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

@@ -14,8 +14,9 @@ if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("neither a GPU nor TRITON_INTERPRET=1", allow_module_level=True)
 
 from arcpipe.arc.anchors import morton_order
-from arcpipe.arc.kernels.basis_batch import BatchKernel, scales_there
+from arcpipe.arc.kernels.basis_batch import scales_there
 from arcpipe.arc.kernels.basis_kernel import BasisKernel
+from arcpipe.arc.kernels.batch_kernel import BatchKernel
 from arcpipe.arc.kernels.nearest_triton import nearest_of
 from arcpipe.arc.neighbours import nearest_anchors
 from arcpipe.arc.reference import solve_basis_reference

@@ -65,7 +65,7 @@ def choose_kernel(name: str, decoder: Decoder | Basis) -> Kernel:
             from arcpipe.arc.kernels.basis_kernel import BasisKernel
 
             return BasisKernel(decoder)
-        from arcpipe.arc.kernels.basis_batch import BatchKernel
+        from arcpipe.arc.kernels.batch_kernel import BatchKernel
 
         return BatchKernel(decoder)
     return choose_network_kernel(name, decoder)

@@ -1,0 +1,144 @@
+"""The kernel of whole batches of the kind `basis`: groups of images go to the device and come back as clouds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from arcpipe.arc.anchors import draw_anchors
+from arcpipe.arc.basis import NEAREST, Basis
+from arcpipe.arc.kernels.basis_batch import Batch, Found, Profiles, solve_plainly
+from arcpipe.arc.kernels.numba_kernel import spread
+from arcpipe.arc.neighbours import nearest_anchors
+from arcpipe.arc.problem import FittedCloud
+from arcpipe.config import FitSection
+from arcpipe.seeds import generator
+
+GROUP_PIXELS = {"torch": 2**20, "triton": 2**22}
+"""Pixels of a batch: about 1.5 GB of plain torch, 1 GB of Triton. Chosen without a measurement."""
+CPU_GROUP_PIXELS = 2**16
+
+
+class BatchKernel:
+    """See `arcpipe.arc.kernels.Kernel`: anchors are drawn by the CPU's threads, all else is done on the basis's device
+    (plain torch leaves neighbours and scales to the CPU, too).
+
+    Args:
+        solver: `triton`, `torch`, or `auto`: Triton on a GPU where it is installed.
+    """
+
+    def __init__(self, basis: Basis, solver: str = "auto") -> None:
+        self.basis, self.device = basis, basis.device
+        if solver == "auto":
+            solver = "triton" if self.device.type == "cuda" and has_triton() else "torch"
+        self.solver, self.profiles = solver, Profiles.of(basis, self.device)
+
+    def run(
+        self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
+    ) -> list[FittedCloud]:
+        clouds: list[FittedCloud] = []
+        last: Iterator[list[FittedCloud]] = iter(())
+        for start, stop in self._groups(images):
+            now = self._fit(images[start:stop], fit, seeds[start:stop])
+            next(now)  # on its way: the CPU lays out a group while the device works on the one before
+            for made in last:
+                clouds += made
+            last = now
+        for made in last:
+            clouds += made
+        return clouds
+
+    def _groups(self, images: Sequence[NDArray[Any]]) -> Iterator[tuple[int, int]]:
+        most = GROUP_PIXELS[self.solver] if self.device.type == "cuda" else CPU_GROUP_PIXELS
+        start = filled = 0
+        for i, image in enumerate(images):
+            area = image.shape[0] * image.shape[1]
+            if i > start and filled + area > most:
+                yield start, i
+                start, filled = i, 0
+            filled += area
+        if len(images):
+            yield start, len(images)
+
+    def _fit(
+        self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]
+    ) -> Iterator[list[FittedCloud]]:
+        """Give nothing once the device has all it needs, then the clouds."""
+        drawn, found = self.place(images, fit, seeds)
+        with torch.no_grad():
+            batch = Batch.lay(images, drawn, found, self.basis, self.device)
+            latents = solve(self.solver, batch, self.profiles, fit.damping)[:, : self.profiles.latent_dim]
+            host = Host(latents, *(() if found else (batch.scales, batch.neighbours)))
+        yield []
+        rows, *there = host.arrays()
+        cuts = np.cumsum([len(anchors) for anchors in drawn])
+        parts = np.split(rows, cuts[:-1])
+        if not found:
+            areas = np.cumsum([image.shape[0] * image.shape[1] for image in images])
+            near = np.split(there[1], areas[:-1])
+            starts = cuts - [len(anchors) for anchors in drawn]
+            local = [own - np.int32(start) for own, start in zip(near, starts, strict=True)]
+            found = list(zip(np.split(there[0], cuts[:-1]), local, strict=True))
+        yield [
+            FittedCloud(anchors, own.copy(), near, (0.0, 1.0), np.zeros(0, np.float32), scales=scales.copy())
+            for anchors, own, (scales, near) in zip(drawn, parts, found, strict=True)
+        ]
+
+    def place(
+        self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]
+    ) -> tuple[list[NDArray[np.int64]], list[Found] | None]:
+        """By the CPU's threads: the anchors of each image, and scales and neighbours where the device leaves them."""
+
+        def work(i: int) -> tuple[NDArray[np.int64], Found | None]:
+            anchors = draw_anchors(images[i], fit, generator(seeds[i], "anchors"))
+            if there:
+                return anchors, None
+            size = (images[i].shape[0], images[i].shape[1])
+            return anchors, (self.basis.scales_of([anchors])[0], nearest_anchors(anchors, size, fit.neighbours))
+
+        there = self.solver == "triton" and fit.neighbours <= NEAREST
+        made = spread(work, range(len(images)), torch.get_num_threads())
+        return [anchors for anchors, _ in made], None if there else [found for _, found in made if found]
+
+
+class Host:
+    """Tensors on their way to the CPU, which goes on meanwhile."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self._tensors, self._ready = tensors, None
+        if tensors[0].device.type == "cuda":
+            self._tensors = tuple(_to_pinned(tensor) for tensor in tensors)
+            self._ready = torch.cuda.Event()
+            self._ready.record()
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """Wait for them."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        return [tensor.numpy() for tensor in self._tensors]
+
+
+def _to_pinned(tensor: Tensor) -> Tensor:
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
+
+
+def solve(solver: str, batch: Batch, profiles: Profiles, damping: float) -> Tensor:
+    """The latents (k, width) of a batch by the solver of this name, `torch` or `triton`."""
+    if solver == "torch":
+        return solve_plainly(batch, profiles, damping)
+    from arcpipe.arc.kernels.basis_triton import solve_by_triton
+
+    return solve_by_triton(batch, profiles, damping)
+
+
+def has_triton() -> bool:
+    """Whether Triton is installed: the CUDA builds of torch bring it."""
+    from importlib.util import find_spec
+
+    return find_spec("triton") is not None
