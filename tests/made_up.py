@@ -54,7 +54,7 @@ def make_basis(channels: int) -> BasisRecord:
     profiles = np.random.default_rng(0).standard_normal((17, channels, 3)).astype(np.float32)
     profiles[0, :, 2] = 0
     orders, ones = np.array([0, 0, 1], np.float32), np.ones(LATENT_DIM, np.float32)
-    return BasisRecord(profiles, orders, 0.25, 1.0, np.array([0.4, 2, 40], np.float32), ones, ones, 4)
+    return BasisRecord(profiles, orders, 0.25, 1.0, 0.5, np.array([0.4, 2, 40], np.float32), ones, ones, 4)
 
 
 def write_store(

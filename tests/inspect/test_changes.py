@@ -29,7 +29,7 @@ def make_basis(channels: int = 3) -> BasisRecord:
     profiles -= np.where(orders > 0, profiles[0], 0)
     ones = np.ones(7, np.float32)
     rule = np.array([0.4, 2, 40], np.float32)
-    return BasisRecord(profiles.astype(np.float32), orders, 0.125, 1.0, rule, ones, ones, 4)
+    return BasisRecord(profiles.astype(np.float32), orders, 0.125, 1.0, 0.5, rule, ones, ones, 4)
 
 
 def make_cloud(z: int, k: int = 40, *, scales: bool = True) -> Cloud:

@@ -26,7 +26,7 @@ def make_record(channels: int = 3) -> BasisRecord:
     profiles = rng.standard_normal((17, channels, len(ORDERS))).astype(np.float32)
     profiles[0] *= ORDERS == 0
     ones = np.ones(Z, np.float32)
-    return BasisRecord(profiles, ORDERS, 0.25, 1.0, np.array([0.4, 2, 40], np.float32), ones, ones, 4)
+    return BasisRecord(profiles, ORDERS, 0.25, 1.0, 0.5, np.array([0.4, 2, 40], np.float32), ones, ones, 4)
 
 
 MAPS = Maps(make_record())
