@@ -20,8 +20,19 @@ from tests.far_cluster import FarCluster, parts
 from tests.pictures import contents, in_process, make_pictures, settings
 
 # Parts that take about a second, so that there is time to come and go.
-SETTINGS: dict[str, Any] = {"fit": {"steps": 8000}, "store": {"part_samples": 1}}
-OPTIONS = ["--steps", "8000", "--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4"]
+SETTINGS: dict[str, Any] = {"fit": {"recipe": "thesis", "steps": 8000}, "store": {"part_samples": 1}}
+OPTIONS = [
+    "--recipe",
+    "thesis",
+    "--steps",
+    "8000",
+    "--latents",
+    "0.2",
+    "--latent-dim",
+    "4",
+    "--set",
+    "fit.pretrain_images=4",
+]
 OPTIONS += ["--set", "fit.pretrain_steps=8", "--set", "store.part_samples=1"]
 
 

@@ -25,7 +25,7 @@ class Kernel(Protocol):
     def run(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
     ) -> list[FittedCloud]:
-        """Take `fit.steps` steps of Adam for each image; the decoder stays."""
+        """Fit the latents of each image; the decoder stays."""
         ...
 
 
