@@ -17,7 +17,7 @@ from tests.pictures import make_pictures
 
 LISTENS = "0A"  # state of a listening socket in /proc/net/tcp
 UNCONNECTED = "07"  # and of a UDP socket that takes packets from anyone
-OPTIONS = ["--steps", "300", "--latents", "0.2", "--latent-dim", "4", "--workers", "2"]
+OPTIONS = ["--recipe", "thesis", "--steps", "300", "--latents", "0.2", "--latent-dim", "4", "--workers", "2"]
 OPTIONS += ["--set", "fit.pretrain_images=4", "--set", "fit.pretrain_steps=8", "--set", "store.part_samples=2"]
 
 

@@ -239,7 +239,7 @@ def test_a_dry_run_times_a_sample(pictures: Path, tmp_path: Path) -> None:
 
 def test_two_converters_that_begin_together_make_one_store(pictures: Path, tmp_path: Path, here: Cluster) -> None:
     command = [sys.executable, "-m", "arcpipe", "convert", str(pictures), "--out", "a.zarr", "--workers", "1"]
-    command += ["--steps", "8", "--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4"]
+    command += ["--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4"]
     command += ["--set", "fit.pretrain_steps=8", "--set", "store.part_samples=12"]
     both = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     errors = [process.communicate(timeout=280)[1] for process in both]

@@ -13,11 +13,11 @@ import torch
 
 from arcpipe.config import TrainConfig, build
 from arcpipe.errors import ArcpipeError
+from arcpipe.fitter import Fitter
 from arcpipe.store import open_store
 from arcpipe.train.begin import create_or_continue
 from arcpipe.train.checkpoint import Reached, load_checkpoint, save_checkpoint
-from arcpipe.train.predict import Recipe
-from arcpipe.train.run import StoreFacts, open_run
+from arcpipe.train.run import RunFolder, StoreFacts, open_run
 from tests.fuzz.mutate import mutate, mutate_json, to_bytes
 from tests.fuzz.stores import mutate_safetensors
 from tests.store.store_samples import full_store
@@ -92,11 +92,16 @@ def damaged(rng: Rng, corpus: Path, folder: Path) -> Path:
     return path
 
 
+def _fitter(run: RunFolder) -> None:
+    """What `predict` fits new images with."""
+    Fitter.made(run.facts.convert, run.decoder(), str(run.path))
+
+
 def read_run(path: Path) -> None:
     """Everything that evaluate, predict and a resumed training read."""
     run = open_run(path)
     refused = None
-    for use in (_weights, lambda r: r.decoder(), lambda r: r.normalisation, Recipe.of, _logs):
+    for use in (_weights, lambda r: r.decoder(), lambda r: r.normalisation, _fitter, _logs):
         try:
             use(run)
         except ArcpipeError as error:

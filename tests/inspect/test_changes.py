@@ -104,7 +104,9 @@ def test_a_crop_is_the_middle_and_a_margin_makes_it_whole() -> None:
 def test_colours_are_those_of_the_matrix_and_unchanged_latents_show_the_old_ones() -> None:
     change = recoloured("brightness", 0.5, 3)
     made = compare(OF_BASIS, BASIS, change, MAPS)
-    np.testing.assert_allclose(made.expected, 0.5 * render_cloud(OF_BASIS, BASIS), atol=0.02)
+    before = render_cloud(OF_BASIS, BASIS)
+    shown = before < 1  # a picture is cut at white
+    np.testing.assert_allclose(made.expected[shown], 0.5 * before[shown], atol=0.02)
     assert made.alone is not None
     np.testing.assert_allclose(made.alone, render_cloud(OF_BASIS, BASIS), atol=1e-4)
     with pytest.raises(ValueError, match="cannot be changed"):

@@ -20,6 +20,7 @@ table = { title = "Pushed clouds", thesis = "thesis table 6" }
 source = "pictures"
 store = { part_samples = 6 }
 [convert.fit]
+recipe = "thesis"
 steps = 8
 latents = 0.2
 latent_dim = 4
