@@ -24,7 +24,20 @@ import numpy as np
 
 from arcpipe.store import content_hash, open_store, verify
 
-CONVERT = ["convert", "digits", "--limit", "12", "--steps", "20", "--latent-dim", "8", "--dtype", "int8"]
+CONVERT = [
+    "convert",
+    "digits",
+    "--limit",
+    "12",
+    "--recipe",
+    "thesis",
+    "--steps",
+    "20",
+    "--latent-dim",
+    "8",
+    "--dtype",
+    "int8",
+]
 CONVERT += ["--set", "store.part_samples=6", "--set", "fit.pretrain_images=6", "--set", "fit.pretrain_steps=20"]
 
 

@@ -43,7 +43,7 @@ def main() -> None:
         common = ["--limit", str(options.limit)]
         for tree in (before, HERE):  # compiles the kernels of both
             convert(tree, options.source, Path(folder) / f"warm-{tree.name}.zarr", "--limit", "20")
-        convert(HERE, options.source, first, "--limit", "200", "--steps", "50")
+        convert(HERE, options.source, first, "--limit", "200", "--recipe", "thesis", "--steps", "50")
         common += ["--decoder", str(first)]
         for i in range(options.rounds):
             for name, tree in (("before", before), ("now", HERE)):

@@ -273,7 +273,7 @@ def test_the_pace_is_that_of_recent_parts(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_second_signal_ends_at_once_and_so_do_the_workers(pictures: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "arcpipe", "convert", str(pictures), "--out", "a.zarr", "--workers", "1"]
-    command += ["--steps", "100000", "--set", "fit.pretrain_steps=100000"]
+    command += ["--recipe", "thesis", "--steps", "100000", "--set", "fit.pretrain_steps=100000"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     workers: list[psutil.Process] = []
     while process.poll() is None and not workers:
