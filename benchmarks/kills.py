@@ -26,7 +26,18 @@ import psutil
 from arcpipe.store import content_hash, open_store
 
 PYTHON = [sys.executable, "-m"]
-SMALL = ["--steps", "60", "--latent-dim", "8", "--set", "fit.pretrain_images=20", "--set", "fit.pretrain_steps=30"]
+SMALL = [
+    "--recipe",
+    "thesis",
+    "--steps",
+    "60",
+    "--latent-dim",
+    "8",
+    "--set",
+    "fit.pretrain_images=20",
+    "--set",
+    "fit.pretrain_steps=30",
+]
 LOCAL, REMOTE = ("worker", "worker", "client"), ("worker", "worker", "client", "nanny", "scheduler")
 
 
