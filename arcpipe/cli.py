@@ -28,6 +28,7 @@ from arcpipe.options import (
     Weights,
     default_run,
     default_store,
+    given,
     numbers,
     with_expert,
     words,
@@ -158,15 +159,26 @@ def convert(
         str | None, typer.Option(help="Memory of each worker, such as 2GiB; by default its share of the machine's.")
     ] = None,
     recipe: Annotated[
-        Recipe, typer.Option(help="How an image is fitted: its latents solved for, or as in the thesis.")
+        Recipe,
+        typer.Option(help="How an image is fitted: its latents solved for, as in the thesis, or a sine network each."),
     ] = Recipe.basis,
-    latents: Annotated[float, typer.Option(help="Anchors: below 1 a share of the pixels, else a number.")] = 0.05,
-    latent_dim: Annotated[int, typer.Option(min=1, help="Numbers in a latent.")] = 32,
-    neighbours: Annotated[int, typer.Option(min=1, help="Nearest anchors that decode a pixel.")] = 4,
+    latents: Annotated[
+        float | None, typer.Option(help="Anchors: below 1 a share of the pixels, else a number; by default 0.05.")
+    ] = None,
+    latent_dim: Annotated[int | None, typer.Option(min=1, help="Numbers in a latent; by default 32.")] = None,
+    neighbours: Annotated[
+        int | None, typer.Option(min=1, help="Nearest anchors that decode a pixel; by default 4.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Fit every image so many times.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Adam steps per image; thesis 500, fast 275.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="How latents are stored.")] = Dtype.float16,
-    neighbours_cache: Annotated[Cache, typer.Option(help="Store each pixel's nearest anchors, or not.")] = Cache.pixels,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Adam steps per image; thesis 500, fast 275, siren 1000.")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="How latents are stored; by default float16, of siren float32.")
+    ] = None,
+    neighbours_cache: Annotated[
+        Cache | None, typer.Option(help="Store each pixel's nearest anchors (the default), or not.")
+    ] = None,
     decoder: Annotated[
         str | None, typer.Option(help="Use the decoder of this store or safetensors file instead of pretraining one.")
     ] = None,
@@ -207,16 +219,16 @@ def convert(
         },
         "out": out or default_store(source),
         "seed": seed,
-        "fit": {
-            "recipe": recipe.value,
-            "latents": latents,
-            "latent_dim": latent_dim,
-            "neighbours": neighbours,
-            "repeats": repeats,
-            "decoder": decoder,
-            **({} if steps is None else {"steps": steps}),
-        },
-        "store": {"dtype": dtype.value, "neighbours_cache": neighbours_cache.value},
+        "fit": given(
+            recipe=recipe.value,
+            latents=latents,
+            latent_dim=latent_dim,
+            neighbours=neighbours,
+            repeats=repeats,
+            decoder=decoder,
+            steps=steps,
+        ),
+        "store": given(dtype=dtype, neighbours_cache=neighbours_cache),
         "run": {
             "workers": workers,
             "gpus": gpus,

@@ -95,6 +95,15 @@ RECIPES: dict[str, dict[str, Any]] = {
         "pretrain_betas": (0.9, 0.999),
     },
     "basis": {"decoder_kind": "basis", "steps": 3, "pretrain_images": 400, "pretrain_steps": 400},
+    "siren": {
+        "decoder_kind": "siren",
+        "latents": 1,
+        "neighbours": 1,
+        "hidden": (32, 32),
+        "steps": 1000,
+        "lr": 5e-4,
+        "pixel_share": 1.0,
+    },
 }
 """Defaults of `FitSection` by recipe, where they are not those of the thesis."""
 
@@ -107,23 +116,34 @@ this value, with which it changed nothing."""
 OF_KIND: dict[str, tuple[str, ...]] = {
     "concat": ("hidden", "lr", "schedule", "betas", "eps", "pixel_share", "init", "pretrain_lr", "pretrain_betas"),
     "basis": ("own_share", "damping"),
+    "siren": ("hidden", "lr", "schedule", "betas", "eps", "pixel_share", "variant", "start", "omega", "stop_db"),
 }
-"""Settings of `FitSection` that only one kind of decoder reads."""
+"""Settings of `FitSection` that not all kinds of decoders read, by those that do."""
 
 
 class FitSection(Section):
     """How one image becomes one cloud (METHOD of the thesis, section 3.2 and appendix A)."""
 
-    recipe: Literal["thesis", "fast", "basis"] = "thesis"
+    recipe: Literal["thesis", "fast", "basis", "siren"] = "thesis"
     """A set of defaults. `basis`: a decoder that is linear in the latents, which are solved for. `thesis`: the thesis's
-    procedure. `fast`: the same at the same PSNR in 275 steps instead of 500."""
+    procedure. `fast`: the same at the same PSNR in 275 steps instead of 500. `siren`: a sine network for each image."""
     latents: Annotated[float, Field(gt=0)] = 0.05
     """Below 1: share of the pixels that receive an anchor. 1 and above: their number."""
     latent_dim: Count = 32
     neighbours: Annotated[int, Field(ge=1, le=64)] = 4
-    decoder_kind: Literal["concat", "basis"] = "concat"
+    decoder_kind: Literal["concat", "basis", "siren"] = "concat"
     """Decided by the recipe. `concat`: the near latents, by their order, into one network, as in the thesis. `basis`:
-    each near latent times a matrix that depends on its relative position."""
+    each near latent times a matrix that depends on its relative position. `siren`: a network of its own for each image,
+    whose parameters are the one latent."""
+    variant: Literal["siren", "siren-nfn", "siren-dws"] = "siren"
+    """Of `siren`: initialisation, coordinates and range of colours as in the thesis's appendix C, or as in the public
+    sets of NFN and of DWSNets (docs/baselines.md)."""
+    start: Literal["shared", "independent"] = "shared"
+    """Of `siren`: whether all networks begin at the same parameters, or each at its own."""
+    omega: Annotated[float, Field(gt=0)] = 30.0
+    """Of `siren`: the factor inside the sines."""
+    stop_db: Annotated[float, Field(ge=0)] = 0.0
+    """Of `siren`: a fit ends at this PSNR; 0 takes all steps."""
     own_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Of `basis`: share of the loss that is every near latent's own error instead of that of their sum."""
     damping: Annotated[float, Field(gt=0)] = 0.01
@@ -160,27 +180,29 @@ class FitSection(Section):
             return values
         values = {key: value for key, value in values.items() if key not in GONE or value != GONE[key]}
         recipe = values.get("recipe")
-        if values.get("decoder_kind") == "basis" and recipe is None:
-            values["recipe"] = recipe = "basis"
+        if values.get("decoder_kind") in ("basis", "siren") and recipe is None:
+            values["recipe"] = recipe = values["decoder_kind"]
         return {**RECIPES.get(recipe, {}), **values} if isinstance(recipe, str) else values
 
     @model_validator(mode="after")
     def kind_of_recipe(self) -> Self:
-        if (self.decoder_kind == "basis") != (self.recipe == "basis"):
+        if self.decoder_kind != RECIPES[self.recipe].get("decoder_kind", "concat"):
             raise ConfigError(
                 "fit.decoder_kind does not fit the recipe.",
                 details=[f"found decoder_kind {self.decoder_kind} with the recipe {self.recipe}"],
-                fix=["--recipe basis" if self.decoder_kind == "basis" else "--recipe thesis"],
+                fix=[f"--recipe {'thesis' if self.decoder_kind == 'concat' else self.decoder_kind}"],
             )
         return self
 
     @model_validator(mode="after")
     def nothing_is_ignored(self) -> Self:
-        other = "concat" if self.decoder_kind == "basis" else "basis"
+        others = dict.fromkeys(name for names in OF_KIND.values() for name in names)
         fields = type(self).model_fields
-        ignored = [name for name in OF_KIND[other] if getattr(self, name) != fields[name].default]
+        unread = [name for name in others if name not in OF_KIND[self.decoder_kind]]
+        ignored = [name for name in unread if getattr(self, name) != fields[name].default]
         if ignored:
-            recipe = "--recipe thesis" if other == "concat" else "--recipe basis"
+            readers = [kind for kind, names in OF_KIND.items() if ignored[0] in names]
+            recipe = f"--recipe {'thesis' if 'concat' in readers else readers[0]}"
             raise ConfigError(
                 f"the recipe {self.recipe} does not read {', '.join(f'fit.{name}' for name in ignored)}.",
                 fix=[recipe, "or leave it out"],
@@ -194,6 +216,23 @@ class FitSection(Section):
                 "--latents is too small.",
                 details=[f"expected at least --neighbours = {self.neighbours}", f"found {self.latents:g}"],
                 fix=[f"--latents {self.neighbours}", "or a share of the pixels, below 1, for example --latents 0.05"],
+            )
+        return self
+
+    @model_validator(mode="after")
+    def one_network(self) -> Self:
+        if self.decoder_kind != "siren":
+            return self
+        if (self.latents, self.neighbours) != (1, 1):
+            raise ConfigError(
+                "a sine network is one latent: the recipe siren has no --latents and --neighbours.",
+                details=[f"found {self.latents:g} and {self.neighbours}"],
+                fix=["leave them out", "--set fit.hidden=[64,64] for a larger network"],
+            )
+        if self.repeats > 1 and self.start == "shared" and self.pixel_share == 1:
+            raise ConfigError(
+                "--repeats would make the same network again: all begin at the same parameters.",
+                fix=["--set fit.start=independent"],
             )
         return self
 
@@ -279,6 +318,16 @@ class ConvertConfig(Section):
         """A conversion that names no recipe takes `basis`; `FitSection` by itself stands for the thesis."""
         if isinstance(values, Mapping) and "recipe" not in values:
             return {**values, "recipe": "basis"}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def store_of_sirens(cls, values: Any) -> Any:
+        """Sine networks have no neighbours to keep, and a phase of 30 radians leaves half precision few digits."""
+        fit = values.get("fit") if isinstance(values, Mapping) else None
+        if isinstance(fit, Mapping) and fit.get("recipe") == "siren":
+            given = values.get("store") or {}
+            return {**values, "store": {"neighbours_cache": "none", "dtype": "float32", **given}}
         return values
 
 
@@ -521,7 +570,15 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
 
 LATER: dict[str, dict[str, Any]] = {
     "source": {"splits": None},
-    "fit": {"decoder_kind": "concat", "own_share": 0.5, "damping": 0.01},
+    "fit": {
+        "decoder_kind": "concat",
+        "own_share": 0.5,
+        "damping": 0.01,
+        "variant": "siren",
+        "start": "shared",
+        "omega": 30.0,
+        "stop_db": 0.0,
+    },
     "store": {"bits": 8},
     "features": {"scale": False},
     "augment": {

@@ -25,6 +25,7 @@ class Recipe(StrEnum):
     basis = "basis"
     thesis = "thesis"
     fast = "fast"
+    siren = "siren"
 
 
 class Features(StrEnum):
@@ -73,6 +74,12 @@ class Edit(StrEnum):
     mask = "mask"
     noise = "noise"
     mix = "mix"
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given: the others are left to the defaults of the settings."""
+    values = {name: option.value if isinstance(option, StrEnum) else option for name, option in options.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def with_expert(values: dict[str, Any], expert: list[str] | None) -> dict[str, Any]:

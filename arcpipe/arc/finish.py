@@ -7,18 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.arc.basis import Basis
-from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import decode
+from arcpipe.arc.engine import AnyDecoder, decode
 from arcpipe.arc.metrics import psnr
 from arcpipe.arc.problem import FittedCloud
 from arcpipe.cloud import Cloud
 from arcpipe.errors import ImageError
 
 
-def finish_cloud(
-    fitted: FittedCloud, latents: NDArray[Any], image: NDArray[np.float32], decoder: Decoder | Basis
-) -> Cloud:
+def finish_cloud(fitted: FittedCloud, latents: NDArray[Any], image: NDArray[np.float32], decoder: AnyDecoder) -> Cloud:
     """Make the cloud of an image from its fit.
 
     Args:

@@ -25,6 +25,8 @@ def fit_bytes(shape: Sequence[int], fit: FitSection) -> int:
     """The most that fitting one image takes at any time, its cloud included, without the image (4 bytes a value)."""
     n_pixels, n = shape[0] * shape[1], fit.neighbours
     k = count_anchors(n_pixels, fit)
+    if fit.decoder_kind == "siren":  # coordinates, colours and weights of the pixels, twice while they are laid out
+        return n_pixels * (28 + 8 * shape[2]) + 24 * fit.latent_dim + 2**22
     if fit.decoder_kind == "basis":
         # Target, shares, weight, neighbours and users of the pixels; of the anchors, with numbers padded to a
         # register of 16, six arrays and the preconditioner in half precision.

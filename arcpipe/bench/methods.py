@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.basis import Basis
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import decode, fit_clouds
+from arcpipe.arc.engine import AnyDecoder, decode, fit_clouds
 from arcpipe.arc.metrics import psnr
 from arcpipe.arc.recipes import recipe
 from arcpipe.arc.reference import ReferenceCloud, decode_reference, fit_cloud_reference
@@ -56,7 +56,7 @@ def batch(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
     return Fitted(fit.steps, lambda: _render_all(clouds, images, decoder))
 
 
-def engine(images: Images, decoder: Decoder | Basis, fit: FitSection) -> Fitted:
+def engine(images: Images, decoder: AnyDecoder, fit: FitSection) -> Fitted:
     """The engine of arcpipe."""
     clouds = fit_clouds(images, decoder, fit, range(len(images)))
     return Fitted(
@@ -94,7 +94,7 @@ def siren(images: Images, decoder: Decoder, fit: FitSection, goals: Sequence[flo
     return Fitted(sum(taken for _, taken in fits) / len(fits), lambda: [made for made, _ in fits])
 
 
-def engine_psnr(images: Images, decoder: Decoder | Basis, fit: FitSection) -> list[float]:
+def engine_psnr(images: Images, decoder: AnyDecoder, fit: FitSection) -> list[float]:
     """What the engine reaches on each image, dB."""
     return [psnr(image, made) for image, made in zip(images, engine(images, decoder, fit).render(), strict=True)]
 

@@ -86,6 +86,12 @@ def run_inspect(
     if edit and scale != 1:
         raise ConfigError("--scale and --edit cannot be combined.", fix=["give only one of them"])
     store = open_store(path, allow_unfinished=True)
+    if edit and store.decoder_kind == "siren":
+        raise ConfigError(
+            f"--edit {edit} moves the points of clouds, and a sine network has none.",
+            details=[f"{path} is of the kind siren"],
+            fix=["arcpipe convert ... --recipe basis"],
+        )
     psnr = {split: np.asarray(store.psnr(split)) for split in in_order(store.splits)}
     if not any(len(values) for values in psnr.values()):
         raise UnfinishedStoreError(f"{path} holds no cloud yet.", fix=["run its arcpipe convert command again"])

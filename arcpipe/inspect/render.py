@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.cloud import Cloud, DecoderRecord
+from arcpipe.cloud import Cloud, DecoderRecord, SirenRecord
 from arcpipe.config import SourceSection, build
 from arcpipe.errors import ArcpipeError
 from arcpipe.sources import Sample, Source, open_source
@@ -52,8 +52,11 @@ def render_places(cloud: Cloud, decoder: DecoderRecord, places: NDArray[np.float
     from arcpipe.arc.kernels import basis_kernel
     from arcpipe.arc.neighbours import Finder
     from arcpipe.arc.problem import standardised_gaps
+    from arcpipe.arc.sirens import Sirens
 
     ready, find = engine.decoder_of(decoder), Finder(cloud.positions, decoder.n_neighbours)
+    if isinstance(ready, Sirens):
+        raise ValueError("a sine network is rendered whole")
     latents, found = np.asarray(cloud.latents, np.float32), []
     for start in range(0, len(places), PLACES):
         some = places[start : start + PLACES]
@@ -76,6 +79,9 @@ def render_window(
     Where two anchors are equally far, rounding may choose the other one if `scale` is no power of two.
     """
     top, left, height, width = window
+    if isinstance(decoder, SirenRecord):  # a network's coordinates are those of the whole image
+        whole = render_cloud(cloud, decoder, scale=scale)
+        return whole[top * scale : (top + height) * scale, left * scale : (left + width) * scale]
     moved = np.asarray(cloud.positions, np.int64 if cloud.positions.dtype.kind in "ui" else np.float64) - (top, left)
     return render_cloud(replace(cloud, positions=moved, size=(height, width), neighbours=None), decoder, scale=scale)
 

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import nn
 
-from arcpipe.arc.basis import Basis
-from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import decoder_of, fit_clouds
+from arcpipe.arc.engine import AnyDecoder, decoder_of, fit_clouds
 from arcpipe.arc.finish import finish_cloud
 from arcpipe.arc.problem import FittedCloud
 from arcpipe.cloud import CloudBatch
@@ -144,7 +142,7 @@ def _predict(
     path: Path,
     image: NDArray[np.float32],
     fitted: FittedCloud,
-    decoder: Decoder | Basis,
+    decoder: AnyDecoder,
     recipe: Recipe,
     run: RunFolder,
     model: nn.Module,
