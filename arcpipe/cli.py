@@ -249,24 +249,37 @@ def convert(
 def train(
     store: Annotated[Path, typer.Option(help="A store made by arcpipe convert.", **AT)],
     out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME.")] = None,
-    model: Annotated[Model, typer.Option(help="The classifier.")] = Model.ptv3,
-    preset: Annotated[Preset, typer.Option(help="For clouds of tens of points, or of thousands.")] = Preset.small,
+    model: Annotated[
+        Model, typer.Option(help="The classifier: ptv3 and ptv1 of clouds, the others of sine networks.")
+    ] = Model.ptv3,
+    preset: Annotated[
+        Preset,
+        typer.Option(help="For clouds of tens of points, or of thousands; full: of sine networks, as published."),
+    ] = Preset.small,
     epochs: Annotated[int, typer.Option(min=1, help="Times that every cloud is seen.")] = 40,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clouds in a step.")] = 128,
-    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 2e-3,
-    weight_decay: Annotated[float, typer.Option(min=0)] = 1e-3,
-    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate, after a short rise.")] = Schedule.cosine,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Clouds in a step; by default 128, of sine networks 64.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of AdamW; by default 0.002, of sine networks 0.001.")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="By default 0.001, or the network's own.")] = None,
+    schedule: Annotated[
+        Schedule | None, typer.Option(help="Of the learning rate, after a short rise; by default cosine.")
+    ] = None,
     augment: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="none, or any of mask,arcmix,push,rotate,flip,crop,displace,noise, comma-separated; of clouds of the "
-            "recipe basis also zoom,brightness,contrast,saturation,hue."
+            "recipe basis also zoom,brightness,contrast,saturation,hue; by default mask,arcmix, of networks none."
         ),
-    ] = "mask,arcmix",
+    ] = None,
     features: Annotated[
         Features, typer.Option(help="Of a point: its latent, what its cloud decodes to around it, or both.")
     ] = Features.latents,
-    normalise: Annotated[Normalise, typer.Option(help="Of latents, by training statistics.")] = Normalise.per_dim,
+    normalise: Annotated[
+        Normalise | None, typer.Option(help="Of latents, by training statistics; by default per-dim, or the model's.")
+    ] = None,
     train_split: Annotated[str, typer.Option()] = "train",
     test_split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
     validation: Annotated[
@@ -298,23 +311,17 @@ def train(
         "threads": threads,
         "workers": workers,
         "gpus": gpus,
-        "stream": {
-            "train_split": train_split,
-            "test_split": test_split,
-            "normalise": normalise.value,
-            "validation": validation,
-            "allow_unfinished": allow_unfinished,
-        },
+        "stream": given(
+            train_split=train_split,
+            test_split=test_split,
+            normalise=normalise,
+            validation=validation,
+            allow_unfinished=allow_unfinished,
+        ),
         "features": {"kind": features.value},
         "model": {"model": model.value, "preset": preset.value},
-        "augment": {"apply": [] if augment == "none" else words(augment)},
-        "optim": {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "schedule": schedule.value,
-        },
+        "augment": given(apply=None if augment is None else [] if augment == "none" else words(augment)),
+        "optim": given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, schedule=schedule),
     }
     config = build(TrainConfig, with_expert(values, expert))
     report = run_train(config, resume=resume, overwrite=overwrite)

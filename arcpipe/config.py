@@ -439,12 +439,18 @@ class FeaturesSection(Section):
         return self
 
 
+WeightModel = Literal["dws", "ng-gnn", "ng-t", "scalegmn", "mlp"]
+WEIGHT_MODELS: tuple[str, ...] = get_args(WeightModel)
+"""Classifiers of sine networks; all others take clouds."""
+
+
 class ModelSection(Section):
     """The classifier; `preset` fills what is not given."""
 
-    model: Literal["ptv3", "ptv1"] = "ptv3"
-    preset: Literal["small", "large"] = "small"
-    """`small`: for clouds of 10 to 100 points; of PTv3, the published network (0.45 M parameters). `large`: more."""
+    model: Literal["ptv3", "ptv1"] | WeightModel = "ptv3"
+    preset: Literal["small", "large", "full"] = "small"
+    """`small`: for clouds of 10 to 100 points; of PTv3, the published network (0.45 M parameters). `large`: more. Of
+    the classifiers of sine networks, `full` is the published one and `small` one for two cores."""
     channels: tuple[Count, ...] | None = None
     depths: tuple[Count, ...] | None = None
     heads: tuple[Count, ...] | None = None
@@ -459,6 +465,18 @@ class ModelSection(Section):
     """Points that a point of PTv1 attends to."""
     mlp_ratio: Annotated[float, Field(gt=0)] | None = None
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
+    width: Count | None = None
+    """Channels of a classifier of sine networks."""
+    layers: Count | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    rows: Count | None = None
+    """Of ng-gnn and ng-t: fixed random waves by which a number is described."""
+    norm: Literal["graph", "batch"] = "graph"
+    """Of ng-gnn: `batch` is the published norm, by which predictions depend on what else is in their batch."""
+    direction: Literal["forward", "both"] = "forward"
+    """Of scalegmn: along which directions of the edges messages go."""
+    phases: Literal["as-stored", "canonical"] = "as-stored"
+    """Of scalegmn: `canonical` brings the phases of all sines into a quarter turn, as was meant to be published."""
 
 
 class OptimSection(Section):
@@ -472,6 +490,8 @@ class OptimSection(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Gradient norm above which gradients are scaled down; 0 is off."""
+    amsgrad: bool = False
+    """The largest of all second moments so far, instead of the present one."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a moving average of the weights that stays after a step; the average is what is reported. 0 is off."""
     evaluate_every: Count = 1
@@ -484,7 +504,8 @@ class StreamSection(Section):
     train_split: str = "train"
     test_split: str | None = None
     """The split that is evaluated; by default `test`, else `val`."""
-    normalise: Literal["per-dim", "whole", "none"] = "per-dim"
+    normalise: Literal["per-dim", "whole", "per-layer", "none"] = "per-dim"
+    """`per-layer`: of sine networks, one mean and deviation for the weights and one for the biases of every layer."""
     block: Count = 32
     """Neighbouring samples of a part that are read together."""
     window: Count = 8
@@ -501,6 +522,26 @@ class StreamSection(Section):
     cache_mb: Annotated[int, Field(ge=0)] = 1024
     """A split of at most so many megabytes is kept in memory; the order is the same either way."""
     allow_unfinished: bool = False
+
+
+_GRAPHS = {"lr": 1e-3, "batch_size": 64, "schedule": "constant", "clip_norm": 10.0}
+_ALONE: dict[str, Any] = {"apply": ()}
+WEIGHT_DEFAULTS: dict[Any, dict[str, dict[str, Any]]] = {
+    "dws": {
+        "stream": {"normalise": "per-dim"},
+        "augment": _ALONE,
+        "optim": {**_GRAPHS, "clip_norm": 0.0, "weight_decay": 5e-4, "amsgrad": True, "warmup": 0.0},
+    },
+    "ng-gnn": {
+        "stream": {"normalise": "per-layer"},
+        "augment": _ALONE,
+        "optim": {**_GRAPHS, "weight_decay": 5e-4, "amsgrad": True},
+    },
+    "scalegmn": {"stream": {"normalise": "none"}, "augment": _ALONE, "optim": {**_GRAPHS, "weight_decay": 0.01}},
+    "mlp": {"stream": {"normalise": "per-dim"}, "augment": _ALONE, "optim": {"lr": 1e-3, "batch_size": 64}},
+}
+WEIGHT_DEFAULTS["ng-t"] = WEIGHT_DEFAULTS["ng-gnn"]
+"""Defaults of `TrainConfig` by classifier, where they are not those of clouds."""
 
 
 class TrainConfig(Section):
@@ -521,6 +562,14 @@ class TrainConfig(Section):
     model: ModelSection = ModelSection()
     augment: AugmentSection = AugmentSection()
     optim: OptimSection = OptimSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def defaults_of_model(cls, values: Any) -> Any:
+        """What is not given to a classifier of sine networks is as its authors had it (docs/baselines.md)."""
+        model = values.get("model") if isinstance(values, Mapping) else None
+        defaults = WEIGHT_DEFAULTS.get(model.get("model"), {}) if isinstance(model, Mapping) else {}
+        return {**values, **{name: {**own, **(values.get(name) or {})} for name, own in defaults.items()}}
 
     @model_validator(mode="after")
     def one_kind_of_process(self) -> Self:
@@ -590,7 +639,7 @@ LATER: dict[str, dict[str, Any]] = {
         "hue": 0.05,
         "exact": True,
     },
-    "optim": {"ema": 0.0},
+    "optim": {"ema": 0.0, "amsgrad": False},
     "stream": {"validation": 0.0},
 }
 """Settings that came after stores and runs had been made, with the value that changes nothing."""

@@ -37,6 +37,7 @@ class Features(StrEnum):
 class Normalise(StrEnum):
     per_dim = "per-dim"
     whole = "whole"
+    per_layer = "per-layer"
     none = "none"
 
 
@@ -48,11 +49,17 @@ class Schedule(StrEnum):
 class Model(StrEnum):
     ptv3 = "ptv3"
     ptv1 = "ptv1"
+    dws = "dws"
+    ng_gnn = "ng-gnn"
+    ng_t = "ng-t"
+    scalegmn = "scalegmn"
+    mlp = "mlp"
 
 
 class Preset(StrEnum):
     small = "small"
     large = "large"
+    full = "full"
 
 
 class Weights(StrEnum):

@@ -27,6 +27,7 @@ from arcpipe.arc.stencil import mirror_signs, stencil_features
 from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord
 from arcpipe.config import FeaturesSection, TrainConfig
 from arcpipe.errors import ConfigError
+from arcpipe.models import check_kind
 from arcpipe.progress import Progress
 from arcpipe.store import Store
 from arcpipe.train.augment import COLOURS, Columns
@@ -184,6 +185,15 @@ def check_changes(config: TrainConfig, store: Store) -> None:
         ConfigError: scales of anchors that have none, or augmentations that would not change what describes a point.
     """
     kind, apply = store.decoder_kind, config.augment.apply
+    check_kind(config.model, kind)
+    if kind == "siren" and (apply or config.features.kind != "latents"):
+        raise ConfigError(
+            "sine networks have no points to change or to describe.",
+            details=[f"found --augment {','.join(apply) or 'none'} and --features {config.features.kind}"],
+            fix=["--augment none --features latents", "arcpipe convert ... --recipe basis"],
+        )
+    if kind != "siren" and config.stream.normalise == "per-layer":
+        raise ConfigError("--normalise per-layer is of sine networks.", fix=["--normalise per-dim"])
     if config.features.scale and kind != "basis":
         raise ConfigError(
             "features.scale needs a store of the kind basis: anchors of others have no scale.",

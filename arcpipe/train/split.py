@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.cloud import CloudBatch
+from arcpipe.cloud import CloudBatch, SirenRecord
 from arcpipe.place import is_remote
 from arcpipe.store import Store
 from arcpipe.train.features import FeatureCache
@@ -160,12 +161,13 @@ def cut(clouds: CloudBatch, start: int, stop: int) -> CloudBatch:
     )
 
 
-def normalisation(split: Split, kind: Literal["per-dim", "whole", "none"]) -> Normalisation:
+def normalisation(split: Split, kind: Literal["per-dim", "whole", "per-layer", "none"]) -> Normalisation:
     """Choose mean and std of the training latents, or features (thesis experiment 6).
 
     Args:
         split: The training split.
-        kind: `per-dim`: one mean and std per latent dimension; `whole`: one of each; `none`: latents stay as they are.
+        kind: `per-dim`: one mean and std per latent dimension; `whole`: one of each; `per-layer`: of sine networks,
+            one for the weights and one for the biases of every layer; `none`: latents stay as they are.
     """
     if kind == "none":
         return Normalisation(np.zeros(split.width, np.float32), np.ones(split.width, np.float32))
@@ -173,12 +175,28 @@ def normalisation(split: Split, kind: Literal["per-dim", "whole", "none"]) -> No
     # The store keeps those of its own training split only, and of all of it.
     if statistics.get("split") != split.name or split.computed or not split.whole:
         statistics = _statistics(split)
+    if kind == "per-layer":
+        return _per_layer(split, statistics)
     if kind == "whole":
         mean = np.full(split.width, statistics["whole_mean"], np.float32)
         std = np.full(split.width, statistics["whole_std"], np.float32)
     else:
         mean, std = np.array(statistics["mean"], np.float32), np.array(statistics["std"], np.float32)
     return Normalisation(mean, np.where(std > 0, std, np.float32(1)))  # a constant dimension becomes 0, not NaN
+
+
+def _per_layer(split: Split, statistics: dict[str, Any]) -> Normalisation:
+    """One mean and std for each of W_0, b_0, W_1, ... of the networks of a split."""
+    mean, std = (np.array(statistics[name], np.float64) for name in ("mean", "std"))
+    decoder = split.store.decoder
+    assert isinstance(decoder, SirenRecord)
+    widths = decoder.widths_tuple
+    sizes = [size for n_in, n_out in pairwise(widths) for size in (n_in * n_out, n_out)]
+    for rows in np.split(np.arange(len(mean)), np.cumsum(sizes)[:-1]):
+        middle = mean[rows].mean()
+        power = np.mean(std[rows] ** 2 + (mean[rows] - middle) ** 2)
+        mean[rows], std[rows] = middle, np.sqrt(power) if power > 0 else 1.0
+    return Normalisation(mean.astype(np.float32), std.astype(np.float32))
 
 
 def _statistics(split: Split) -> dict[str, Any]:

@@ -18,7 +18,9 @@ def make_optimiser(model: nn.Module, optim: OptimSection, device: torch.device) 
     """AdamW over all parameters, as published for the thesis's classifier."""
     # The fused form is a third of the loop's time on a CPU; on a GPU torch chooses well by itself.
     fused = True if device.type == "cpu" else None
-    return torch.optim.AdamW(model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=fused)
+    return torch.optim.AdamW(
+        model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, amsgrad=optim.amsgrad, fused=fused
+    )
 
 
 def learning_rate(optim: OptimSection, share: float, step: float = 0.0) -> float:
