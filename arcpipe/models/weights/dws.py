@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,7 @@ class DwsLayer(nn.Module):
         pooled: dict[tuple[int, tuple[int, ...]], Tensor] = {}
         made = []
         for target, maps in zip(self.kinds, self.maps, strict=True):
+            assert isinstance(maps, nn.ModuleList)
             sums: dict[tuple[int, ...], Tensor] = {}  # by their axes: broadcast only once
             for i, (source, layer) in enumerate(zip(self.kinds, maps, strict=True)):
                 shared = tuple(axis for axis in source.axes if axis in target.axes)
@@ -104,7 +106,8 @@ class DwsLayer(nn.Module):
                     pooled[i, shared] = tensors[i].amax(gone) if gone else tensors[i]
                 found = layer(pooled[i, shared])
                 sums[shared] = sums[shared] + found if shared in sums else found
-            made.append(sum(_spread(found, axes, target.axes) for axes, found in sums.items()) / len(self.kinds))
+            spread = [_spread(found, axes, target.axes) for axes, found in sums.items()]
+            made.append(reduce(torch.add, spread) / len(self.kinds))
         return made
 
 
@@ -140,7 +143,8 @@ class DwsNet(WeightClassifier):
 
     def logits(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
         tensors = self.layers[0](self._begin(weights, biases))
-        for layer, norms in zip(self.layers[1:], self.norms, strict=True):
+        for layer, norms in zip(list(self.layers)[1:], self.norms, strict=True):
+            assert isinstance(norms, nn.ModuleList)
             tensors = [self._activate(norm, x, draw) for norm, x in zip(norms, tensors, strict=True)]
             tensors = layer(tensors)
         tensors = [draw.dropout(torch.relu(x), self.dropout) for x in tensors]
@@ -155,8 +159,9 @@ class DwsNet(WeightClassifier):
         made[last] = weights[last]
         return [*made, *(b.unsqueeze(-1) for b in biases[:-1]), biases[-1]]
 
-    def _activate(self, norm: nn.BatchNorm1d, x: Tensor, draw: Draw) -> Tensor:
+    def _activate(self, norm: nn.Module, x: Tensor, draw: Draw) -> Tensor:
         """Batch norm over networks, positions and what is folded; ReLU; dropout."""
+        assert isinstance(norm, nn.BatchNorm1d)
         flat = x.reshape(-1, norm.num_features)
         flat = norm(flat) if draw.share is None else shared_batch_norm(norm, flat, draw.share)
         return draw.dropout(torch.relu(flat).reshape(x.shape), self.dropout)
