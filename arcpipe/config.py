@@ -439,15 +439,14 @@ class FeaturesSection(Section):
         return self
 
 
-WeightModel = Literal["dws", "ng-gnn", "ng-t", "scalegmn", "mlp"]
-WEIGHT_MODELS: tuple[str, ...] = get_args(WeightModel)
+WEIGHT_MODELS = ("dws", "ng-gnn", "ng-t", "scalegmn", "mlp")
 """Classifiers of sine networks; all others take clouds."""
 
 
 class ModelSection(Section):
     """The classifier; `preset` fills what is not given."""
 
-    model: Literal["ptv3", "ptv1"] | WeightModel = "ptv3"
+    model: Literal["ptv3", "ptv1", "dws", "ng-gnn", "ng-t", "scalegmn", "mlp"] = "ptv3"
     preset: Literal["small", "large", "full"] = "small"
     """`small`: for clouds of 10 to 100 points; of PTv3, the published network (0.45 M parameters). `large`: more. Of
     the classifiers of sine networks, `full` is the published one and `small` one for two cores."""
