@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from arcpipe.arc.render import render_cloud
 from arcpipe.cloud import SirenRecord
 from arcpipe.cluster import Cluster
 from arcpipe.config import ConvertConfig, build
 from arcpipe.convert import run_convert, run_verify
 from arcpipe.errors import ConfigError, StoreMismatchError
+from arcpipe.fitter import Fitter
 from arcpipe.inspect import run_inspect, write_page
 from arcpipe.siren import render
 from arcpipe.store import open_store
@@ -111,6 +113,25 @@ def test_a_store_of_networks_is_drawn(pictures: Path, tmp_path: Path, here: Clus
     write_page(tmp_path / "a.zarr", tmp_path / "page.html")
     with pytest.raises(ConfigError, match="a sine network has none"):
         run_inspect(tmp_path / "a.zarr", [], tmp_path / "drawn", edit="rotate")
+
+
+def test_a_part_of_a_picture_is_what_the_whole_one_has_there(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    run_convert(sirens(pictures, tmp_path / "a.zarr"), cluster=here)
+    cloud = open_store(tmp_path / "a.zarr")["train/0"]
+    whole, (height, width) = render_cloud(cloud, scale=2), cloud.size
+    part = render_cloud(cloud, scale=2, window=(1, 2, height - 3, width - 2))
+    np.testing.assert_array_equal(part, whole[2 : 2 * height - 4, 4:])
+    assert "kind siren" in repr(cloud.decoder)
+
+
+def test_a_fitter_makes_the_networks_of_its_store(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    run_convert(sirens(pictures, tmp_path / "a.zarr"), cluster=here)
+    store = open_store(tmp_path / "a.zarr")
+    fitter = Fitter.like(store)
+    name = str(pictures / "train" / "ants" / "0.png")
+    made, kept = fitter.fit(name), store["train/ants/0.png"]
+    np.testing.assert_array_equal(made.latents, kept.latents)
+    assert made.psnr == pytest.approx(kept.psnr, abs=1e-3)
 
 
 def test_a_dry_run_times_networks(pictures: Path, tmp_path: Path, here: Cluster) -> None:

@@ -12,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+import arcpipe
 from arcpipe.config import ConvertConfig, EvaluateConfig, TrainConfig, build
 from arcpipe.convert import run_convert
 from arcpipe.errors import ConfigError
 from arcpipe.store import open_store
+from arcpipe.stream.dataset import CloudStream
 from arcpipe.stream.split import Split, normalisation
 from arcpipe.train import run_evaluate, run_predict, run_train
 from arcpipe.train.checkpoint import load_tensors
@@ -109,6 +111,16 @@ def test_normalised_by_layer_every_layer_has_mean_0_and_deviation_1(store: Path)
         assert abs(values.mean()) < 1e-4
         assert values.std() == pytest.approx(1, abs=1e-3)
         assert len(np.unique(normalise.std[start:stop])) == 1
+
+
+def test_from_python_networks_are_streamed_and_trained_on(store: Path, tmp_path: Path) -> None:
+    stream = CloudStream(store, batch_size=48, normalise="per-layer")
+    (batch,) = stream
+    assert abs(batch.latents[:, 16:24].mean()) < 1e-3
+    with pytest.raises(ConfigError, match="no points to change"):
+        CloudStream(store, augment=["mask"])
+    report = arcpipe.train(store, tmp_path / "run", model="mlp", epochs=2, device="cpu", threads=1, quiet=True)
+    assert report.epochs == 2
 
 
 def test_new_images_are_fitted_and_classified(store: Path, pictures: Path, tmp_path: Path) -> None:
