@@ -19,7 +19,18 @@ from arcpipe.errors import ConfigError
 from arcpipe.options import default_store
 from tests.pictures import contents, make_pictures
 
-SMALL = ["--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4"]
+SMALL = [
+    "--recipe",
+    "thesis",
+    "--steps",
+    "30",
+    "--latents",
+    "0.2",
+    "--latent-dim",
+    "4",
+    "--set",
+    "fit.pretrain_images=4",
+]
 SMALL += ["--set", "fit.pretrain_steps=8", "--set", "store.part_samples=3"]
 PIPELINE = str(Path(__file__).parents[1] / "pipelines" / "exp3-table5-small.toml")
 
