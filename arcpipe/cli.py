@@ -28,6 +28,7 @@ from arcpipe.options import (
     Weights,
     default_run,
     default_store,
+    given,
     numbers,
     with_expert,
     words,
@@ -158,15 +159,26 @@ def convert(
         str | None, typer.Option(help="Memory of each worker, such as 2GiB; by default its share of the machine's.")
     ] = None,
     recipe: Annotated[
-        Recipe, typer.Option(help="How an image is fitted: its latents solved for, or as in the thesis.")
+        Recipe,
+        typer.Option(help="How an image is fitted: its latents solved for, as in the thesis, or a sine network each."),
     ] = "basis",
-    latents: Annotated[float, typer.Option(help="Anchors: below 1 a share of the pixels, else a number.")] = 0.05,
-    latent_dim: Annotated[int, typer.Option(min=1, help="Numbers in a latent.")] = 32,
-    neighbours: Annotated[int, typer.Option(min=1, help="Nearest anchors that decode a pixel.")] = 4,
+    latents: Annotated[
+        float | None, typer.Option(help="Anchors: below 1 a share of the pixels, else a number; by default 0.05.")
+    ] = None,
+    latent_dim: Annotated[int | None, typer.Option(min=1, help="Numbers in a latent; by default 32.")] = None,
+    neighbours: Annotated[
+        int | None, typer.Option(min=1, help="Nearest anchors that decode a pixel; by default 4.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Fit every image so many times.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Adam steps per image; thesis 500, fast 275.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="How latents are stored.")] = "float16",
-    neighbours_cache: Annotated[Cache, typer.Option(help="Store each pixel's nearest anchors, or not.")] = "pixels",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Adam steps per image; thesis 500, fast 275, siren 1000.")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="How latents are stored; by default float16, of siren float32.")
+    ] = None,
+    neighbours_cache: Annotated[
+        Cache | None, typer.Option(help="Store each pixel's nearest anchors (the default), or not.")
+    ] = None,
     decoder: Annotated[
         str | None, typer.Option(help="Use the decoder of this store or safetensors file instead of pretraining one.")
     ] = None,
@@ -207,16 +219,16 @@ def convert(
         },
         "out": out or default_store(source),
         "seed": seed,
-        "fit": {
-            "recipe": recipe,
-            "latents": latents,
-            "latent_dim": latent_dim,
-            "neighbours": neighbours,
-            "repeats": repeats,
-            "decoder": decoder,
-            **({} if steps is None else {"steps": steps}),
-        },
-        "store": {"dtype": dtype, "neighbours_cache": neighbours_cache},
+        "fit": given(
+            recipe=recipe,
+            latents=latents,
+            latent_dim=latent_dim,
+            neighbours=neighbours,
+            repeats=repeats,
+            decoder=decoder,
+            steps=steps,
+        ),
+        "store": given(dtype=dtype, neighbours_cache=neighbours_cache),
         "run": {
             "workers": workers,
             "gpus": gpus,
@@ -237,24 +249,37 @@ def convert(
 def train(
     store: Annotated[Path, typer.Option(help="A store made by arcpipe convert.", **AT)],
     out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME.")] = None,
-    model: Annotated[Model, typer.Option(help="The classifier.")] = "ptv3",
-    preset: Annotated[Preset, typer.Option(help="For clouds of tens of points, or of thousands.")] = "small",
+    model: Annotated[
+        Model, typer.Option(help="The classifier: ptv3 and ptv1 of clouds, the others of sine networks.")
+    ] = "ptv3",
+    preset: Annotated[
+        Preset,
+        typer.Option(help="For clouds of tens of points, or of thousands; full: of sine networks, as published."),
+    ] = "small",
     epochs: Annotated[int, typer.Option(min=1, help="Times that every cloud is seen.")] = 40,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clouds in a step.")] = 128,
-    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 2e-3,
-    weight_decay: Annotated[float, typer.Option(min=0)] = 1e-3,
-    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate, after a short rise.")] = "cosine",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Clouds in a step; by default 128, of sine networks 64.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of AdamW; by default 0.002, of sine networks 0.001.")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="By default 0.001, or the network's own.")] = None,
+    schedule: Annotated[
+        Schedule | None, typer.Option(help="Of the learning rate, after a short rise; by default cosine.")
+    ] = None,
     augment: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="none, or any of mask,arcmix,push,rotate,flip,crop,displace,noise, comma-separated; of clouds of the "
-            "recipe basis also zoom,brightness,contrast,saturation,hue."
+            "recipe basis also zoom,brightness,contrast,saturation,hue; by default mask,arcmix, of networks none."
         ),
-    ] = "mask,arcmix",
+    ] = None,
     features: Annotated[
         Features, typer.Option(help="Of a point: its latent, what its cloud decodes to around it, or both.")
     ] = "latents",
-    normalise: Annotated[Normalise, typer.Option(help="Of latents, by training statistics.")] = "per-dim",
+    normalise: Annotated[
+        Normalise | None, typer.Option(help="Of latents, by training statistics; by default per-dim, or the model's.")
+    ] = None,
     train_split: Annotated[str, typer.Option()] = "train",
     test_split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
     validation: Annotated[
@@ -286,23 +311,17 @@ def train(
         "threads": threads,
         "workers": workers,
         "gpus": gpus,
-        "stream": {
-            "train_split": train_split,
-            "test_split": test_split,
-            "normalise": normalise,
-            "validation": validation,
-            "allow_unfinished": allow_unfinished,
-        },
+        "stream": given(
+            train_split=train_split,
+            test_split=test_split,
+            normalise=normalise,
+            validation=validation,
+            allow_unfinished=allow_unfinished,
+        ),
         "features": {"kind": features},
         "model": {"model": model, "preset": preset},
-        "augment": {"apply": [] if augment == "none" else words(augment)},
-        "optim": {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "schedule": schedule,
-        },
+        "augment": given(apply=None if augment is None else [] if augment == "none" else words(augment)),
+        "optim": given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, schedule=schedule),
     }
     config = build(TrainConfig, with_expert(values, expert))
     report = run_train(config, resume=resume, overwrite=overwrite)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 
 import arcpipe
 
-DecoderKind = Literal["concat", "basis"]
-"""How near latents become a colour: `NetworkRecord` or `BasisRecord`."""
+DecoderKind = Literal["concat", "basis", "siren"]
+"""How latents become a colour: `NetworkRecord`, `BasisRecord` or `SirenRecord`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,8 +366,86 @@ class BasisRecord:
 
 BASIS_ARRAYS = ("profiles", "orders", "kernel", "scale_rule", "costs", "ranges")
 
-DecoderRecord = NetworkRecord | BasisRecord
-"""What a store keeps of its decoder, of either kind."""
+
+@dataclass(frozen=True, slots=True)
+class SirenRecord:
+    """What all sine networks of a store have in common (kind `siren`): each image is one network, its own decoder.
+
+    Such a cloud has a single point, and its latent (P,) is all parameters of the network, in the order that
+    `arcpipe.siren.network` says. `widths` (layers + 1,): 2 coordinates, hidden widths, channels. `form` (5,): omega,
+    what is added to the output, 1 where coordinates are (column, row) instead of (row, column), and the outputs that
+    mean black and white. `start` (P,): the parameters before the first step, if all images share them, else (0,).
+    """
+
+    widths: NDArray[np.float32]
+    form: NDArray[np.float32]
+    start: NDArray[np.float32]
+
+    def __repr__(self) -> str:
+        return _described(self)
+
+    @property
+    def kind(self) -> DecoderKind:
+        return "siren"
+
+    @property
+    def n_neighbours(self) -> int:
+        return 1
+
+    @property
+    def widths_tuple(self) -> tuple[int, ...]:
+        return tuple(int(width) for width in self.widths)
+
+    @property
+    def latent_dim(self) -> int:
+        """Parameters of a network."""
+        widths = self.widths_tuple
+        return sum((n_in + 1) * n_out for n_in, n_out in pairwise(widths))
+
+    @property
+    def channels(self) -> int:
+        return self.widths_tuple[-1]
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        return self.widths_tuple[1:-1]
+
+    @property
+    def omega(self) -> float:
+        return float(self.form[0])
+
+    @property
+    def offset(self) -> float:
+        return float(self.form[1])
+
+    @property
+    def column_first(self) -> bool:
+        return bool(self.form[2])
+
+    @property
+    def low(self) -> float:
+        return float(self.form[3])
+
+    @property
+    def high(self) -> float:
+        return float(self.form[4])
+
+    @property
+    def sha256(self) -> str:
+        return decoder_hash("siren", self.arrays())
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The arrays as they are named on disk."""
+        return {"widths": self.widths, "form": self.form, "start": self.start}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> SirenRecord:
+        """Take the arrays as `arrays` names them. Raises KeyError where one is missing."""
+        return cls(**{name: np.asarray(arrays[name], np.float32) for name in ("widths", "form", "start")})
+
+
+DecoderRecord = NetworkRecord | BasisRecord | SirenRecord
+"""What a store keeps of its decoder, of any kind."""
 
 
 def _described(decoder: DecoderRecord) -> str:
@@ -389,6 +468,8 @@ def record_from_arrays(
     """The record of a decoder of any kind. Raises KeyError or IndexError where arrays are missing."""
     if kind == "basis":
         return BasisRecord.from_arrays(arrays, n_neighbours)
+    if kind == "siren":
+        return SirenRecord.from_arrays(arrays)
     return NetworkRecord.from_arrays(arrays, n_neighbours, latent_dim)
 
 

@@ -96,6 +96,15 @@ RECIPES: dict[str, dict[str, Any]] = {
         "pretrain_betas": (0.9, 0.999),
     },
     "basis": {"decoder_kind": "basis", "steps": 1, "pretrain_images": 400, "pretrain_steps": 400},
+    "siren": {
+        "decoder_kind": "siren",
+        "latents": 1,
+        "neighbours": 1,
+        "hidden": (32, 32),
+        "steps": 1000,
+        "lr": 5e-4,
+        "pixel_share": 1.0,
+    },
 }
 """Defaults of `FitSection` by recipe, where they are not those of the thesis."""
 
@@ -105,22 +114,13 @@ GONE: dict[str, Any] = {"whiten": False, "ridge": 0.0, "alone": 0.3}
 this value, with which it changed nothing."""
 
 
+_OF_ADAM = ("hidden", "steps", "lr", "schedule", "betas", "eps", "pixel_share")
 OF_KIND: dict[str, tuple[str, ...]] = {
-    "concat": (
-        "hidden",
-        "steps",
-        "lr",
-        "schedule",
-        "betas",
-        "eps",
-        "pixel_share",
-        "init",
-        "pretrain_lr",
-        "pretrain_betas",
-    ),
+    "concat": (*_OF_ADAM, "init", "pretrain_lr", "pretrain_betas"),
     "basis": ("damping",),
+    "siren": (*_OF_ADAM, "variant", "start", "omega", "stop_db"),
 }
-"""Settings of `FitSection` that only one kind of decoder reads."""
+"""Settings of `FitSection` that not all kinds of decoders read, by those that do."""
 
 
 class FitSection(Section):
@@ -128,14 +128,24 @@ class FitSection(Section):
 
     recipe: Recipe = "thesis"
     """A set of defaults. `basis`: a decoder that is linear in the latents, which are solved for. `thesis`: the thesis's
-    procedure. `fast`: the same at the same PSNR in 275 steps instead of 500."""
+    procedure. `fast`: the same at the same PSNR in 275 steps instead of 500. `siren`: a sine network for each image."""
     latents: Annotated[float, Field(gt=0)] = 0.05
     """Below 1: share of the pixels that receive an anchor. 1 and above: their number."""
     latent_dim: Count = 32
     neighbours: Annotated[int, Field(ge=1, le=64)] = 4
-    decoder_kind: Literal["concat", "basis"] = "concat"
+    decoder_kind: Literal["concat", "basis", "siren"] = "concat"
     """Decided by the recipe. `concat`: the near latents, by their order, into one network, as in the thesis. `basis`:
-    each near latent times a matrix that depends on its relative position."""
+    each near latent times a matrix that depends on its relative position. `siren`: a network of its own for each image,
+    whose parameters are the one latent."""
+    variant: Literal["siren", "siren-nfn", "siren-dws"] = "siren"
+    """Of `siren`: initialisation, coordinates and range of colours as in the thesis's appendix C, or as in the public
+    sets of NFN and of DWSNets (docs/baselines.md)."""
+    start: Literal["shared", "independent"] = "shared"
+    """Of `siren`: whether all networks begin at the same parameters, or each at its own."""
+    omega: Annotated[float, Field(gt=0)] = 30.0
+    """Of `siren`: the factor inside the sines."""
+    stop_db: Annotated[float, Field(ge=0)] = 0.0
+    """Of `siren`: a fit ends at this PSNR; 0 takes all steps."""
     damping: Annotated[float, Field(gt=0)] = 0.01
     """Of `basis`: added to the loss for the squared length of every latent, in squared colours of one pixel."""
     hidden: tuple[Count, ...] | None = None
@@ -170,27 +180,29 @@ class FitSection(Section):
             return values
         values = {key: value for key, value in values.items() if key not in GONE or value != GONE[key]}
         recipe = values.get("recipe")
-        if values.get("decoder_kind") == "basis" and recipe is None:
-            values["recipe"] = recipe = "basis"
+        if values.get("decoder_kind") in ("basis", "siren") and recipe is None:
+            values["recipe"] = recipe = values["decoder_kind"]
         return {**RECIPES.get(recipe, {}), **values} if isinstance(recipe, str) else values
 
     @model_validator(mode="after")
     def kind_of_recipe(self) -> Self:
-        if (self.decoder_kind == "basis") != (self.recipe == "basis"):
+        if self.decoder_kind != RECIPES[self.recipe].get("decoder_kind", "concat"):
             raise ConfigError(
                 "fit.decoder_kind does not fit the recipe.",
                 details=[f"found decoder_kind {self.decoder_kind} with the recipe {self.recipe}"],
-                fix=["--recipe basis" if self.decoder_kind == "basis" else "--recipe thesis"],
+                fix=[f"--recipe {'thesis' if self.decoder_kind == 'concat' else self.decoder_kind}"],
             )
         return self
 
     @model_validator(mode="after")
     def nothing_is_ignored(self) -> Self:
-        other = "concat" if self.decoder_kind == "basis" else "basis"
+        others = dict.fromkeys(name for names in OF_KIND.values() for name in names)
         usual = {name: field.default for name, field in type(self).model_fields.items()} | RECIPES[self.recipe]
-        ignored = [name for name in OF_KIND[other] if getattr(self, name) != usual[name]]
+        unread = [name for name in others if name not in OF_KIND[self.decoder_kind]]
+        ignored = [name for name in unread if getattr(self, name) != usual[name]]
         if ignored:
-            recipe = "--recipe thesis" if other == "concat" else "--recipe basis"
+            readers = [kind for kind, names in OF_KIND.items() if ignored[0] in names]
+            recipe = f"--recipe {'thesis' if 'concat' in readers else readers[0]}"
             raise ConfigError(
                 f"the recipe {self.recipe} does not read {', '.join(f'fit.{name}' for name in ignored)}.",
                 fix=[recipe, "or leave it out"],
@@ -204,6 +216,23 @@ class FitSection(Section):
                 "--latents is too small.",
                 details=[f"expected at least --neighbours = {self.neighbours}", f"found {self.latents:g}"],
                 fix=[f"--latents {self.neighbours}", "or a share of the pixels, below 1, for example --latents 0.05"],
+            )
+        return self
+
+    @model_validator(mode="after")
+    def one_network(self) -> Self:
+        if self.decoder_kind != "siren":
+            return self
+        if (self.latents, self.neighbours) != (1, 1):
+            raise ConfigError(
+                "a sine network is one latent: the recipe siren has no --latents and --neighbours.",
+                details=[f"found {self.latents:g} and {self.neighbours}"],
+                fix=["leave them out", "--set fit.hidden=[64,64] for a larger network"],
+            )
+        if self.repeats > 1 and self.start == "shared" and self.pixel_share == 1:
+            raise ConfigError(
+                "--repeats would make the same network again: all begin at the same parameters.",
+                fix=["--set fit.start=independent"],
             )
         return self
 
@@ -289,6 +318,16 @@ class ConvertConfig(Section):
         """A conversion that names no recipe takes `basis`; `FitSection` by itself stands for the thesis."""
         if isinstance(values, Mapping) and "recipe" not in values:
             return {**values, "recipe": "basis"}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def store_of_sirens(cls, values: Any) -> Any:
+        """Sine networks have no neighbours to keep, and a phase of 30 radians leaves half precision few digits."""
+        fit = values.get("fit") if isinstance(values, Mapping) else None
+        if isinstance(fit, Mapping) and fit.get("recipe") == "siren":
+            given = values.get("store") or {}
+            return {**values, "store": {"neighbours_cache": "none", "dtype": "float32", **given}}
         return values
 
 
@@ -400,12 +439,17 @@ class FeaturesSection(Section):
         return self
 
 
+WEIGHT_MODELS = ("dws", "ng-gnn", "ng-t", "scalegmn", "mlp")
+"""Classifiers of sine networks; all others take clouds."""
+
+
 class ModelSection(Section):
     """The classifier; `preset` fills what is not given."""
 
     model: Model = "ptv3"
     preset: Preset = "small"
-    """`small`: for clouds of 10 to 100 points; of PTv3, the published network (0.45 M parameters). `large`: more."""
+    """`small`: for clouds of 10 to 100 points; of PTv3, the published network (0.45 M parameters). `large`: more. Of
+    the classifiers of sine networks, `full` is the published one and `small` one for two cores."""
     channels: tuple[Count, ...] | None = None
     depths: tuple[Count, ...] | None = None
     heads: tuple[Count, ...] | None = None
@@ -420,6 +464,18 @@ class ModelSection(Section):
     """Points that a point of PTv1 attends to."""
     mlp_ratio: Annotated[float, Field(gt=0)] | None = None
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
+    width: Count | None = None
+    """Channels of a classifier of sine networks."""
+    layers: Count | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    rows: Count | None = None
+    """Of ng-gnn and ng-t: fixed random waves by which a number is described."""
+    norm: Literal["graph", "batch"] = "graph"
+    """Of ng-gnn: `batch` is the published norm, by which predictions depend on what else is in their batch."""
+    direction: Literal["forward", "both"] = "forward"
+    """Of scalegmn: along which directions of the edges messages go."""
+    phases: Literal["as-stored", "canonical"] = "as-stored"
+    """Of scalegmn: `canonical` brings the phases of all sines into a quarter turn, as was meant to be published."""
 
 
 class OptimSection(Section):
@@ -435,6 +491,8 @@ class OptimSection(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Gradient norm above which gradients are scaled down; 0 is off."""
+    amsgrad: bool = False
+    """The largest of all second moments so far, instead of the present one."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a moving average of the weights that stays after a step; the average is what is reported. 0 is off."""
     evaluate_every: Count = 1
@@ -450,6 +508,7 @@ class StreamSection(Section):
     test_split: str | None = None
     """The split that is evaluated; by default `test`, else `val`."""
     normalise: Normalise = "per-dim"
+    """`per-layer`: of sine networks, one mean and deviation for the weights and one for the biases of every layer."""
     block: Count = 32
     """Neighbouring samples of a part that are read together."""
     window: Count = 8
@@ -466,6 +525,26 @@ class StreamSection(Section):
     cache_mb: Annotated[int, Field(ge=0)] = 1024
     """A split of at most so many megabytes is kept in memory; the order is the same either way."""
     allow_unfinished: bool = False
+
+
+_GRAPHS = {"lr": 1e-3, "batch_size": 64, "schedule": "constant", "clip_norm": 10.0}
+_ALONE: dict[str, Any] = {"apply": ()}
+WEIGHT_DEFAULTS: dict[Any, dict[str, dict[str, Any]]] = {
+    "dws": {
+        "stream": {"normalise": "per-dim"},
+        "augment": _ALONE,
+        "optim": {**_GRAPHS, "clip_norm": 0.0, "weight_decay": 5e-4, "amsgrad": True, "warmup": 0.0},
+    },
+    "ng-gnn": {
+        "stream": {"normalise": "per-layer"},
+        "augment": _ALONE,
+        "optim": {**_GRAPHS, "weight_decay": 5e-4, "amsgrad": True},
+    },
+    "scalegmn": {"stream": {"normalise": "none"}, "augment": _ALONE, "optim": {**_GRAPHS, "weight_decay": 0.01}},
+    "mlp": {"stream": {"normalise": "per-dim"}, "augment": _ALONE, "optim": {"lr": 1e-3, "batch_size": 64}},
+}
+WEIGHT_DEFAULTS["ng-t"] = WEIGHT_DEFAULTS["ng-gnn"]
+"""Defaults of `TrainConfig` by classifier, where they are not those of clouds."""
 
 
 class TrainConfig(Section):
@@ -486,6 +565,14 @@ class TrainConfig(Section):
     model: ModelSection = ModelSection()
     augment: AugmentSection = AugmentSection()
     optim: OptimSection = OptimSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def defaults_of_model(cls, values: Any) -> Any:
+        """What is not given to a classifier of sine networks is as its authors had it (docs/baselines.md)."""
+        model = values.get("model") if isinstance(values, Mapping) else None
+        defaults = WEIGHT_DEFAULTS.get(model.get("model"), {}) if isinstance(model, Mapping) else {}
+        return {**values, **{name: {**own, **(values.get(name) or {})} for name, own in defaults.items()}}
 
     @model_validator(mode="after")
     def one_kind_of_process(self) -> Self:
@@ -569,7 +656,14 @@ def sectioned(kind: type[Section], settings: Mapping[str, Any]) -> dict[str, Any
 
 LATER: dict[str, dict[str, Any]] = {
     "source": {"splits": None},
-    "fit": {"decoder_kind": "concat", "damping": 0.01},
+    "fit": {
+        "decoder_kind": "concat",
+        "damping": 0.01,
+        "variant": "siren",
+        "start": "shared",
+        "omega": 30.0,
+        "stop_db": 0.0,
+    },
     "store": {"bits": 8},
     "features": {"scale": False},
     "augment": {
@@ -581,7 +675,7 @@ LATER: dict[str, dict[str, Any]] = {
         "hue": 0.05,
         "exact": True,
     },
-    "optim": {"ema": 0.0, "precision": "auto"},
+    "optim": {"ema": 0.0, "precision": "auto", "amsgrad": False},
     "stream": {"validation": 0.0},
 }
 """Settings that came after stores and runs had been made, with the value that changes nothing."""

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from arcpipe.arc.basis import Basis
-from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import decoder_of, fit_clouds
+from arcpipe.arc.engine import AnyDecoder, decoder_of, fit_clouds
 from arcpipe.arc.problem import FittedCloud
 from arcpipe.arc.render import render_and_compare
 from arcpipe.cloud import Cloud, DecoderRecord
@@ -44,7 +43,7 @@ class Fitter:
     `seed`: of the run; the fits of `fit` follow from it and from the pixels. `threads`: finish several clouds at once.
     """
 
-    decoder: Decoder | Basis
+    decoder: AnyDecoder
     settings: FitSection
     store: StoreSection = field(default_factory=StoreSection)
     source: SourceSection = field(default_factory=lambda: SourceSection(source=""))

@@ -10,12 +10,12 @@ from arcpipe.errors import ConfigError
 
 Dtype = Literal["float16", "float32", "int8"]
 Cache = Literal["pixels", "none"]
-Recipe = Literal["basis", "thesis", "fast"]
+Recipe = Literal["basis", "thesis", "fast", "siren"]
 Features = Literal["latents", "decoded", "both"]
-Normalise = Literal["per-dim", "whole", "none"]
+Normalise = Literal["per-dim", "whole", "per-layer", "none"]
 Schedule = Literal["constant", "cosine"]
-Model = Literal["ptv3", "ptv1"]
-Preset = Literal["small", "large"]
+Model = Literal["ptv3", "ptv1", "dws", "ng-gnn", "ng-t", "scalegmn", "mlp"]
+Preset = Literal["small", "large", "full"]
 Weights = Literal["last", "best"]
 Edit = Literal[
     "push",
@@ -32,6 +32,11 @@ Edit = Literal[
     "noise",
     "mix",
 ]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given: the others are left to the defaults of the settings."""
+    return {name: option for name, option in options.items() if option is not None}
 
 
 def with_expert(values: dict[str, Any], expert: list[str] | None) -> dict[str, Any]:

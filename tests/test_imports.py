@@ -30,6 +30,7 @@ FLOOR = {
     "cluster": 2,
     "baselines": 2,
     "arc": 1,
+    "siren": 0.5,
     "cloud": 0,
     "config": 0,
     "errors": 0,

@@ -19,6 +19,7 @@ BUILT_ON = {
     "arc/kernels/squares.py": ["arc/kernels/simd.py"],
     "models/cpu/attention_loops.py": ["models/cpu/lanes.py", "vectors.py"],
     "models/cpu/conv_loops.py": ["models/cpu/lanes.py", "vectors.py"],
+    "siren/loops.py": ["vectors.py"],
 }
 
 

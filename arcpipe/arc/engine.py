@@ -17,12 +17,15 @@ from arcpipe.arc.kernels import choose_kernel
 from arcpipe.arc.kernels.basis_kernel import render_cloud, render_places
 from arcpipe.arc.neighbours import Finder, nearest_anchors
 from arcpipe.arc.problem import FittedCloud, standardised_gaps
+from arcpipe.arc.sirens import Sirens, fit_siren_clouds
 from arcpipe.arc.tiles import index_rows, padded
-from arcpipe.cloud import BasisRecord, DecoderRecord
+from arcpipe.cloud import BasisRecord, DecoderRecord, SirenRecord
 from arcpipe.config import FitSection
 from arcpipe.devices import choose_device
 from arcpipe.errors import ConfigError, ImageError
+from arcpipe.siren import new_record, render
 
+AnyDecoder = Decoder | Basis | Sirens
 GPU_SHARE = 0.5
 """Of a GPU's free memory, for index tensors that are kept."""
 BLOCK = 64
@@ -31,7 +34,7 @@ BLOCK = 64
 
 def fit_clouds(
     images: Sequence[NDArray[Any]],
-    decoder: Decoder | Basis,
+    decoder: AnyDecoder,
     fit: FitSection,
     seeds: Sequence[int],
     *,
@@ -69,6 +72,8 @@ def fit_clouds(
     for image in images:
         check_image(image, decoder.channels)
     decoder = decoder.to(choose_device(device))
+    if isinstance(decoder, Sirens):
+        return fit_siren_clouds(images, decoder, fit, seeds)
     if decoder.device.type == "cuda":
         memory_bytes = int(GPU_SHARE * torch.cuda.mem_get_info(decoder.device)[0])
     return choose_kernel(kernel, decoder).run(images, fit, seeds, memory_bytes)
@@ -78,7 +83,7 @@ def decode(
     latents: NDArray[Any],
     positions: NDArray[Any],
     size: tuple[int, int],
-    decoder: Decoder | Basis,
+    decoder: AnyDecoder,
     relative: tuple[float, float],
     neighbours: NDArray[Any] | None = None,
     *,
@@ -104,6 +109,8 @@ def decode(
     Raises:
         TooFewAnchorsError: the cloud has fewer anchors than the decoder's neighbours.
     """
+    if isinstance(decoder, Sirens):
+        return render(decoder.record, latents[0], size, scale)
     if isinstance(decoder, Basis):
         return _decode_basis(latents, positions, size, decoder, scales, neighbours, scale)
     height, width = size[0] * scale, size[1] * scale
@@ -144,15 +151,19 @@ def _decode_basis(
     return picture
 
 
-def first_decoder(fit: FitSection, channels: int, seed: int, device: str = "cpu") -> Decoder | Basis:
+def first_decoder(fit: FitSection, channels: int, seed: int, device: str = "cpu") -> AnyDecoder:
     """A decoder that has learned nothing yet: as fast as any of its shape."""
+    if fit.decoder_kind == "siren":
+        return Sirens(new_record(fit, channels, seed))
     if fit.decoder_kind == "basis":
         return new_basis(fit.latent_dim, channels, fit.neighbours).to(device)
     return Decoder.initial(fit, channels, seed).to(device)
 
 
-def decoder_of(record: DecoderRecord, device: str | torch.device = "cpu") -> Decoder | Basis:
+def decoder_of(record: DecoderRecord, device: str | torch.device = "cpu") -> AnyDecoder:
     """The decoder of a store or a file, ready for use."""
+    if isinstance(record, SirenRecord):
+        return Sirens(record)
     if isinstance(record, BasisRecord):
         return Basis(record, torch.device(device))
     return Decoder.from_record(record, device)
@@ -175,7 +186,7 @@ def decode_pixels(
     return layers[-1][: len(near)].cpu().numpy()
 
 
-def check_decoder(decoder: Decoder | Basis, fit: FitSection) -> None:
+def check_decoder(decoder: AnyDecoder, fit: FitSection) -> None:
     """Refuse a decoder that was made for other clouds.
 
     Raises:

@@ -31,6 +31,8 @@ def fit_bytes(shape: Sequence[int], fit: FitSection) -> int:
     """Count the most bytes that one fit takes at any time, with its cloud and without the image (4 bytes a value)."""
     n_pixels, n = shape[0] * shape[1], fit.neighbours
     k = count_anchors(n_pixels, fit)
+    if fit.decoder_kind == "siren":  # coordinates, colours and weights of the pixels, twice while they are laid out
+        return n_pixels * (28 + 8 * shape[2]) + 24 * fit.latent_dim + 2**22
     if fit.decoder_kind == "basis":
         # Of the pixels: target, weight, number of shares, and four arrays of n: neighbours in two orders, shares and
         # users.

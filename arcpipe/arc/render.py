@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from arcpipe.arc.basis import Basis
-from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import decode, decode_pixels, decoder_of
+from arcpipe.arc.engine import AnyDecoder, decode, decode_pixels, decoder_of
 from arcpipe.arc.factorised import Factorised
 from arcpipe.arc.kernels import basis_kernel
 from arcpipe.arc.metrics import psnr
 from arcpipe.arc.neighbours import Finder
 from arcpipe.arc.problem import standardised_gaps
+from arcpipe.arc.sirens import Sirens
 from arcpipe.cloud import Cloud, DecoderRecord
 
 PLACES = 2**14
@@ -25,7 +25,7 @@ PLACES = 2**14
 
 def render_cloud(
     cloud: Cloud,
-    decoder: DecoderRecord | Decoder | Basis | None = None,
+    decoder: DecoderRecord | AnyDecoder | None = None,
     *,
     scale: int = 1,
     window: tuple[int, int, int, int] | None = None,
@@ -51,6 +51,10 @@ def render_cloud(
     Raises:
         ValueError: the cloud brings no decoder along, and none is given.
     """
+    ready = _ready(cloud, decoder)
+    if window is not None and isinstance(ready, Sirens):  # a network's coordinates are those of the whole image
+        top, left, height, width = (scale * edge for edge in window)
+        return render_cloud(cloud, ready, scale=scale)[top : top + height, left : left + width]
     if window is not None:
         top, left, height, width = window
         integers = cloud.positions.dtype.kind in "ui"
@@ -60,7 +64,7 @@ def render_cloud(
         np.asarray(cloud.latents, np.float32),
         cloud.positions,
         cloud.size,
-        _ready(cloud, decoder),
+        ready,
         cloud.relative,
         cloud.neighbours if use_cache and scale == 1 else None,
         scale=scale,
@@ -70,8 +74,10 @@ def render_cloud(
 
 
 def render_places(cloud: Cloud, decoder: DecoderRecord, places: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Decode a cloud at any places (p, 2): colours (p, C), not clamped."""
+    """Decode a cloud at any places (p, 2): colours (p, C), not clamped. A sine network is only rendered whole."""
     ready, find = decoder_of(decoder), Finder(cloud.positions, decoder.n_neighbours)
+    if isinstance(ready, Sirens):
+        raise ValueError("a sine network is rendered whole")
     latents, found = np.asarray(cloud.latents, np.float32), []
     for start in range(0, len(places), PLACES):
         some = places[start : start + PLACES]
@@ -87,7 +93,7 @@ def render_places(cloud: Cloud, decoder: DecoderRecord, places: NDArray[np.float
 
 
 def render_and_compare(
-    cloud: Cloud, decoder: DecoderRecord | Decoder | Basis, original: NDArray[Any] | None, *, use_cache: bool = True
+    cloud: Cloud, decoder: DecoderRecord | AnyDecoder, original: NDArray[Any] | None, *, use_cache: bool = True
 ) -> tuple[NDArray[np.float32], float]:
     """Decode a cloud, and measure the PSNR (dB) against its original: NaN where that is missing or of another shape."""
     image = render_cloud(cloud, decoder, use_cache=use_cache)
@@ -96,8 +102,8 @@ def render_and_compare(
     return image, psnr(original, image)
 
 
-def _ready(cloud: Cloud, decoder: DecoderRecord | Decoder | Basis | None) -> Decoder | Basis:
+def _ready(cloud: Cloud, decoder: DecoderRecord | AnyDecoder | None) -> AnyDecoder:
     decoder = decoder or cloud.decoder
     if decoder is None:
         raise ValueError("the cloud brings no decoder along: give that of its store")
-    return decoder if isinstance(decoder, Decoder | Basis) else decoder_of(decoder)
+    return decoder if isinstance(decoder, AnyDecoder) else decoder_of(decoder)

@@ -11,13 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.arc.basis import Basis
-from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import decode
+from arcpipe.arc.engine import AnyDecoder, decode
 from arcpipe.cloud import Cloud
 
 
-def stencil_features(cloud: Cloud, decoder: Decoder | Basis, windows: Sequence[int], order: int) -> NDArray[np.float32]:
+def stencil_features(cloud: Cloud, decoder: AnyDecoder, windows: Sequence[int], order: int) -> NDArray[np.float32]:
     """Decode a cloud and describe the square windows around its anchors.
 
     Every window is reduced to the coefficients (u, v), u + v <= `order`, of its orthonormal cosine transform (DCT-II),

@@ -186,7 +186,7 @@ def prepare(fit: FitSection, threads: int, with_basis: bool) -> tuple[Records, f
     torch.set_num_threads(threads)
     pictures = photographs((32, 32), DECODER_IMAGES)
     decoder, _ = pretrain_decoder(pictures, fit, range(DECODER_IMAGES), seed=0, channels=3)
-    records = {"concat": decoder.to_record()}
+    records: Records = {"concat": decoder.to_record()}
     if with_basis:
         pieces = photographs((128, 128), DECODER_IMAGES)
         learned = FitSection(recipe="basis").model_copy(update={"pretrain_steps": BASIS_STEPS})

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.basis import Basis
 from arcpipe.arc.decoder import Decoder
+from arcpipe.arc.engine import AnyDecoder
 from arcpipe.arc.metrics import psnr
 from arcpipe.arc.reference import ReferenceCloud, decode_reference, fit_cloud_reference
 from arcpipe.arc.render import render_cloud
@@ -56,7 +57,7 @@ def batch(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
     return Fitted(fit.steps, lambda: _render_all(clouds, images, decoder))
 
 
-def engine(images: Images, decoder: Decoder | Basis, fit: FitSection) -> Fitted:
+def engine(images: Images, decoder: AnyDecoder, fit: FitSection) -> Fitted:
     """The engine of arcpipe."""
     fitter = Fitter(decoder, fit, StoreSection(dtype="float32"))
     clouds = fitter.solve(images, range(len(images)))
@@ -82,7 +83,7 @@ def siren(images: Images, decoder: Decoder, fit: FitSection, goals: Sequence[flo
     return Fitted(sum(taken for _, taken in fits) / len(fits), lambda: [made for made, _ in fits])
 
 
-def engine_psnr(images: Images, decoder: Decoder | Basis, fit: FitSection) -> list[float]:
+def engine_psnr(images: Images, decoder: AnyDecoder, fit: FitSection) -> list[float]:
     """What the engine reaches on each image, dB."""
     return [psnr(image, made) for image, made in zip(images, engine(images, decoder, fit).render(), strict=True)]
 

@@ -43,7 +43,7 @@ def check_decoder(decoder: DecoderRecord, fit: FitSection, channels: int, name: 
         wrong = {"decoder kind": wanted["decoder kind"]}
     fix = [f"{key} {found}" for key, (_, found) in wrong.items() if key.startswith("--")]
     if "decoder kind" in wrong:
-        fix.append("--recipe basis" if decoder.kind == "basis" else "--recipe thesis")
+        fix.append("--recipe thesis" if decoder.kind == "concat" else f"--recipe {decoder.kind}")
     if "channels" in wrong:
         fix.append("--grey (one channel)" if decoder.channels == 1 else "a decoder made from greyscale images")
     raise ConfigError(

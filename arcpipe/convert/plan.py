@@ -25,6 +25,8 @@ PIXEL_STEPS_PER_CORE_S = 1.4e7
 # A step of the kind `basis` costs about as much a pixel; what it needs beside its few steps, from reading an image to
 # writing its cloud, as much as so many more.
 STEPS_BESIDE_BASIS = 16
+# A step of a sine network costs as much a pixel as one of the kind `concat` where it has so many parameters.
+PARAMETERS_OF_A_STEP = 1000
 # A small dataset still makes work for several workers.
 LEAST_PARTS = 8
 # What a part takes beside its arrays: 27 small files and their folders, where a block has 4 kB.
@@ -123,8 +125,10 @@ def core_seconds(samples: Iterable[Sample], fit: FitSection) -> float:
     return sum(map(_pixels, samples)) * steps_of_work(fit) * fit.repeats / PIXEL_STEPS_PER_CORE_S
 
 
-def steps_of_work(fit: FitSection) -> int:
+def steps_of_work(fit: FitSection) -> float:
     """What a pixel costs, in steps."""
+    if fit.decoder_kind == "siren":
+        return fit.steps * fit.pixel_share * fit.latent_dim / PARAMETERS_OF_A_STEP
     return fit.steps + (STEPS_BESIDE_BASIS if fit.decoder_kind == "basis" else 0)
 
 

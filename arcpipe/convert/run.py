@@ -23,6 +23,7 @@ from arcpipe.convert.plan import PartPlan, check_space, content_settings, count_
 from arcpipe.convert.pretraining import pretrain_decoder
 from arcpipe.convert.report import ConvertReport, summarise
 from arcpipe.convert.scratch import scratch_folder
+from arcpipe.convert.sirens import shared_network, with_network_size
 from arcpipe.convert.work import Work
 from arcpipe.devices import check_gpus
 from arcpipe.errors import DownloadError, NoSpaceError
@@ -62,6 +63,9 @@ def run_convert(
     started = time.monotonic()
     if config.run.gpus is not None and cluster is None:
         check_gpus(config.run.gpus)
+        if config.fit.decoder_kind == "siren":
+            idle = "--gpus gives a worker to each GPU and leaves the GPUs idle"
+            say(f"the recipe siren is fitted on CPUs as yet: {idle}")
     if config.run.cluster is not None and cluster is None:
         check_jobs(config.run.cluster)
     check_place(config.out)
@@ -78,7 +82,7 @@ def run_convert(
         def workers() -> Cluster:  # started when there is something to do
             return cluster or _open_workers(stack, config)
 
-        decoder = given or there
+        decoder = given or there or shared_network(config.fit, inventory.channels, config.seed)
         if decoder is None:
             decoder = pretrain_decoder(_work(config, inventory, workers()), inventory, workers(), say)
         writer = create_or_open(config.out, header, decoder, overwrite=overwrite)
@@ -106,6 +110,7 @@ def _plan(
     config = config.model_copy(update={"source": located(config.source)})
     given = load_decoder(config.fit.decoder) if config.fit.decoder else None
     inventory = _take_inventory(config, scratch)
+    config = config.model_copy(update={"fit": with_network_size(config.fit, inventory.channels)})
     if given is not None:
         check_decoder(given, config.fit, inventory.channels, config.fit.decoder or "")
     counts = count_parts(inventory, config)

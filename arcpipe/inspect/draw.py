@@ -88,6 +88,12 @@ def run_inspect(
     if edit and scale != 1:
         raise ConfigError("--scale and --edit cannot be combined.", fix=["give only one of them"])
     store = open_store(path, allow_unfinished=True)
+    if edit and store.decoder_kind == "siren":
+        raise ConfigError(
+            f"--edit {edit} moves the points of clouds, and a sine network has none.",
+            details=[f"{path} is of the kind siren"],
+            fix=["arcpipe convert ... --recipe basis"],
+        )
     desk = _desk(store, out, scale, use_cache)
     places = list(dict.fromkeys(CloudPlace(*store.find(name)) for name in samples))
     _make_folder(out, path)

@@ -58,7 +58,7 @@ class View:
             self.name,
             f"class {self.class_name}" + (f", repeat {self.cloud.repeat}" if self.cloud.repeat else ""),
             f"{height} × {width} pixels",
-            f"{len(self.cloud):,} anchors",
+            f"{len(self.cloud):,} anchors" if len(self.cloud) > 1 else f"{self.cloud.latents.size:,} numbers",
             f"PSNR {decibel(known(self.cloud.psnr))}",
             f"cloud: {self.cloud_bytes / (height * width):.2f} bytes a pixel",
         )

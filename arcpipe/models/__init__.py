@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from arcpipe.config import ModelSection
+from arcpipe.cloud import DecoderKind, DecoderRecord, SirenRecord
+from arcpipe.config import WEIGHT_MODELS, ModelSection
 from arcpipe.errors import ConfigError
 from arcpipe.models.backends import check_backend, use_backend
 from arcpipe.models.ptv3 import PTv3
+from arcpipe.models.weights import build_weight_model, resolve_weight_model
 
-__all__ = ["PRESETS", "PTv3", "build_model", "describe", "n_parameters", "resolve"]
+__all__ = ["PRESETS", "PTv3", "build_model", "check_kind", "describe", "n_parameters", "resolve"]
 
 PRESETS = {
     # The published Fashion-MNIST configuration of the ARC thesis, for clouds of 10 to 100 points.
@@ -64,6 +66,28 @@ OPEN = {
 """What a model takes of the settings that only some models have."""
 
 
+OF_WEIGHTS = ("width", "layers", "dropout", "rows", "norm", "direction", "phases")
+"""What only classifiers of sine networks have."""
+
+
+def check_kind(section: ModelSection, kind: DecoderKind | None) -> None:
+    """Refuse a classifier that cannot read the store's samples; `kind`: of its decoder.
+
+    Raises:
+        ConfigError: a classifier of networks for clouds or of clouds for networks.
+    """
+    if (section.model in WEIGHT_MODELS) == (kind == "siren"):
+        return
+    if kind == "siren":
+        models = [f"--model {name}" for name in WEIGHT_MODELS]
+        raise ConfigError(f"{section.model} reads clouds, and the store holds sine networks.", fix=models)
+    raise ConfigError(
+        f"{section.model} reads sine networks, and the store holds clouds.",
+        details=[f"its decoder is of the kind {kind}"] if kind else [],
+        fix=["--model ptv3", "arcpipe convert SOURCE --recipe siren --out OTHER.zarr"],
+    )
+
+
 def resolve(section: ModelSection) -> ModelSection:
     """Fill what `section` leaves open from its preset; what its model does not have stays None.
 
@@ -71,9 +95,15 @@ def resolve(section: ModelSection) -> ModelSection:
         ConfigError: the model has no such setting, stages disagree in number, or a stage's channels are not a multiple
             of its heads; the backend cannot be used here.
     """
+    if section.model in WEIGHT_MODELS:
+        return resolve_weight_model(section)
     check_backend(section.backend)
     given = section.model_dump(exclude_none=True)
+    if section.preset == "full":
+        raise ConfigError(f"{section.model} has no preset full.", fix=["--preset large", "--preset small"])
     foreign = set(given) & set().union(*OPEN.values()) - set(OPEN[section.model])
+    fields = ModelSection.model_fields
+    foreign |= {name for name in OF_WEIGHTS if getattr(section, name) != fields[name].default}
     if section.model != "ptv3" and section.grid_origin != "cloud":
         foreign.add("grid_origin")
     if section.model != "ptv3" and section.backend != "auto":
@@ -103,8 +133,19 @@ def resolve(section: ModelSection) -> ModelSection:
     return full
 
 
-def build_model(section: ModelSection, latent_dim: int, n_classes: int) -> nn.Module:
-    """Make the classifier that `section` describes, with weights drawn from torch's current random state."""
+def build_model(
+    section: ModelSection, latent_dim: int, n_classes: int, decoder: DecoderRecord | None = None
+) -> nn.Module:
+    """Make the classifier that `section` describes, with weights drawn from torch's current random state.
+
+    `decoder`: of the store, for classifiers of sine networks: it says how their parameters are laid out.
+
+    Raises:
+        ConfigError: as `resolve`, or a classifier of networks for clouds or of clouds for networks.
+    """
+    check_kind(section, None if decoder is None else decoder.kind)
+    if section.model in WEIGHT_MODELS and isinstance(decoder, SirenRecord):
+        return build_weight_model(section, decoder, n_classes)
     full = resolve(section)
     settings = full.model_dump(include=set(OPEN[full.model]))
     if full.model == "ptv1":

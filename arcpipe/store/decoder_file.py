@@ -11,12 +11,14 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from arcpipe.cloud import BasisRecord, DecoderKind, DecoderRecord, record_from_arrays
+from arcpipe.cloud import BasisRecord, DecoderKind, DecoderRecord, SirenRecord, record_from_arrays
 from arcpipe.errors import NotAStoreError
 from arcpipe.store.files import replace_file
 
 MOST_ORDER = 64
 """Of a basis: no decoder comes near it, and a file that says more is damaged."""
+MOST_LAYERS, MOST_WIDTH = 32, 2**12
+"""Of sine networks."""
 MOST_REACH_PX = 64
 """Of a basis at its least scale: 8 in those that are learned. The tables that are made for it grow with its square."""
 
@@ -80,12 +82,33 @@ def misfit(record: DecoderRecord) -> str | None:
     """Say which shapes of a decoder's arrays do not fit each other, or None."""
     if isinstance(record, BasisRecord):
         return basis_misfit(record)
+    if isinstance(record, SirenRecord):
+        return siren_misfit(record)
     width = record.inputs
     for i, (weight, bias) in enumerate(zip(record.weights, record.biases, strict=True)):
         if weight.shape != (*bias.shape, width):
             return f"layer {i} has weights {weight.shape} and biases {bias.shape}, expected {width} inputs"
         width = bias.shape[0]
     return None if record.weights else "it has no layers"
+
+
+def siren_misfit(record: SirenRecord) -> str | None:
+    """Say what is wrong with the arrays of a decoder of the kind `siren`, or None."""
+    widths = record.widths
+    if widths.ndim != 1 or not 3 <= len(widths) <= MOST_LAYERS or not np.isfinite(widths).all():
+        return f"it has widths {widths.shape}, expected 2 coordinates, hidden widths and channels"
+    if widths[0] != 2 or (widths != np.round(widths)).any() or widths.min() < 1 or widths.max() > MOST_WIDTH:
+        return f"its widths are {widths.tolist()}, expected 2 and then whole numbers up to {MOST_WIDTH}"
+    if (
+        record.form.shape != (5,)
+        or not np.isfinite(record.form).all()
+        or record.omega <= 0
+        or record.low >= record.high
+    ):
+        return f"its form is {record.form.tolist()}"
+    if record.start.shape not in ((0,), (record.latent_dim,)) or not np.isfinite(record.start).all():
+        return f"it has {record.start.shape} first values for {record.latent_dim} parameters"
+    return None
 
 
 def basis_misfit(record: BasisRecord) -> str | None:

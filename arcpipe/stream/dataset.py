@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from torch import distributed
@@ -46,7 +46,7 @@ class CloudStream(IterableDataset[Batch]):
         seed: Decides order and changes.
         shuffle: False visits the store in its own order.
         normalise: By the store's statistics of its training split: each dimension of the latents, all of them as one,
-            or not; or a `Normalisation` of your own.
+            those of each layer (of sine networks), or not; or a `Normalisation` of your own.
         rank, world: Which of how many processes this is; each takes its share of every batch. By default those of
             `torch.distributed`, where it is at work.
         settings: Others of `StreamSection`, for example `cache_mb=0` or `batch_points=2**17`.
@@ -249,9 +249,9 @@ def as_normalisation(store: Store, normalise: Normalising) -> Normalisation:
     """The normalisation by a store's own statistics, or the one that is given."""
     if isinstance(normalise, Normalisation):
         return normalise
-    if normalise not in ("per-dim", "whole", "none"):
-        raise ConfigError(f"normalise is per-dim, whole or none, not {normalise!r}.")
-    return from_statistics(store.latent_statistics, normalise, store.latent_dim)
+    if normalise not in get_args(Normalise):
+        raise ConfigError(f"normalise is per-dim, whole, per-layer or none, not {normalise!r}.")
+    return from_statistics(store.latent_statistics, normalise, store.latent_dim, store.decoder)
 
 
 def _ranks(rank: int | None, world: int | None) -> tuple[int, int]:

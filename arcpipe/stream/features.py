@@ -173,6 +173,12 @@ def check_changes(features: FeaturesSection, augment: AugmentSection, store: Sto
         ConfigError: scales of anchors that have none, or augmentations that would not change what describes a point.
     """
     kind, apply = store.decoder_kind, augment.apply
+    if kind == "siren" and (apply or features.kind != "latents"):
+        raise ConfigError(
+            "sine networks have no points to change or to describe.",
+            details=[f"found --augment {','.join(apply) or 'none'} and --features {features.kind}"],
+            fix=["--augment none --features latents", "arcpipe convert ... --recipe basis"],
+        )
     if features.scale and kind != "basis":
         raise ConfigError(
             "features.scale needs a store of the kind basis: anchors of others have no scale.",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.cloud import CloudBatch
+from arcpipe.cloud import CloudBatch, DecoderRecord, SirenRecord
+from arcpipe.errors import ConfigError
 from arcpipe.options import Normalise
 from arcpipe.place import is_remote
 from arcpipe.store import Store
@@ -146,27 +148,50 @@ def normalisation(split: Split, kind: Normalise) -> Normalisation:
 
     Args:
         split: The training split.
-        kind: `per-dim`: one mean and std per latent dimension; `whole`: one of each; `none`: latents stay as they are.
+        kind: `per-dim`: one mean and std per latent dimension; `whole`: one of each; `per-layer`: of sine networks,
+            one for the weights and one for the biases of every layer; `none`: latents stay as they are.
     """
     if kind == "none":
-        return from_statistics({}, kind, split.width)
+        return from_statistics({}, kind, split.width, split.store.decoder)
     statistics = split.store.latent_statistics
     # The store keeps those of its own training split only, and of all of it.
     if statistics.get("split") != split.name or split.computed or not split.whole:
         statistics = _statistics(split)
-    return from_statistics(statistics, kind, split.width)
+    return from_statistics(statistics, kind, split.width, split.store.decoder)
 
 
-def from_statistics(statistics: Mapping[str, Any], kind: Normalise, width: int) -> Normalisation:
-    """Choose mean and std from statistics as a store keeps them; `none` needs none."""
+def from_statistics(
+    statistics: Mapping[str, Any], kind: Normalise, width: int, decoder: DecoderRecord
+) -> Normalisation:
+    """Choose mean and std from statistics as a store keeps them; `none` needs none.
+
+    Raises:
+        ConfigError: `per-layer`, and the decoder is none of sine networks.
+    """
     if kind == "none":
         return Normalisation(np.zeros(width, np.float32), np.ones(width, np.float32))
+    if kind == "per-layer":
+        return _per_layer(statistics, decoder)
     if kind == "whole":
         mean = np.full(width, statistics["whole_mean"], np.float32)
         std = np.full(width, statistics["whole_std"], np.float32)
     else:
         mean, std = np.array(statistics["mean"], np.float32), np.array(statistics["std"], np.float32)
     return Normalisation(mean, np.where(std > 0, std, np.float32(1)))  # a constant dimension becomes 0, not NaN
+
+
+def _per_layer(statistics: Mapping[str, Any], decoder: DecoderRecord) -> Normalisation:
+    """One mean and std for each of W_0, b_0, W_1, ... of sine networks."""
+    if not isinstance(decoder, SirenRecord):
+        raise ConfigError("--normalise per-layer is of sine networks.", fix=["--normalise per-dim"])
+    mean, std = (np.array(statistics[name], np.float64) for name in ("mean", "std"))
+    widths = decoder.widths_tuple
+    sizes = [size for n_in, n_out in pairwise(widths) for size in (n_in * n_out, n_out)]
+    for rows in np.split(np.arange(len(mean)), np.cumsum(sizes)[:-1]):
+        middle = mean[rows].mean()
+        power = np.mean(std[rows] ** 2 + (mean[rows] - middle) ** 2)
+        mean[rows], std[rows] = middle, np.sqrt(power) if power > 0 else 1.0
+    return Normalisation(mean.astype(np.float32), std.astype(np.float32))
 
 
 def _statistics(split: Split) -> dict[str, Any]:

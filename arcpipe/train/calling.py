@@ -18,14 +18,14 @@ def train(
     store: Store | Path | str,
     out: Path | str | None = None,
     *,
-    augment: Sequence[str] | Mapping[str, Any] = ("mask", "arcmix"),
+    augment: Sequence[str] | Mapping[str, Any] | None = None,
     features: str = "latents",
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
     **settings: Any,
 ) -> TrainReport:
-    """Train a point transformer on a store. Safe to run again: it continues, and a finished run only reports.
+    """Train a classifier on a store. Safe to run again: it continues, and a finished run only reports.
 
     >>> import arcpipe as ap
     >>> report = ap.train("store/digits.zarr", "runs/two", epochs=2, lr=1e-3, augment=["mask"], quiet=True)
@@ -35,7 +35,8 @@ def train(
     Args:
         store: A store, or where it is.
         out: The run's folder; by default `runs/NAME`.
-        augment: Names of changes (docs/training.md), or a mapping that also says how strong.
+        augment: Names of changes (docs/training.md), or a mapping that also says how strong. By default `mask` and
+            `arcmix`, and none of sine networks.
         features: What describes a point: `latents`, `decoded` or `both`.
         resume: Insist that there is a run to continue.
         overwrite: Start again in a folder that holds a run of other settings.
@@ -48,6 +49,7 @@ def train(
     """
     place = store.path if isinstance(store, Store) else as_place(store)
     values = sectioned(TrainConfig, {"store": place, "out": out or default_run(place), "kind": features, **settings})
-    changes = augment if isinstance(augment, Mapping) else {"apply": [augment] if isinstance(augment, str) else augment}
-    values["augment"] = {**changes, **values.get("augment", {})}
+    if augment is not None:
+        names = {"apply": [augment] if isinstance(augment, str) else augment}
+        values["augment"] = {**(augment if isinstance(augment, Mapping) else names), **values.get("augment", {})}
     return run_train(build(TrainConfig, values, "train"), resume=resume, overwrite=overwrite, quiet=quiet)

@@ -134,6 +134,14 @@ def check_moves(run: RunFolder, config: EvaluateConfig) -> None:
     Raises:
         ConfigError: `--push` or `--shift` with a run of decoded features.
     """
+    if run.facts.decoder_kind == "siren" and (config.push or config.shift or config.displace):
+        raise ConfigError(
+            "--push, --shift and --displace move the points of clouds, and sine networks have none.",
+            fix=[
+                "leave them out",
+                f"arcpipe convert ... --pad S --displace --recipe siren --decoder {run.config.store}",
+            ],
+        )
     if run.features.decoded and (config.push or config.shift or config.displace):
         raise ConfigError(
             "--push, --shift and --displace need a run that was trained on latents.",
@@ -298,6 +306,6 @@ def check_store(run: RunFolder, store: Store, path: Path) -> None:
     if facts.classes == tuple(store.classes) and facts.channels == store.channels:
         details.append("latents of different decoders have nothing in common")
         source, out = store.config["source"]["source"], path.with_name(f"{facts.decoder_sha256[:8]}-{path.name}")
-        kind = "" if facts.decoder_kind == "concat" else " --recipe basis"
+        kind = "" if facts.decoder_kind == "concat" else f" --recipe {facts.decoder_kind}"
         fix.insert(0, f"arcpipe convert {source} --decoder {run.config.store}{kind} --out {out}")
     raise StoreMismatchError(f"{run.path} cannot be evaluated on {path}.", details=details, fix=fix)

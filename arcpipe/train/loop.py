@@ -14,7 +14,7 @@ from torch import nn
 
 from arcpipe.config import TrainConfig
 from arcpipe.errors import DeviceError, DivergedError, EndedElsewhereError, RankLostError
-from arcpipe.models import describe, n_parameters, resolve
+from arcpipe.models import check_kind, describe, n_parameters, resolve
 from arcpipe.progress import Progress
 from arcpipe.seeds import derive_seed
 from arcpipe.store import Store, open_store
@@ -113,6 +113,7 @@ def train_rank(
     with joined(ranks, config) as device:
         store = open_store(config.store, allow_unfinished=config.stream.allow_unfinished)
         names = choose_splits(store, config.stream)
+        check_kind(config.model, store.decoder_kind)
         check_changes(config.features, config.augment, store)
         splits = open_splits(store, names, config, ranks)
         facts = store_facts(store, splits[0], names, config)

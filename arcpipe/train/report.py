@@ -72,5 +72,6 @@ class TrainReport:
             )
         lines.append(f"  curves: {self.run / 'curves.png'}")
         if self.split is not None:
-            lines.append(f"next: arcpipe evaluate {self.run} --store {self.store} --push 2")
+            moved = " --push 2" if self.model.startswith("PTv") else ""  # networks have no points to push
+            lines.append(f"next: arcpipe evaluate {self.run} --store {self.store}{moved}")
         return lines

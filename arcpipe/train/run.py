@@ -105,7 +105,7 @@ class RunFolder:
         """A model of the run's shape; its weights come from the run's seed, whatever the global state."""
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            return build_model(self.config.model, self.features.width, len(self.facts.classes))
+            return build_model(self.config.model, self.features.width, len(self.facts.classes), self.features.decoder)
 
     def load_weights(self, model: nn.Module, which: Weights = "last") -> None:
         """Put the weights of the last step, or those that the validation split chose, into `model`.

@@ -18,7 +18,9 @@ def make_optimiser(model: nn.Module, optim: OptimSection, device: torch.device) 
     """AdamW over all parameters, as published for the thesis's classifier."""
     # Not fused, it is a third of the loop's time on a CPU, and dozens of small kernels on a GPU.
     fused = True if device.type in ("cpu", "cuda") else None
-    return torch.optim.AdamW(model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=fused)
+    return torch.optim.AdamW(
+        model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, amsgrad=optim.amsgrad, fused=fused
+    )
 
 
 def precision(optim: OptimSection, device: torch.device) -> torch.autocast:

@@ -206,7 +206,8 @@ def test_a_setting_replaces_that_of_the_preset():
     resolved = resolve(ModelSection(patch=8, drop_path=0.0))
     assert (resolved.patch, resolved.drop_path, resolved.channels) == (8, 0.0, (64, 64, 64, 64))
     assert resolve(resolved) == resolved
-    assert [name for name, value in resolved.model_dump().items() if value is None] == ["neighbours"]
+    others = ["neighbours", "width", "layers", "dropout", "rows"]  # of other models
+    assert [name for name, value in resolved.model_dump().items() if value is None] == others
 
 
 def test_plain_torch_and_compiled_loops_are_the_same_network(make_batch):

@@ -226,7 +226,7 @@ def test_a_constant_dimension_becomes_zero_not_nan() -> None:
     split = Split.__new__(Split)
     split.name, split._cache, split.whole = "train", None, True
     statistics = {"split": "train", "mean": [1.0, 2.0], "std": [0.0, 2.0], "whole_mean": 1.5, "whole_std": 1.0}
-    split.store = type("Store", (), {"latent_dim": 2, "latent_statistics": statistics})()
+    split.store = type("Store", (), {"latent_dim": 2, "latent_statistics": statistics, "decoder": None})()
     np.testing.assert_array_equal(normalisation(split, "per-dim")(np.array([[1.0, 4.0]])), [[0, 1]])
 
 

@@ -1,0 +1,64 @@
+"""Sine networks as clouds of one point, so that whatever reads, fits and renders clouds does so with them too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from arcpipe.arc.adam import learning_rates
+from arcpipe.arc.problem import FittedCloud
+from arcpipe.cloud import DecoderKind, SirenRecord
+from arcpipe.config import FitSection
+from arcpipe.siren import fit_sirens
+
+
+@dataclass(frozen=True, slots=True)
+class Sirens:
+    """What the networks of a store have in common, in the place of a decoder."""
+
+    record: SirenRecord
+
+    @property
+    def kind(self) -> DecoderKind:
+        return "siren"
+
+    @property
+    def n_neighbours(self) -> int:
+        return self.record.n_neighbours
+
+    @property
+    def latent_dim(self) -> int:
+        return self.record.latent_dim
+
+    @property
+    def channels(self) -> int:
+        return self.record.channels
+
+    def to(self, device: Any) -> Sirens:
+        """The same: networks are fitted on the CPU."""
+        return self
+
+    def to_record(self) -> SirenRecord:
+        return self.record
+
+
+def fit_siren_clouds(
+    images: Sequence[NDArray[np.float32]], sirens: Sirens, fit: FitSection, seeds: Sequence[int]
+) -> list[FittedCloud]:
+    """Fit a network to each image; its point is the middle of the image."""
+    fitted = fit_sirens(images, sirens.record, fit, seeds, learning_rates(fit), torch.get_num_threads())
+    return [
+        FittedCloud(
+            positions=np.array([[image.shape[0] // 2, image.shape[1] // 2]], np.int64),
+            latents=one.values[None],
+            neighbours=np.zeros((image.shape[0] * image.shape[1], 1), np.int32),
+            relative=(0.0, 1.0),
+            losses=one.losses,
+        )
+        for image, one in zip(images, fitted, strict=True)
+    ]

@@ -1,0 +1,270 @@
+"""The fit of one sine network to one image, compiled: forward, backward and Adam, all steps in one call.
+
+Everything is feature-major and flat: row i of a layer's values are the pixels of its neuron i, so that pixels lie in
+the lanes of a register. Widths are padded to whole blocks by neurons of zero weights, which stay zero: sin(0) = 0
+brings no gradient to what leaves them, and zero weights bring none to what enters them. Sums have one fixed order.
+"""
+
+from __future__ import annotations
+
+from math import pi
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+from arcpipe.compiled import bare
+from arcpipe.vectors import Vectors, intrinsic
+
+BUILT_ON_SHA256 = "ef12fe85da8766502276e4d19cd51660bcc79d4bcfe4741328289a12b5bd97ce"
+
+LANES = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
+"""Pixels in a register."""
+STEP = 3 * LANES
+"""Pixels that a block of a product has: with `ROWS` neurons, 12 sums stay in registers."""
+ROWS = 4
+
+VECTORS = Vectors(LANES)
+load, store, splat, fma = VECTORS.load, VECTORS.store, VECTORS.splat, VECTORS.fma
+add, subtract, multiply, divide = VECTORS.add, VECTORS.subtract, VECTORS.multiply, VECTORS.divide
+root = VECTORS.elementwise(1, lambda builder, a: VECTORS.call(builder, "llvm.sqrt", a))
+nearest = VECTORS.elementwise(1, lambda builder, a: VECTORS.call(builder, "llvm.nearbyint", a))
+
+
+def _flipped(builder: Any, value: Any, turns: Any) -> Any:
+    """`value` with its sign changed where `turns`, a whole number, is odd."""
+    odd = builder.shl(builder.fptosi(turns, VECTORS.integers), ir.Constant(VECTORS.integers, [31] * LANES))
+    return builder.bitcast(builder.xor(builder.bitcast(value, VECTORS.integers), odd), VECTORS.floats)
+
+
+flipped = VECTORS.elementwise(2, _flipped)
+
+
+@intrinsic
+def total(typing: Any, value: Any) -> Any:
+    """The sum of all lanes, upper half onto lower half until one is left."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (rest,), width = arguments, LANES
+        while width > 1:
+            width //= 2
+            index = ir.VectorType(ir.IntType(32), width)
+            low, high = (
+                builder.shuffle_vector(rest, rest, ir.Constant(index, list(range(first, first + width))))
+                for first in (0, width)
+            )
+            rest = builder.fadd(low, high)
+        return builder.extract_element(rest, ir.Constant(ir.IntType(32), 0))
+
+    return types.float32(VECTORS.type), generate
+
+
+f32 = np.float32
+PER_PI, PI_HIGH, PI_LOW = f32(1 / pi), f32(-3.140625), f32(3.140625 - pi)
+"""pi in two pieces, the first short enough that its multiples up to 2**15 are exact."""
+S3, S5, S7, S9, S11 = (f32(value) for value in (-1 / 6, 1 / 120, -1 / 5040, 1 / 362880, -1 / 39916800))
+C2, C4, C6, C8, C10, C12 = (f32(value) for value in (-1 / 2, 1 / 24, -1 / 720, 1 / 40320, -1 / 3628800, 1 / 479001600))
+"""Taylor's series: within 6e-8 of sine and cosine up to a quarter turn either way."""
+ONE = f32(1)
+
+
+@bare
+def sines(values: Any, at: Any, slopes: Any, slopes_at: Any, count: Any, omega: Any) -> None:
+    """Turn `count` values z in place into sin(omega z); `slopes` become omega cos(omega z)."""
+    for i in range(0, count, LANES):
+        x = multiply(load(values, at + i), splat(omega))
+        turns = nearest(multiply(x, splat(PER_PI)))
+        r = fma(turns, splat(PI_LOW), fma(turns, splat(PI_HIGH), x))
+        q = multiply(r, r)
+        s = fma(fma(fma(fma(splat(S11), q, splat(S9)), q, splat(S7)), q, splat(S5)), q, splat(S3))
+        c = fma(fma(fma(fma(splat(C12), q, splat(C10)), q, splat(C8)), q, splat(C6)), q, splat(C4))
+        c = fma(fma(c, q, splat(C2)), q, splat(ONE))
+        store(values, at + i, flipped(fma(multiply(s, q), r, r), turns))
+        store(slopes, slopes_at + i, flipped(multiply(c, splat(omega)), turns))
+
+
+@bare
+def product(
+    out: Any, out_at: Any, stride: Any, a: Any, a_at: Any, a_row: Any, a_k: Any, start: Any, start_at: Any,
+    b: Any, b_at: Any, b_stride: Any, n_rows: Any, n_k: Any, n: Any,
+) -> None:  # fmt: skip
+    """`out[r, p] = start[r] + sum over k, rising, of a[r, k] b[k, p]`; `n_rows` and `n` are whole blocks.
+
+    Of each matrix: the flat array, the element where it begins, and the steps between rows (of `a` also between k).
+    """
+    for p in range(0, n, STEP):
+        for r in range(0, n_rows, ROWS):
+            s00 = s01 = s02 = splat(start[start_at + r])
+            s10 = s11 = s12 = splat(start[start_at + r + 1])
+            s20 = s21 = s22 = splat(start[start_at + r + 2])
+            s30 = s31 = s32 = splat(start[start_at + r + 3])
+            row = a_at + r * a_row
+            for k in range(n_k):
+                x = b_at + k * b_stride + p
+                x0, x1, x2 = load(b, x), load(b, x + LANES), load(b, x + 2 * LANES)
+                w = row + k * a_k
+                w0, w1 = splat(a[w]), splat(a[w + a_row])
+                w2, w3 = splat(a[w + 2 * a_row]), splat(a[w + 3 * a_row])
+                s00, s01, s02 = fma(w0, x0, s00), fma(w0, x1, s01), fma(w0, x2, s02)
+                s10, s11, s12 = fma(w1, x0, s10), fma(w1, x1, s11), fma(w1, x2, s12)
+                s20, s21, s22 = fma(w2, x0, s20), fma(w2, x1, s21), fma(w2, x2, s22)
+                s30, s31, s32 = fma(w3, x0, s30), fma(w3, x1, s31), fma(w3, x2, s32)
+            o = out_at + r * stride + p
+            _store_three(out, o, s00, s01, s02)
+            _store_three(out, o + stride, s10, s11, s12)
+            _store_three(out, o + 2 * stride, s20, s21, s22)
+            _store_three(out, o + 3 * stride, s30, s31, s32)
+
+
+@bare
+def _store_three(out: Any, at: Any, a: Any, b: Any, c: Any) -> None:
+    store(out, at, a)
+    store(out, at + LANES, b)
+    store(out, at + 2 * LANES, c)
+
+
+@bare
+def gradients(
+    grad: Any, at: Any, bias_at: Any, n_columns: Any, g: Any, g_at: Any, g_stride: Any,
+    h: Any, h_at: Any, h_stride: Any, n_rows: Any, n: Any,
+) -> None:  # fmt: skip
+    """Add to `grad[r, i]` the sum over pixels of `g[r, p] h[i, p]`, and to those of the biases that of `g[r, p]`.
+
+    `n_rows` are whole blocks, `n_columns` is even.
+    """
+    zero = splat(f32(0))
+    for r in range(0, n_rows, ROWS):
+        g0 = g_at + r * g_stride
+        g1, g2, g3 = g0 + g_stride, g0 + 2 * g_stride, g0 + 3 * g_stride
+        for i in range(0, n_columns, 2):
+            x0 = h_at + i * h_stride
+            x1 = x0 + h_stride
+            s00 = s01 = s10 = s11 = s20 = s21 = s30 = s31 = zero
+            for p in range(0, n, LANES):
+                v0, v1 = load(h, x0 + p), load(h, x1 + p)
+                d0, d1, d2, d3 = load(g, g0 + p), load(g, g1 + p), load(g, g2 + p), load(g, g3 + p)
+                s00, s01, s10, s11 = fma(d0, v0, s00), fma(d0, v1, s01), fma(d1, v0, s10), fma(d1, v1, s11)
+                s20, s21, s30, s31 = fma(d2, v0, s20), fma(d2, v1, s21), fma(d3, v0, s30), fma(d3, v1, s31)
+            w = at + r * n_columns + i
+            grad[w] += total(s00)
+            grad[w + 1] += total(s01)
+            grad[w + n_columns] += total(s10)
+            grad[w + n_columns + 1] += total(s11)
+            grad[w + 2 * n_columns] += total(s20)
+            grad[w + 2 * n_columns + 1] += total(s21)
+            grad[w + 3 * n_columns] += total(s30)
+            grad[w + 3 * n_columns + 1] += total(s31)
+        for k in range(ROWS):
+            s = zero
+            for p in range(0, n, LANES):
+                s = add(s, load(g, g0 + k * g_stride + p))
+            grad[bias_at + r + k] += total(s)
+
+
+@bare
+def errors(
+    y: Any, y_at: Any, stride: Any, target: Any, t_at: Any, t_stride: Any, valid: Any, v_at: Any, channels: Any, n: Any,
+    offset: Any, factor: Any,
+) -> Any:  # fmt: skip
+    """Turn outputs in place into the gradient of the loss; the sum of squared errors is returned."""
+    squares = splat(f32(0))
+    for c in range(channels):
+        for p in range(0, n, LANES):
+            at = y_at + c * stride + p
+            gap = subtract(add(load(y, at), splat(offset)), load(target, t_at + c * t_stride + p))
+            gap = multiply(gap, load(valid, v_at + p))
+            squares = fma(gap, gap, squares)
+            store(y, at, multiply(gap, splat(factor)))
+    return total(squares)
+
+
+@bare
+def adam(
+    values: Any, grad: Any, first: Any, second: Any, rate: Any, unbias: Any, beta1: Any, beta2: Any, eps: Any
+) -> None:
+    """One step of Adam; `unbias` is 1 / sqrt(1 - beta2^t), and `rate` has its own correction in it already."""
+    for i in range(0, len(values), LANES):
+        g = load(grad, i)
+        m = fma(splat(beta1), load(first, i), multiply(splat(ONE - beta1), g))
+        v = fma(splat(beta2), load(second, i), multiply(splat(ONE - beta2), multiply(g, g)))
+        store(first, i, m)
+        store(second, i, v)
+        move = divide(multiply(splat(rate), m), fma(root(v), splat(unbias), splat(eps)))
+        store(values, i, subtract(load(values, i), move))
+
+
+@bare
+def slope(values: Any, at: Any, slopes: Any, slopes_at: Any, count: Any) -> None:
+    """Multiply `count` values by slopes, in place."""
+    for i in range(0, count, LANES):
+        store(values, at + i, multiply(load(values, at + i), load(slopes, slopes_at + i)))
+
+
+@bare
+def fit(
+    values: Any, widths: Any, channels: Any, places: Any, target: Any, valid: Any, counts: Any, length: Any,
+    tile: Any, scratch: Any, grad: Any, first: Any, second: Any, rates: Any, omega: Any, offset: Any,
+    beta1: Any, beta2: Any, eps: Any, stop: Any, losses: Any,
+) -> Any:  # fmt: skip
+    """Fit a network; `values`, its padded parameters, change in place. Returns the steps taken.
+
+    `widths` (layers + 1): padded, the first is 2. `places` (batches, 2, length), `target` (batches, channels, length)
+    and `valid` (batches, length): coordinates, colours and 1 for a pixel, 0 for padding. `counts`: pixels of each
+    mini-batch, which are taken in turn. `tile`: pixels worked on together. `scratch`: zeros, see `scratch_length`.
+    `losses` (steps): mean squared errors before every step; the fit ends where one is at most `stop`.
+    """
+    n_layers, width = len(widths) - 1, 0
+    for w in widths:
+        width = max(width, w)
+    ahead = width  # before it, zeros
+    for step in range(len(rates)):
+        b = step % len(counts)
+        places_at, target_at, valid_at = b * 2 * length, b * channels * length, b * length
+        grad[:] = f32(0)
+        loss = 0.0
+        for begin in range(0, length, tile):
+            n = min(tile, length - begin)
+            at, h, h_at, stride = 0, places, places_at + begin, length
+            for i in range(n_layers):  # forward: layer i's values, then its slopes, one layer after the other
+                n_in, n_out = widths[i], widths[i + 1]
+                out_at = ahead + 2 * i * width * tile
+                product(scratch, out_at, tile, values, at, n_in, 1, values, at + n_in * n_out, h, h_at, stride, n_out,
+                        n_in, n)  # fmt: skip
+                at += (n_in + 1) * n_out
+                if i + 1 < n_layers:
+                    for r in range(n_out):
+                        row = r * tile
+                        sines(scratch, out_at + row, scratch, out_at + width * tile + row, n, omega)
+                h, h_at, stride = scratch, out_at, tile
+            factor = f32(2.0 / (counts[b] * channels))
+            loss += errors(scratch, h_at, tile, target, target_at + begin, length, valid, valid_at + begin, channels,
+                           n, offset, factor)  # fmt: skip
+            for i in range(n_layers - 1, -1, -1):  # backward: a layer's gradient takes the place of its slopes
+                n_in, n_out = widths[i], widths[i + 1]
+                at -= (n_in + 1) * n_out
+                g_at = ahead + (2 * i + (1 if i + 1 < n_layers else 0)) * width * tile
+                x, x_at, x_stride = places, places_at + begin, length
+                if i > 0:
+                    x, x_at, x_stride = scratch, ahead + 2 * (i - 1) * width * tile, tile
+                gradients(grad, at, at + n_in * n_out, n_in, scratch, g_at, tile, x, x_at, x_stride, n_out, n)
+                if i > 0:
+                    slopes_at, fresh_at = x_at + width * tile, ahead + 2 * n_layers * width * tile
+                    n_k = channels if i + 1 == n_layers else n_out
+                    product(scratch, fresh_at, tile, values, at, 1, n_in, scratch, 0, scratch, g_at, tile, n_in, n_k, n)
+                    for r in range(n_in):
+                        slope(scratch, slopes_at + r * tile, scratch, fresh_at + r * tile, n)
+        losses[step] = loss / (counts[b] * channels)
+        if losses[step] <= stop or not np.isfinite(losses[step]):
+            return step
+        t = step + 1
+        rate, unbias = rates[step] / (1.0 - beta1**t), 1.0 / np.sqrt(1.0 - beta2**t)
+        adam(values, grad, first, second, f32(rate), f32(unbias), f32(beta1), f32(beta2), f32(eps))
+    return len(rates)
+
+
+def scratch_length(widths: Any, tile: int) -> int:
+    """Floats that `fit` needs beside its arguments: zeros, and all layers of a tile."""
+    width = int(max(widths))
+    return width + (2 * (len(widths) - 1) + 1) * width * tile

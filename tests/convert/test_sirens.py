@@ -1,0 +1,140 @@
+"""Stores of sine networks keep the promises of every conversion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arcpipe.arc.render import render_cloud
+from arcpipe.cloud import SirenRecord
+from arcpipe.cluster import Cluster
+from arcpipe.config import ConvertConfig, build
+from arcpipe.convert import run_convert, run_verify
+from arcpipe.errors import ConfigError, StoreMismatchError
+from arcpipe.fitter import Fitter
+from arcpipe.inspect import run_inspect, write_page
+from arcpipe.siren import render
+from arcpipe.store import open_store
+from tests.pictures import contents, make_pictures
+
+
+def sirens(source: Path, out: Path, **fit: Any) -> ConvertConfig:
+    fit = {"recipe": "siren", "steps": 40, "lr": 0.002, "hidden": [8, 8], **fit}
+    values = {"source": {"source": str(source)}, "out": out, "fit": fit, "store": {"part_samples": 4}}
+    return build(ConvertConfig, values)
+
+
+def test_every_image_becomes_a_network_of_its_own(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    run_convert(sirens(pictures, tmp_path / "a.zarr"), cluster=here)
+    store = open_store(tmp_path / "a.zarr")
+    record = store.decoder
+    assert isinstance(record, SirenRecord)
+    assert (store.decoder_kind, store.dtype, store.latent_dim) == (
+        "siren",
+        "float32",
+        2 * 8 + 8 + 8 * 8 + 8 + 8 * 3 + 3,
+    )
+    assert record.hidden == (8, 8)
+    assert record.channels == 3
+    assert len(record.start) == store.latent_dim
+    batch = store.read_part("train", "0000")
+    assert batch.latents.shape == (len(batch), store.latent_dim), "a network is a row"
+    assert len({tuple(size) for size in batch.sizes.tolist()}) > 1, "images keep their own resolution"
+    assert render(record, batch[0].latents[0], batch[0].size).shape == (*batch[0].size, 3)
+    assert run_verify(tmp_path / "a.zarr", decode=24).problems == ()
+    assert run_verify(tmp_path / "a.zarr", decode=24).checked["decoded samples"] == 24
+
+
+def test_a_conversion_that_lost_a_part_makes_the_same_one_again(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    config = sirens(pictures, tmp_path / "a.zarr", start="independent", repeats=2)
+    run_convert(config, cluster=here)
+    before = contents(config.out)
+    victim = config.out / "train" / "0001" / "latents" / "c" / "0" / "0"
+    victim.write_bytes(b"\0" * victim.stat().st_size)
+    assert run_verify(config.out).problems
+    assert run_verify(config.out, repair=True).ok
+    run_convert(config, cluster=here)
+    assert contents(config.out) == before
+
+
+def test_repeats_of_an_independent_start_differ(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    run_convert(sirens(pictures, tmp_path / "a.zarr", start="independent", repeats=2), cluster=here)
+    batch = open_store(tmp_path / "a.zarr").read_part("test", "0000")
+    assert batch.repeats.tolist()[:2] == [0, 1]
+    assert not np.allclose(batch.latents[0], batch.latents[1], atol=0.01)
+
+
+def test_networks_of_new_images_begin_where_those_of_a_store_did(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    run_convert(sirens(pictures, tmp_path / "a.zarr"), cluster=here)
+    other = make_pictures(tmp_path / "more", per_class=1)
+    run_convert(sirens(other, tmp_path / "b.zarr", decoder=str(tmp_path / "a.zarr")), cluster=here)
+    first, second = (open_store(tmp_path / name) for name in ("a.zarr", "b.zarr"))
+    assert first.decoder_sha256 == second.decoder_sha256
+    wrong = sirens(other, tmp_path / "c.zarr", decoder=str(tmp_path / "a.zarr"), hidden=[9, 9])
+    with pytest.raises(ConfigError, match="does not fit these settings"):
+        run_convert(wrong, cluster=here)
+
+
+def test_another_variant_is_another_store(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    run_convert(sirens(pictures, tmp_path / "a.zarr"), cluster=here)
+    with pytest.raises(StoreMismatchError, match=r"fit\.variant: was siren, now siren-dws|made by other settings"):
+        run_convert(sirens(pictures, tmp_path / "a.zarr", variant="siren-dws"), cluster=here)
+
+
+@pytest.mark.parametrize(
+    ("fit", "message"),
+    [
+        ({"repeats": 2}, "fit.start=independent"),
+        ({"latents": 0.05}, "no --latents"),
+        ({"damping": 0.1}, "does not read fit.damping"),
+        ({"variant": "siren-nope"}, "siren-nfn"),
+    ],
+)
+def test_settings_that_no_network_has_are_refused(tmp_path: Path, fit: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        sirens(tmp_path, tmp_path / "a.zarr", **fit)
+    assert message in str(caught.value)
+
+
+def test_other_recipes_do_not_read_what_is_of_networks(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"does not read fit\.stop_db"):
+        build(ConvertConfig, {"source": {"source": "digits"}, "out": tmp_path / "a.zarr", "fit": {"stop_db": 30}})
+
+
+def test_a_store_of_networks_is_drawn(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    run_convert(sirens(pictures, tmp_path / "a.zarr"), cluster=here)
+    report = run_inspect(tmp_path / "a.zarr", [], tmp_path / "drawn")
+    assert len(report.files) == 2
+    finer = run_inspect(tmp_path / "a.zarr", ["train/ants/0.png"], tmp_path / "drawn", scale=3)
+    assert all(file.is_file() for file in finer.files)
+    write_page(tmp_path / "a.zarr", tmp_path / "page.html")
+    with pytest.raises(ConfigError, match="a sine network has none"):
+        run_inspect(tmp_path / "a.zarr", [], tmp_path / "drawn", edit="rotate")
+
+
+def test_a_part_of_a_picture_is_what_the_whole_one_has_there(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    run_convert(sirens(pictures, tmp_path / "a.zarr"), cluster=here)
+    cloud = open_store(tmp_path / "a.zarr")["train/0"]
+    whole, (height, width) = render_cloud(cloud, scale=2), cloud.size
+    part = render_cloud(cloud, scale=2, window=(1, 2, height - 3, width - 2))
+    np.testing.assert_array_equal(part, whole[2 : 2 * height - 4, 4:])
+    assert "kind siren" in repr(cloud.decoder)
+
+
+def test_a_fitter_makes_the_networks_of_its_store(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    run_convert(sirens(pictures, tmp_path / "a.zarr"), cluster=here)
+    store = open_store(tmp_path / "a.zarr")
+    fitter = Fitter.like(store)
+    name = str(pictures / "train" / "ants" / "0.png")
+    made, kept = fitter.fit(name), store["train/ants/0.png"]
+    np.testing.assert_array_equal(made.latents, kept.latents)
+    assert made.psnr == pytest.approx(kept.psnr, abs=1e-3)
+
+
+def test_a_dry_run_times_networks(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    report = run_convert(sirens(pictures, tmp_path / "a.zarr"), dry_run=True, cluster=here)
+    assert any("a timed sample" in line for line in report.lines())
+    assert not (tmp_path / "a.zarr").exists()
