@@ -117,7 +117,7 @@ this value, with which it changed nothing."""
 _OF_ADAM = ("hidden", "steps", "lr", "schedule", "betas", "eps", "pixel_share")
 OF_KIND: dict[str, tuple[str, ...]] = {
     "concat": (*_OF_ADAM, "init", "pretrain_lr", "pretrain_betas"),
-    "basis": ("damping",),
+    "basis": ("damping", "patch"),
     "siren": (*_OF_ADAM, "variant", "start", "omega", "stop_db"),
 }
 """Settings of `FitSection` that not all kinds of decoders read, by those that do."""
@@ -148,6 +148,9 @@ class FitSection(Section):
     """Of `siren`: a fit ends at this PSNR; 0 takes all steps."""
     damping: Annotated[float, Field(gt=0)] = 0.01
     """Of `basis`: added to the loss for the squared length of every latent, in squared colours of one pixel."""
+    patch: Annotated[float, Field(ge=0)] = 0.1
+    """Of `basis`: weight of the patch around its anchor that a latent describes, beside the pixels it decodes. More
+    makes latents easier to read and reconstructions worse."""
     hidden: tuple[Count, ...] | None = None
     """Hidden widths of the decoder; the thesis has one layer of `neighbours * (latent_dim + 2)`."""
     steps: Count = 500
@@ -659,6 +662,7 @@ LATER: dict[str, dict[str, Any]] = {
     "fit": {
         "decoder_kind": "concat",
         "damping": 0.01,
+        "patch": 0.0,
         "variant": "siren",
         "start": "shared",
         "omega": 30.0,

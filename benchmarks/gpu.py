@@ -202,7 +202,7 @@ def silence(bench: Bench) -> dict[str, str]:
         try:
             with asking_refused(bench):
                 batch = Batch.lay(images, *placed, basis, bench.device)
-                solve(name, batch, kernel.profiles, fit.damping)
+                solve(name, batch, kernel.profiles, fit)
             answers[name] = "never asked"
         except RuntimeError as error:
             answers[name] = str(error)[:200]
@@ -264,7 +264,7 @@ def tuning(bench: Bench) -> list[dict[str, Any]]:
         batch = Batch.lay(images, *placed, basis, bench.device)
 
         def work() -> None:
-            solve("triton", batch, kernel.profiles, fit.damping)
+            solve("triton", batch, kernel.profiles, fit)
 
         rows.append({"what": what, "images_s": len(images) / bench.seconds(work, 0.2)})
 
@@ -291,7 +291,7 @@ def basis_speed(bench: Bench, basis: Basis, name: str, images: Sequence[Any]) ->
 
     def device_only() -> None:
         batch = Batch.lay(images, *placed, basis, bench.device)
-        solve(name, batch, kernel.profiles, fit.damping)
+        solve(name, batch, kernel.profiles, fit)
 
     alone = bench.seconds(device_only)
     whole = bench.seconds(lambda: kernel.run(images, fit, range(len(images)), 2**30))

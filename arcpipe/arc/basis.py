@@ -4,7 +4,8 @@ A pixel p has the colour `0.5 + sum over its n nearest anchors j of w_j B(d_j) z
 is the relative position in the anchor's own scale, `z_j` its latent and B the matrix (channels, z) of all functions
 of the basis at that place. The shares `w_j` add up to 1 and are in proportion to
 `max(0, exp(-sharpness (|d_j|^2 - least |d|^2)) - floor)`: a softmax in which far anchors have no share at all. Because
-colours are linear in the latents, a fit is a least-squares problem (`kernels.basis_kernel`). Because a function is a
+colours are linear in the latents, a fit is a least-squares problem (`kernels.basis_kernel`), in which a latent also
+describes a patch around its anchor that does not depend on where the others stand (`patch_of`). Because a function is a
 radial profile times cos(m a) or sin(m a), a turned or mirrored picture has latents that are known exactly (`maps`).
 """
 
@@ -19,7 +20,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from arcpipe.arc.kernels.basis_loops import Scenes, Table, distances_between, lay_rows, lay_scenes
+from arcpipe.arc.kernels.basis_loops import (
+    Patches,
+    Scenes,
+    Table,
+    distances_between,
+    lay_patches,
+    lay_rows,
+    lay_scenes,
+)
 from arcpipe.arc.kernels.simd import LANES, padded_length
 from arcpipe.cloud import BasisRecord, DecoderKind, ends_from
 
@@ -40,6 +49,8 @@ SCALE_RULE = (0.4, 2.0, 40.0)
 """Share of the mean distance to the nearest anchors, least and most scale in pixels. On photographs 0.35 to 0.5 were
 alike and 1 was 1.7 dB worse; on 32 x 32
 pixels a least scale of 2 was 0.4 dB better than 2.5 (held-out training images)."""
+PATCH_REACH = 2.0
+"""A latent describes the pixels within so many scales of its anchor, whoever decodes them; see `fit.patch`."""
 NEAREST = 4
 """Anchors whose mean distance decides a scale."""
 CHROMA_COST = 2.2
@@ -95,10 +106,10 @@ class Basis:
         return lay_table(self.record)
 
     def levels_of(self, scales: NDArray[Any]) -> NDArray[np.int64]:
-        """The level of `Table.rows` of each scale; -1: none."""
+        """The level of each scale in the table; -1: none."""
         known = level_scales(self.record).astype(np.float32)
         levels = np.searchsorted(known, scales).astype(np.int64)
-        found = known[np.minimum(levels, LEVELS - 1)] == scales
+        found = known[np.minimum(levels, len(known) - 1)] == scales
         return np.where(found, levels, -1)
 
     def scenes(
@@ -136,7 +147,7 @@ def lay_table(record: BasisRecord) -> Table:
     orders = np.full(width, -1, np.int64)
     orders[: record.latent_dim] = orders_of(record.orders)
     scales = level_scales(record)
-    around = np.ceil((knots - 1) * record.spacing * scales).astype(np.int64)
+    around = np.ceil((knots - 1) * record.spacing * scales[:LEVELS]).astype(np.int64)
     sizes = np.square(2 * around + 1) * channels * width
     starts = np.concatenate([[0], np.cumsum(sizes)])
     rows = np.zeros(starts[-1], np.float32)
@@ -145,12 +156,25 @@ def lay_table(record: BasisRecord) -> Table:
             profiles.ravel(), orders, width, channels, knots, 1 / record.spacing,
             np.float32(1 / scale), reach, rows, start,
         )  # fmt: skip
+    found = [patch_of(scale) for scale in scales]
+    ends = ends_from([len(weights) for _, weights in found])
+    patches = Patches(
+        starts=ends,
+        places=np.concatenate([places for places, _ in found]),
+        weights=np.concatenate([weights for _, weights in found]),
+        rows=np.empty(ends[-1] * channels * width, np.float32),
+        grams=np.zeros(len(scales) * width * width, np.float32),
+    )
+    inverse = (1 / scales).astype(np.float32)
+    lay_patches(profiles.ravel(), orders, width, channels, knots, 1 / record.spacing, inverse, patches)
     return Table(
         profiles=profiles.ravel(),
         orders=orders,
         rows=rows,
         starts=starts,
-        around=np.concatenate([around, [-1]]),  # what has no level has no pixels around
+        # What has no rows, or no level at all, has no pixels around.
+        around=np.concatenate([around, np.full(max(0, len(scales) - LEVELS) + 1, -1)]),
+        patches=patches,
         vectors=(0,) * (width // LANES),
         colours=(0,) * channels,
         width=width,
@@ -163,9 +187,24 @@ def lay_table(record: BasisRecord) -> Table:
 
 
 def level_scales(record: BasisRecord) -> NDArray[np.float64]:
-    """The scales whose functions are tabulated: the least one, and those up to `LEVELS` steps above it."""
-    first = np.round(STEPS * np.log2(float(record.scale_rule[1])))
-    return np.exp2((first + np.arange(LEVELS)) / STEPS)
+    """All scales that a fit can give an anchor, rising."""
+    first, last = (int(np.round(STEPS * np.log2(float(bound)))) for bound in record.scale_rule[1:])
+    return np.exp2(np.arange(first, last + 1) / STEPS)
+
+
+def patch_of(scale: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The places (p, 2) of the patch of an anchor of this scale, in whole pixels from it, and their weights (p,).
+
+    Weights fall from 1 at the anchor to 0 at `PATCH_REACH` scales. From a scale of 4 on, a patch has every second pixel
+    each way, which stands for four, from 8 on every fourth, and so on: 45 to 97 places in all.
+    """
+    reach = PATCH_REACH * scale
+    apart = 2 ** max(0, int(np.log2(scale / 2)))
+    around = np.arange(-int(reach / apart), int(reach / apart) + 1) * apart
+    places = np.stack(np.meshgrid(around, around, indexing="ij"), axis=-1).reshape(-1, 2)
+    weights = 1 - np.square(places).sum(1) / reach**2
+    inside = weights > 0
+    return places[inside], (apart**2 * weights[inside]).astype(np.float32)
 
 
 def anchor_scales(positions: Sequence[NDArray[Any]], rule: NDArray[Any] | Sequence[float]) -> list[NDArray[np.float32]]:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from arcpipe.arc.basis import Basis, changed_basis, new_basis, orders_of, units_of
+from arcpipe.arc.basis import Basis, changed_basis, level_scales, new_basis, orders_of, units_of
 from arcpipe.arc.kernels import basis_loops as loops
 from arcpipe.arc.kernels.basis_kernel import place
 from arcpipe.arc.kernels.numba_kernel import spread
@@ -113,12 +113,14 @@ def draw_batch(images: Sequence[NDArray[Any]], rng: np.random.Generator, count: 
 def batch_slopes(basis: Basis, batch: Chosen, fit: FitSection) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """The slope of the mean loss of a batch by the profiles, (knots, channels, units), the sums of
     `basis_loops.learn` with slopes by pixel, and the number of values."""
-    table = basis.table
+    table, inverse = basis.table, (1 / level_scales(basis.record)).astype(np.float32)
 
     def some(chosen: Chosen) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         scenes, latents = solved(basis, chosen, fit)
         slopes, sums = np.zeros(table.profiles.size, np.float32), np.zeros(3)
-        loops.learn_each(table, scenes, latents, slopes, sums)
+        pulled = np.zeros_like(table.patches.rows)
+        loops.learn_each(table, scenes, latents, fit.patch, pulled, slopes, sums)
+        loops.pull_profiles(table, inverse, pulled, slopes)
         return slopes, sums
 
     made = spread(some, together(batch), torch.get_num_threads())
@@ -141,7 +143,7 @@ def solved(basis: Basis, chosen: Chosen, fit: FitSection) -> tuple[loops.Scenes,
     images, seeds = [image for image, _ in chosen], [seed for _, seed in chosen]
     scenes = basis.scenes(images, *place(basis, images, fit, seeds))
     latents = np.zeros(scenes.anchor_ends[-1] * basis.table.width, np.float32)
-    loops.solve_each(basis.table, scenes, fit.damping, latents)
+    loops.solve_each(basis.table, scenes, fit.patch, fit.damping, latents)
     return scenes, latents
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.anchors import draw_anchors
+from arcpipe.arc.basis import patch_of
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.neighbours import nearest_anchors, relative_statistics
 from arcpipe.arc.problem import initial_latents, mini_batches
@@ -121,7 +122,8 @@ def solve_basis_reference(
     reach = (len(record.profiles) - 1) * record.spacing
     weight = (reach**2 / squares.min(dim=1).values).clamp(max=1).square()
     each = basis_functions_reference(record, relative.reshape(-1, 2)).reshape(pixels, n, channels, z)
-    target = torch.from_numpy(np.asarray(image)).double().reshape(pixels, channels) - 0.5
+    picture = torch.from_numpy(np.asarray(image)).double() - 0.5
+    target = picture.reshape(pixels, channels)
     latents = torch.empty(len(anchors), z, dtype=torch.float64)
     for j in range(len(anchors)):
         mine = near == j  # (pixels, n)
@@ -129,7 +131,15 @@ def solve_basis_reference(
         functions = each[mine].reshape(-1, z)
         colours = target[:, None].expand(-1, n, -1)[mine].reshape(-1)
         matrix = fit.damping * torch.eye(z, dtype=torch.float64) + functions.T @ (weights * functions)
-        latents[j] = torch.linalg.solve(matrix, (weights * functions).T @ colours)
+        right = (weights * functions).T @ colours
+        around, patch = (torch.from_numpy(part) for part in patch_of(float(scales[j])))
+        edge = torch.tensor([height - 1, width - 1])
+        row, column = (torch.from_numpy(anchors[j]) + around).clamp(min=torch.zeros(2, dtype=torch.int64), max=edge).T
+        there = basis_functions_reference(record, around / float(scales[j])).reshape(-1, z)
+        patches = fit.patch * patch.double().repeat_interleave(channels)[:, None] * there
+        matrix += patches.T @ there
+        right += patches.T @ picture[row, column].reshape(-1)
+        latents[j] = torch.linalg.solve(matrix, right)
     made = torch.einsum("ps,pscz,psz->pc", share, each, latents[near])
     return latents, made.reshape(height, width, channels) + 0.5
 

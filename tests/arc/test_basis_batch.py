@@ -68,7 +68,7 @@ def test_the_device_is_never_asked_for_a_number(monkeypatch: pytest.MonkeyPatch)
     for name in ("item", "__bool__", "__int__", "__float__", "tolist", "nonzero"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     batch = Batch.lay(images, *placed, basis, torch.device("cpu"))
-    batch_kernel.solve("torch", batch, kernel.profiles, fit.damping)
+    batch_kernel.solve("torch", batch, kernel.profiles, fit)
 
 
 def test_chunks_hold_every_pair_with_a_share_once_and_rising() -> None:

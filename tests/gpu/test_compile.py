@@ -23,16 +23,16 @@ from arcpipe.arc.kernels import nearest_triton  # noqa: E402
 SHARED_BYTES = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 """Shared memory that a block may have."""
 POINTERS = {"fp32": "*fp32", "int32": "*i32", "uint8": "*u8", "int64": "*i64"}
-SIZES = {"N": 4, "C": 3, "Z": 32, "L": kernels.CHUNK, "MOST": 6}
+SIZES = {"N": 4, "C": 3, "Z": 32, "L": kernels.CHUNK, "Q": 3 * kernels.CHUNK, "MOST": 6}
 KINDS = {
     "int64": ("squares",),
     "int32": (
-        *("places", "anchors", "pairs", "orders", "starts", "points", "of_point"),
+        *("places", "anchors", "pairs", "orders", "starts", "points", "of_point", "levels", "frames", "patch_places"),
         *("boxes", "run_starts", "run_firsts", "run_stops", "run_image", "found"),
     ),
     "uint8": ("sines",),
 }
-NUMBERS = {"count": "i32", "knots": "i32", "per_scale": "fp32", "damping": "fp32"}
+NUMBERS = {"count": "i32", "knots": "i32", "per_scale": "fp32", "patch": "fp32", "damping": "fp32"}
 CASES = [
     (nearest_triton.find_nearest, nearest_triton.WARPS, {"N": 4, "P": nearest_triton.POINTS}),
     (nearest_triton.find_nearest, nearest_triton.WARPS, {"N": 5, "P": nearest_triton.POINTS}),

@@ -8,8 +8,10 @@ torch; `basis_triton` does both in one kernel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,11 +26,24 @@ CHUNK = 32
 """Pairs of an anchor that are summed at once. An anchor has about 30 pairs."""
 CHUNKS = 2**13
 """Chunks whose functions plain torch keeps at a time: 100 MB."""
+PATCHES = 2**11
+"""Anchors whose patches plain torch keeps at a time: 100 MB."""
 LEAST_WIDTH = 16
 """Least numbers of a latent in memory, always a power of 2: what a matrix product in Triton takes."""
 
 Found = tuple[NDArray[np.float32], NDArray[np.int32]]
 """Scales (k,) and neighbours (pixels, n) of an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchTensors:
+    """`basis_loops.Patches` on a device, all levels padded to q places of weight 0: `places` (levels, q, 2) int32,
+    `weights` (levels, q), `rows` (levels, q, channels, width), `grams` (levels, width, width)."""
+
+    places: Tensor
+    weights: Tensor
+    rows: Tensor
+    grams: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +54,7 @@ class Profiles:
     values: Tensor
     orders: Tensor
     sines: Tensor
+    patches: PatchTensors
     most: int
     per_scale: float
     latent_dim: int
@@ -55,10 +71,27 @@ class Profiles:
         orders, sines = np.full(width, -1, np.int32), np.zeros(width, bool)
         orders[:z] = orders_of(record.orders)
         sines[1:z] = units[1:] == units[:-1]
+        table = basis.table
+        levels = len(table.patches.starts) - 1
+        most = -(-int(np.diff(table.patches.starts).max()) // CHUNK) * CHUNK
+        places, weights = np.zeros((levels, most, 2), np.int32), np.zeros((levels, most), np.float32)
+        rows, grams = (
+            np.zeros((levels, most, channels, width), np.float32),
+            np.zeros((levels, width, width), np.float32),
+        )
+        whole = table.patches.rows.reshape(-1, channels, table.width)[:, :, :z]
+        for level, (first, last) in enumerate(pairwise(table.patches.starts)):
+            places[level, : last - first] = table.patches.places[first:last]
+            weights[level, : last - first] = table.patches.weights[first:last]
+            rows[level, : last - first, :, :z] = whole[first:last]
+        upper = np.triu(table.patches.grams.reshape(levels, table.width, table.width)[:, :z, :z])
+        grams[:, :z, :z] = upper + np.triu(upper, 1).transpose(0, 2, 1)
+        patches = PatchTensors(*(torch.from_numpy(part).to(device) for part in (places, weights, rows, grams)))
         return cls(
             values=torch.from_numpy(values).to(device),
             orders=torch.from_numpy(orders).to(device),
             sines=torch.from_numpy(sines).to(device),
+            patches=patches,
             most=int(orders.max()),
             per_scale=1 / record.spacing,
             latent_dim=z,
@@ -84,7 +117,8 @@ class Profiles:
 class Batch:
     """Images end to end with their anchors, on a device: p pixels, k anchors, n neighbours.
 
-    `anchors` (k, 2) int32, their `scales` (k,) and `inverse` (k,), 1 / scale. `places` (p, 2) int32, `neighbours`
+    `anchors` (k, 2) int32, their `scales` (k,), `inverse` (k,), 1 / scale, and `levels` (k,) int32 of these;
+    `frames` (k, 3) int32: the first pixel, height and width of an anchor's image. `places` (p, 2) int32, `neighbours`
     (p, n) int32 rows of `anchors`; `shares` (p, n), `weights` (p,) and `target` (p, channels), colour less 0.5.
     `pairs` (p n,) int32: `pixel * n + slot` sorted by anchor, rising within each, those of an anchor from `starts` (k +
     1,) int32. What lies behind the last start has no share.
@@ -93,6 +127,8 @@ class Batch:
     anchors: Tensor
     scales: Tensor
     inverse: Tensor
+    levels: Tensor
+    frames: Tensor
     places: Tensor
     neighbours: Tensor
     shares: Tensor
@@ -128,18 +164,24 @@ class Batch:
         pixel = torch.arange(p, device=device) - (areas_.cumsum(0) - areas_)[of_pixel]
         width = columns[of_pixel]
         places = torch.stack([pixel // width, pixel % width], 1).int()
+        image = torch.repeat_interleave(numbers, counts_, output_size=k)
+        frames = torch.stack([areas_.cumsum(0) - areas_, areas_ // columns, columns], 1)[image].int()
         if found is None:
             from arcpipe.arc.kernels.nearest_triton import nearest_of
 
             near, _ = nearest_of(places, of_pixel.int(), anchors, counts_, n)
-            image = torch.repeat_interleave(numbers, counts_, output_size=k)
             scales = scales_there(anchors, image, counts_, basis)
         else:
             scales = moved([scales for scales, _ in found], (k,), torch.float32, device)
             near = moved([neighbours for _, neighbours in found], (p, n), torch.int32, device)
             near += (counts_.cumsum(0) - counts_)[of_pixel, None].int()
         shares, weights = share_out(places, anchors, 1 / scales, near, basis)
-        return cls(anchors, scales, 1 / scales, places, near, shares, weights, target.sub_(0.5), *sort(near, shares, k))
+        first = round(STEPS * math.log2(float(basis.record.scale_rule[1])))
+        levels = torch.round(STEPS * torch.log2(scales)).int() - first
+        pairs, starts = sort(near, shares, k)
+        return cls(
+            anchors, scales, 1 / scales, levels, frames, places, near, shares, weights, target.sub_(0.5), pairs, starts
+        )
 
 
 def moved(parts: Sequence[NDArray[Any]], shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -206,7 +248,23 @@ def cut(starts: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return owner, first, torch.minimum(first + CHUNK, last), chunks
 
 
-def solve_plainly(batch: Batch, profiles: Profiles, damping: float) -> Tensor:
+def pull_of_patches(batch: Batch, patches: PatchTensors) -> Tensor:
+    """The weighted products (k, width) of the colours of every anchor's patch with the functions there."""
+    levels, parts = batch.levels.long(), []
+    for start in range(0, len(levels), PATCHES):
+        some = slice(start, start + PATCHES)
+        mine, frames = levels[some], batch.frames[some, None]
+        row, column = (batch.anchors[some, None] + patches.places[mine]).unbind(2)
+        row = torch.minimum(row.clamp(min=0), frames[..., 1] - 1)
+        column = torch.minimum(column.clamp(min=0), frames[..., 2] - 1)
+        colours = (
+            batch.target[(frames[..., 0] + row * frames[..., 2] + column).long()] * patches.weights[mine][..., None]
+        )
+        parts.append(torch.bmm(colours.flatten(1)[:, None], patches.rows[mine].flatten(1, 2)).squeeze(1))
+    return torch.cat(parts)
+
+
+def solve_plainly(batch: Batch, profiles: Profiles, patch: float, damping: float) -> Tensor:
     """The latents (k, width) of a batch by plain torch: products of chunks, then Cholesky factors."""
     owner, first, stop, chunks = cut(batch.starts, len(batch.pairs))
     n, channels = batch.shares.shape[1], batch.target.shape[1]
@@ -225,5 +283,8 @@ def solve_plainly(batch: Batch, profiles: Profiles, damping: float) -> Tensor:
         sums[some] = torch.bmm(rows[..., :width].transpose(1, 2), rows).flatten(1)
     order = torch.arange(len(owner), device=owner.device)
     systems = sum_rows(sums, order, chunks).view(k, width, width + 1)
-    own = systems[..., :width] + damping * torch.eye(width, device=sums.device)
-    return torch.cholesky_solve(systems[..., width:], torch.linalg.cholesky_ex(own).L).squeeze(2)
+    own, right = systems[..., :width] + damping * torch.eye(width, device=sums.device), systems[..., width:]
+    if patch > 0:
+        own += patch * profiles.patches.grams[batch.levels.long()]
+        right = right + patch * pull_of_patches(batch, profiles.patches)[..., None]
+    return torch.cholesky_solve(right, torch.linalg.cholesky_ex(own).L).squeeze(2)

@@ -44,13 +44,26 @@ SIDE = 128
 """Pixels a side of a block. The blocks of a large image can be worked on by several threads."""
 
 
+class Patches(NamedTuple):
+    """What an anchor of each scale describes beside its share of the picture: `places` (p, 2), whole pixels from the
+    anchor, with `weights` (p,), those of a level from `starts[level]`. `rows` (p, channels, width), flat: the basis's
+    functions there; `grams` (levels, width, width), flat: the weighted sums of the products of any two of them, in the
+    upper half at least."""
+
+    starts: NDArray[np.int64]
+    places: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    rows: NDArray[np.float32]
+    grams: NDArray[np.float32]
+
+
 class Table(NamedTuple):
     """A basis as compiled code reads it.
 
     Flat `profiles` (knots, channels, width); `orders` (width,) m of each number of a latent, -1 for padding. `rows`:
     for the first of the scales, one after the other, the basis's functions at the whole pixels up to `around[level]`
-    away each way, (side, side, channels, width), those of a level from `starts[level]`. Of `vectors` and `colours` only
-    the lengths matter: registers in a row, and channels.
+    away each way, (side, side, channels, width), those of a level from `starts[level]`. `patches`: of all scales. Of
+    `vectors` and `colours` only the lengths matter: registers in a row, and channels.
     """
 
     profiles: NDArray[np.float32]
@@ -58,6 +71,7 @@ class Table(NamedTuple):
     rows: NDArray[np.float32]
     starts: NDArray[np.int64]
     around: NDArray[np.int64]
+    patches: Patches
     vectors: tuple[int, ...]
     colours: tuple[int, ...]
     width: int
@@ -71,7 +85,7 @@ class Table(NamedTuple):
 class Scene(NamedTuple):
     """An image and its anchors.
 
-    `anchors` (k, 2), with `inverse`, 1 / scale, and the level of each in `Table.rows` (-1: none). `neighbours`
+    `anchors` (k, 2), with `inverse`, 1 / scale, and the level of each scale in a `Table` (-1: none). `neighbours`
     (pixels, n) rows of them, `shares` (pixels, n): once these are known, the first `uses` (pixels,) of a pixel are
     those above 0. `weights` (pixels,) in all sums, `target` (pixels, channels) colour less 0.5. `blocks` (b, 4): top,
     left, bottom, right. Of `slots` only the length matters: n, known when loops are compiled.
@@ -173,6 +187,24 @@ def lay_rows(profiles, orders, width, channels, knots, per_scale, inverse, aroun
                 float(down), float(right), inverse, angle, out, at,
             )  # fmt: skip
             at += channels * width
+
+
+@compiled
+def lay_patches(profiles, orders, width, channels, knots, per_scale, inverse, patches):
+    """Fill `rows` and `grams`; `inverse` (levels,)."""
+    angle, size = np.zeros(width, np.float32), channels * width
+    for level in range(len(inverse)):
+        first, last = patches.starts[level], patches.starts[level + 1]
+        weighted = np.empty((last - first) * size, np.float32)
+        for i in range(first, last):
+            lay_row(
+                profiles, orders, width, channels, knots, per_scale,
+                float(patches.places[i, 0]), float(patches.places[i, 1]), inverse[level], angle, patches.rows, i * size,
+            )  # fmt: skip
+            root = np.float32(math.sqrt(patches.weights[i]))
+            weighted[(i - first) * size : (i - first + 1) * size] = root * patches.rows[i * size : (i + 1) * size]
+        gram = patches.grams[level * width * width : (level + 1) * width * width]
+        add_products(weighted, (last - first) * channels, width, gram)
 
 
 @inlined
@@ -329,23 +361,48 @@ def users_of(scene, k):
     return starts, pairs
 
 
+@bare
+def lay_patch(table, scene, anchor, colours):
+    """Copy the colours of the pixels of an anchor's patch, times their weights; beyond an edge of the image, those of
+    the pixels at the edge. Returns how many places there are, and the first of them."""
+    level, columns, channels = scene.levels[anchor], scene.columns, len(table.colours)
+    rows, first = len(scene.uses) // columns, table.patches.starts[level]
+    count = table.patches.starts[level + 1] - first
+    for i in range(count):
+        row = min(max(scene.anchors[anchor, 0] + table.patches.places[first + i, 0], 0), rows - 1)
+        column = min(max(scene.anchors[anchor, 1] + table.patches.places[first + i, 1], 0), columns - 1)
+        for c in range(channels):
+            colours[i * channels + c] = table.patches.weights[first + i] * scene.target[row * columns + column, c]
+    return count, first
+
+
 @compiled
-def solve_latents(table, scene, starts, pairs, damping, first, last, latents):
-    """Fit the latents (flat, rows of `table.width`) of the anchors from `first` to `last`, each by itself."""
+def solve_latents(table, scene, starts, pairs, patch, damping, first, last, latents):
+    """Fit the latents (flat, rows of `table.width`) of the anchors from `first` to `last`, each by itself; `patch` is
+    the weight of its patch."""
     n, channels, width = len(scene.slots), len(table.colours), len(table.vectors) * LANES
     work, size = lay_work(table, n), channels * width
     rows, colours = np.empty(PAIRS * size, np.float32), np.empty(PAIRS * channels, np.float32)
+    around = np.empty(len(table.patches.weights) * channels, np.float32)
     own, right = np.empty(width * width, np.float32), np.empty(width, np.float32)
     for anchor in range(first, last):
         own[:] = 0
         right[:] = 0
+        if patch > 0:
+            count, at = lay_patch(table, scene, anchor, around)
+            add_rows(table.patches.rows, at * size, around, count * channels, width, right)
+            gram = scene.levels[anchor] * width * width
+            for k in range(width):
+                right[k] *= np.float32(patch)
+            for k in range(width * width):
+                own[k] = np.float32(patch) * table.patches.grams[gram + k]
         for k in range(width):
-            own[k * width + k] = damping
+            own[k * width + k] += np.float32(damping)
         for start in range(starts[anchor], starts[anchor + 1], PAIRS):
             stop = min(start + PAIRS, starts[anchor + 1])
             gather_rows(table, scene, anchor, pairs, start, stop, rows, colours, work)
             add_products(rows, (stop - start) * channels, width, own)
-            add_rows(rows, colours, (stop - start) * channels, width, right)
+            add_rows(rows, 0, colours, (stop - start) * channels, width, right)
         solve_system(own, width, right, latents, anchor * width)
 
 
@@ -384,12 +441,12 @@ def add_products(rows, count, width, own):
 
 
 @bare
-def add_rows(rows, factors, count, width, total):
-    """Add to `total` (width,) the first `count` of `rows` (flat), each times its factor."""
+def add_rows(rows, at, factors, count, width, total):
+    """Add to `total` (width,) `count` of `rows` (flat) from `at` on, each times its factor."""
     for v in range(0, width, LANES):
         held = load(total, v)
         for i in range(count):
-            held = fma(splat(factors[i]), load(rows, i * width + v), held)
+            held = fma(splat(factors[i]), load(rows, at + i * width + v), held)
         store(total, v, held)
 
 
@@ -432,7 +489,7 @@ def scene_of(scenes, i):
 
 
 @compiled
-def solve_each(table, scenes, damping, latents):
+def solve_each(table, scenes, patch, damping, latents):
     """Fit the latents (flat, rows of `table.width`) of some images on this thread."""
     for i in range(len(scenes.columns)):
         scene, first = scene_of(scenes, i), scenes.anchor_ends[i] * table.width
@@ -440,7 +497,7 @@ def solve_each(table, scenes, damping, latents):
             lay_shares(table, scene, scene.blocks[b])
         k = len(scene.anchors)
         starts, pairs = users_of(scene, k)
-        solve_latents(table, scene, starts, pairs, damping, 0, k, latents[first : first + k * table.width])
+        solve_latents(table, scene, starts, pairs, patch, damping, 0, k, latents[first : first + k * table.width])
 
 
 @bare
@@ -450,6 +507,7 @@ def learn(table, scene, block, latents, slopes, sums, work):
     Args:
         slopes: Flat, as `table.profiles`; added to.
         sums: Added to: squared errors of the pixels, of the near anchors by themselves, and the slope by sharpness.
+            `learn_patches` adds to the second.
     """
     channels, width = len(table.colours), len(table.vectors) * LANES
     step, pulls = table.channels * table.width, work.pulls
@@ -480,29 +538,79 @@ def learn(table, scene, block, latents, slopes, sums, work):
                 exponential = scene.shares[pixel, s] + np.float32(table.floor / (1 - table.floor)) * most
                 sums[2] -= exponential * (pulls[s] - mean) * (squared - nearest)
                 lay_angle(float(down), float(right), table.orders, work.angle)
-                distance = math.sqrt(squared) * np.float32(table.per_scale)
-                distance = min(distance, np.float32(table.knots - 1) - np.float32(1e-5))
-                knot = int(distance)
-                fraction, at = np.float32(distance - np.float32(knot)), knot * step
+                knot, fraction = find_knot(table, np.float32(math.sqrt(squared)))
                 for c in range(channels):
-                    pull = work.each[s * channels + c]
+                    pull, at = work.each[s * channels + c], knot * step + c * width
                     first, second = splat(np.float32(pull * (1 - fraction))), splat(np.float32(pull * fraction))
                     for v in range(0, width, LANES):
                         value = multiply(load(latents, anchor * width + v), load(work.angle, v))
-                        here = at + c * width + v
-                        store(slopes, here, fma(first, value, load(slopes, here)))
-                        store(slopes, here + step, fma(second, value, load(slopes, here + step)))
+                        store(slopes, at + v, fma(first, value, load(slopes, at + v)))
+                        store(slopes, at + step + v, fma(second, value, load(slopes, at + step + v)))
+
+
+@inlined
+def find_knot(table, distance):
+    """The knot of the profiles below a distance, in scales, and the part of the way to the next one."""
+    place = min(distance * np.float32(table.per_scale), np.float32(table.knots - 1) - np.float32(1e-5))
+    knot = int(place)
+    return knot, np.float32(place - np.float32(knot))
+
+
+@bare
+def learn_patches(table, scene, latents, patch, pulled, sums, work, colours):
+    """Add up the loss of the patches, and into `pulled` (as `table.patches.rows`) its slopes by the functions there."""
+    channels, width = len(table.colours), len(table.vectors) * LANES
+    size = channels * width
+    for anchor in range(len(scene.anchors)):
+        count, first = lay_patch(table, scene, anchor, colours)
+        for i in range(count):
+            at, weight = (first + i) * size, table.patches.weights[first + i]
+            row_dots(
+                place(table.patches.rows, at), latents, anchor * width, work.parts, 0, table.vectors, table.colours
+            )
+            for c in range(channels):
+                value = np.float32(0)
+                for lane in range(LANES):
+                    value += work.parts[c * LANES + lane]
+                error = weight * value - colours[i * channels + c]
+                sums[1] += patch * error * error / weight
+                pull = splat(np.float32(2 * patch * error))
+                for v in range(0, width, LANES):
+                    here = at + c * width + v
+                    store(pulled, here, fma(pull, load(latents, anchor * width + v), load(pulled, here)))
 
 
 @compiled
-def learn_each(table, scenes, latents, slopes, sums):
-    """Do `learn` for all blocks of some images, `latents` flat and end to end."""
+def pull_profiles(table, inverse, pulled, slopes):
+    """Add to `slopes` those by the profiles that follow from `pulled`; `inverse` (levels,), 1 / scale."""
+    channels, width = len(table.colours), len(table.vectors) * LANES
+    step, angle = channels * width, np.zeros(width, np.float32)
+    for level in range(len(inverse)):
+        for i in range(table.patches.starts[level], table.patches.starts[level + 1]):
+            down, right = float(table.patches.places[i, 0]), float(table.patches.places[i, 1])
+            lay_angle(down, right, table.orders, angle)
+            knot, fraction = find_knot(table, np.float32(math.sqrt(down * down + right * right)) * inverse[level])
+            first, second = splat(np.float32(1 - fraction)), splat(fraction)
+            for c in range(channels):
+                at = knot * step + c * width
+                for v in range(0, width, LANES):
+                    value = multiply(load(pulled, i * step + c * width + v), load(angle, v))
+                    store(slopes, at + v, fma(first, value, load(slopes, at + v)))
+                    store(slopes, at + step + v, fma(second, value, load(slopes, at + step + v)))
+
+
+@compiled
+def learn_each(table, scenes, latents, patch, pulled, slopes, sums):
+    """Do `learn` for all blocks of some images, `latents` flat and end to end, and `learn_patches`."""
     work = lay_work(table, len(scenes.all.slots))
+    colours = np.empty(len(table.patches.weights) * table.channels, np.float32)
     for i in range(len(scenes.columns)):
         first, last = scenes.anchor_ends[i] * table.width, scenes.anchor_ends[i + 1] * table.width
         scene = scene_of(scenes, i)
         for b in range(len(scene.blocks)):
             learn(table, scene, scene.blocks[b], latents[first:last], slopes, sums, work)
+        if patch > 0:
+            learn_patches(table, scene, latents[first:last], patch, pulled, sums, work, colours)
 
 
 @compiled

@@ -71,16 +71,44 @@ def lay_pairs(
 
 
 @triton.jit
+def pull_of_patch(
+    anchors, frames, target, patch_places, patch_weights, patch_rows, anchor, level,
+    C: tl.constexpr, Z: tl.constexpr, L: tl.constexpr, Q: tl.constexpr,
+):  # fmt: skip
+    """The weighted products (width,) of the colours of an anchor's patch with the functions there."""
+    numbers, right = tl.arange(0, Z), tl.zeros([Z], tl.float32)
+    first, rows, columns = (
+        tl.load(frames + 3 * anchor),
+        tl.load(frames + 3 * anchor + 1),
+        tl.load(frames + 3 * anchor + 2),
+    )
+    for start in range(0, Q, L):
+        at = level * Q + start + tl.arange(0, L)
+        row = tl.load(anchors + 2 * anchor) + tl.load(patch_places + 2 * at)
+        column = tl.load(anchors + 2 * anchor + 1) + tl.load(patch_places + 2 * at + 1)
+        row = tl.minimum(tl.maximum(row, 0), rows - 1)
+        column = tl.minimum(tl.maximum(column, 0), columns - 1)
+        pixel, weight = first + row * columns + column, tl.load(patch_weights + at)
+        for c in tl.static_range(C):
+            functions = tl.load(patch_rows + at[:, None] * (C * Z) + c * Z + numbers[None, :])
+            right += tl.sum(functions * (weight * tl.load(target + pixel * C + c))[:, None], axis=0)
+    return right
+
+
+@triton.jit
 def solve_anchors(
-    places, anchors, inverse, pairs, orders, sines, profiles, starts, shares, weights, target, latents,
-    knots, per_scale, damping, PRODUCTS: tl.constexpr,
-    N: tl.constexpr, C: tl.constexpr, Z: tl.constexpr, L: tl.constexpr, MOST: tl.constexpr,
+    places, anchors, inverse, levels, frames, pairs, orders, sines, profiles, patch_places, patch_weights, patch_rows,
+    grams, starts, shares, weights, target, latents, knots, per_scale, patch, damping, PRODUCTS: tl.constexpr,
+    N: tl.constexpr, C: tl.constexpr, Z: tl.constexpr, L: tl.constexpr, Q: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
     """Write the latents (anchors, width), each the solution of its anchor's own system."""
     anchor = tl.program_id(0)
-    numbers = tl.arange(0, Z)
+    numbers, level = tl.arange(0, Z), tl.load(levels + anchor)
     down, across = numbers[:, None], numbers[None, :]
-    own, right = tl.where(down == across, damping, 0.0), tl.zeros([Z], tl.float32)
+    own = patch * tl.load(grams + level * Z * Z + down * Z + across) + tl.where(down == across, damping, 0.0)
+    right = patch * pull_of_patch(
+        anchors, frames, target, patch_places, patch_weights, patch_rows, anchor, level, C, Z, L, Q
+    )
     stop = tl.load(starts + anchor + 1)
     for first in range(tl.load(starts + anchor), stop, L):
         pair, inside, pixel, knot, part, angles = lay_pairs(
@@ -110,16 +138,18 @@ def solve_anchors(
     tl.store(latents + anchor * Z + numbers, right)
 
 
-def solve_by_triton(batch: Batch, profiles: Profiles, damping: float) -> Tensor:
+def solve_by_triton(batch: Batch, profiles: Profiles, patch: float, damping: float) -> Tensor:
     """The latents (k, width) of a batch, on a GPU or in Triton's interpreter."""
-    k, width = len(batch.anchors), len(profiles.orders)
+    k, width, patches = len(batch.anchors), len(profiles.orders), profiles.patches
     latents = batch.target.new_empty(k, width)
     solve_anchors[(k,)](
-        batch.places, batch.anchors, batch.inverse, batch.pairs,
+        batch.places, batch.anchors, batch.inverse, batch.levels, batch.frames, batch.pairs,
         profiles.orders, profiles.sines.to(torch.uint8), profiles.values,
+        patches.places, patches.weights, patches.rows, patches.grams,
         batch.starts, batch.shares, batch.weights, batch.target, latents,
-        len(profiles.values), profiles.per_scale, damping, PRODUCTS=PRODUCTS,
-        N=batch.shares.shape[1], C=batch.target.shape[1], Z=width, L=CHUNK, MOST=profiles.most,
+        len(profiles.values), profiles.per_scale, float(patch), float(damping), PRODUCTS=PRODUCTS,
+        N=batch.shares.shape[1], C=batch.target.shape[1], Z=width, L=CHUNK, Q=patches.weights.shape[1],
+        MOST=profiles.most,
         num_warps=WARPS, **FUSED,
     )  # fmt: skip
     return latents

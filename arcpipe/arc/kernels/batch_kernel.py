@@ -72,7 +72,7 @@ class BatchKernel:
         drawn, found = self.place(images, fit, seeds)
         with torch.no_grad():
             batch = Batch.lay(images, drawn, found, self.basis, self.device)
-            latents = solve(self.solver, batch, self.profiles, fit.damping)[:, : self.profiles.latent_dim]
+            latents = solve(self.solver, batch, self.profiles, fit)[:, : self.profiles.latent_dim]
             host = Host(latents, *(() if found else (batch.scales, batch.neighbours)))
         yield []
         rows, *there = host.arrays()
@@ -128,13 +128,13 @@ def _to_pinned(tensor: Tensor) -> Tensor:
     return host.copy_(tensor, non_blocking=True)
 
 
-def solve(solver: str, batch: Batch, profiles: Profiles, damping: float) -> Tensor:
+def solve(solver: str, batch: Batch, profiles: Profiles, fit: FitSection) -> Tensor:
     """The latents (k, width) of a batch by the solver of this name, `torch` or `triton`."""
     if solver == "torch":
-        return solve_plainly(batch, profiles, damping)
+        return solve_plainly(batch, profiles, fit.patch, fit.damping)
     from arcpipe.arc.kernels.basis_triton import solve_by_triton
 
-    return solve_by_triton(batch, profiles, damping)
+    return solve_by_triton(batch, profiles, fit.patch, fit.damping)
 
 
 def has_triton() -> bool:
