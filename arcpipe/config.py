@@ -148,7 +148,7 @@ class FitSection(Section):
     """Of `siren`: a fit ends at this PSNR; 0 takes all steps."""
     damping: Annotated[float, Field(gt=0)] = 0.01
     """Of `basis`: added to the loss for the squared length of every latent, in squared colours of one pixel."""
-    patch: Annotated[float, Field(ge=0)] = 0.1
+    patch: Annotated[float, Field(ge=0)] = 0.2
     """Of `basis`: weight of the patch around its anchor that a latent describes, beside the pixels it decodes. More
     makes latents easier to read and reconstructions worse."""
     hidden: tuple[Count, ...] | None = None
@@ -467,6 +467,8 @@ class ModelSection(Section):
     """Points that a point of PTv1 attends to."""
     mlp_ratio: Annotated[float, Field(gt=0)] | None = None
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
+    bias: Literal["table", "network"] | None = None
+    """How PTv3's attention knows distances: a table of rows and one of columns, as published, or a small network."""
     width: Count | None = None
     """Channels of a classifier of sine networks."""
     layers: Count | None = None

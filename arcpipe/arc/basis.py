@@ -49,7 +49,7 @@ SCALE_RULE = (0.4, 2.0, 40.0)
 """Share of the mean distance to the nearest anchors, least and most scale in pixels. On photographs 0.35 to 0.5 were
 alike and 1 was 1.7 dB worse; on 32 x 32
 pixels a least scale of 2 was 0.4 dB better than 2.5 (held-out training images)."""
-PATCH_REACH = 2.0
+PATCH_REACH = 1.5
 """A latent describes the pixels within so many scales of its anchor, whoever decodes them; see `fit.patch`."""
 NEAREST = 4
 """Anchors whose mean distance decides a scale."""
@@ -196,7 +196,7 @@ def patch_of(scale: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The places (p, 2) of the patch of an anchor of this scale, in whole pixels from it, and their weights (p,).
 
     Weights fall from 1 at the anchor to 0 at `PATCH_REACH` scales. From a scale of 4 on, a patch has every second pixel
-    each way, which stands for four, from 8 on every fourth, and so on: 45 to 97 places in all.
+    each way, which stands for four, from 8 on every fourth, and so on: 25 to 61 places in all.
     """
     reach = PATCH_REACH * scale
     apart = 2 ** max(0, int(np.log2(scale / 2)))

@@ -25,6 +25,7 @@ PRESETS = {
         grid_px=2.0,
         mlp_ratio=2.0,
         drop_path=0.3,
+        bias="table",
     ),
     # For thousands of points: wider with depth, 16 channels a head, patches that span about 50 x 50 pixels.
     ("ptv3", "large"): ModelSection(
@@ -37,6 +38,7 @@ PRESETS = {
         grid_px=2.0,
         mlp_ratio=2.0,
         drop_path=0.3,
+        bias="table",
     ),
     # Stages of 51, 13 and 4 points; 4 pixels are about the distance of neighbours at 5 % of the pixels.
     ("ptv1", "small"): ModelSection(
@@ -60,7 +62,7 @@ PRESETS = {
     ),
 }
 OPEN = {
-    "ptv3": ("channels", "depths", "heads", "patch", "grid_px", "mlp_ratio", "drop_path"),
+    "ptv3": ("channels", "depths", "heads", "patch", "grid_px", "mlp_ratio", "drop_path", "bias"),
     "ptv1": ("channels", "depths", "neighbours", "grid_px", "drop_path"),
 }
 """What a model takes of the settings that only some models have."""

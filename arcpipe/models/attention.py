@@ -8,9 +8,11 @@ of 17) instead of full patches and a remainder of 1 filled with borrowed tokens:
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,10 @@ from torch import Tensor, nn
 from arcpipe.models.cpu import compilable
 from arcpipe.models.serialization import CODE_BITS, CURVES, Curve, encode
 from arcpipe.models.voxels import Tokens
+
+PositionBias = Literal["table", "network"]
+BIAS_HIDDEN = 32
+"""Hidden width of a `RelativeNetwork`."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +90,20 @@ def _order(tokens: Tokens, curve: Curve) -> Tensor:
 
 
 class RelativePosition(nn.Module):
-    """Learned attention bias per head: one value for the distance in rows plus one for the distance in columns.
+    """Learned attention bias per head of the distance between two tokens, in rows and in columns.
 
     Distances are voxels, query minus key, clipped to +-`reach` = floor(2 sqrt(4 patch)), the planar form of PTv3's
-    bound. `table` (2, 2 reach + 1, heads) starts as a normal of std 0.02, cut at two.
+    bound.
     """
 
-    def __init__(self, patch: int, heads: int) -> None:
+    def __init__(self, patch: int) -> None:
         super().__init__()
         self.reach = math.isqrt(16 * patch)
-        self.table = nn.Parameter(torch.empty(2, 2 * self.reach + 1, heads))
-        nn.init.trunc_normal_(self.table, std=0.02)
+
+    @abstractmethod
+    def biases(self, reach: int) -> Tensor:
+        """The bias of all distances up to `reach`, (2 reach + 1, 2 reach + 1, heads): rows, columns, 0 in the
+        middle."""
 
     def forward(self, coords: Tensor, patches: Patches) -> tuple[Tensor, Tensor]:
         """The bias of tokens with voxel coordinates (t, 2), as values and where they go.
@@ -103,10 +112,11 @@ class RelativePosition(nn.Module):
             (heads, r): for each head, the bias of every pair of distances, and -inf in the last column.
             (p, length, length) int64 columns of it, keys before queries; the last one where a key's slot is empty.
         """
-        width, heads = self.table.shape[1:]
+        biases = self.biases(self.reach)
+        width, heads = biases.shape[1:]
         row, column = coords[patches.slots].unbind(-1)  # int64: a gather by int32 has a slow backward
         index = self._steps(row) * width + self._steps(column)
-        values = (self.table[0, :, None] + self.table[1, None]).flatten(0, 1).T
+        values = biases.flatten(0, 1).T
         values = torch.cat([values, values.new_full((heads, 1), -torch.inf)], 1)
         if patches.filled is not None:
             index.masked_fill_(~patches.filled[:, :, None], width * width)
@@ -116,15 +126,52 @@ class RelativePosition(nn.Module):
         return (axis[:, None, :] - axis[:, :, None]).clamp_(-self.reach, self.reach).add_(self.reach)
 
 
+class RelativeTable(RelativePosition):
+    """As in PTv3: one value for the distance in rows plus one for that in columns.
+
+    `table` (2, 2 reach + 1, heads) starts as a normal of std 0.02, cut at two.
+    """
+
+    def __init__(self, patch: int, heads: int) -> None:
+        super().__init__(patch)
+        self.table = nn.Parameter(torch.empty(2, 2 * self.reach + 1, heads))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def biases(self, reach: int) -> Tensor:
+        rows, columns = self.table[:, self.reach - reach : self.reach + reach + 1]
+        return rows[:, None] + columns
+
+
+class RelativeNetwork(RelativePosition):
+    """A network of the distance: smooth, so that what is learned at one distance holds nearby, and not a sum of rows
+    and columns, so that it can be round.
+
+    Source: the continuous position bias of Swin Transformer V2 (arXiv 2111.09883), section 3.3, with the length of the
+    distance as a third input.
+    """
+
+    def __init__(self, patch: int, heads: int) -> None:
+        super().__init__(patch)
+        self.network = nn.Sequential(nn.Linear(3, BIAS_HIDDEN), nn.GELU(), nn.Linear(BIAS_HIDDEN, heads))
+
+    def biases(self, reach: int) -> Tensor:
+        weight = self.network[0].weight
+        steps = torch.arange(-reach, reach + 1, device=weight.device, dtype=weight.dtype)
+        row, column = torch.meshgrid(steps, steps, indexing="ij")
+        places = torch.stack([row, column, torch.hypot(row, column)], 2)
+        spread: Tensor = self.network(places.sign() * places.abs().add(1).log2())
+        return spread
+
+
 class PatchAttention(nn.Module):
     """Multi-head self-attention of tokens (t, channels) within their patches."""
 
-    def __init__(self, channels: int, heads: int, patch: int) -> None:
+    def __init__(self, channels: int, heads: int, patch: int, bias: PositionBias = "table") -> None:
         super().__init__()
         self.heads, self.backend = heads, "auto"
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
-        self.relative = RelativePosition(patch, heads)
+        self.relative = (RelativeTable if bias == "table" else RelativeNetwork)(patch, heads)
 
     def forward(self, features: Tensor, coords: Tensor, patches: Patches) -> Tensor:
         if self.backend != "torch" and compilable(features) and self._fills_registers:
@@ -149,7 +196,8 @@ class PatchAttention(nn.Module):
         weight = self.qkv.weight.view(3, *split, channels).transpose(1, 2).reshape(3 * channels, channels)
         bias = self.qkv.bias.view(3, *split).transpose(1, 2).reshape(3 * channels)
         qkv = nn.functional.linear(features, weight, bias).view(n, 3, *reversed(split))
-        mixed: Tensor = CompiledAttention.apply(qkv, self.relative.table, coords, patches.order, patches.starts)
+        reach = min(self.relative.reach, int((coords.amax(0) - coords.amin(0)).max())) if n else 0
+        mixed: Tensor = CompiledAttention.apply(qkv, self.relative.biases(reach), coords, patches.order, patches.starts)
         weight = self.out.weight.view(channels, *split).transpose(1, 2).reshape(channels, channels)
         return nn.functional.linear(mixed.view(n, channels), weight, self.out.bias)
 

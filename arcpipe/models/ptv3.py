@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from arcpipe.models.attention import PatchAttention, Patches, cut_patches
+from arcpipe.models.attention import PatchAttention, Patches, PositionBias, cut_patches
 from arcpipe.models.classifier import Classifier
 from arcpipe.models.drop_path import draw_branches
 from arcpipe.models.planar_conv import Pairs, PlanarConv, neighbour_pairs
@@ -41,13 +41,13 @@ BLOCK_KERNEL = 3
 class Block(nn.Module):
     """Conditional position encoding, then attention and MLP, each behind a layer norm and beside a shortcut."""
 
-    def __init__(self, channels: int, heads: int, patch: int, mlp_ratio: float) -> None:
+    def __init__(self, channels: int, heads: int, patch: int, mlp_ratio: float, bias: PositionBias) -> None:
         super().__init__()
         hidden = round(channels * mlp_ratio)
         self.position_conv = PlanarConv(channels, channels, BLOCK_KERNEL)
         self.position_out = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
         self.attention_norm = nn.LayerNorm(channels)
-        self.attention = PatchAttention(channels, heads, patch)
+        self.attention = PatchAttention(channels, heads, patch, bias)
         self.mlp_norm = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
 
@@ -101,6 +101,7 @@ class PTv3(Classifier):
         grid_px: voxel edge of the first stage, pixels.
         mlp_ratio: hidden width of a block's MLP over its width.
         drop_path: chance that a cloud skips a branch in the last block; rises linearly from 0 in the first.
+        bias: of attention, by the distance: a table of rows and one of columns, as published, or a small network.
         grid_origin: where voxels and codes begin: at the cloud's own minimum, or at the image's corner.
     """
 
@@ -116,6 +117,7 @@ class PTv3(Classifier):
         grid_px: float,
         mlp_ratio: float,
         drop_path: float,
+        bias: PositionBias = "table",
         grid_origin: Literal["cloud", "image"] = "cloud",
     ) -> None:
         super().__init__()
@@ -124,7 +126,7 @@ class PTv3(Classifier):
         self.stem_norm = new_batch_norm(channels[0])
         self.pools = nn.ModuleList(GridPool(a, b, new_batch_norm(b)) for a, b in pairwise(channels))
         self.blocks = nn.ModuleList(
-            Block(width, n_heads, patch, mlp_ratio)
+            Block(width, n_heads, patch, mlp_ratio, bias)
             for width, n_heads, depth in zip(channels, heads, depths, strict=True)
             for _ in range(depth)
         )

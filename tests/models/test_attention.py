@@ -51,11 +51,12 @@ def test_51_tokens_make_three_patches_of_17(make_batch):
 def plain_attention(layer, features, coords):
     """Softmax attention of one patch with loops over heads, from the layer's weights."""
     q, k, v = layer.qkv(features).view(len(features), 3, layer.heads, -1).unbind(1)
-    reach, table = layer.relative.reach, layer.relative.table
+    reach = layer.relative.reach
+    biases = layer.relative.biases(reach)
     steps = (coords[:, None] - coords[None]).clamp(-reach, reach) + reach
     mixed = []
     for head in range(layer.heads):
-        bias = table[0, steps[..., 0], head] + table[1, steps[..., 1], head]
+        bias = biases[steps[..., 0], steps[..., 1], head]
         scores = q[:, head] @ k[:, head].T / math.sqrt(q.shape[-1]) + bias
         mixed.append(scores.softmax(1) @ v[:, head])
     return layer.out(torch.cat(mixed, 1))
@@ -69,12 +70,19 @@ def patch_by_patch(layer, features, coords, patches):
     return wanted
 
 
+def strengthen(layer):
+    """Make biases matter, which start near 0."""
+    for weight in layer.relative.parameters():
+        torch.nn.init.normal_(weight)
+
+
+@pytest.mark.parametrize("bias", ["table", "network"])
 @pytest.mark.parametrize("curve", CURVES)
-def test_attention_equals_plain_attention_patch_by_patch(make_batch, curve):
+def test_attention_equals_plain_attention_patch_by_patch(make_batch, curve, bias):
     tokens = lay(make_batch, [1, 30, 51])  # patches of 1, 15 and 17: there are empty slots
     torch.manual_seed(0)
-    layer = PatchAttention(8, 2, 25).double()
-    torch.nn.init.normal_(layer.relative.table)
+    layer = PatchAttention(8, 2, 25, bias).double()
+    strengthen(layer)
     features = torch.randn(82, 8, dtype=torch.float64, requires_grad=True)
     patches = cut_patches(tokens, 25)[curve]
     assert patches.filled is not None
@@ -90,13 +98,15 @@ def test_attention_equals_plain_attention_patch_by_patch(make_batch, curve):
 @pytest.mark.parametrize(
     ("channels", "heads"), [(64, 8), (64, 16), (64, 32), (32, 2), (8, 1), (24, 4), (48, 24), (8, 8)]
 )
-@pytest.mark.parametrize("sizes", [[51, 1, 0, 30, 107], [3], [9, 5]])
-def test_compiled_attention_equals_plain_attention(make_batch, channels, heads, sizes):
+@pytest.mark.parametrize(
+    ("sizes", "bias"), [([51, 1, 0, 30, 107], "table"), ([51, 30], "network"), ([3], "table"), ([9, 5], "table")]
+)
+def test_compiled_attention_equals_plain_attention(make_batch, channels, heads, sizes, bias):
     tokens = lay(make_batch, sizes)
     torch.manual_seed(0)
-    layer = PatchAttention(channels, heads, 25)
+    layer = PatchAttention(channels, heads, 25, bias)
     assert layer._fills_registers
-    torch.nn.init.normal_(layer.relative.table)
+    strengthen(layer)
     features = torch.randn(sum(sizes), channels, requires_grad=True)
     patches = cut_patches(tokens, 25)["hilbert"]
     found, upstream = layer(features, tokens.coords, patches), torch.randn_like(features)
@@ -126,7 +136,7 @@ def test_threads_change_no_bit_of_the_compiled_attention(make_batch):
     tokens = lay(make_batch, [51, 107, 30] * 5)
     torch.manual_seed(0)
     patches, threads, found = cut_patches(tokens, 25)["z"], torch.get_num_threads(), []
-    values, table = torch.randn(len(tokens), 3, 2, 8, requires_grad=True), torch.randn(2, 41, 8, requires_grad=True)
+    values, table = torch.randn(len(tokens), 3, 2, 8, requires_grad=True), torch.randn(41, 41, 8, requires_grad=True)
     try:
         for n in (1, 3):
             torch.set_num_threads(n)

@@ -15,9 +15,9 @@ from arcpipe.models.cpu.team import PIECES, spread
 class CompiledAttention(torch.autograd.Function):
     """softmax(q k^T / sqrt(d) + bias) v in every patch and head.
 
-    Forward takes `qkv` (t, 3, d, heads), `table` (2, width, heads), the bias of every distance in rows and in columns,
-    query minus key and middle for 0, `coords` (t, 2), and patches as `order` (t,) and `starts` (p + 1,), see
-    `Patches`; gives (t, d, heads).
+    Forward takes `qkv` (t, 3, d, heads), `table` (width, width, heads), the bias of every distance in rows and columns,
+    query minus key and middle for 0 (longer ones have the bias at the edge), `coords` (t, 2), and patches as `order`
+    (t,) and `starts` (p + 1,), see `Patches`; gives (t, d, heads).
     """
 
     @staticmethod
@@ -26,7 +26,7 @@ class CompiledAttention(torch.autograd.Function):
         lanes = max(heads, 8)
         out = qkv.new_empty(n_tokens, depth, heads)
         top, share = qkv.new_empty(2, n_tokens, lanes).unbind(0)
-        repeated = table.repeat(1, 1, lanes // heads)
+        repeated = table.detach().repeat(1, 1, lanes // heads)
         ctx.save_for_backward(qkv, repeated, coords, order, starts, out, top, share)
         ctx.bounds = _bounds(starts)
         ctx.constants = int(starts.diff().max()) if len(starts) > 1 else 0, heads, depth * heads

@@ -13,6 +13,8 @@ holds several channels of each, whose sums are folded together: its lanes then r
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from arcpipe.compiled import compiled
@@ -37,15 +39,15 @@ BUILT_ON_SHA256 = "da6dca721d9fae5d2aeec50b43fc0d936c959859de5073f1a610343fee34a
 
 
 @compiled
-def place_keys(query, n, members, coords, reach, width, lanes, step, keys, rows, columns):
-    """Where to read for the n keys of a query: `keys` the token's row, `rows`, `columns` the biases of the distance."""
+def place_keys(query, n, members, coords, width, lanes, step, keys, places):
+    """Where to read for the n keys of a query: `keys` the token's row, `places` the biases of the distance."""
+    reach = width // 2
     for j in range(n):
         key = members[j]
         row = min(max(coords[query, 0] - coords[key, 0], -reach), reach) + reach
         column = min(max(coords[query, 1] - coords[key, 1], -reach), reach) + reach
         keys[j] = key * step
-        rows[j] = row * lanes
-        columns[j] = (width + column) * lanes
+        places[j] = (row * width + column) * lanes
 
 
 @compiled
@@ -68,25 +70,25 @@ def attend(qkv, coords, table, order, starts, first, last, longest, heads, chann
     """Attend in the patches `first` to `last`. See `arcpipe.models.attention` for the equation.
 
     Flat float32, t tokens, l = max(heads, 8): `qkv` (t, 3, channels), a token's channels heads last; `table`
-    (2, width, l), biases of the heads, repeated to eight; `out` (t, channels); and for the backward `top`, `share`
+    (width, width, l), biases of the heads, repeated to eight; `out` (t, channels); and for the backward `top`, `share`
     (t, l), the largest score and one over the sum of exponentials. `order`, `starts`: see `Patches`; `longest` patch.
     """
     lanes, step = max(heads, 8), 3 * channels
-    width, scale = len(table) // (2 * lanes), splat(np.float32(np.sqrt(heads / channels)))
-    keys, rows, columns = np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.int64)
+    width, scale = int(math.sqrt(len(table) // lanes)), splat(np.float32(np.sqrt(heads / channels)))
+    keys, places = np.empty(longest, np.int64), np.empty(longest, np.int64)
     weights = np.empty(longest * 8, np.float32)
     for patch in range(first, last):
         members = order[starts[patch] : starts[patch + 1]]
         n = len(members)
         for i in range(n):
             query = members[i]
-            place_keys(query, n, members, coords, width // 2, width, lanes, step, keys, rows, columns)
+            place_keys(query, n, members, coords, width, lanes, step, keys, places)
             for h in range(0, lanes, 8):
                 own = query * step + h
                 most = splat(np.float32(-np.inf))
                 for j in range(n):
                     score = dot(qkv, own, qkv, keys[j] + channels + h, channels, heads)
-                    score = fma(score, scale, add(load(table, rows[j] + h), load(table, columns[j] + h)))
+                    score = fma(score, scale, load(table, places[j] + h))
                     store(weights, 8 * j, score)
                     most = larger(most, score)
                 total = splat(np.float32(0))
@@ -125,15 +127,15 @@ def attend_backward(
 ):
     """Gradients from `upstream` (t, channels), added to `grad` (as `qkv`) and `table_grad` (as `table`), both zeros."""
     lanes, step = max(heads, 8), 3 * channels
-    width, scale = len(table) // (2 * lanes), splat(np.float32(np.sqrt(heads / channels)))
-    keys, rows, columns = np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.int64)
+    width, scale = int(math.sqrt(len(table) // lanes)), splat(np.float32(np.sqrt(heads / channels)))
+    keys, places = np.empty(longest, np.int64), np.empty(longest, np.int64)
     weights, slopes = np.empty(longest * 8, np.float32), np.empty(longest * 8, np.float32)
     for patch in range(first, last):
         members = order[starts[patch] : starts[patch + 1]]
         n = len(members)
         for i in range(n):
             query = members[i]
-            place_keys(query, n, members, coords, width // 2, width, lanes, step, keys, rows, columns)
+            place_keys(query, n, members, coords, width, lanes, step, keys, places)
             for h in range(0, lanes, 8):
                 own, mine = query * step + h, query * channels + h
                 most, inverse = load(top, query * lanes + h), load(share, query * lanes + h)
@@ -141,13 +143,11 @@ def attend_backward(
                 mean = dot(upstream, mine, out, mine, channels, heads)
                 for j in range(n):
                     other = keys[j] + channels + h
-                    bias = add(load(table, rows[j] + h), load(table, columns[j] + h))
-                    score = fma(dot(qkv, own, qkv, other, channels, heads), scale, bias)
+                    score = fma(dot(qkv, own, qkv, other, channels, heads), scale, load(table, places[j] + h))
                     weight = multiply(exponential(subtract(score, most)), inverse)
                     slope = dot(upstream, mine, qkv, other + channels, channels, heads)
                     slope = multiply(weight, subtract(slope, mean))
-                    store(table_grad, rows[j] + h, add(load(table_grad, rows[j] + h), slope))
-                    store(table_grad, columns[j] + h, add(load(table_grad, columns[j] + h), slope))
+                    store(table_grad, places[j] + h, add(load(table_grad, places[j] + h), slope))
                     store(weights, 8 * j, weight)
                     store(slopes, 8 * j, multiply(slope, scale))
                 for c in range(0, channels, lanes):
