@@ -451,8 +451,9 @@ class ModelSection(Section):
 
     model: Model = "ptv3"
     preset: Preset = "small"
-    """`small`: for clouds of 10 to 100 points; of PTv3, the published network (0.45 M parameters). `large`: more. Of
-    the classifiers of sine networks, `full` is the published one and `small` one for two cores."""
+    """`small`: for clouds of 10 to 100 points; of PTv3, the published network (0.45 M parameters). `large`: more. `plain`:
+    PTv3 without convolutions and stages, which reads small clouds best. Of the classifiers of sine networks, `full` is
+    the published one and `small` one for two cores."""
     channels: tuple[Count, ...] | None = None
     depths: tuple[Count, ...] | None = None
     heads: tuple[Count, ...] | None = None
@@ -469,6 +470,8 @@ class ModelSection(Section):
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
     bias: Literal["table", "network"] | None = None
     """How PTv3's attention knows distances: a table of rows and one of columns, as published, or a small network."""
+    convs: bool | None = None
+    """Whether PTv3 begins every block with a convolution over voxels, as published, or leaves places to the bias."""
     width: Count | None = None
     """Channels of a classifier of sine networks."""
     layers: Count | None = None

@@ -15,7 +15,7 @@ Features = Literal["latents", "decoded", "both"]
 Normalise = Literal["per-dim", "whole", "per-layer", "none"]
 Schedule = Literal["constant", "cosine"]
 Model = Literal["ptv3", "ptv1", "dws", "ng-gnn", "ng-t", "scalegmn", "mlp"]
-Preset = Literal["small", "large", "full"]
+Preset = Literal["plain", "small", "large", "full"]
 Weights = Literal["last", "best"]
 Edit = Literal[
     "push",

@@ -26,6 +26,21 @@ PRESETS = {
         mlp_ratio=2.0,
         drop_path=0.3,
         bias="table",
+        convs=True,
+    ),
+    # For the same clouds: all points attend to each other, and a network of their distances alone tells where they are.
+    ("ptv3", "plain"): ModelSection(
+        model="ptv3",
+        preset="plain",
+        channels=(96,),
+        depths=(4,),
+        heads=(8,),
+        patch=64,
+        grid_px=1.0,
+        mlp_ratio=2.0,
+        drop_path=0.0,
+        bias="network",
+        convs=False,
     ),
     # For thousands of points: wider with depth, 16 channels a head, patches that span about 50 x 50 pixels.
     ("ptv3", "large"): ModelSection(
@@ -39,6 +54,7 @@ PRESETS = {
         mlp_ratio=2.0,
         drop_path=0.3,
         bias="table",
+        convs=True,
     ),
     # Stages of 51, 13 and 4 points; 4 pixels are about the distance of neighbours at 5 % of the pixels.
     ("ptv1", "small"): ModelSection(
@@ -62,7 +78,7 @@ PRESETS = {
     ),
 }
 OPEN = {
-    "ptv3": ("channels", "depths", "heads", "patch", "grid_px", "mlp_ratio", "drop_path", "bias"),
+    "ptv3": ("channels", "depths", "heads", "patch", "grid_px", "mlp_ratio", "drop_path", "bias", "convs"),
     "ptv1": ("channels", "depths", "neighbours", "grid_px", "drop_path"),
 }
 """What a model takes of the settings that only some models have."""
@@ -101,8 +117,9 @@ def resolve(section: ModelSection) -> ModelSection:
         return resolve_weight_model(section)
     check_backend(section.backend)
     given = section.model_dump(exclude_none=True)
-    if section.preset == "full":
-        raise ConfigError(f"{section.model} has no preset full.", fix=["--preset large", "--preset small"])
+    if (section.model, section.preset) not in PRESETS:
+        known = [f"--preset {preset}" for model, preset in PRESETS if model == section.model]
+        raise ConfigError(f"{section.model} has no preset {section.preset}.", fix=known)
     foreign = set(given) & set().union(*OPEN.values()) - set(OPEN[section.model])
     fields = ModelSection.model_fields
     foreign |= {name for name in OF_WEIGHTS if getattr(section, name) != fields[name].default}

@@ -152,15 +152,15 @@ class RelativeNetwork(RelativePosition):
 
     def __init__(self, patch: int, heads: int) -> None:
         super().__init__(patch)
-        self.network = nn.Sequential(nn.Linear(3, BIAS_HIDDEN), nn.GELU(), nn.Linear(BIAS_HIDDEN, heads))
+        self.first, self.last = nn.Linear(3, BIAS_HIDDEN), nn.Linear(BIAS_HIDDEN, heads)
 
     def biases(self, reach: int) -> Tensor:
-        weight = self.network[0].weight
+        weight = self.first.weight
         steps = torch.arange(-reach, reach + 1, device=weight.device, dtype=weight.dtype)
         row, column = torch.meshgrid(steps, steps, indexing="ij")
         places = torch.stack([row, column, torch.hypot(row, column)], 2)
-        spread: Tensor = self.network(places.sign() * places.abs().add(1).log2())
-        return spread
+        made: Tensor = self.last(nn.functional.gelu(self.first(places.sign() * places.abs().add(1).log2())))
+        return made
 
 
 class PatchAttention(nn.Module):

@@ -8,6 +8,8 @@ Source: arXiv 2312.10035; ARC thesis, section 4 and appendix B. It differs from 
   `grid_origin="image"` voxels begin at the image's corner: still no batch mates, but a shift changes the voxels.
 - Patches of a cloud have equal lengths, instead of full ones and a remainder.
 - Points that share a voxel stay apart (`PlanarConv`), instead of reaching the convolution as duplicates.
+- `bias` and `convs` replace what tells tokens where they lie. For some 50 points this is what matters most: see
+  docs/training.md.
 - The curves are drawn in training only; in evaluation, blocks take the four in turn.
 - The relative position's reach is the planar form of PTv3's.
 - Dropped branches (drop path) are drawn per cloud, and the shortcut around the position encoding is kept.
@@ -39,23 +41,28 @@ BLOCK_KERNEL = 3
 
 
 class Block(nn.Module):
-    """Conditional position encoding, then attention and MLP, each behind a layer norm and beside a shortcut."""
+    """Conditional position encoding (if `convs`), then attention and MLP, each behind a layer norm and beside a
+    shortcut."""
 
-    def __init__(self, channels: int, heads: int, patch: int, mlp_ratio: float, bias: PositionBias) -> None:
+    def __init__(
+        self, channels: int, heads: int, patch: int, mlp_ratio: float, bias: PositionBias, convs: bool
+    ) -> None:
         super().__init__()
         hidden = round(channels * mlp_ratio)
-        self.position_conv = PlanarConv(channels, channels, BLOCK_KERNEL)
-        self.position_out = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
+        self.position_conv = PlanarConv(channels, channels, BLOCK_KERNEL) if convs else None
+        if convs:
+            self.position_out = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
         self.attention_norm = nn.LayerNorm(channels)
         self.attention = PatchAttention(channels, heads, patch, bias)
         self.mlp_norm = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
 
     def forward(
-        self, features: Tensor, tokens: Tokens, pairs: Pairs, patches: Patches, branches: Tensor | None
+        self, features: Tensor, tokens: Tokens, pairs: Pairs | None, patches: Patches, branches: Tensor | None
     ) -> Tensor:
         """Features (t, c) to (t, c). `branches` (2, s): factors of every cloud's attention and MLP, None for ones."""
-        features = features + self.position_out(self.position_conv(features, tokens, pairs))
+        if self.position_conv is not None:
+            features = features + self.position_out(self.position_conv(features, tokens, pairs))
         attended = self.attention(self.attention_norm(features), tokens.coords, patches)
         features = features + _scaled(attended, branches, 0, tokens)
         return features + _scaled(self.mlp(self.mlp_norm(features)), branches, 1, tokens)
@@ -67,11 +74,11 @@ def _scaled(branch: Tensor, factors: Tensor | None, which: int, tokens: Tokens) 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage knows of its tokens: their pairs, the patches of each block, and the token (t,) in which each token
-    of the stage before ends (None in the first)."""
+    """What a stage knows of its tokens: their pairs (None without convolutions), the patches of each block, and the
+    token (t,) in which each token of the stage before ends (None in the first)."""
 
     tokens: Tokens
-    pairs: Pairs
+    pairs: Pairs | None
     patches: list[Patches]
     block: Tensor | None
 
@@ -84,7 +91,7 @@ class Plan:
     """
 
     order: Tensor
-    stem: Pairs
+    stem: Pairs | None
     stages: list[Stage]
     branches: list[Tensor | None]
     n_clouds: int
@@ -102,6 +109,8 @@ class PTv3(Classifier):
         mlp_ratio: hidden width of a block's MLP over its width.
         drop_path: chance that a cloud skips a branch in the last block; rises linearly from 0 in the first.
         bias: of attention, by the distance: a table of rows and one of columns, as published, or a small network.
+        convs: whether the stem and every block begin with a convolution over voxels, as published; else attention's
+            bias alone knows where tokens lie, and the stem is a linear layer.
         grid_origin: where voxels and codes begin: at the cloud's own minimum, or at the image's corner.
     """
 
@@ -118,15 +127,20 @@ class PTv3(Classifier):
         mlp_ratio: float,
         drop_path: float,
         bias: PositionBias = "table",
+        convs: bool = True,
         grid_origin: Literal["cloud", "image"] = "cloud",
     ) -> None:
         super().__init__()
         self.patch, self.grid_px, self.depths, self.grid_origin = patch, grid_px, tuple(depths), grid_origin
-        self.stem = PlanarConv(latent_dim, channels[0], STEM_KERNEL, bias=False)
-        self.stem_norm = new_batch_norm(channels[0])
+        self.convs = convs
+        if convs:
+            self.stem = PlanarConv(latent_dim, channels[0], STEM_KERNEL, bias=False)
+            self.stem_norm = new_batch_norm(channels[0])
+        else:
+            self.embed = nn.Linear(latent_dim, channels[0])
         self.pools = nn.ModuleList(GridPool(a, b, new_batch_norm(b)) for a, b in pairwise(channels))
         self.blocks = nn.ModuleList(
-            Block(width, n_heads, patch, mlp_ratio, bias)
+            Block(width, n_heads, patch, mlp_ratio, bias, convs)
             for width, n_heads, depth in zip(channels, heads, depths, strict=True)
             for _ in range(depth)
         )
@@ -143,14 +157,15 @@ class PTv3(Classifier):
         """Voxels, pairs, patches, curves and dropped branches; drawn if there is a generator."""
         n_clouds, like = len(offsets) - 1, positions.new_empty(0, dtype=self.head.weight.dtype)
         tokens, order = voxelise(positions, offsets, self.grid_px, self.grid_origin)
-        stem = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, STEM_KERNEL)
+        stem = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, STEM_KERNEL) if self.convs else None
         branches = draw_branches(self.drop_rates, n_clouds, like, generator, share)
         stages: list[Stage] = []
         for stage, depth in enumerate(self.depths):
-            pairs, block = stem.inner(), None
+            pairs, block = stem.inner() if stem else None, None
             if stage:
                 tokens, block = coarsen(tokens)
-                pairs = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, BLOCK_KERNEL)
+                if self.convs:
+                    pairs = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, BLOCK_KERNEL)
             curves = draw_curves(sum(self.depths[:stage]), depth, generator)
             patches = cut_patches(tokens, self.patch, curves)
             stages.append(Stage(tokens, pairs, [patches[curve] for curve in curves], block))
@@ -167,8 +182,12 @@ class PTv3(Classifier):
     ) -> Tensor:
         """Mean of every cloud's last tokens (s, channels[-1]); drawn curves and branches if there is a generator."""
         plan = plan or self.plan(positions, offsets, generator, share)
-        features = self.stem(latents.index_select(0, plan.order), plan.stages[0].tokens, plan.stem)
-        features = nn.functional.gelu(batch_norm(self.stem_norm, features, share))
+        features = latents.index_select(0, plan.order)
+        if self.convs:
+            features = self.stem(features, plan.stages[0].tokens, plan.stem)
+            features = nn.functional.gelu(batch_norm(self.stem_norm, features, share))
+        else:
+            features = self.embed(features)
         blocks = iter(zip(self.blocks, plan.branches, strict=True))
         for i, stage in enumerate(plan.stages):
             if stage.block is not None:

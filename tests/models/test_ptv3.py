@@ -17,11 +17,11 @@ from arcpipe.models.voxels import voxelise
 SIZES = [51, 1, 0, 36, 107, 2, 25]
 
 
-@pytest.fixture
-def model(make_batch):
-    """The small network, with running statistics of its own instead of zeros and ones."""
+@pytest.fixture(params=["small", "plain"])
+def model(make_batch, request):
+    """A network, with running statistics of its own instead of zeros and ones."""
     torch.manual_seed(0)
-    net = build_model(ModelSection(), 32, 10)
+    net = build_model(ModelSection(preset=request.param, drop_path=0.3), 32, 10)
     net(*make_batch([51] * 8, seed=9), torch.Generator().manual_seed(0))
     return net.eval()
 
@@ -161,8 +161,10 @@ def test_a_block_with_silent_branches_is_the_identity(model, make_batch):
     _, positions, offsets = make_batch([51, 7])
     tokens, _ = voxelise(positions, offsets, 2.0)
     pairs, patches = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, 3), cut_patches(tokens, 25)["z"]
-    block, features = model.blocks[0], torch.randn(58, 64)
-    for last in (block.position_out[1], block.attention.out, block.mlp[2]):
+    block = model.blocks[0]
+    features = torch.randn(58, block.mlp[2].out_features)
+    encoding = [block.position_out[1]] if model.convs else []
+    for last in (*encoding, block.attention.out, block.mlp[2]):
         last.requires_grad_(False)
         last.weight.zero_()
         last.bias.zero_()

@@ -44,8 +44,8 @@ def resolve_weight_model(section: ModelSection) -> ModelSection:
     Raises:
         ConfigError: the model has no such preset or setting.
     """
-    if section.preset == "large":
-        raise ConfigError(f"{section.model} has no preset large.", fix=["--preset full", "--preset small"])
+    if (section.model, section.preset) not in PRESETS:
+        raise ConfigError(f"{section.model} has no preset {section.preset}.", fix=["--preset full", "--preset small"])
     preset = PRESETS[section.model, section.preset]
     fields = type(section).model_fields
     known = {"model", "preset", *preset, *OWN.get(section.model, ())}
