@@ -7,8 +7,9 @@ colour less 0.5, `v` its weight (1 but far from all anchors) and `g` its weight 
     sum over p of (v w + patch g) |B(p - anchor) z - y|^2 + damping |z|^2
 
 by itself: it describes the pixels in which it has a share, whatever the other latents are. The patch depends on no
-other anchor. A little of it, `fit.patch`, costs 1 dB, and classifiers read the latents better by 4 points of accuracy: the same content has the same latent, wherever the other anchors stand. All anchors of one scale have the same
-matrix of the patch, so that it takes next to no time. To solve for all latents
+other anchor. A little of it, `fit.patch`, costs 1 dB, and classifiers read the latents better by 4 points of accuracy:
+the same content has the same latent, wherever the other anchors stand. All anchors of one scale have the same matrix of
+the patch, so that it takes next to no time. To solve for all latents
 together, so that their sum is near the picture, had 0.1 to 0.4 dB more and took two to three times as long. Nothing is
 random but the anchors, so two fits of the same anchors are the same.
 """
