@@ -452,7 +452,7 @@ class ModelSection(Section):
     model: Model = "ptv3"
     preset: Preset = "small"
     """`small`: for clouds of 10 to 100 points; of PTv3, the published network (0.45 M parameters). `large`: more.
-    `plain`: PTv3 without convolutions and stages, which reads small clouds best. Of the classifiers of sine networks,
+    `plain`: PTv3 without convolutions, which reads small clouds best. Of the classifiers of sine networks,
     `full` is the published one and `small` one for two cores."""
     channels: tuple[Count, ...] | None = None
     depths: tuple[Count, ...] | None = None
