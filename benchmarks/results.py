@@ -15,6 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from arcpipe.pipeline.card import Card, card_lines
 from arcpipe.pipeline.results import Row, read_rows
 from arcpipe.pipeline.table import markdown
 from arcpipe.progress import duration
@@ -44,6 +45,11 @@ def section(document: Mapping[str, Any]) -> list[str]:
     lines += ["", *(line for column in document["columns"] for line in order(rows, column))]
     seconds = {entry["run"]: entry["training"]["seconds"] for entry in document["results"]}
     cost = f"{len(seconds)} trainings, {duration(sum(seconds.values()))} in all on {machine['cores']} cores"
+    cards = {
+        entry["arm"]: Card.from_dict(entry.get("card", {}), f"the arm {entry['arm']} of {document['name']}")
+        for entry in document["results"]
+    }
+    lines += card_lines(cards)
     lines += [f"* `{document['name']}`: {cost} ({machine['cpu']}), arcpipe {document['arcpipe']}."]
     return lines + [f"* Failed: {failure}" for failure in document["failed"]]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from arcpipe import __version__
 from arcpipe.config import ConvertConfig, EvaluateConfig, build
 from arcpipe.errors import ArcpipeError, ConfigError, PipelineError
 from arcpipe.files import write_atomically
+from arcpipe.pipeline.card import CHOSEN_BY, Card
 from arcpipe.pipeline.figure import draw_results
 from arcpipe.pipeline.file import Pipeline, PipelineConfig
 from arcpipe.pipeline.plan import Evaluation, Job, plan_jobs
@@ -223,14 +225,16 @@ def _measure(desk: _Desk, work: _Work, report: Any, trained: Any) -> None:
         "train_accuracy": trained.train_accuracy,
         "train_loss": trained.train_loss,
     }
+    command = f"arcpipe run {shlex.quote(str(desk.pipeline.path))}"
+    card = Card.of(work.job.convert, work.job.train, report, trained, command)
     for evaluation in work.missing:
         try:
-            _evaluate(desk, work.job, evaluation, training)
+            _evaluate(desk, work.job, evaluation, training, card)
         except Exception as error:
             _note(desk, f"{work.job.title}, {evaluation.column.name}", error)
 
 
-def _evaluate(desk: _Desk, job: Job, evaluation: Evaluation, training: dict[str, Any]) -> None:
+def _evaluate(desk: _Desk, job: Job, evaluation: Evaluation, training: dict[str, Any], card: Card) -> None:
     from arcpipe.train import run_evaluate
 
     if evaluation.convert is not None:
@@ -249,6 +253,7 @@ def _evaluate(desk: _Desk, job: Job, evaluation: Evaluation, training: dict[str,
             "run": str(job.train.out),
             "store": str(evaluation.config.store),
             "training": training,
+            "card": replace(card, chosen_by=CHOSEN_BY[evaluation.config.weights]).as_dict(),
             "settings": dict(evaluation.settings),
         }
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from arcpipe.errors import ConfigError
+from arcpipe.pipeline.card import Card, card_lines
 from arcpipe.pipeline.results import Cell, Row
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "results.py"
@@ -22,6 +25,13 @@ def page() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+CARD = Card(
+    labels="in training", teacher="none", views="none", fits=1, numbers=1734.0, bytes=3000.5, psnr=36.4,
+    features="latents", augment="mask", model="PTv3", head="linear", parameters=10, epochs=15,
+    chosen_by="nothing", seconds=150.0, device="cpu", command="arcpipe run exp.toml",
+)  # fmt: skip
 
 
 def row(name: str, values: tuple[float, ...], thesis: float | None) -> Row:
@@ -54,8 +64,27 @@ def test_a_section_has_table_and_cost(page: ModuleType) -> None:
         "arcpipe": "0.1",
         "machine": {"cores": 2, "cpu": "X"},
         "rows": [{"name": "none", "reference": False, "cells": cells, "facts": facts}],
-        "results": [{"run": f"r{i}", "training": {"seconds": 150.0}} for i in (0, 0, 1)],
+        "results": [
+            {"run": f"r{i}", "training": {"seconds": 150.0}, "arm": "none", "card": CARD.as_dict()} for i in (0, 0, 1)
+        ],
     }
     lines = page.section(document)
     assert "| none | 39.00 ± 1.41 (2) | 38.12 | 8,000 | 8,000 | 31.2 | 15 | 2.5 |" in lines
     assert any("2 trainings, 5 min 00 s in all on 2 cores (X)" in line for line in lines)
+
+
+def test_a_number_without_its_card_is_refused(page: ModuleType) -> None:
+    facts = CARD.as_dict()
+    assert Card.from_dict(facts, "here") == CARD
+    del facts["chosen_by"]
+    with pytest.raises(ConfigError, match=r"the arm a of exp has no complete card[\s\S]*missing: chosen_by"):
+        Card.from_dict(facts, "the arm a of exp")
+
+
+def test_facts_of_all_arms_are_told_once() -> None:
+    first, last = card_lines({"a": CARD}), card_lines({"a": CARD, "b": replace(CARD, augment="none", epochs=3)})
+    assert len(first) == 1
+    assert "numbers of an image: 1,734;" in first[0]
+    assert "augmented by" not in last[0]
+    assert last[1:] == ["* a: augmented by: mask; epochs: 15.", "* b: augmented by: none; epochs: 3."]
+    assert card_lines({}) == []

@@ -14,6 +14,7 @@ import pytest
 import arcpipe.train
 from arcpipe.errors import ConfigError, PipelineError
 from arcpipe.pipeline import read_pipeline, run_pipeline
+from arcpipe.pipeline.card import Card
 from arcpipe.train import run_evaluate
 from tests.pipeline.conftest import ARMS, SHARED
 
@@ -37,6 +38,9 @@ def test_every_arm_and_seed_ends_in_one_table(data: Path, write: Callable[..., P
 
     found = json.loads((RESULTS / "results.json").read_text())
     assert len(found["results"]) == 8
+    cards = [Card.from_dict(entry["card"], "here") for entry in found["results"]]
+    assert {card.command for card in cards} == {f"arcpipe run {file}"}
+    assert all(card.numbers > 0 and card.bytes > 0 for card in cards)
     pushed = [100 * e["accuracy"] for e in found["results"] if (e["arm"], e["column"]) == ("push", "pushed")]
     rows = {row["name"]: row for row in found["rows"]}
     cell = rows["push"]["cells"]["pushed"]

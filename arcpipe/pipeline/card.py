@@ -1,0 +1,131 @@
+"""The card of a result: what it was measured by, so that it can stand beside numbers of other methods.
+
+Methods of this field differ in what they may see (labels or other networks in the fit), in how many clouds they make of
+an image, and in what chose the weights. A number without these facts cannot be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from arcpipe.config import ConvertConfig, TrainConfig
+from arcpipe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from arcpipe.convert.report import ConvertReport
+    from arcpipe.train.report import TrainReport
+
+CHOSEN_BY = {"last": "nothing: those of the last epoch", "best": "the held-out part of the training split"}
+"""What chose the weights that were evaluated, by `weights` of an evaluation."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Facts of one training and of its conversion.
+
+    `numbers` and `bytes`: mean of an image of the training split, and of the whole store. `psnr`: dB, of the training
+    split. `seconds` of the training.
+    """
+
+    labels: str
+    teacher: str
+    views: str
+    fits: int
+    numbers: float
+    bytes: float
+    psnr: float
+    features: str
+    augment: str
+    model: str
+    head: str
+    parameters: int
+    epochs: int
+    chosen_by: str
+    seconds: float
+    device: str
+    command: str
+
+    @classmethod
+    def of(
+        cls, convert: ConvertConfig, train: TrainConfig, report: ConvertReport, trained: TrainReport, command: str
+    ) -> Card:
+        """The card of a finished training; `command` makes it again."""
+        split = report.splits[train.stream.train_split]
+        images = sum(each.samples for each in report.splits.values())
+        scale = int(convert.fit.decoder_kind == "basis")
+        return cls(
+            labels="in the training of the classifier alone",
+            teacher="none",
+            views="none of changed pixels",
+            fits=convert.fit.repeats,
+            numbers=split.points * (convert.fit.latent_dim + 2 + scale) / max(split.samples, 1),
+            bytes=sum(report.bytes_by_array.values()) / max(images, 1),
+            psnr=split.mean_psnr or 0.0,
+            features=train.features.kind,
+            augment=", ".join(train.augment.apply) or "none",
+            model=trained.model,
+            head="one linear layer",
+            parameters=trained.parameters,
+            epochs=trained.epochs,
+            chosen_by=CHOSEN_BY["last"],
+            seconds=trained.seconds,
+            device=train.device,
+            command=command,
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str) -> Card:
+        """The card of a result.
+
+        Raises:
+            ConfigError: a fact is missing.
+        """
+        missing = [field.name for field in fields(cls) if field.name not in values]
+        if missing:
+            raise ConfigError(
+                f"{where} has no complete card: a number cannot be compared without it.",
+                details=[f"missing: {', '.join(missing)}"],
+                fix=["measure it again with arcpipe run"],
+            )
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+WORDS = {
+    "labels": "labels are seen",
+    "teacher": "other networks",
+    "views": "views",
+    "fits": "fits of an image",
+    "numbers": "numbers of an image",
+    "bytes": "bytes of an image in the store",
+    "psnr": "dB",
+    "features": "features",
+    "augment": "augmented by",
+    "model": "model",
+    "head": "head",
+    "epochs": "epochs",
+    "chosen_by": "weights chosen by",
+    "device": "device",
+    "command": "command",
+}
+"""What a page calls the facts; the others stand in its table."""
+
+
+def card_lines(cards: Mapping[str, Card]) -> list[str]:
+    """Lines for a page: what the cards of all arms have in common, then what each has of its own."""
+    told = {arm: {name: _told(getattr(card, name)) for name in WORDS} for arm, card in cards.items()}
+    common = {name for name in WORDS if len({facts[name] for facts in told.values()}) == 1}
+    lines = []
+    for arm, facts in ({"Card": next(iter(told.values()))} | told).items() if told else ():
+        names = [name for name in WORDS if (name in common) == (arm == "Card")]
+        if names:
+            lines.append(f"* {arm}: " + "; ".join(f"{WORDS[name]}: {facts[name]}" for name in names) + ".")
+    return lines
+
+
+def _told(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:,.1f}".removesuffix(".0")
