@@ -42,8 +42,7 @@ def make(path: Path, count: int, side: int) -> None:
 def run(arguments: list[str]) -> tuple[float, list[int]]:
     """Run `arcpipe convert`; its seconds, and the most bytes of the command and of all its workers."""
     started, most = time.perf_counter(), [0, 0]
-    command = [sys.executable, "-m", "arcpipe", "convert", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+    with subprocess.Popen(
         [sys.executable, "-m", "arcpipe", "convert", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as child:
         process = psutil.Process(child.pid)
