@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,17 @@ from tests.bucket_server import BucketServer, find_server
 from tests.made_up import write_store
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: tests share their cores
+MEMORY_DISK, ROOM_BYTES = Path("/dev/shm"), 2**31
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let temporary folders lie in memory where there is room for them (0.5 GB), unless somebody chose their place.
+
+    A store syncs every file: on a disk a conversion of 20 parts waits five seconds for that, and computes for two.
+    """
+    chosen = config.getoption("basetemp") or "PYTEST_DEBUG_TEMPROOT" in os.environ
+    if not chosen and os.access(MEMORY_DISK, os.W_OK) and shutil.disk_usage(MEMORY_DISK).free > ROOM_BYTES:
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY_DISK)
 
 
 @pytest.fixture(scope="session")

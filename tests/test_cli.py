@@ -1,13 +1,17 @@
-"""The commands as a user types them, in processes of their own."""
+"""The commands as a user types them: in processes of their own where a process is what is tested."""
 
 from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,7 +21,8 @@ from arcpipe.cli import app
 from arcpipe.config import ConvertConfig, EvaluateConfig, Section, SourceSection, TrainConfig
 from arcpipe.errors import ConfigError
 from arcpipe.options import default_store
-from tests.pictures import contents, make_pictures
+from tests.commands import arcpipe_here
+from tests.pictures import contents, in_process, make_pictures
 
 SMALL = [
     "--recipe",
@@ -47,7 +52,7 @@ def count_parts(store: Path) -> int:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with pictures and a finished store."""
+    """A working folder with pictures and a finished store, which tests only read."""
     folder = tmp_path_factory.mktemp("cli")
     make_pictures(folder / "pictures", per_class=20)
     done = arcpipe("convert", "pictures", "--json", "--workers", 2, *SMALL, cwd=folder)
@@ -57,14 +62,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def no_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Conversions in this process start no others: the one task at a time that one worker would have."""
+    with ThreadPoolExecutor(1) as executor:
+        monkeypatch.setattr("arcpipe.convert.run.open_cluster", lambda *_: nullcontext(in_process(executor)))
+        yield
+
+
+@pytest.mark.usefixtures("no_workers")
 def test_the_number_of_workers_changes_no_byte(folder: Path) -> None:
-    done = arcpipe("convert", "pictures", "--out", "one.zarr", "--workers", 1, *SMALL, cwd=folder)
+    done = arcpipe_here("convert", "pictures", "--out", "one.zarr", "--workers", 1, *SMALL, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert contents(folder / "one.zarr") == contents(folder / "store" / "pictures.zarr")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_killed_in_the_middle_the_same_command_continues(folder: Path, how: signal.Signals) -> None:
+def test_killed_in_the_middle_the_same_command_continues(
+    folder: Path, how: signal.Signals, request: pytest.FixtureRequest
+) -> None:
     out = f"{how.name}.zarr"
     command = [sys.executable, "-m", "arcpipe", "convert", "pictures", "--out", out, "--workers", "1", *SMALL]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -77,28 +93,32 @@ def test_killed_in_the_middle_the_same_command_continues(folder: Path, how: sign
     if how != signal.SIGKILL:
         assert process.returncode == 128 + how
         assert f"the same command continues:\n  {shlex.join(['python', *command[1:]])}" in errors
-    refused = arcpipe("train", "--store", out, cwd=folder)
+    refused = arcpipe_here("train", "--store", out, cwd=folder)
     assert refused.returncode == 1
     assert "UnfinishedStoreError" in refused.stderr
-    again = arcpipe("convert", "pictures", "--out", out, "--workers", 1, *SMALL, cwd=folder)
+    if how == signal.SIGKILL:
+        again = arcpipe(*command[3:], cwd=folder)
+    else:  # the same words, without workers of its own
+        request.getfixturevalue("no_workers")
+        again = arcpipe_here(*command[3:], cwd=folder)
     assert again.returncode == 0, again.stderr
     assert contents(folder / out) == contents(folder / "store" / "pictures.zarr")
-    assert arcpipe("verify", out, cwd=folder).returncode == 0
+    assert arcpipe_here("verify", out, cwd=folder).returncode == 0
 
 
 def test_other_settings_exit_3_and_name_the_difference(folder: Path) -> None:
-    done = arcpipe("convert", "pictures", *SMALL, "--seed", 3, cwd=folder)
+    done = arcpipe_here("convert", "pictures", *SMALL, "--seed", 3, cwd=folder)
     assert (done.returncode, done.stdout) == (3, "")
     assert "seed: was 0, now 3" in done.stderr
 
 
 def test_a_flipped_byte_is_found_and_named(folder: Path, tmp_path: Path) -> None:
-    arcpipe("convert", "pictures", "--out", tmp_path / "a.zarr", *SMALL, cwd=folder)
+    shutil.copytree(folder / "store" / "pictures.zarr", tmp_path / "a.zarr")
     victim = next((tmp_path / "a.zarr" / "train").glob("*/latents/c/*/*"))
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
-    done = arcpipe("verify", tmp_path / "a.zarr", "--json", cwd=folder)
+    done = arcpipe_here("verify", tmp_path / "a.zarr", "--json", cwd=folder)
     assert done.returncode == 6
     assert any(
         "latents" in problem and victim.parents[2].name in problem for problem in json.loads(done.stdout)["problems"]
@@ -127,11 +147,27 @@ def test_a_flipped_byte_is_found_and_named(folder: Path, tmp_path: Path) -> None
 def test_a_mistake_gets_one_message_and_no_traceback(
     folder: Path, arguments: list[str], code: int, message: str
 ) -> None:
-    done = arcpipe(*arguments, cwd=folder)
+    done = arcpipe_here(*arguments, cwd=folder)
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert message in done.stderr
     assert done.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["convert", "pictures", "--workers", "some"], 2, "--workers"),
+        (["convert", "nowhere"], 2, "nowhere"),
+        (["predict", "pictures", "pictures/train/ants/0.png"], 1, "pictures"),
+    ],
+)
+def test_a_whole_process_ends_with_that_message_and_code_too(
+    folder: Path, arguments: list[str], code: int, message: str
+) -> None:
+    done = arcpipe(*arguments, cwd=folder)
+    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout, message in done.stderr) == (code, "", True)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +216,7 @@ def test_a_source_names_its_store(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_with_json_stdout_is_one_object_and_stderr_has_the_rest(folder: Path) -> None:
-    done = arcpipe("convert", "pictures", "--json", *SMALL, cwd=folder)
+    done = arcpipe("convert", "pictures", "--json", *SMALL, cwd=folder)  # a process: Dask and torch speak there too
     assert done.stdout.count("\n") == 1
     assert json.loads(done.stdout)["clouds_made"] == 0
     assert "66 images" in done.stderr
