@@ -54,7 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("python")
     pixels = np.add.outer(np.arange(20), np.arange(30)) * 5
     Image.fromarray(pixels.astype(np.uint8)).save(folder / "photo.png")
-    ap.convert("digits", folder / "store" / "digits.zarr", pretrain_images=20, pretrain_steps=3, workers=2)
+    ap.convert("digits", folder / "store" / "digits.zarr", pretrain_images=20, pretrain_steps=3, workers=1)
     ap.train(folder / "store" / "digits.zarr", folder / "runs" / "digits", epochs=1, quiet=True)
     return folder
 
@@ -112,7 +112,8 @@ def test_a_script_without_a_guard_converts_once(store: ap.Store, tmp_path: Path)
     script = tmp_path / "script.py"
     script.write_text(
         "import arcpipe as ap\nprint('begins')\n"
-        f"report = ap.convert('digits', {str(tmp_path / 'a.zarr')!r}, limit=9, workers=1, decoder='store/digits.zarr')\n"
+        "few = {'limit': 9, 'workers': 1, 'decoder': 'store/digits.zarr'}\n"
+        f"report = ap.convert('digits', {str(tmp_path / 'a.zarr')!r}, **few)\n"
         "print(report.failed, callable(ap.convert), callable(ap.train))\n"
     )
     command = [sys.executable, str(script)]
