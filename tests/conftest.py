@@ -60,6 +60,15 @@ def bucket(bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> str:
     return bucket_server.new_place()
 
 
+@pytest.fixture(scope="module")
+def quick_figures() -> Iterator[None]:
+    """Trainings leave empty pictures: drawing takes longer than they do. `train/test_figures.py` looks at real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("draw_curves", "draw_confusion"):
+            patch.setattr(f"arcpipe.train.loop.{name}", lambda path, *_: path.touch())
+        yield
+
+
 @pytest.fixture(scope="session")
 def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 training clouds in 3 parts, 30 test clouds in 2."""

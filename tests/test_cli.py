@@ -54,11 +54,11 @@ def count_parts(store: Path) -> int:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with pictures and a finished store, which tests only read."""
     folder = tmp_path_factory.mktemp("cli")
-    make_pictures(folder / "pictures", per_class=20)
+    make_pictures(folder / "pictures", per_class=12)
     done = arcpipe("convert", "pictures", "--json", "--workers", 2, *SMALL, cwd=folder)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert (report["planned"], report["failed"]) == (66, 0)
+    assert (report["planned"], report["failed"]) == (42, 0)
     return folder
 
 
@@ -89,7 +89,7 @@ def test_killed_in_the_middle_the_same_command_continues(
     process.send_signal(how)
     _, errors = process.communicate(timeout=40)
     made = count_parts(folder / out)
-    assert 1 <= made < 22, "the kill came too late to mean anything"
+    assert 1 <= made < 14, "the kill came too late to mean anything"
     if how != signal.SIGKILL:
         assert process.returncode == 128 + how
         assert f"the same command continues:\n  {shlex.join(['python', *command[1:]])}" in errors
@@ -219,5 +219,5 @@ def test_with_json_stdout_is_one_object_and_stderr_has_the_rest(folder: Path) ->
     done = arcpipe("convert", "pictures", "--json", *SMALL, cwd=folder)  # a process: Dask and torch speak there too
     assert done.stdout.count("\n") == 1
     assert json.loads(done.stdout)["clouds_made"] == 0
-    assert "66 images" in done.stderr
+    assert "42 images" in done.stderr
     assert "dashboard" not in done.stderr, "no workers are started where nothing is left to do"

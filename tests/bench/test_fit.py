@@ -62,6 +62,7 @@ def test_the_report_keeps_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_fit, "DECODER_IMAGES", 2)
     monkeypatch.setattr(tiles, "SIZE", (16, 16))
     monkeypatch.setattr(tiles, "STEPS", 2)
+    monkeypatch.setattr(bench_fit, "BASIS_STEPS", 4)
     report = run_bench_fit(["8x9", "6x6"], images=1, steps=6, progress=False)
     values = json.loads(json.dumps(report.as_dict()))
     keys = {"size", "method", "seconds_per_image", "psnr", "peak_bytes", "matrix_peak_share"}
