@@ -104,8 +104,8 @@ def kill_one(victim: str, client: subprocess.Popen[str], service: Service | None
     return True
 
 
-def convert(out: Path, limit: int, service: Service | None) -> list[str]:
-    where = ["--workers", "2"] if service is None else ["--scheduler", service.address, "--set", "run.wait_s=60"]
+def convert(out: Path, limit: int, service: Service | None, workers: int = 2) -> list[str]:
+    where = ["--workers", str(workers)] if service is None else ["--scheduler", service.address, "--set", "run.wait_s=60"]
     parts = ["--set", "store.part_samples=5"]
     return [*PYTHON, "arcpipe", "convert", "digits", "--limit", str(limit), "--out", str(out), *SMALL, *parts, *where]
 
@@ -150,7 +150,7 @@ def main() -> None:
     commands, hashes = 0, []
     with tempfile.TemporaryDirectory() as folder:
         clean = Path(folder) / "undisturbed.zarr"
-        subprocess.run(convert(clean, options.limit, None), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(convert(clean, options.limit, None, workers=1), check=True, stdout=subprocess.DEVNULL)
         service = None if options.local else Service()
         started = time.monotonic()
         try:
