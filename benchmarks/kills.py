@@ -105,7 +105,8 @@ def kill_one(victim: str, client: subprocess.Popen[str], service: Service | None
 
 
 def convert(out: Path, limit: int, service: Service | None, workers: int = 2) -> list[str]:
-    where = ["--workers", str(workers)] if service is None else ["--scheduler", service.address, "--set", "run.wait_s=60"]
+    far = ["--scheduler", service.address, "--set", "run.wait_s=60"] if service else []
+    where = far or ["--workers", str(workers)]
     parts = ["--set", "store.part_samples=5"]
     return [*PYTHON, "arcpipe", "convert", "digits", "--limit", str(limit), "--out", str(out), *SMALL, *parts, *where]
 
