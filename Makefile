@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-# Tests run in JOBS processes, a file of them in one. They start a hundred more, each of which would compile the package
-# anew where Python may not keep what it compiled.
+# Tests run in JOBS processes of one thread, a file of them in one. They start some hundred more, each of which would
+# compile the package anew where Python may not keep what it compiled.
 JOBS ?= 2
 TESTS ?=
-PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
 unexport PYTHONDONTWRITEBYTECODE
 # Where no GPU is, torch comes as its CPU build, from PyTorch's own index where pip's has none.
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)

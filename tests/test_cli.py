@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -22,7 +28,8 @@ from arcpipe.config import ConvertConfig, EvaluateConfig, Section, SourceSection
 from arcpipe.errors import ConfigError
 from arcpipe.options import default_store
 from tests.commands import arcpipe_here
-from tests.pictures import contents, in_process, make_pictures
+from tests.listening import open_to, with_children
+from tests.pictures import contents, make_pictures, without_workers
 
 SMALL = [
     "--recipe",
@@ -50,24 +57,67 @@ def count_parts(store: Path) -> int:
     return sum(file.parts[-3] != "decoder" for file in store.glob("*/*/zarr.json"))
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """One by two workers: its folder, what it said, and where its processes listened, by protocol."""
+
+    folder: Path
+    stdout: str
+    stderr: str
+    addresses: dict[str, set[str]]
+    most: int
+    """Sockets that listened at the same time."""
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with pictures and a finished store, which tests only read."""
-    folder = tmp_path_factory.mktemp("cli")
+def conversion(tmp_path_factory: pytest.TempPathFactory) -> Conversion:
+    folder, seen, most = tmp_path_factory.mktemp("cli"), dict[str, set[str]](), 0
     make_pictures(folder / "pictures", per_class=12)
-    done = arcpipe("convert", "pictures", "--json", "--workers", 2, *SMALL, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert (report["planned"], report["failed"]) == (42, 0)
-    return folder
+    command = [sys.executable, "-m", "arcpipe", "convert", "pictures", "--json", "--workers", "2", *SMALL]
+    with (folder / "said").open("w+") as said, (folder / "printed").open("w+") as printed:
+        process = subprocess.Popen(command, cwd=folder, stdout=printed, stderr=said)
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                for table, addresses in open_to(with_children(process.pid)).items():
+                    seen.setdefault(table, set()).update(addresses)
+                    most = max(most, len(addresses))
+            time.sleep(0.1)
+    done = Conversion(folder, (folder / "printed").read_text(), (folder / "said").read_text(), seen, most)
+    assert process.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(conversion: Conversion) -> Path:
+    """A working folder with pictures and a finished store, which tests only read."""
+    return conversion.folder
 
 
 @pytest.fixture
-def no_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Conversions in this process start no others: the one task at a time that one worker would have."""
-    with ThreadPoolExecutor(1) as executor:
-        monkeypatch.setattr("arcpipe.convert.run.open_cluster", lambda *_: nullcontext(in_process(executor)))
+def no_workers() -> Iterator[None]:
+    with without_workers():
         yield
+
+
+def test_a_conversion_reports_in_json(conversion: Conversion) -> None:
+    report = json.loads(conversion.stdout)
+    assert (report["planned"], report["failed"]) == (42, 0)
+
+
+def test_the_test_sees_what_listens_everywhere() -> None:
+    with socket.socket() as everywhere:
+        everywhere.bind(("0.0.0.0", 0))
+        everywhere.listen()
+        assert "0.0.0.0" in open_to({os.getpid()})["tcp"]
+
+
+def test_a_conversion_listens_on_loopback_only(conversion: Conversion) -> None:
+    """With its dashboard, while it works."""
+    assert conversion.most >= 4, "scheduler, dashboard and two workers listen; else this test looks at the wrong thing"
+    if importlib.util.find_spec("bokeh"):
+        assert re.search(r"dashboard: http://127\.0\.0\.1:\d+", conversion.stderr)
+    for table, addresses in conversion.addresses.items():
+        assert all(ip_address(one).is_loopback for one in addresses), f"{table}: {addresses}"
 
 
 @pytest.mark.usefixtures("no_workers")
@@ -159,7 +209,6 @@ def test_a_mistake_gets_one_message_and_no_traceback(
     [
         (["convert", "pictures", "--workers", "some"], 2, "--workers"),
         (["convert", "nowhere"], 2, "nowhere"),
-        (["predict", "pictures", "pictures/train/ants/0.png"], 1, "pictures"),
     ],
 )
 def test_a_whole_process_ends_with_that_message_and_code_too(

@@ -23,6 +23,8 @@ def kill(place: Path, *options: str, timeout: int) -> dict[str, object]:
     return report
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_three_kills(tmp_path: Path) -> None:
     assert kill(tmp_path, "--kills", "3", "--pause", "3", "--local", "--limit", "20", timeout=280)["survived"] == 3
 
