@@ -18,9 +18,9 @@ MEMORY_DISK, ROOM_BYTES = Path("/dev/shm"), 2**31
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let temporary folders lie in memory where there is room for them (0.5 GB), unless somebody chose their place.
+    """Let temporary folders lie in memory where it has room, unless somebody chose their place.
 
-    A store syncs every file: on a disk a conversion of 20 parts waits five seconds for that, and computes for two.
+    A store syncs every file: on a disk a conversion of 20 parts waited five seconds for that, and computed for two.
     """
     chosen = config.getoption("basetemp") or "PYTEST_DEBUG_TEMPROOT" in os.environ
     if not chosen and os.access(MEMORY_DISK, os.W_OK) and shutil.disk_usage(MEMORY_DISK).free > ROOM_BYTES:
