@@ -3,19 +3,27 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# Tests run in JOBS processes of one thread, a file of them in one. They start some hundred more, each of which would
+# compile the package anew where Python may not keep what it compiled.
+JOBS ?= 2
+TESTS ?=
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
+unexport PYTHONDONTWRITEBYTECODE
 # Where no GPU is, torch comes as its CPU build, from PyTorch's own index where pip's has none.
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test test-slow gpu gpu-check check lint types speed clean
+.PHONY: help demo test test-all gpu gpu-check wheel-check check ci lint types speed clean
 
 help:
 	@echo "make demo       install, convert the embedded digits, train, evaluate, draw (under 10 minutes on 2 cores)"
-	@echo "make test       install what the tests need, and run them"
-	@echo "make check      ruff, mypy, the speed of --help, and the tests"
+	@echo "make test       install what the tests need, and run the fast ones: every promise, at small size"
+	@echo "make test-all   the slow ones too: the same promises at large size; TESTS=tests/store runs a part"
+	@echo "make check      ruff, mypy, the speed of --help, and the fast tests: before each commit"
+	@echo "make ci         what must hold before a change lands: check with all tests, gpu-check and wheel-check"
 	@echo "make gpu        with a GPU: parity, speed, training and conversions, in 9 minutes"
 	@echo "make gpu-check  the kernels for GPUs, tested without one"
-	@echo "make test-slow  the tests that run for minutes"
+	@echo "make wheel-check   the wheel, installed alone: its help, and a small conversion"
 
 $(VENV)/.torch: constraints-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit("arcpipe needs Python 3.11 or newer; try: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
@@ -46,16 +54,16 @@ demo: $(VENV)/.demo
 	@echo "           $(BIN)/arcpipe convert FOLDER-OF-IMAGES && $(BIN)/arcpipe train --store store/FOLDER-OF-IMAGES.zarr"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow' $(TESTS)
 
-test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+test-all: $(VENV)/.dev
+	$(PYTEST) $(TESTS)
 
 # The kernels for GPUs, without one: values in Triton's interpreter, then compiled for cards that are not here.
 gpu-check: $(VENV)/.dev
-	@if $(PIP) -e '.[gpu-check]' 2>/dev/null; then \
+	@if said=$$($(PIP) -e '.[gpu-check]' 2>&1); then \
 	  TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/gpu && $(BIN)/python -m pytest tests/gpu; \
-	else echo "skipped: Triton cannot be had from pip's index for this machine"; fi
+	else echo "gpu-check is skipped, Triton cannot be had here: $$said" | tail -n 3; fi
 
 # Everything that a card should prove, in 9 minutes; docs/gpu.md has its tables.
 gpu: $(VENV)/.dev
@@ -71,7 +79,19 @@ types: $(VENV)/.dev
 speed: $(VENV)/.dev
 	$(BIN)/python benchmarks/help_speed.py $(BIN)/arcpipe
 
+# What a user gets: the wheel in an environment of its own, outside of the checkout.
+wheel-check: $(VENV)/.dev
+	rm -rf build $(VENV)-wheel
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(MAKE) VENV=$(VENV)-wheel $(VENV)-wheel/.torch
+	$(VENV)-wheel/bin/python -m pip --disable-pip-version-check install --quiet build/wheel/*.whl
+	cd $(VENV)-wheel && bin/arcpipe --help >/dev/null && bin/arcpipe convert digits --limit 20 --workers 1 \
+	  --set fit.pretrain_images=20 --set fit.pretrain_steps=3 --out digits.zarr && bin/arcpipe verify digits.zarr --decode 5
+	rm -rf build $(VENV)-wheel
+
 check: lint types speed test
 
+ci: lint types speed test-all gpu-check wheel-check
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(VENV)-wheel .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -104,13 +104,14 @@ def kill_one(victim: str, client: subprocess.Popen[str], service: Service | None
     return True
 
 
-def convert(out: Path, limit: int, service: Service | None) -> list[str]:
-    where = ["--workers", "2"] if service is None else ["--scheduler", service.address, "--set", "run.wait_s=60"]
+def convert(out: Path, limit: int, service: Service | None, workers: int = 2) -> list[str]:
+    far = ["--scheduler", service.address, "--set", "run.wait_s=60"] if service else []
+    where = far or ["--workers", str(workers)]
     parts = ["--set", "store.part_samples=5"]
     return [*PYTHON, "arcpipe", "convert", "digits", "--limit", str(limit), "--out", str(out), *SMALL, *parts, *where]
 
 
-def torment(out: Path, limit: int, kills: int, service: Service | None, tried: Counter[str]) -> int:
+def torment(out: Path, limit: int, kills: int, pause: float, service: Service | None, tried: Counter[str]) -> int:
     """Convert to the end, killing until `kills` are spent in all. Returns how many commands it took."""
     commands = 0
     while True:
@@ -121,7 +122,7 @@ def torment(out: Path, limit: int, kills: int, service: Service | None, tried: C
             convert(out, limit, service), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         while client.poll() is None:
-            time.sleep(random.uniform(0.2, 6))
+            time.sleep(random.uniform(0.2, pause))
             victim = random.choice(REMOTE if service else LOCAL)
             if tried.total() < kills and kill_one(victim, client, service):
                 tried[victim] += 1
@@ -141,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--limit", type=int, default=300, help="images of each split")
+    parser.add_argument("--pause", type=float, default=6.0, help="seconds between two kills, at most (default 6)")
     parser.add_argument("--local", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -149,13 +151,13 @@ def main() -> None:
     commands, hashes = 0, []
     with tempfile.TemporaryDirectory() as folder:
         clean = Path(folder) / "undisturbed.zarr"
-        subprocess.run(convert(clean, options.limit, None), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(convert(clean, options.limit, None, workers=1), check=True, stdout=subprocess.DEVNULL)
         service = None if options.local else Service()
         started = time.monotonic()
         try:
             while tried.total() < options.kills:
                 out = Path(folder) / f"killed-{len(hashes)}.zarr"
-                commands += torment(out, options.limit, options.kills, service, tried)
+                commands += torment(out, options.limit, options.kills, options.pause, service, tried)
                 hashes.append(content_hash(open_store(out)))
         finally:
             if service:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,17 @@ from tests.bucket_server import BucketServer, find_server
 from tests.made_up import write_store
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: tests share their cores
+MEMORY_DISK, ROOM_BYTES = Path("/dev/shm"), 2**31
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let temporary folders lie in memory where it has room, unless somebody chose their place.
+
+    A store syncs every file: on a disk a conversion of 20 parts waited five seconds for that, and computed for two.
+    """
+    chosen = config.getoption("basetemp") or "PYTEST_DEBUG_TEMPROOT" in os.environ
+    if not chosen and os.access(MEMORY_DISK, os.W_OK) and shutil.disk_usage(MEMORY_DISK).free > ROOM_BYTES:
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY_DISK)
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +58,15 @@ def bucket(bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in bucket_server.environment().items():
         monkeypatch.setenv(name, value)
     return bucket_server.new_place()
+
+
+@pytest.fixture(scope="module")
+def quick_figures() -> Iterator[None]:
+    """Trainings leave empty pictures: drawing takes longer than they do. `train/test_figures.py` looks at real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("draw_curves", "draw_confusion"):
+            patch.setattr(f"arcpipe.train.loop.{name}", lambda path, *_: path.touch())
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from arcpipe.cluster import Cluster
@@ -42,6 +45,14 @@ def settings(source: Path, out: Path, /, **changes: Any) -> ConvertConfig:
 
 def in_process(executor: Executor) -> Cluster:
     return Cluster(executor, n_workers=1, threads=1, device="cpu", dashboard=None)
+
+
+@contextmanager
+def without_workers() -> Iterator[None]:
+    """Conversions in this process start no others: the one task at a time that one worker would have."""
+    with ThreadPoolExecutor(1) as executor, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("arcpipe.convert.run.open_cluster", lambda *_: nullcontext(in_process(executor)))
+        yield
 
 
 def contents(store: Path) -> dict[str, bytes]:

@@ -1,15 +1,25 @@
-"""The commands as a user types them, in processes of their own."""
+"""The commands as a user types them: in processes of their own where a process is what is tested."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import re
 import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -17,7 +27,9 @@ from arcpipe.cli import app
 from arcpipe.config import ConvertConfig, EvaluateConfig, Section, SourceSection, TrainConfig
 from arcpipe.errors import ConfigError
 from arcpipe.options import default_store
-from tests.pictures import contents, make_pictures
+from tests.commands import arcpipe_here
+from tests.listening import open_to, with_children
+from tests.pictures import contents, make_pictures, without_workers
 
 SMALL = [
     "--recipe",
@@ -45,26 +57,80 @@ def count_parts(store: Path) -> int:
     return sum(file.parts[-3] != "decoder" for file in store.glob("*/*/zarr.json"))
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """One by two workers: its folder, what it said, and where its processes listened, by protocol."""
+
+    folder: Path
+    stdout: str
+    stderr: str
+    addresses: dict[str, set[str]]
+    most: int
+    """Sockets that listened at the same time."""
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with pictures and a finished store."""
-    folder = tmp_path_factory.mktemp("cli")
-    make_pictures(folder / "pictures", per_class=20)
-    done = arcpipe("convert", "pictures", "--json", "--workers", 2, *SMALL, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert (report["planned"], report["failed"]) == (66, 0)
-    return folder
+def conversion(tmp_path_factory: pytest.TempPathFactory) -> Conversion:
+    folder, seen, most = tmp_path_factory.mktemp("cli"), dict[str, set[str]](), 0
+    make_pictures(folder / "pictures", per_class=12)
+    command = [sys.executable, "-m", "arcpipe", "convert", "pictures", "--json", "--workers", "2", *SMALL]
+    with (folder / "said").open("w+") as said, (folder / "printed").open("w+") as printed:
+        process = subprocess.Popen(command, cwd=folder, stdout=printed, stderr=said)
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                for table, addresses in open_to(with_children(process.pid)).items():
+                    seen.setdefault(table, set()).update(addresses)
+                    most = max(most, len(addresses))
+            time.sleep(0.1)
+    done = Conversion(folder, (folder / "printed").read_text(), (folder / "said").read_text(), seen, most)
+    assert process.returncode == 0, done.stderr
+    return done
 
 
+@pytest.fixture(scope="module")
+def folder(conversion: Conversion) -> Path:
+    """A working folder with pictures and a finished store, which tests only read."""
+    return conversion.folder
+
+
+@pytest.fixture
+def no_workers() -> Iterator[None]:
+    with without_workers():
+        yield
+
+
+def test_a_conversion_reports_in_json(conversion: Conversion) -> None:
+    report = json.loads(conversion.stdout)
+    assert (report["planned"], report["failed"]) == (42, 0)
+
+
+def test_the_test_sees_what_listens_everywhere() -> None:
+    with socket.socket() as everywhere:
+        everywhere.bind(("0.0.0.0", 0))
+        everywhere.listen()
+        assert "0.0.0.0" in open_to({os.getpid()})["tcp"]
+
+
+def test_a_conversion_listens_on_loopback_only(conversion: Conversion) -> None:
+    """With its dashboard, while it works."""
+    assert conversion.most >= 4, "scheduler, dashboard and two workers listen; else this test looks at the wrong thing"
+    if importlib.util.find_spec("bokeh"):
+        assert re.search(r"dashboard: http://127\.0\.0\.1:\d+", conversion.stderr)
+    for table, addresses in conversion.addresses.items():
+        assert all(ip_address(one).is_loopback for one in addresses), f"{table}: {addresses}"
+
+
+@pytest.mark.usefixtures("no_workers")
 def test_the_number_of_workers_changes_no_byte(folder: Path) -> None:
-    done = arcpipe("convert", "pictures", "--out", "one.zarr", "--workers", 1, *SMALL, cwd=folder)
+    done = arcpipe_here("convert", "pictures", "--out", "one.zarr", "--workers", 1, *SMALL, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert contents(folder / "one.zarr") == contents(folder / "store" / "pictures.zarr")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_killed_in_the_middle_the_same_command_continues(folder: Path, how: signal.Signals) -> None:
+def test_killed_in_the_middle_the_same_command_continues(
+    folder: Path, how: signal.Signals, request: pytest.FixtureRequest
+) -> None:
     out = f"{how.name}.zarr"
     command = [sys.executable, "-m", "arcpipe", "convert", "pictures", "--out", out, "--workers", "1", *SMALL]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -73,32 +139,36 @@ def test_killed_in_the_middle_the_same_command_continues(folder: Path, how: sign
     process.send_signal(how)
     _, errors = process.communicate(timeout=40)
     made = count_parts(folder / out)
-    assert 1 <= made < 22, "the kill came too late to mean anything"
+    assert 1 <= made < 14, "the kill came too late to mean anything"
     if how != signal.SIGKILL:
         assert process.returncode == 128 + how
         assert f"the same command continues:\n  {shlex.join(['python', *command[1:]])}" in errors
-    refused = arcpipe("train", "--store", out, cwd=folder)
+    refused = arcpipe_here("train", "--store", out, cwd=folder)
     assert refused.returncode == 1
     assert "UnfinishedStoreError" in refused.stderr
-    again = arcpipe("convert", "pictures", "--out", out, "--workers", 1, *SMALL, cwd=folder)
+    if how == signal.SIGKILL:
+        again = arcpipe(*command[3:], cwd=folder)
+    else:  # the same words, without workers of its own
+        request.getfixturevalue("no_workers")
+        again = arcpipe_here(*command[3:], cwd=folder)
     assert again.returncode == 0, again.stderr
     assert contents(folder / out) == contents(folder / "store" / "pictures.zarr")
-    assert arcpipe("verify", out, cwd=folder).returncode == 0
+    assert arcpipe_here("verify", out, cwd=folder).returncode == 0
 
 
 def test_other_settings_exit_3_and_name_the_difference(folder: Path) -> None:
-    done = arcpipe("convert", "pictures", *SMALL, "--seed", 3, cwd=folder)
+    done = arcpipe_here("convert", "pictures", *SMALL, "--seed", 3, cwd=folder)
     assert (done.returncode, done.stdout) == (3, "")
     assert "seed: was 0, now 3" in done.stderr
 
 
 def test_a_flipped_byte_is_found_and_named(folder: Path, tmp_path: Path) -> None:
-    arcpipe("convert", "pictures", "--out", tmp_path / "a.zarr", *SMALL, cwd=folder)
+    shutil.copytree(folder / "store" / "pictures.zarr", tmp_path / "a.zarr")
     victim = next((tmp_path / "a.zarr" / "train").glob("*/latents/c/*/*"))
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
-    done = arcpipe("verify", tmp_path / "a.zarr", "--json", cwd=folder)
+    done = arcpipe_here("verify", tmp_path / "a.zarr", "--json", cwd=folder)
     assert done.returncode == 6
     assert any(
         "latents" in problem and victim.parents[2].name in problem for problem in json.loads(done.stdout)["problems"]
@@ -127,11 +197,26 @@ def test_a_flipped_byte_is_found_and_named(folder: Path, tmp_path: Path) -> None
 def test_a_mistake_gets_one_message_and_no_traceback(
     folder: Path, arguments: list[str], code: int, message: str
 ) -> None:
-    done = arcpipe(*arguments, cwd=folder)
+    done = arcpipe_here(*arguments, cwd=folder)
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert message in done.stderr
     assert done.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["convert", "pictures", "--workers", "some"], 2, "--workers"),
+        (["convert", "nowhere"], 2, "nowhere"),
+    ],
+)
+def test_a_whole_process_ends_with_that_message_and_code_too(
+    folder: Path, arguments: list[str], code: int, message: str
+) -> None:
+    done = arcpipe(*arguments, cwd=folder)
+    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout, message in done.stderr) == (code, "", True)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +265,8 @@ def test_a_source_names_its_store(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_with_json_stdout_is_one_object_and_stderr_has_the_rest(folder: Path) -> None:
-    done = arcpipe("convert", "pictures", "--json", *SMALL, cwd=folder)
+    done = arcpipe("convert", "pictures", "--json", *SMALL, cwd=folder)  # a process: Dask and torch speak there too
     assert done.stdout.count("\n") == 1
     assert json.loads(done.stdout)["clouds_made"] == 0
-    assert "66 images" in done.stderr
+    assert "42 images" in done.stderr
     assert "dashboard" not in done.stderr, "no workers are started where nothing is left to do"

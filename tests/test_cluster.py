@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from pathlib import Path
 
 import pytest
 
@@ -13,27 +12,15 @@ from arcpipe.cluster import joining
 from arcpipe.config import RunSection
 from arcpipe.errors import ClusterError, DeviceError, NoSpaceError
 from arcpipe.machine import available_cores
-
-LISTEN = "0A"  # state of a listening socket in /proc/net/tcp
-
-
-def listening() -> set[str]:
-    """`address:port` in hex of every TCP socket that listens on this machine."""
-    found = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == LISTEN:
-                found.add(fields[1])
-    return found
+from tests.listening import open_to, with_children
 
 
 def test_local_cluster_is_on_loopback_and_shares_the_cores() -> None:
-    before = listening()
+    others = with_children(os.getpid()) - {os.getpid()}  # a bucket's server, from other tests
     with cluster.open_cluster(RunSection(workers=2)) as two:
-        opened = listening() - before
-        assert opened
-        assert all(socket.split(":")[0] == "0100007F" for socket in opened), "something listens beyond 127.0.0.1"
+        opened = open_to(with_children(os.getpid()) - others)
+        assert len(opened["tcp"]) >= 3, "a scheduler and two workers"
+        assert {address for addresses in opened.values() for address in addresses} == {"127.0.0.1"}
         assert two.n_workers * two.threads <= max(2, available_cores())
         assert two.executor.submit(os.getenv, "OMP_NUM_THREADS").result() == str(two.threads)
         assert two.executor.submit(os.getenv, "OMP_WAIT_POLICY").result() == "PASSIVE"

@@ -55,7 +55,7 @@ def eventually(holds: Callable[[], bool], what: str, process: subprocess.Popen[b
 def near(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
     """A folder of pictures, and the store that one process makes of it."""
     folder = tmp_path_factory.mktemp("near")
-    pictures = make_pictures(folder / "pictures", per_class=4)
+    pictures = make_pictures(folder / "pictures", per_class=2)
     with ThreadPoolExecutor(1) as executor:
         run_convert(settings(pictures, folder / "near.zarr", **SETTINGS), cluster=in_process(executor))
     return pictures, contents(folder / "near.zarr")

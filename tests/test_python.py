@@ -26,6 +26,7 @@ from arcpipe.config import ConvertConfig, Section, TrainConfig, sectioned
 from arcpipe.errors import ConfigError, ImageError, MissingPackageError, SampleNotFoundError
 from arcpipe.seeds import derive_seed
 from arcpipe.sources import open_originals
+from tests.pictures import without_workers
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = [
@@ -54,7 +55,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("python")
     pixels = np.add.outer(np.arange(20), np.arange(30)) * 5
     Image.fromarray(pixels.astype(np.uint8)).save(folder / "photo.png")
-    ap.convert("digits", folder / "store" / "digits.zarr", pretrain_images=20, pretrain_steps=3, workers=2)
+    with without_workers():
+        ap.convert("digits", folder / "store" / "digits.zarr", pretrain_images=20, pretrain_steps=3, workers=1)
     ap.train(folder / "store" / "digits.zarr", folder / "runs" / "digits", epochs=1, quiet=True)
     return folder
 
@@ -70,9 +72,10 @@ def test_docstrings_say_what_happens(store: ap.Store, name: str, capsys: pytest.
     runner = doctest.DocTestRunner()
     examples = [test for test in doctest.DocTestFinder().find(import_module(name)) if test.examples]
     assert examples
-    for example in examples:
-        if HAS_PYG or not example.name.endswith("to_pyg"):
-            runner.run(example)
+    with without_workers():
+        for example in examples:
+            if HAS_PYG or not example.name.endswith("to_pyg"):
+                runner.run(example)
     assert runner.failures == 0, capsys.readouterr().out
 
 
@@ -112,7 +115,8 @@ def test_a_script_without_a_guard_converts_once(store: ap.Store, tmp_path: Path)
     script = tmp_path / "script.py"
     script.write_text(
         "import arcpipe as ap\nprint('begins')\n"
-        f"report = ap.convert('digits', {str(tmp_path / 'a.zarr')!r}, limit=9, decoder='store/digits.zarr')\n"
+        "few = {'limit': 9, 'workers': 1, 'decoder': 'store/digits.zarr'}\n"
+        f"report = ap.convert('digits', {str(tmp_path / 'a.zarr')!r}, **few)\n"
         "print(report.failed, callable(ap.convert), callable(ap.train))\n"
     )
     command = [sys.executable, str(script)]
@@ -244,7 +248,8 @@ def test_ranks_share_every_batch(store: ap.Store) -> None:
         make(store, rank=3, world=3)
 
 
-def test_torchs_dataloader_takes_both(store: ap.Store) -> None:
+def test_torchs_dataloader_takes_both(store: ap.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # it waits for a refused worker
     assert_same(list(DataLoader(make(store), batch_size=None)), batches(make(store)))
     with pytest.raises(ConfigError, match="threads of its own"):
         next(iter(DataLoader(make(store), batch_size=None, num_workers=1)))

@@ -26,7 +26,7 @@ NEEDS_JOBQUEUE = pytest.mark.skipif(
 )
 
 
-def written(folder: Path, **values: Any) -> Path:
+def written(folder: Path, /, **values: Any) -> Path:
     lines = [f"{key} = {value!r}".replace("'", '"').replace("True", "true") for key, value in values.items()]
     (folder / "cluster.toml").write_text("\n".join(lines))
     return folder / "cluster.toml"

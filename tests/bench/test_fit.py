@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 
 from arcpipe.arc.decoder import Decoder
+from arcpipe.arc.pretrain import pretrain_decoder
 from arcpipe.bench import fit as bench_fit
 from arcpipe.bench import machine, methods, tiles
 from arcpipe.bench.fit import METHODS, RATIOS, BenchFitReport, FitResult, parse_size, run_bench_fit
@@ -56,10 +58,22 @@ def test_pictures_have_their_size_and_are_the_same_every_time() -> None:
         assert not np.array_equal(first, second)
 
 
-def test_the_report_keeps_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every size and method once, with the keys that scripts read; measured in this process to be quick."""
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measurements in this process, with decoders that learned next to nothing."""
+
+    def pretrain(images: Any, fit: FitSection, *arguments: Any, **more: Any) -> Any:
+        return pretrain_decoder(images, fit.model_copy(update={"pretrain_steps": 5}), *arguments, **more)
+
+    monkeypatch.setattr("arcpipe.arc.pretrain.pretrain_decoder", pretrain)
     monkeypatch.setattr(bench_fit, "in_fresh_process", lambda work, *arguments: work(*arguments))
     monkeypatch.setattr(bench_fit, "DECODER_IMAGES", 2)
+    monkeypatch.setattr(bench_fit, "BASIS_STEPS", 4)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_report_keeps_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every size and method once, with the keys that scripts read; measured in this process to be quick."""
     monkeypatch.setattr(tiles, "SIZE", (16, 16))
     monkeypatch.setattr(tiles, "STEPS", 2)
     report = run_bench_fit(["8x9", "6x6"], images=1, steps=6, progress=False)
@@ -77,10 +91,9 @@ def test_the_report_keeps_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(values["caches"]) == {"L2", "L3"}
 
 
+@pytest.mark.usefixtures("quick")
 def test_what_is_skipped_or_measured_in_part_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large pictures: SIREN only where one picture is asked for, autograd alone for some of its steps."""
-    monkeypatch.setattr(bench_fit, "in_fresh_process", lambda work, *arguments: work(*arguments))
-    monkeypatch.setattr(bench_fit, "DECODER_IMAGES", 2)
     monkeypatch.setattr(bench_fit, "SIREN_PIXELS", 50)
     monkeypatch.setattr(bench_fit, "LOOP_PIXELS", 50)
     monkeypatch.setattr(bench_fit, "LOOP_STEPS", 2)

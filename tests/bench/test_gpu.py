@@ -11,16 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import gpu
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_the_page_has_a_row_for_every_measurement(tmp_path: Path) -> None:
+def test_the_page_has_a_row_for_every_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     document = {
         "sections": {
             "machine": {"device": "A card", "peak_tflops": {"tf32": 12.345}, "bandwidth_gb_s": 3350.2},
@@ -30,9 +28,9 @@ def test_the_page_has_a_row_for_every_measurement(tmp_path: Path) -> None:
         "skipped": {"training": "ModuleNotFoundError: No module named 'zarr'"},
     }
     (tmp_path / "gpu.json").write_text(json.dumps(document))
-    made = run("--page", str(tmp_path / "gpu.json"))
-    assert made.returncode == 0, made.stderr
-    lines = made.stdout.splitlines()
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--page", str(tmp_path / "gpu.json")])
+    assert gpu.main() == 0
+    lines = capsys.readouterr().out.splitlines()
     assert "A card" in lines[0]
     assert "tf32 12.3" in lines[0]
     assert "| 32x32 | basis, triton | 1.235e+04 |  |  |  |" in lines
@@ -41,16 +39,21 @@ def test_the_page_has_a_row_for_every_measurement(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_card_it_says_how_to_rehearse(tmp_path: Path) -> None:
-    made = run("--out", str(tmp_path / "gpu.json"))
-    assert made.returncode == 2
-    assert "--device cpu --quick" in made.stderr
+def test_without_a_card_it_says_how_to_rehearse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "gpu.json")])
+    assert gpu.main() == 2
+    assert "--device cpu --quick" in capsys.readouterr().err
     assert not (tmp_path / "gpu.json").exists()
 
 
 @pytest.mark.slow
 def test_every_section_can_be_rehearsed_on_the_cpu(tmp_path: Path) -> None:
-    made = run("--device", "cpu", "--quick", "--out", str(tmp_path / "gpu.json"))
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), "--device", "cpu", "--quick"]
+    command += ["--out", str(tmp_path / "gpu.json")]
+    made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     document = json.loads((tmp_path / "gpu.json").read_text())
     assert not document["skipped"]

@@ -36,6 +36,7 @@ from arcpipe.errors import (
 )
 from arcpipe.fitter import Fitter
 from arcpipe.store import open_store, store_lock
+from tests.commands import arcpipe_here
 from tests.pictures import contents, in_process, make_pictures, settings
 
 
@@ -219,7 +220,7 @@ def test_the_command_that_mends_a_damaged_part_works(pictures: Path, tmp_path: P
     with store_lock(config.out), pytest.raises(StoreBusyError):  # a converter is at work
         run_verify(config.out, repair=True)
     assert victim.is_file()
-    done = subprocess.run([sys.executable, "-m", *command, "--json"], capture_output=True, text=True, timeout=120)
+    done = arcpipe_here(*command[1:], "--json", cwd=tmp_path)
     assert (done.returncode, json.loads(done.stdout)["repaired"]["aside"]["parts"]) == (0, ["train/0002"]), done.stderr
     assert (config.out.with_name("a b.zarr.damaged-1") / "train" / "0002").is_dir()
     run_convert(config, cluster=here)
@@ -238,12 +239,7 @@ def test_pictures_that_are_not_those_of_their_record_are_named(pictures: Path, t
     report = run_verify(config.out, decode=24)
     assert (report.ok, len(report.problems)) == (False, 24)
     assert re.fullmatch(r"train/0004, \S+\.png: PSNR \S+ dB, the record says \S+ dB", sorted(report.problems)[-1])
-    done = subprocess.run(
-        [sys.executable, "-m", "arcpipe", "verify", str(config.out), "--decode", "2"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = arcpipe_here("verify", config.out, "--decode", 2, cwd=tmp_path)
     assert (done.returncode, "2 problems" in done.stdout) == (6, True), done.stdout + done.stderr
 
 

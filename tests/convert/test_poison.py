@@ -61,7 +61,7 @@ def test_samples_that_hang_or_raise_are_told_apart_and_tried_again(
     tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_pictures(tmp_path / "pictures", per_class=3)
-    config = settings(source, tmp_path / "a.zarr", store={"part_samples": 9}, run={"hung_read_s": 5})
+    config = settings(source, tmp_path / "a.zarr", store={"part_samples": 9}, run={"hung_read_s": 2})
     work, part, writer = planned(config, here)
     poison = {"train/bees/2.png": {"does": "hang"}, "train/cats/1.png": {"does": "raise"}}
     with faults(tmp_path, monkeypatch, **poison):
@@ -70,7 +70,7 @@ def test_samples_that_hang_or_raise_are_told_apart_and_tried_again(
     report = run_convert(config, cluster=here)
     assert reasons(config.out) == {"train/bees/2.png": "hung", "train/cats/1.png": "error"}
     messages = {failure.path: failure.message for failure in report.failures}
-    assert "more than 5 s" in messages["bees/2.png"]
+    assert "more than 2 s" in messages["bees/2.png"]
     assert "nobody foresaw this" in messages["cats/1.png"]
     again = run_convert(config, cluster=here, retry_failed=True)  # without the faults: as if they had been mended
     assert (again.failed, again.splits["train"].samples) == (0, 9)

@@ -122,7 +122,7 @@ def test_a_disk_that_becomes_read_only(pictures: Path, disk: Path, here: Cluster
 
 
 def test_permission_that_is_taken_away(here: Cluster) -> None:
-    place = Path(tempfile.mkdtemp())
+    place = Path(tempfile.mkdtemp(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))  # others may not look into `tmp_path`
     root = os.geteuid() == 0
     place.chmod(0o777)
     source = make_pictures(place / "pictures", per_class=4)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,22 +49,47 @@ def fuzz(target: str, count: int, seed: int) -> Tally:
     return tally
 
 
+def fuzz_each(counts: Mapping[str, int], seed: int) -> dict[str, Tally]:
+    """Give a few damaged inputs to each of several targets, all in one process that forks. A death ends a target."""
+    words = [f"{name}={count}" for name, count in counts.items()]
+    out, error, code = _ended(["--each", str(seed), *words], BATCH_WALL_S)
+    tallies: dict[str, Tally] = {}
+    lines: list[dict[str, object]] = []
+    for line in out:
+        lines.append(line)
+        if "target" in line:
+            tally = tallies[str(line["target"])] = Tally(str(line["target"]))
+            for one in lines[1:-1]:  # the first says that it is ready
+                _note(tally, one)
+            if line["code"] != 0:
+                tally.bugs.append(f"exit {line['code']} after {tally.inputs} inputs\n{error[-3000:]}")
+            lines = []
+    if code != 0:
+        raise RuntimeError(f"the process of all targets ended with {code}:\n{error}")
+    return tallies
+
+
 def _run(target: str, seed: int, start: int, stop: int, tally: Tally) -> Iterator[dict[str, object]]:
-    command = [sys.executable, "-m", "tests.fuzz.worker", target, str(seed), str(start), str(stop)]
+    words = [target, str(seed), str(start), str(stop)]
+    lines, error, code = _ended(words, BATCH_WALL_S + 0.5 * (stop - start))
+    if not lines:
+        raise RuntimeError(f"{' '.join(words)} did not begin:\n{error}")
+    yield from lines[1:]
+    reached = lines[-1].get("i", start - 1) + 1
+    if reached < stop:  # the process died, or hung where no signal is handled
+        yield {"i": reached, "is": "bug", "detail": f"exit {code}\n{error[-3000:]}", "cpu_s": 0.0, "peak": 0}
+
+
+def _ended(words: Sequence[str], timeout: float) -> tuple[list[dict[str, object]], str, int | str]:
+    """Run a worker to its end: the lines that it wrote, what it said on stderr, and its exit code."""
+    command = [sys.executable, "-m", "tests.fuzz.worker", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    timeout = BATCH_WALL_S + 0.5 * (stop - start)
     try:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
         out, error, code = done.stdout, done.stderr, done.returncode
     except subprocess.TimeoutExpired as expired:
         out, error, code = (expired.stdout or b"").decode(), (expired.stderr or b"").decode(), "no end"
-    lines = [json.loads(line) for line in out.splitlines() if line.endswith("}")]
-    if not lines:
-        raise RuntimeError(f"{' '.join(command)} did not begin:\n{error}")
-    yield from lines[1:]
-    reached = lines[-1].get("i", start - 1) + 1
-    if reached < stop:  # the process died, or hung where no signal is handled
-        yield {"i": reached, "is": "bug", "detail": f"exit {code}\n{error[-3000:]}", "cpu_s": 0.0, "peak": 0}
+    return [json.loads(line) for line in out.splitlines() if line.endswith("}")], error, code
 
 
 def _note(tally: Tally, line: dict[str, object]) -> int:

@@ -1,7 +1,8 @@
 """Gives damaged inputs to one reader, in a process of its own with limits on memory and time.
 
 `python -m tests.fuzz.worker TARGET SEED START STOP` prints a JSON line before the first input and one after each: what
-became of it (`read`, `refused` by an ArcpipeError, or `bug`).
+became of it (`read`, `refused` by an ArcpipeError, or `bug`). `python -m tests.fuzz.worker --each SEED TARGET=COUNT...`
+does so for several readers: imports are done once, and then each reader has a copy of the process for itself.
 """
 
 from __future__ import annotations
@@ -68,6 +69,25 @@ def _outcome(target, rng, corpus, folder) -> tuple[str, str]:  # type: ignore[no
     return "read", ""
 
 
+def main_each(seed: int, counts: dict[str, int]) -> None:
+    """Give the first inputs to each reader in a forked process; the line after them tells its end."""
+    for name in counts:
+        find(name)
+    for name, count in counts.items():
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                main(name, seed, 0, count)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        say({"target": name, "code": os.waitstatus_to_exitcode(status)})
+
+
 def say(line: dict[str, object]) -> None:
     print(json.dumps(line), flush=True)
 
@@ -82,4 +102,8 @@ def _address_space() -> int:
 
 if __name__ == "__main__":
     faulthandler.enable()
-    main(sys.argv[1], *map(int, sys.argv[2:5]))
+    if sys.argv[1] == "--each":
+        pairs = [words.rsplit("=", 1) for words in sys.argv[3:]]
+        main_each(int(sys.argv[2]), {name: int(count) for name, count in pairs})
+    else:
+        main(sys.argv[1], *map(int, sys.argv[2:5]))

@@ -8,8 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
@@ -31,6 +29,7 @@ from arcpipe.place import as_place
 from arcpipe.progress import byte_size
 from arcpipe.sources import Sample
 from arcpipe.store import StoreHeader, content_hash, create_or_open, open_store
+from tests.commands import arcpipe_here
 from tests.inspect.conftest import cloud_of, write_store
 from tests.pictures import in_process, make_pictures, settings
 
@@ -334,8 +333,7 @@ def test_what_cannot_be_is_refused_before_anything_is_read(make_store: Make, tmp
 @pytest.mark.parametrize("more", [["train/dog/b.png"], ["--scale", "2"], ["--edit", "push"], ["--out", "sheets"]])
 def test_the_command_refuses_what_the_page_cannot_heed(make_store: Make, tmp_path: Path, more: list[str]) -> None:
     store = make_store()
-    command = [sys.executable, "-m", "arcpipe", "inspect", str(store), *more, "--html", "a.html"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = arcpipe_here("inspect", store, *more, "--html", "a.html", cwd=tmp_path)
     name = more[0] if more[0].startswith("--") else "SAMPLE"
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"ConfigError: --html cannot be combined with {name}.")

@@ -57,7 +57,7 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def data(picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def data(picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_figures: None) -> Iterator[Path]:
     """The data folder; the working folder is empty, and conversions need no other processes."""
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(1) as executor:

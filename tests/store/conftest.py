@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+
+Kill = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def kill_a_writer() -> Iterator[Kill]:
+    """Start a writer that kills itself: `kill_a_writer(path, "commit.write_file", 1, "before")` is its exit code."""
+    here = Path(__file__).resolve()
+    command = [sys.executable, str(here.with_name("killed_writer.py"))]
+    path = os.pathsep.join([str(here.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def kill(place: Path, where: str, call: int, moment: str) -> int:
+            environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+            asked = {"path": str(place), "where": where, "call": call, "moment": moment, "environment": environment}
+            process.stdin.write(json.dumps(asked) + "\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield kill
+        process.stdin.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,7 +1,12 @@
-"""A process that kills itself while it commits a part: `killed_writer.py STORE WHERE CALL`."""
+"""Processes that kill themselves while they commit a part.
+
+`killed_writer.py` reads from stdin what each one shall do, a JSON list of store, function, call and moment (`before` or
+`after` it does its work), forks, and answers with the exit code.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -44,8 +49,20 @@ def kill_at(where: str, call: int, *, after: bool) -> None:
     setattr(module, name, counted)
 
 
-if __name__ == "__main__":
-    path, place, number, moment = sys.argv[1:]
-    kill_at(place, int(number), after=moment == "after")
+def write(path: str, where: str, call: int, moment: str) -> None:
+    kill_at(where, call, after=moment == "after")
     header = make_header({"train": {"samples": 5, "parts": 1}})
     create_or_open(as_place(path), header, make_decoder()).commit_part("train", "0000", make_batch(range(5)))
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            asked = json.loads(line)
+            os.environ.update(asked.pop("environment"))
+            try:
+                write(**asked)
+            finally:
+                os._exit(0)  # the fault was not reached
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

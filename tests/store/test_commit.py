@@ -6,8 +6,7 @@ import errno
 import os
 import pickle
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -44,12 +43,10 @@ def files(folder: Path) -> list[str]:
     ],
 )
 def test_a_killed_writer_leaves_all_or_nothing(
-    tmp_path: Path, where: str, call: int, moment: str, committed: bool
+    tmp_path: Path, kill_a_writer: Callable[..., int], where: str, call: int, moment: str, committed: bool
 ) -> None:
     path = tmp_path / "s.zarr"
-    script = Path(__file__).with_name("killed_writer.py")
-    ended = subprocess.run([sys.executable, str(script), str(path), where, str(call), moment], check=False)
-    assert ended.returncode == -signal.SIGKILL  # the fault was reached
+    assert kill_a_writer(path, where, call, moment) == -signal.SIGKILL  # the fault was reached
     writer = empty_store(path, ONE_PART)  # the same command again
     assert writer.committed() == {"train": {"0000"} if committed else set()}
     writer.commit_part("train", "0000", make_batch(range(5)))

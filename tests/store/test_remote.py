@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -198,12 +199,11 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("where", "call", "moment"), MOMENTS)
-def test_a_killed_writer_leaves_all_or_nothing(bucket: str, where: str, call: int, moment: str) -> None:
+def test_a_killed_writer_leaves_all_or_nothing(
+    bucket: str, kill_a_writer: Callable[..., int], where: str, call: int, moment: str
+) -> None:
     place = store_in(bucket)
-    command = [sys.executable, str(HERE / "killed_writer.py"), str(place), where, str(call), moment]
-    path = os.pathsep.join([str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, timeout=60, check=False)
-    assert ended.returncode == -9
+    assert kill_a_writer(place, where, call, moment) == -9
     writer = empty_store(place, {"train": {"samples": 5, "parts": 1}})  # carries out what was chosen
     if (where, call) in (("objects.create", 3), ("objects.create", 4), ("objects.copy", 30)):
         assert writer.committed() == {"train": {"0000"}}

@@ -15,7 +15,7 @@ from arcpipe.config import EvaluateConfig, TrainConfig
 from arcpipe.errors import CheckpointError, ConfigError, FileAccessError, MissingSplitError, StoreMismatchError
 from arcpipe.store import open_store
 from arcpipe.stream.augment import cloud_keys
-from arcpipe.train import loop, run_evaluate, run_train
+from arcpipe.train import run_evaluate, run_train
 from arcpipe.train.evaluate import moves
 from arcpipe.train.measures import average_repeats, calibration_error, first_repeats, measure
 from arcpipe.train.run import open_run
@@ -40,10 +40,7 @@ def train(out: Path, store: Path, *names: str) -> None:
         "model": {"channels": (8, 8), "depths": (1, 1), "heads": (2, 2), "patch": 8, "drop_path": 0.0},
         "optim": {"epochs": 10, "batch_size": 16, "lr": 0.01},
     }
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_curves", "draw_confusion"):
-            patch.setattr(loop, name, lambda path, *_: path.touch())
-        run_train(TrainConfig.model_validate(values), quiet=True)
+    run_train(TrainConfig.model_validate(values), quiet=True)
 
 
 def config(run: Path, store: Path, **values: object) -> EvaluateConfig:

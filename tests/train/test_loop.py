@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +63,6 @@ def assert_same_weights(first: Path, second: Path) -> None:
     a, b = weights(first), weights(second)
     assert a.keys() == b.keys()
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_figures() -> Iterator[None]:
-    """Drawing takes longer than these trainings; `test_figures` looks at the real ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_curves", "draw_confusion"):
-            patch.setattr(loop, name, lambda path, *_: path.touch())
-        yield
 
 
 @pytest.fixture(scope="module")
