@@ -323,6 +323,14 @@ class ConvertConfig(Section):
             return {**values, "recipe": "basis"}
         return values
 
+    @model_validator(mode="after")
+    def sirens_on_cpus(self) -> Self:
+        if self.fit.decoder_kind == "siren" and self.run.gpus is not None:
+            raise ConfigError(
+                "the recipe siren is fitted on CPUs: it has no --gpus.", fix=["--workers N", "or leave --gpus out"]
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def store_of_sirens(cls, values: Any) -> Any:

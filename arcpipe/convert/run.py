@@ -63,9 +63,6 @@ def run_convert(
     started = time.monotonic()
     if config.run.gpus is not None and cluster is None:
         check_gpus(config.run.gpus)
-        if config.fit.decoder_kind == "siren":
-            idle = "--gpus gives a worker to each GPU and leaves the GPUs idle"
-            say(f"the recipe siren is fitted on CPUs as yet: {idle}")
     if config.run.cluster is not None and cluster is None:
         check_jobs(config.run.cluster)
     check_place(config.out)

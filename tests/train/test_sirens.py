@@ -128,6 +128,7 @@ def test_new_images_are_fitted_and_classified(store: Path, pictures: Path, tmp_p
     images = [pictures / "test" / name / "0.png" for name in ("above", "below")]
     report = run_predict(tmp_path / "run", images, quiet=True)
     assert [prediction.label for prediction in report.predictions] == ["above", "below"]
+    assert all("anchor" not in line and "PSNR" in line for line in report.lines())
 
 
 @pytest.mark.parametrize(
