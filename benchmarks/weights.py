@@ -1,16 +1,22 @@
-"""How fast the classifiers of sine networks learn, on one thread, beside the arithmetic of their products.
+"""How fast the classifiers of sine networks learn, on one thread, beside the arithmetic of their products; and how much
+of the networks of a store tells images apart.
 
     python benchmarks/weights.py [--preset small] [--batch 64] [--seconds 8]
+    python benchmarks/weights.py --store store/sirens.zarr
 
 Prints for each: parameters, millions of multiplications and additions of a network's forward pass, networks of
 2-32-32-1 in a second of training (forward and backward, by the processor time of this process, so that what else runs
 matters less), and billions of multiplications and additions a second, a backward pass counted as two forward ones.
+
+Of a store: the standard deviation of each tensor over all its numbers, and that of one number between images (the root
+of the mean of their variances), for up to 1,000 training networks.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from arcpipe.cloud import SirenRecord
 from arcpipe.config import WEIGHT_MODELS, ModelSection
 from arcpipe.models import build_model, n_parameters
+from arcpipe.siren import split_layers
+from arcpipe.store import open_store
 
 WIDTHS = (2, 32, 32, 1)
 
@@ -28,7 +36,11 @@ def main() -> None:
     parser.add_argument("--preset", default="small", choices=("small", "full"))
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--store", type=Path)
     given = parser.parse_args()
+    if given.store is not None:
+        tell_spreads(given.store)
+        return
     torch.set_num_threads(1)
     form = np.array([30, 0, 0, 0, 1], np.float32)
     record = SirenRecord(np.array(WIDTHS, np.float32), form, np.zeros(0, np.float32))
@@ -43,6 +55,22 @@ def main() -> None:
         print(
             f"{name:10}{n_parameters(model):12,}{macs / 1e6:8.1f}{per_s:12.0f}{3 * macs * per_s / 1e9:8.1f}", flush=True
         )
+
+
+def tell_spreads(path: Path) -> None:
+    store = open_store(path, allow_unfinished=True)
+    record = store.decoder
+    assert isinstance(record, SirenRecord), "a store of sine networks"
+    taken: list[np.ndarray] = []
+    for part in store.parts("train"):
+        taken.append(store.read_block("train", part.id, 0, min(part.n_clouds, 1000 - sum(map(len, taken)))).latents)
+    values = np.concatenate(taken).astype(np.float64)
+    print(f"{len(values)} networks, PSNR {np.nanmean(store.psnr('train')):.1f} dB")
+    print(f"{'tensor':8}{'all':>9}{'images':>9}{'share':>8}")
+    for i, layer in enumerate(split_layers(values, record.widths_tuple)):
+        for name, tensor in zip("Wb", layer, strict=True):
+            whole, own = tensor.std(), float(np.sqrt(tensor.var(axis=0).mean()))
+            print(f"{name}_{i:<6}{whole:9.4f}{own:9.4f}{100 * own / whole:6.0f} %")
 
 
 def logits(model: torch.nn.Module, vectors: torch.Tensor) -> torch.Tensor:
