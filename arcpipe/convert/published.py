@@ -149,7 +149,7 @@ def _write(
     started = time.perf_counter()
     for sample in part.samples:
         try:
-            vectors = [_values(file, found) for file in files[part.split, sample.path]]
+            vectors = [_values(file, found, sample.label) for file in files[part.split, sample.path]]
         except ImageError as error:
             failures.append(FailedSample(sample.sample_id, sample.path, error.reason, str(error)))
             continue
@@ -171,8 +171,10 @@ def _write(
     writer.commit_part(part.split, part.part_id, batch, failures, {"seconds": seconds, "device": "cpu"})
 
 
-def _values(file: Network, found: NetworkSet) -> NDArray[np.float32]:
+def _values(file: Network, found: NetworkSet, label: int) -> NDArray[np.float32]:
     vector = read_network(file.path)
+    if vector.label not in (-1, label):
+        raise ImageError(f"{file.path} has another label than before.", details=[f"was {label}, now {vector.label}"])
     if vector.widths != found.widths:
         expected = "-".join(map(str, found.widths))
         raise ImageError(

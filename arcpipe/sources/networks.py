@@ -93,7 +93,7 @@ class NetworkSet:
         kept = {key: fits for key, fits in sorted(kept.items()) if fits[0].repeat == 0}
         labels = {key: fits[0].label for key, fits in kept.items()}
         if min(labels.values()) < 0:
-            labels = {key: read_network(fits[0].path).label for key, fits in kept.items()}
+            labels = {key: _label(fits[0].path) for key, fits in kept.items()}
         samples: dict[str, tuple[Sample, ...]] = {}
         for split in (name for name in ("train", "val", "test") if any(key[0] == name for key in kept)):
             rows = [path for name, path in kept if name == split]
@@ -165,6 +165,14 @@ def read_network(path: Path) -> Vector:
     if not np.isfinite(values).all():
         raise ImageError(f"{name} has numbers that are not finite.", reason="not-finite")
     return Vector(values, widths, label)
+
+
+def _label(path: Path) -> int:
+    """The class that a file says; 0 where it cannot be read, which is found again when it is converted."""
+    try:
+        return max(read_network(path).label, 0)
+    except ImageError:
+        return 0
 
 
 def _tail(path: Path) -> bytes:

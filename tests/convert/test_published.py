@@ -105,7 +105,7 @@ def test_mnist_of_dwsnets(tmp_path: Path) -> None:
     assert all(cloud.label == int(cloud.path) % 3 for cloud in store.read_part("train", "0000"))
     assert np.isnan(store.psnr("train")).all()
     assert run_verify(tmp_path / "a.zarr", decode=3).ok
-    assert run_inspect(tmp_path / "a.zarr", [], out=tmp_path / "drawn").files
+    assert run_inspect(tmp_path / "a.zarr", [], tmp_path / "drawn").files
 
 
 def test_fashion_mnist_of_dwsnets(tmp_path: Path) -> None:
@@ -177,6 +177,13 @@ def test_a_broken_network_is_a_record(tmp_path: Path) -> None:
     report = convert(source, tmp_path / "a.zarr", run={"max_failed": 2.0})
     assert report.failed_by_reason == {"unreadable": 2}
     assert "network of another shape" in " ".join(failure.message for failure in report.failures)
+
+
+def test_a_broken_network_that_held_its_label_is_a_record(tmp_path: Path) -> None:
+    source = dws_fashion(tmp_path / "set")
+    (source / "fmnist_inrs" / "train" / "model_3.pth").write_bytes(b"nothing")
+    report = convert(source, tmp_path / "a.zarr", run={"max_failed": 1.0})
+    assert [failure.path for failure in report.failures] == ["00003"]
 
 
 @pytest.mark.parametrize(
