@@ -75,7 +75,7 @@ def nfn(root: Path, aug: int = 2) -> Path:
     return root
 
 
-def convert(source: Path, out: Path, overwrite: bool = False, **sections: Any) -> ConvertReport:
+def convert(source: Path, out: Path, /, overwrite: bool = False, **sections: Any) -> ConvertReport:
     values = {"source": {"source": str(source)}, "out": out, "fit": {"recipe": "siren"}}
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}  # type: ignore[dict-item]

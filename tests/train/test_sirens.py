@@ -157,10 +157,6 @@ def test_what_reads_networks_refuses_clouds(pictures: Path, tmp_path: Path) -> N
         run_train(config(clouds, tmp_path / "run", "ng-t"), quiet=True)
     with pytest.raises(ConfigError, match="per-layer is of sine networks"):
         run_train(config(clouds, tmp_path / "run", "ptv3", stream={"normalise": "per-layer"}), quiet=True)
-
-
-def test_clouds_are_no_networks_to_change(pictures: Path, tmp_path: Path) -> None:
-    clouds = convert(pictures, tmp_path / "clouds.zarr", recipe="thesis", latents=0.2)
     with pytest.raises(ConfigError, match="--augment translate changes sine networks") as caught:
         run_train(config(clouds, tmp_path / "run", "ptv3", augment={"apply": ["mask", "translate"]}), quiet=True)
     assert "--augment mask" in caught.value.fix
