@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +124,7 @@ def recognised(found: NetworkSet, training: Sequence[Network]) -> str:
 
 def _fit(fit: FitSection, found: NetworkSet) -> FitSection:
     """The settings by which more such networks can be made. The public sets have independent starts."""
-    made = {"variant": found.variant, "start": "independent", "hidden": found.widths[1:-1]}
+    made: dict[str, Any] = {"variant": found.variant, "start": "independent", "hidden": found.widths[1:-1]}
     made |= {"stop_db": 40.0} if found.variant == "siren-dws" else {}
     values = {**fit.model_dump(), **made, "latent_dim": _n_parameters(found)}
     return FitSection.model_validate(values)
