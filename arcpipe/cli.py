@@ -271,7 +271,8 @@ def train(
         str | None,
         typer.Option(
             help="none, or any of mask,arcmix,push,rotate,flip,crop,displace,noise, comma-separated; of clouds of the "
-            "recipe basis also zoom,brightness,contrast,saturation,hue; by default mask,arcmix, of networks none."
+            "recipe basis also zoom,brightness,contrast,saturation,hue; by default mask,arcmix. Of sine networks: "
+            "translate,rotate,jitter,drop,stretch,permute (docs/baselines.md); by default as their classifier has it."
         ),
     ] = None,
     features: Annotated[

@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     WrapValidator,
     field_validator,
     model_validator,
@@ -323,6 +324,14 @@ class ConvertConfig(Section):
             return {**values, "recipe": "basis"}
         return values
 
+    @model_validator(mode="after")
+    def sirens_on_cpus(self) -> Self:
+        if self.fit.decoder_kind == "siren" and self.run.gpus is not None:
+            raise ConfigError(
+                "the recipe siren is fitted on CPUs: it has no --gpus.", fix=["--workers N", "or leave --gpus out"]
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def store_of_sirens(cls, values: Any) -> Any:
@@ -348,11 +357,32 @@ Augmentation = Literal[
     "saturation",
     "hue",
     "arcmix",
+    "translate",
+    "translate-published",
+    "jitter",
+    "noise-published",
+    "drop",
+    "stretch",
+    "permute",
 ]
+OF_NETWORKS: tuple[Augmentation, ...] = (
+    "translate",
+    "translate-published",
+    "rotate",
+    "jitter",
+    "noise-published",
+    "drop",
+    "stretch",
+    "permute",
+)
+"""Augmentations of sine networks, in their order. All but `rotate` are of nothing else."""
 
 
 class AugmentSection(Section):
-    """Augmentations on the cloud, on the fly, in this order (thesis fig. 3; those of images as in torchvision)."""
+    """Augmentations on the cloud, on the fly, in this order (thesis fig. 3; those of images as in torchvision).
+
+    From `translate` on: of sine networks.
+    """
 
     apply: tuple[Augmentation, ...] = ("mask", "arcmix")
     noise: Annotated[float, Field(ge=0)] = 0.001
@@ -387,6 +417,15 @@ class AugmentSection(Section):
     """The mixing share is drawn from Beta(alpha, alpha)."""
     arcmix: Literal["points", "box"] = "points"
     """`points`: random subsets of both clouds; `box`: a rectangle of one cloud replaces that of the other (CutMix)."""
+    translate: Annotated[float, Field(ge=0)] = 0.25
+    """The picture of a network moves uniformly by at most so many halves of its side on each axis."""
+    jitter: Annotated[float, Field(ge=0)] = 0.1
+    """Gaussian noise on a network's parameters, in standard deviations of their tensor (from a shared start, if any).
+    `noise-published` adds so much of the standard deviation itself, without drawing anything."""
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Share of a network's parameters that become 0; the others are divided by what is left."""
+    stretch: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.8, 1.2)
+    """Least and most factor of a network's first weights: the picture shrinks or grows about its middle."""
 
     @field_validator("apply")
     @classmethod
@@ -394,16 +433,26 @@ class AugmentSection(Section):
         """The order of the words changes nothing, so it must not make another run of the same one."""
         return tuple(name for name in get_args(Augmentation) if name in names)
 
-    @field_validator("zoom")
+    @field_validator("zoom", "stretch")
     @classmethod
-    def least_before_most(cls, areas: tuple[float, float]) -> tuple[float, float]:
-        if areas[0] > areas[1]:
+    def least_before_most(cls, pair: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+        if pair[0] > pair[1]:
             raise ConfigError(
-                "augment.zoom has its least area behind its most.",
-                details=[f"found {list(areas)}"],
-                fix=[f"--set augment.zoom={[areas[1], areas[0]]}".replace(" ", "")],
+                f"augment.{info.field_name} has its least value behind its most.",
+                details=[f"found {list(pair)}"],
+                fix=[f"--set augment.{info.field_name}={[pair[1], pair[0]]}".replace(" ", "")],
             )
-        return areas
+        return pair
+
+    @model_validator(mode="after")
+    def one_of_a_kind(self) -> Self:
+        for ours, published in (("translate", "translate-published"), ("jitter", "noise-published")):
+            if {ours, published} <= set(self.apply):
+                raise ConfigError(
+                    f"--augment {ours},{published} would do the same thing twice.",
+                    fix=[f"--augment {ours}", f"--augment {published} (with its fault)"],
+                )
+        return self
 
 
 class FeaturesSection(Section):
@@ -537,15 +586,16 @@ class StreamSection(Section):
 
 _GRAPHS = {"lr": 1e-3, "batch_size": 64, "schedule": "constant", "clip_norm": 10.0}
 _ALONE: dict[str, Any] = {"apply": ()}
+_CHANGED: dict[str, Any] = {"apply": ("translate", "rotate", "jitter", "drop", "stretch"), "rotate": 45.0}
 WEIGHT_DEFAULTS: dict[Any, dict[str, dict[str, Any]]] = {
     "dws": {
         "stream": {"normalise": "per-dim"},
-        "augment": _ALONE,
+        "augment": _CHANGED,
         "optim": {**_GRAPHS, "clip_norm": 0.0, "weight_decay": 5e-4, "amsgrad": True, "warmup": 0.0},
     },
     "ng-gnn": {
         "stream": {"normalise": "per-layer"},
-        "augment": _ALONE,
+        "augment": _CHANGED,
         "optim": {**_GRAPHS, "weight_decay": 5e-4, "amsgrad": True},
     },
     "scalegmn": {"stream": {"normalise": "none"}, "augment": _ALONE, "optim": {**_GRAPHS, "weight_decay": 0.01}},
@@ -683,6 +733,10 @@ LATER: dict[str, dict[str, Any]] = {
         "saturation": 0.2,
         "hue": 0.05,
         "exact": True,
+        "translate": 0.25,
+        "jitter": 0.1,
+        "drop": 0.01,
+        "stretch": [0.8, 1.2],
     },
     "optim": {"ema": 0.0, "precision": "auto", "amsgrad": False},
     "stream": {"validation": 0.0},

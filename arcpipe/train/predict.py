@@ -19,7 +19,7 @@ from arcpipe.errors import CheckpointError, ConfigError, ImageError
 from arcpipe.fitter import Fitter
 from arcpipe.models import describe
 from arcpipe.options import Weights
-from arcpipe.progress import Progress
+from arcpipe.progress import Progress, counted
 from arcpipe.sources import Picture
 from arcpipe.stream.loader import collate
 from arcpipe.threads import torch_threads
@@ -29,6 +29,7 @@ from arcpipe.train.run import RunFolder, open_run
 @dataclass(frozen=True)
 class Prediction:
     """One image. `label` is the most probable class; `psnr` (dB) tells how well the cloud represents the image.
+    `anchors`: of the cloud; None for a sine network, which has none.
 
     Where the image cannot be used, `error` says why and the rest is empty.
     """
@@ -46,7 +47,8 @@ class Prediction:
             return f"{self.path}: failed: {what}" + (f" ({details[0].strip()})" if details else "")
         ranked = sorted(self.probabilities.items(), key=lambda entry: -entry[1])[:3]
         shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in ranked)
-        return f"{self.path}: {self.label} ({shown}; {self.anchors} anchors, PSNR {self.psnr:.2f} dB)"
+        anchors = "" if self.anchors is None else f"{counted(self.anchors, 'anchor', 'anchors')}, "
+        return f"{self.path}: {self.label} ({shown}; {anchors}PSNR {self.psnr:.2f} dB)"
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class TrainedRun:
             label=self.classes[int(np.argmax(shares))],
             probabilities=dict(zip(self.classes, shares, strict=True)),
             psnr=cloud.psnr,
-            anchors=len(cloud),
+            anchors=None if run.facts.decoder_kind == "siren" else len(cloud),
         )
 
     def _groups(
