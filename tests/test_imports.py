@@ -37,6 +37,7 @@ FLOOR = {
     "outages": 0,
     "objects": 0,
     "place": 0,
+    "paths": 0,
     "seeds": 0,
     "compiled": 0,
     "vectors": 0,
@@ -51,7 +52,18 @@ FLOOR = {
     "__init__": 8,
 }
 # Imports of the ground floor point leftwards only.
-GROUND_FLOOR_ORDER = ["rooms", "files", "errors", "outages", "objects", "place", "seeds", "options", "progress"]
+GROUND_FLOOR_ORDER = [
+    "rooms",
+    "files",
+    "errors",
+    "outages",
+    "objects",
+    "place",
+    "paths",
+    "seeds",
+    "options",
+    "progress",
+]
 GROUND_FLOOR_ORDER += ["machine", "threads", "devices", "interrupts", "cloud", "config"]
 
 ONLY_IN = {

@@ -104,7 +104,7 @@ class QueueSection(Section):
 
 def read_queue(path: Path) -> QueueSection:
     """Read and check a file; raises `ConfigError`."""
-    return build(QueueSection, read_toml(path), str(path))
+    return build(QueueSection, read_toml(path, "docs/clusters.md has such files"), str(path))
 
 
 def job_script(section: QueueSection) -> str:

@@ -32,6 +32,7 @@ from arcpipe.inspect.samples import (
     view_sample,
 )
 from arcpipe.inspect.sheet import Sheet, draw_sheet
+from arcpipe.paths import outside_stores
 from arcpipe.sources import Originals, open_originals
 from arcpipe.store import Store, open_store
 
@@ -96,7 +97,7 @@ def run_inspect(
         )
     desk = _desk(store, out, scale, use_cache)
     places = list(dict.fromkeys(CloudPlace(*store.find(name)) for name in samples))
-    _make_folder(out, path)
+    _make_folder(out)
     if edit:
         files, views = _draw_edits(desk, places, edit, seed)
     elif places:
@@ -220,13 +221,8 @@ def _sheet(desk: Desk, title: str, panels: list[Panels]) -> Sheet:
     return Sheet(title, columns, rows, (_facts(desk),), notes, limit)
 
 
-def _make_folder(out: Path, store: Path) -> None:
-    if out.resolve().is_relative_to(store.resolve()):
-        raise ConfigError(
-            f"--out {out} lies in the store.",
-            details=["a store holds nothing but what arcpipe convert wrote: verify would report the pictures"],
-            fix=[f"--out {Path('inspect') / store.name.removesuffix('.zarr')}"],
-        )
+def _make_folder(out: Path) -> None:
+    outside_stores(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

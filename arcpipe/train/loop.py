@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from arcpipe.config import TrainConfig
-from arcpipe.errors import DeviceError, DivergedError, EndedElsewhereError, RankLostError
+from arcpipe.errors import DeviceError, DivergedError, EndedElsewhereError, RankLostError, SourceError
 from arcpipe.models import check_kind, describe, n_parameters, resolve
+from arcpipe.paths import outside_stores
 from arcpipe.progress import Progress
 from arcpipe.seeds import derive_seed
 from arcpipe.store import Store, open_store
@@ -93,6 +94,7 @@ def run_train(
     """
     ranks = from_torchrun()
     check_processes(config, ranks)
+    outside_stores(config.out)
     resolve(config.model)  # refused before a folder is made
     if (config.workers or config.gpus or 1) > 1:
         return run_ranks(config, resume=resume, overwrite=overwrite, quiet=quiet)
@@ -146,8 +148,19 @@ def open_splits(
         split = Split(store, name, cache_mb=left, readers=readers, features=cache, **share) if name else None
         left -= split.n_bytes / 2**20 if split is not None and split.in_memory else 0
         splits.append(split)
-    assert splits[0] is not None
-    return splits[0], splits[1], splits[2]
+    learnt, *others = splits
+    assert learnt is not None
+    for split in others:  # before the first epoch, not behind it; `store_facts` looks at the training split
+        if split is not None and not len(split.manifest):
+            share = f"--validation {held_out:g} takes none of {len(learnt.manifest)} clouds: "
+            raise SourceError(
+                f"there is nothing to evaluate on: the split {split.name} of {store.path} holds no clouds.",
+                details=[f"{share}it takes its share of every part by itself"] if split.name == "validation" else [],
+                fix=["--validation 0.5, or convert with larger parts: --set store.part_samples=100"]
+                if split.name == "validation"
+                else ["--test-split NAME", "the arcpipe convert command that made the store"],
+            )
+    return learnt, splits[1], splits[2]
 
 
 @contextmanager

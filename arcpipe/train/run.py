@@ -24,7 +24,7 @@ from torch import nn
 from arcpipe.cloud import DecoderKind, DecoderRecord, record_from_arrays
 from arcpipe.config import TrainConfig, build
 from arcpipe.errors import CheckpointError, ConfigError, StoreBusyError
-from arcpipe.files import locked, write_atomically
+from arcpipe.files import locked, read_plain, write_atomically
 from arcpipe.models import build_model
 from arcpipe.options import Weights
 from arcpipe.store import decoder_kind
@@ -206,7 +206,7 @@ def open_run(path: Path) -> RunFolder:
 
 def read_config(path: Path) -> dict[str, Any]:
     try:
-        saved: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        saved: dict[str, Any] = json.loads(read_plain(path / "config.json"))
         for name, expected in (("format", FORMAT), ("version", FORMAT_VERSION)):
             if saved[name] != expected:
                 raise ValueError(f"expected {name} {expected}, found {saved[name]}")
@@ -216,7 +216,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"there is no run in {path}.", fix=[f"arcpipe train --store STORE --out {path}"]
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _not_a_run(path, error) from None
     return saved
 
