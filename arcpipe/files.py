@@ -23,10 +23,22 @@ def read_plain(path: Path) -> bytes:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file: readers, also those after a power cut, see the former content or the new one."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    _sync(partial)
+    with naming(partial):
+        partial.write_bytes(content)
+        _sync(partial)
     os.replace(partial, path)
     _sync(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the path into errors of the block that name no file: a write that fails does not know what it writes to."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
