@@ -6,15 +6,24 @@ import errno
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import typer
 
 from arcpipe import __version__
-from arcpipe.errors import ArcpipeError, ConfigError, EndedElsewhereError, FileAccessError, NoSpaceError
+from arcpipe.errors import (
+    ArcpipeError,
+    ConfigError,
+    EndedElsewhereError,
+    FileAccessError,
+    NoSpaceError,
+    ShortageError,
+)
 from arcpipe.interrupts import Terminated, heeded, same_command
+from arcpipe.machine import is_shortage
 from arcpipe.options import (
     Cache,
     Dtype,
@@ -34,6 +43,7 @@ from arcpipe.options import (
     words,
 )
 from arcpipe.paths import checked, folder_path, store_path
+from arcpipe.streams import drop_results, hush, hush_exit, open_streams, write_results
 
 P = ParamSpec("P")
 
@@ -46,6 +56,13 @@ def _parser(read: Callable[[str], Path]) -> Callable[[str], Path]:
             raise typer.BadParameter(str(error)) from None
 
     return parse
+
+
+def _names_of_settings(incomplete: str) -> list[str]:
+    """For the shell: `fit.l` becomes `fit.lr=` and others."""
+    from arcpipe.settings import all_settings
+
+    return [f"{entry.key}=" for entry in all_settings() if entry.key.startswith(incomplete)]
 
 
 app = typer.Typer(
@@ -67,7 +84,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Seed = Annotated[int, typer.Option(help="Everything random derives from it.")]
 Expert = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its TOML name, such as fit.lr or optim.clip_norm."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting by its TOML name, such as fit.lr=0.01: arcpipe settings lists them.",
+        autocompletion=_names_of_settings,
+    ),
 ]
 
 
@@ -81,10 +103,11 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
                 command(*args, **kwargs)
         except ArcpipeError as error:
             raise _told(error) from None
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):  # whoever read our stdout has gone: Typer's business
+        except Exception as error:
+            told = _of_the_system(error)
+            if told is None:
                 raise
-            raise _told(_file_error(error)) from None
+            raise _told(told) from None
         except KeyboardInterrupt:
             _say(f"interrupted: nothing is lost, the same command continues:\n  {same_command()}")
             raise typer.Exit(130) from None
@@ -113,17 +136,25 @@ def _told(error: ArcpipeError) -> typer.Exit:
     return typer.Exit(error.exit_code)
 
 
-def _file_error(error: OSError) -> ArcpipeError:
-    """What the file system refused, where no room knew more about it. Raises errors that are about no file."""
-    place = error.filename or "the disk"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def _of_the_system(error: Exception) -> ArcpipeError | None:
+    """What the machine or the file system refused, where no room knew more about it; None: another kind of error."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        limit = error.errno == errno.EFBIG
         return NoSpaceError(
-            f"no space left to write {place}.", fix=["free some space, then run the same command again"]
+            f"no space left to write {error.filename or 'a file'}.",
+            details=["it would be larger than this process may write (ulimit -f)"] if limit else [],
+            fix=[f"{'raise the limit' if limit else 'free some space'}, then run the same command again"],
         )
-    if error.filename is None:
-        raise error
+    if is_shortage(error):
+        return ShortageError(
+            f"this machine has no more memory, threads or open files: {error or type(error).__name__}.",
+            details=["nothing is lost, and no file is to blame"],
+            fix=["raise the limits (ulimit -a), or use fewer --threads and --workers; then the same command continues"],
+        )
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
     return FileAccessError(
-        f"{place} cannot be read or written: {error.strerror}.",
+        f"{error.filename or 'a file or connection'} cannot be read or written: {error.strerror}.",
         details=[f"user {os.getuid()}, in {Path.cwd()}"],
         fix=["check its owner and permissions, and that its disk is writable and sound"],
     )
@@ -449,8 +480,22 @@ def verify(
 
     report = run_verify(store, decode=decode, repair=repair)
     show(report, as_json)
-    if not report.ok:
-        raise typer.Exit(6)
+    report.check()
+
+
+@app.command()
+@reports_errors
+def settings(
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY]...", help="A setting or section: fit.lr, lr, optim."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List every setting for --set and pipelines, with its default, its bounds and what it means."""
+    from arcpipe.settings import find_settings
+
+    show(find_settings(keys or []), as_json)
 
 
 @app.command()
@@ -559,14 +604,18 @@ def bench_stream(
 
 def show(report: Any, as_json: bool) -> None:
     """Print a report on stdout: its lines for people, or one JSON object."""
-    if as_json:
-        content: Mapping[str, Any] = report.as_dict()
-        typer.echo(json.dumps(content, default=str))
-    else:
-        for line in report.lines():
-            typer.echo(line)
+    write_results([json.dumps(report.as_dict(), default=str)] if as_json else report.lines())
 
 
 def main() -> None:
     """Entry point of the `arcpipe` command."""
-    app(prog_name="arcpipe")
+    open_streams()
+    hush()
+    try:
+        app(prog_name="arcpipe")
+    except OSError as error:  # help and completion are printed by Typer
+        drop_results()
+        typer.echo(f"the results could not be written to stdout: {error.strerror}.", err=True)
+        sys.exit(1)
+    finally:
+        hush_exit()

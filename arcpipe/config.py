@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -101,6 +102,8 @@ class SourceSection(Section):
     """At most so many samples of each split, evenly over the classes, the same ones every time."""
     splits: tuple[str, ...] | None = None
     """Only these splits; by default all."""
+    held_out: Share = 0.2
+    """Of every class where folders name no splits: so large a share becomes the split `test`."""
     max_pixels: Count = 2**25
     """Larger pictures (after shaping) are recorded as failed instead of fitted. 33.5 megapixels."""
 
@@ -160,7 +163,9 @@ class FitSection(Section):
     latents: Annotated[float, Field(gt=0, le=2**24)] = 0.05
     """Below 1: share of the pixels that receive an anchor. 1 and above: their number."""
     latent_dim: Width = 32
+    """Numbers in a latent."""
     neighbours: Annotated[int, Field(ge=1, le=64)] = 4
+    """Nearest anchors that decode a pixel."""
     decoder_kind: Literal["concat", "basis", "siren"] = "concat"
     """Decided by the recipe. `concat`: the near latents, by their order, into one network, as in the thesis. `basis`:
     each near latent times a matrix that depends on its relative position. `siren`: a network of its own for each image,
@@ -184,16 +189,21 @@ class FitSection(Section):
     steps: Count = 500
     """Of Adam; a fit of `basis` has one, which solves it."""
     lr: Rate = 0.005
+    """Learning rate of Adam."""
     schedule: Schedule = "constant"
     """`cosine`: the rate falls from `lr` to 0 along half a cosine, over the steps of a fit (not of pretraining)."""
     betas: tuple[Share, Share] = (0.9, 0.999)
+    """Shares of both moments that Adam keeps in a step."""
     eps: Annotated[float, Field(ge=1e-30, le=1)] = 1e-8
+    """What Adam adds to the root of the second moment."""
     pixel_share: Fraction = 0.25
     """Share of the pixels supervised in one step."""
     init: Strength = 1e-4
     """Latents start uniform in [-init, init]."""
     pretrain_images: Count = 100
+    """Images of the training split from which the decoder is learned."""
     pretrain_steps: Count = 500
+    """Steps by which it is learned."""
     pretrain_lr: Rate | None = None
     """Rate of the joint stage, constant; `lr` if not given."""
     pretrain_betas: tuple[Share, Share] | None = None
@@ -290,9 +300,11 @@ class StoreSection(Section):
     """How clouds lie on disk."""
 
     dtype: Dtype = "float16"
+    """How latents are stored; int8 with a scale for each dimension."""
     bits: Annotated[int, Field(ge=2, le=8)] = 8
     """Of `int8`: 6 take a quarter less space than 8, see docs/store-format.md."""
     neighbours_cache: Cache = "pixels"
+    """`pixels`: each pixel's nearest anchors are stored; `none`: they are found again when needed."""
     part_samples: Count | None = None
     """Samples in a part; by default as many as make 30 to 120 seconds of work."""
 
@@ -307,8 +319,11 @@ class RunSection(Section):
     """Who does the work; nothing here changes a byte of the result, but that GPUs round otherwise than CPUs."""
 
     workers: Few | None = None
+    """Worker processes on this machine; by default one per core."""
     gpus: Few | None = None
+    """One worker process for each of so many GPUs."""
     scheduler: str | None = None
+    """Address of a running Dask scheduler."""
     cluster: Readable | None = None
     """A TOML file that says how to ask a batch system for workers (docs/clusters.md)."""
     wait_s: Seconds | None = None
@@ -322,6 +337,17 @@ class RunSection(Section):
     """An image that takes longer to read and decode is recorded as `hung`."""
     hung_part_s: Seconds = 1800.0
     """A part that takes longer than this, and than 30 times its planned work, has a sample that hangs."""
+
+    @field_validator("scheduler")
+    @classmethod
+    def is_an_address(cls, address: str | None) -> str | None:
+        if address is None or re.fullmatch(r"(\w+://)?(\[[0-9a-fA-F:.%]+\]|[\w.-]+):[0-9]{1,5}", address):
+            return address
+        raise ConfigError(
+            f"--scheduler {address} is no address.",
+            details=["expected a host and a port, or both behind tcp:// or tls://"],
+            fix=["--scheduler tcp://127.0.0.1:8786"],
+        )
 
     @model_validator(mode="after")
     def one_cluster(self) -> Self:
@@ -338,7 +364,9 @@ class ConvertConfig(Section):
 
     source: SourceSection
     out: Place
+    """The store: a path, or s3://BUCKET/NAME.zarr."""
     seed: Seed = 0
+    """Everything random derives from it."""
     fit: FitSection = FitSection(recipe="basis")
     store: StoreSection = StoreSection()
     run: RunSection = RunSection()
@@ -383,6 +411,7 @@ class AugmentSection(Section):
     """Augmentations on the cloud, on the fly, in this order (thesis fig. 3; those of images as in torchvision)."""
 
     apply: tuple[Augmentation, ...] = ("mask", "arcmix")
+    """Which of the changes below are made, in this order; [] for none."""
     noise: Strength = 0.001
     """Standard deviation of the Gaussian added to latents (before normalisation)."""
     mask: Share = 0.3
@@ -478,14 +507,19 @@ class ModelSection(Section):
     """The classifier; `preset` fills what is not given."""
 
     model: Model = "ptv3"
+    """`ptv3` and `ptv1` of clouds, the others of sine networks."""
     preset: Preset = "small"
     """`small`: for clouds of 10 to 100 points; of PTv3, the published network (0.45 M parameters). `large`: more.
     `plain`: PTv3 without convolutions, which reads small clouds best. Of the classifiers of sine networks,
     `full` is the published one and `small` one for two cores."""
     channels: Stages | None = None
+    """Numbers a point, by stage."""
     depths: Stages | None = None
+    """Blocks, by stage."""
     heads: Stages | None = None
+    """Heads of attention, by stage, of PTv3."""
     patch: Edge | None = None
+    """Points that attend to each other, along the curve, of PTv3."""
     grid_px: Annotated[float, Field(ge=1e-3, le=2**16)] | None = None
     """Voxel edge before the first stage, pixels; of PTv1, the unit of distances."""
     grid_origin: Literal["cloud", "image"] = "cloud"
@@ -495,7 +529,9 @@ class ModelSection(Section):
     neighbours: Few | None = None
     """Points that a point of PTv1 attends to."""
     mlp_ratio: Annotated[float, Field(gt=0, le=64)] | None = None
+    """Width of the MLPs inside the blocks, in channels."""
     drop_path: Share | None = None
+    """Share of the branches that a step of training leaves out."""
     bias: Literal["table", "network"] | None = None
     """How PTv3's attention knows distances: a table of rows and one of columns, as published, or a small network."""
     convs: bool | None = None
@@ -503,7 +539,9 @@ class ModelSection(Section):
     width: Width | None = None
     """Channels of a classifier of sine networks."""
     layers: Few | None = None
+    """Of a classifier of sine networks."""
     dropout: Share | None = None
+    """Of a classifier of sine networks: share of the numbers that a step leaves out."""
     rows: Width | None = None
     """Of ng-gnn and ng-t: fixed random waves by which a number is described."""
     norm: Literal["graph", "batch"] = "graph"
@@ -518,13 +556,19 @@ class OptimSection(Section):
     """How the classifier learns: AdamW, its rate, and how long."""
 
     epochs: Count = 40
+    """Times that every cloud is seen."""
     batch_size: Batch = 128
+    """Clouds in a step, of all processes together."""
     lr: Rate = 2e-3
+    """Learning rate of AdamW, at its highest."""
     weight_decay: Strength = 1e-3
+    """Of AdamW, times the rate."""
     schedule: Schedule = "cosine"
+    """Of the rate, after the rise: `cosine` to 0, or `constant`."""
     warmup: Share = 0.05
     """Share of all steps in which the rate rises from 0."""
     label_smoothing: Share = 0.0
+    """Share of the wish that is spread evenly over all classes."""
     clip_norm: Annotated[float, Field(ge=0, le=10**9)] = 0.0
     """Gradient norm above which gradients are scaled down; 0 is off."""
     amsgrad: bool = False
@@ -541,6 +585,7 @@ class StreamSection(Section):
     """How clouds come from the store."""
 
     train_split: str = "train"
+    """The split that is trained on."""
     test_split: str | None = None
     """The split that is evaluated; by default `test`, else `val`."""
     normalise: Normalise = "per-dim"
@@ -554,6 +599,7 @@ class StreamSection(Section):
     validation: Share = 0.0
     """Share of the training split that is held out: training does not see it, and the best weights are chosen by it."""
     readers: Few = 2
+    """Threads that read blocks."""
     prefetch: Few = 4
     """Batches kept ready."""
     batch_points: Count | None = 65536
@@ -561,6 +607,7 @@ class StreamSection(Section):
     cache_mb: Annotated[int, Field(ge=0, le=10**9)] = 1024
     """A split of at most so many megabytes is kept in memory; the order is the same either way."""
     allow_unfinished: bool = False
+    """Train on what an unfinished store has."""
 
 
 _GRAPHS = {"lr": 1e-3, "batch_size": 64, "schedule": "constant", "clip_norm": 10.0}
@@ -587,9 +634,13 @@ class TrainConfig(Section):
     """Everything `arcpipe train` is told."""
 
     store: Place
+    """The store to train on."""
     out: Folder
+    """The run's folder."""
     seed: Seed = 0
+    """Everything random derives from it."""
     device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
     threads: Few | None = None
     """Threads of each process; by default the cores divided by the processes."""
     workers: Few | None = None
@@ -691,7 +742,7 @@ def sectioned(kind: type[Section], settings: Mapping[str, Any]) -> dict[str, Any
 
 
 LATER: dict[str, dict[str, Any]] = {
-    "source": {"splits": None},
+    "source": {"splits": None, "held_out": 0.2},
     "fit": {
         "decoder_kind": "concat",
         "damping": 0.01,

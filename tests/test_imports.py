@@ -37,6 +37,8 @@ FLOOR = {
     "outages": 0,
     "objects": 0,
     "place": 0,
+    "streams": 0,
+    "settings": 0,
     "paths": 0,
     "seeds": 0,
     "compiled": 0,
@@ -63,8 +65,9 @@ GROUND_FLOOR_ORDER = [
     "seeds",
     "options",
     "progress",
+    "streams",
 ]
-GROUND_FLOOR_ORDER += ["machine", "threads", "devices", "interrupts", "cloud", "config"]
+GROUND_FLOOR_ORDER += ["machine", "threads", "devices", "interrupts", "cloud", "config", "settings"]
 
 ONLY_IN = {
     "dask": {"cluster"},
