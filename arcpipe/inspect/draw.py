@@ -96,7 +96,7 @@ def run_inspect(
             fix=["arcpipe convert ... --recipe basis"],
         )
     desk = _desk(store, out, scale, use_cache)
-    places = list(dict.fromkeys(CloudPlace(*store.find(name)) for name in samples))
+    places = list({place.key: place for place in (_asked(store, name) for name in samples)}.values())
     _make_folder(out)
     if edit:
         files, views = _draw_edits(desk, places, edit, seed)
@@ -106,6 +106,14 @@ def run_inspect(
         files, views = _draw_overview(desk)
     means = {split: known(_mean(values)) for split, values in desk.psnr.items()}
     return InspectReport(path, tuple(files), tuple(views), means, desk.originals.note)
+
+
+def _asked(store: Store, name: str) -> CloudPlace:
+    """Where a sample is; a number is a row of its split, which is said where its name looks otherwise."""
+    place = CloudPlace(*store.find(name))
+    row = name.partition("#")[0].rpartition("/")[2]
+    own = store.read_cloud(*place.key).path.rpartition("/")[2]
+    return replace(place, tag=f"row {row}") if row.isdecimal() and row != own.partition(".")[0] else place
 
 
 def best_to_worst(store: Store) -> Image.Image:
