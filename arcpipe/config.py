@@ -76,7 +76,7 @@ S = TypeVar("S", bound="Section")
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys, and numbers that are none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=4096)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=2**16)
 
 
 class SourceSection(Section):

@@ -47,8 +47,9 @@ def write_results(lines: Iterable[str]) -> None:
         FileAccessError: stdout is closed, its reader has gone, or its disk is full.
     """
     try:
-        for line in lines:
-            print(line)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        for line in lines:  # names of files may hold what no encoding has
+            print(line.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except (OSError, ValueError) as error:
         why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "it is closed"

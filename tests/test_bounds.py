@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from arcpipe.cli import app
 from arcpipe.config import ConvertConfig, EvaluateConfig, ModelSection, TrainConfig, build
 from arcpipe.devices import check_workers
-from arcpipe.errors import ConfigError, DeviceError
+from arcpipe.errors import ConfigError, DeviceError, SourceError
 from arcpipe.models import resolve
 from arcpipe.pipeline import PipelineConfig
 
@@ -149,3 +149,14 @@ def test_pipelines_have_bounds_too() -> None:
     values = {"convert": BASE[ConvertConfig], "seeds": [2**71]}
     with pytest.raises(ConfigError, match="seeds"):
         build(PipelineConfig, values)
+
+
+def test_a_validation_share_that_takes_nobody_is_known_before_the_first_epoch(
+    new_store: Callable[..., Path], tmp_path: Path
+) -> None:
+    store = new_store(splits={"train": 6, "test": 3}, part_samples=1)
+    command = ["train", "--store", str(store), "--out", str(tmp_path / "run"), "--validation", "0.4", "--epochs", "1"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == SourceError.exit_code
+    assert "takes none of 6 clouds" in done.output
+    assert not (tmp_path / "run").exists()
