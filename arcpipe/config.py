@@ -710,6 +710,17 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
         return kind.model_validate(values)
     except ValidationError as error:
         raise _config_error(kind, error, where) from None
+    except ConfigError as error:
+        if ".toml" not in where:
+            raise
+        what, *details = (_as_keys(text) for text in (error.what, *error.details))
+        raise ConfigError(f"{where}: {what}", details=details, fix=map(_as_keys, error.fix)) from None
+
+
+def _as_keys(text: str) -> str:
+    """Advice for the command line, for a file: `--pad 100` is `pad = 100` there, and `--set fit.lr=1` is `fit.lr = 1`."""
+    text = re.sub(r"--set ([\w.]+)=", r"\1 = ", text)
+    return re.sub(r"--([a-z][a-z-]*)( (?=[\dS]))?", lambda m: m[1].replace("-", "_") + (" = " if m[2] else ""), text)
 
 
 def sectioned(kind: type[Section], settings: Mapping[str, Any]) -> dict[str, Any]:

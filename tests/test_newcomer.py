@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from arcpipe import errors
 from arcpipe.cli import app
 from arcpipe.config import ConvertConfig, SourceSection, TrainConfig, build
-from arcpipe.errors import install
+from arcpipe.errors import ConfigError, install
 from arcpipe.progress import quality_words
 from arcpipe.settings import all_settings, find_settings
 from arcpipe.sources import open_source
@@ -136,3 +136,12 @@ def test_every_exit_code_is_documented() -> None:
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "exit_code")}
     assert codes <= {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.M)}
+
+
+def test_advice_about_a_file_speaks_of_its_keys() -> None:
+    values = {"source": {"source": "digits", "displace": True}, "out": "x.zarr"}
+    with pytest.raises(ConfigError) as caught:
+        build(ConvertConfig, values, "a.toml")
+    assert str(caught.value) == "a.toml: displace needs pad.\n  try: add pad = S, for example pad = 100"
+    with pytest.raises(ConfigError, match="--displace needs --pad"):
+        build(ConvertConfig, values)
