@@ -718,7 +718,7 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
 
 
 def _as_keys(text: str) -> str:
-    """Advice for the command line, for a file: `--pad 100` is `pad = 100` there, and `--set fit.lr=1` is `fit.lr = 1`."""
+    """Advice about options as advice about keys of a file: `--pad 100` is `pad = 100` there."""
     text = re.sub(r"--set ([\w.]+)=", r"\1 = ", text)
     return re.sub(r"--([a-z][a-z-]*)( (?=[\dS]))?", lambda m: m[1].replace("-", "_") + (" = " if m[2] else ""), text)
 
