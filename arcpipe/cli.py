@@ -147,7 +147,7 @@ def _of_the_system(error: Exception) -> ArcpipeError | None:
         )
     if is_shortage(error):
         return ShortageError(
-            f"this machine has no more memory, threads or open files: {error or type(error).__name__}.",
+            f"this machine has no more memory, threads or open files: {str(error) or type(error).__name__}.",
             details=["nothing is lost, and no file is to blame"],
             fix=["raise the limits (ulimit -a), or use fewer --threads and --workers; then the same command continues"],
         )
@@ -614,6 +614,8 @@ def main() -> None:
     try:
         app(prog_name="arcpipe")
     except OSError as error:  # help and completion are printed by Typer
+        if error.errno is None:
+            raise
         drop_results()
         typer.echo(f"the results could not be written to stdout: {error.strerror}.", err=True)
         sys.exit(1)

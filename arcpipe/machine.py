@@ -109,7 +109,7 @@ def is_shortage(error: BaseException) -> bool:
     """Whether the machine has no more memory, threads or open files: nothing that is read or written is to blame."""
     if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN):
         return True
-    short = isinstance(error, (RuntimeError, ImportError)) and any(words in str(error) for words in SHORTAGES)
+    short = isinstance(error, (RuntimeError, ImportError, OSError)) and any(words in str(error) for words in SHORTAGES)
     return short or is_out_of_memory(error)
 
 
