@@ -106,11 +106,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether the machine has no more memory, threads or open files: nothing that is read or written is to blame."""
+    """Whether the machine has no more memory, threads or open files: nothing that is read or written is to blame.
+
+    Also where a library turned such an error into one of its own.
+    """
     if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN):
         return True
     short = isinstance(error, (RuntimeError, ImportError, OSError)) and any(words in str(error) for words in SHORTAGES)
-    return short or is_out_of_memory(error)
+    before = error.__cause__ or error.__context__
+    return short or is_out_of_memory(error) or (before is not None and is_shortage(before))
 
 
 def resident_bytes(statm: Path = STATM) -> int:
