@@ -147,8 +147,8 @@ def _of_the_system(error: Exception) -> ArcpipeError | None:
         )
     if is_shortage(error):
         return ShortageError(
-            f"this machine has no more memory, threads or open files: {(str(error) or type(error).__name__).splitlines()[0][:200]}.",
-            details=["nothing is lost, and no file is to blame"],
+            "this machine has no more memory, threads or open files.",
+            details=[(str(error) or type(error).__name__)[:200], "nothing is lost, and no file is to blame"],
             fix=["raise the limits (ulimit -a), or use fewer --threads and --workers; then the same command continues"],
         )
     if not isinstance(error, OSError) or error.errno is None:
