@@ -22,6 +22,7 @@ from arcpipe.sources.decode import decode
 from arcpipe.store import open_store
 from arcpipe.store import part as part_module
 
+ROOT = Path(__file__).resolve().parents[1]
 ARCPIPE = f"{sys.executable} -m arcpipe"
 
 
@@ -42,6 +43,12 @@ def test_results_that_cannot_be_written_are_a_failure(store_path: Path, where: s
     assert "could not be written to stdout" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+def test_a_working_folder_that_is_gone_is_one_message(tmp_path: Path) -> None:
+    done = shell(f"mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir ../gone; PYTHONPATH={ROOT} {ARCPIPE} settings lr")
+    assert done.returncode == 1
+    assert done.stderr == "the folder that this command was started in is gone: go to one that exists.\n"
 
 
 def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
