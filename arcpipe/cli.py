@@ -611,7 +611,9 @@ def main() -> None:
     """Entry point of the `arcpipe` command."""
     open_streams()
     hush()
-    if not os.path.isdir(os.curdir):
+    try:
+        os.getcwd()
+    except OSError:
         typer.echo("the folder that this command was started in is gone: go to one that exists.", err=True)
         sys.exit(1)
     try:
