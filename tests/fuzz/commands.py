@@ -41,7 +41,6 @@ from arcpipe.cli import app
 from arcpipe.settings import all_settings
 from arcpipe.store.root import read_root
 from arcpipe.store.schema import group_document
-from tests.fuzz.runs import run_folder
 from tests.pictures import in_process, make_pictures
 
 EXIT_CODES = {0, 1, 2, 3, 4, 5, 6, 7}
@@ -166,6 +165,8 @@ class Workshop:
 
     @classmethod
     def make(cls, folder: Path) -> Workshop:
+        from tests.fuzz.runs import run_folder  # loads torch
+
         make_pictures(folder / "pictures", per_class=2)
         run_folder(folder)
         for name in ("bent", "torn"):
