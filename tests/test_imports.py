@@ -37,6 +37,9 @@ FLOOR = {
     "outages": 0,
     "objects": 0,
     "place": 0,
+    "streams": 0,
+    "settings": 0,
+    "paths": 0,
     "seeds": 0,
     "compiled": 0,
     "vectors": 0,
@@ -51,8 +54,20 @@ FLOOR = {
     "__init__": 8,
 }
 # Imports of the ground floor point leftwards only.
-GROUND_FLOOR_ORDER = ["rooms", "files", "errors", "outages", "objects", "place", "seeds", "options", "progress"]
-GROUND_FLOOR_ORDER += ["machine", "threads", "devices", "interrupts", "cloud", "config"]
+GROUND_FLOOR_ORDER = [
+    "rooms",
+    "files",
+    "errors",
+    "outages",
+    "objects",
+    "place",
+    "paths",
+    "seeds",
+    "options",
+    "progress",
+    "streams",
+]
+GROUND_FLOOR_ORDER += ["machine", "threads", "devices", "interrupts", "cloud", "config", "settings"]
 
 ONLY_IN = {
     "dask": {"cluster"},

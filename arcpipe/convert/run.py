@@ -25,7 +25,7 @@ from arcpipe.convert.report import ConvertReport, summarise
 from arcpipe.convert.scratch import scratch_folder
 from arcpipe.convert.sirens import shared_network, with_network_size
 from arcpipe.convert.work import Work
-from arcpipe.devices import check_gpus
+from arcpipe.devices import check_gpus, check_workers
 from arcpipe.errors import ConfigError, DownloadError, NoSpaceError
 from arcpipe.machine import available_cores
 from arcpipe.place import is_remote
@@ -61,6 +61,7 @@ def run_convert(
     Raises the errors of DESIGN §3; whatever happens, committed parts stay valid.
     """
     started = time.monotonic()
+    check_workers(config.run.workers or 1)
     if config.run.gpus is not None and cluster is None:
         check_gpus(config.run.gpus)
     if config.run.cluster is not None and cluster is None:

@@ -17,6 +17,7 @@ from zarr.storage import LocalStore
 
 from arcpipe import objects
 from arcpipe.errors import ArcpipeError, DamagedStoreError
+from arcpipe.machine import is_shortage
 from arcpipe.place import RemotePath
 
 CHUNK_BYTES = 2**20  # what is read to get one row; smaller chunks compress worse and cost more calls
@@ -108,6 +109,8 @@ def open_array(folder: Path, name: str, size_of: Callable[[Path], int] = file_by
     except ArcpipeError:
         raise
     except Exception as error:
+        if is_shortage(error):
+            raise
         raise damaged(place, f"Zarr cannot open it: {error}") from error
 
 
@@ -123,9 +126,11 @@ def read_rows(array: zarr.Array, start: int, stop: int, where: Path) -> NDArray[
     """Decode rows `start:stop`. Raises DamagedStoreError where a checksum, a codec or the file does not agree."""
     try:
         return np.asarray(array[start:stop])
-    except (MemoryError, ArcpipeError):  # the machine's and the network's: no damage
+    except ArcpipeError:  # the network's: no damage
         raise
     except Exception as error:  # the codecs raise ValueError, RuntimeError, OSError and more for the same thing
+        if is_shortage(error):
+            raise
         raise damaged(where, f"{type(error).__name__}: {error}") from error
 
 
@@ -143,6 +148,8 @@ def read_metadata(path: Path) -> bytes:
     except FileNotFoundError:
         raise damaged(path, "missing") from None
     except OSError as error:
+        if is_shortage(error):
+            raise
         raise damaged(path, f"not JSON: {error}") from error
     except ValueError as error:
         raise damaged(path, f"{error} of metadata") from None

@@ -11,6 +11,7 @@ from typing import Any
 from arcpipe.cloud import DecoderRecord
 from arcpipe.config import differences
 from arcpipe.errors import ConfigError, FileAccessError, StoreBusyError, StoreMismatchError
+from arcpipe.paths import outside_stores
 from arcpipe.place import RemotePath, as_place
 from arcpipe.store.arrays import write_array
 from arcpipe.store.attributes import is_split_name
@@ -90,6 +91,7 @@ def check_place(path: Path) -> None:
         read_root(path)
     if isinstance(path, RemotePath):  # whether it can be written is seen by taking its lease
         return
+    outside_stores(path.parent)
     folder = Path(os.path.abspath(path)).parent
     while not os.path.lexists(folder):
         folder = folder.parent

@@ -93,8 +93,8 @@ class Part:
     `attributes` are those of its group. Arrays of one row per cloud are kept once they are read.
     """
 
-    def __init__(self, folder: Path, cache: ChunkCache | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, cache: ChunkCache | None = None, n_classes: int | None = None) -> None:
+        self.folder, self._n_classes = folder, n_classes
         decoder = folder.name == "decoder"
         self.attributes = read_group(folder, DECODER_ATTRIBUTES if decoder else PART_ATTRIBUTES)
         problem = files_problem(self.attributes["files"]) or (None if decoder else part_problem(self.attributes))
@@ -129,6 +129,10 @@ class Part:
                 values = self.raw(name)
                 if name in ENDS:
                     self._check_offsets(name, values)
+                if name == "labels" and self._n_classes is not None and len(values):
+                    low, high = int(values.min()), int(values.max())
+                    if low < 0 or high >= self._n_classes:
+                        raise self.damaged(name, f"from {low} to {high}, and the root names {self._n_classes} classes")
                 values.setflags(write=False)
                 self._small[name] = values
             return values

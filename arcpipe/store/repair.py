@@ -47,10 +47,9 @@ def repair(path: Path, found: VerifyReport) -> RepairReport:
         OSError: the store or the folder beside it cannot be written.
     """
     done = RepairReport()
-    lost = _cannot_be_made(found.problems)
-    if lost:
+    done.advice = advice(path, found.problems)
+    if done.advice:
         done.left = list(found.problems)
-        done.advice = _advice(path, lost)
         return done
     store = Store(path)
     damaged = [problem for problem in found.problems if problem.kind == "damage"]
@@ -75,13 +74,11 @@ def repair(path: Path, found: VerifyReport) -> RepairReport:
     return done
 
 
-def _cannot_be_made(problems: Iterable[Problem]) -> set[str]:
-    """Of `zarr.json` and `decoder` those that are damaged."""
-    damaged = {problem.where.split("/")[0] for problem in problems if problem.kind == "damage"}
-    return damaged & {"zarr.json", "decoder"}
-
-
-def _advice(path: Path, lost: set[str]) -> list[str]:
+def advice(path: Path, problems: Iterable[Problem]) -> list[str]:
+    """What helps where root or decoder are damaged, which cannot be made again; empty where `repair` can help."""
+    lost = {problem.where.split("/")[0] for problem in problems if problem.kind == "damage"} & {"zarr.json", "decoder"}
+    if not lost:
+        return []
     other = path.with_name(f"{path.name}.damaged")
     lines = []
     if "zarr.json" in lost:

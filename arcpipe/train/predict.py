@@ -15,7 +15,7 @@ import arcpipe
 from arcpipe.arc.memory import GROUP_PIXELS
 from arcpipe.cloud import Cloud, CloudBatch
 from arcpipe.devices import choose_device
-from arcpipe.errors import CheckpointError, ConfigError, ImageError
+from arcpipe.errors import CheckpointError, ConfigError, ImageError, TooManyFailuresError
 from arcpipe.fitter import Fitter
 from arcpipe.models import describe
 from arcpipe.options import Weights
@@ -59,9 +59,12 @@ class PredictReport:
     predictions: tuple[Prediction, ...]
 
     def check(self) -> None:
-        """Raise ImageError if not one image could be used."""
-        if all(prediction.error is not None for prediction in self.predictions):
-            raise ImageError(f"none of {len(self.predictions)} images could be classified.")
+        """Raise ImageError if not one image could be used, and TooManyFailuresError if some could not."""
+        failed = sum(prediction.error is not None for prediction in self.predictions)
+        if failed == len(self.predictions):
+            raise ImageError(f"none of {failed} images could be classified.")
+        if failed:
+            raise TooManyFailuresError(f"{failed} of {len(self.predictions)} images could not be classified.")
 
     def as_dict(self) -> dict[str, Any]:
         return {"run": str(self.run), "predictions": [asdict(prediction) for prediction in self.predictions]}
