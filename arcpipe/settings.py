@@ -15,7 +15,7 @@ from typing import Any
 from arcpipe.config import ConvertConfig, Section, TrainConfig
 from arcpipe.errors import ConfigError
 
-OF = {ConvertConfig: "convert", TrainConfig: "train"}
+OF: dict[type[Section], str] = {ConvertConfig: "convert", TrainConfig: "train"}
 LOW = {"minimum": "at least", "exclusiveMinimum": "above"}
 HIGH = {"maximum": "at most", "exclusiveMaximum": "below"}
 

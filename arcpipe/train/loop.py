@@ -153,10 +153,10 @@ def open_splits(
     assert learnt is not None
     for split in others:  # before the first epoch, not behind it; `store_facts` looks at the training split
         if split is not None and not len(split.manifest):
-            share = f"--validation {held_out:g} takes none of {len(learnt.manifest)} clouds: "
+            taken = f"--validation {held_out:g} takes none of {len(learnt.manifest)} clouds: "
             raise SourceError(
                 f"there is nothing to evaluate on: the split {split.name} of {store.path} holds no clouds.",
-                details=[f"{share}it takes its share of every part by itself"] if split.name == "validation" else [],
+                details=[f"{taken}it takes its share of every part by itself"] if split.name == "validation" else [],
                 fix=["--validation 0.5, or convert with larger parts: --set store.part_samples=100"]
                 if split.name == "validation"
                 else ["--test-split NAME", "the arcpipe convert command that made the store"],
