@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from arcpipe.config import ConvertConfig, TrainConfig
+from arcpipe.devices import choose_device
 from arcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Card:
             epochs=trained.epochs,
             chosen_by=CHOSEN_BY["last"],
             seconds=trained.seconds,
-            device=train.device,
+            device=choose_device(train.device).type,
             command=command,
         )
 
