@@ -33,14 +33,14 @@ from arcpipe.options import (
     with_expert,
     words,
 )
-from arcpipe.place import as_folder, as_place
+from arcpipe.storage import Storage, as_folder, storage_at
 
 P = ParamSpec("P")
 
 
-def _place(text: str) -> Path:
+def _place(text: str) -> Storage:
     try:
-        return as_place(text)
+        return storage_at(text)
     except ArcpipeError as error:
         raise typer.BadParameter(str(error)) from None
 
@@ -247,7 +247,7 @@ def convert(
 @app.command()
 @reports_errors
 def train(
-    store: Annotated[Path, typer.Option(help="A store made by arcpipe convert.", **AT)],
+    store: Annotated[Storage, typer.Option(help="A store made by arcpipe convert.", **AT)],
     out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME.")] = None,
     model: Annotated[
         Model, typer.Option(help="The classifier: ptv3 and ptv1 of clouds, the others of sine networks.")
@@ -333,7 +333,7 @@ def train(
 @reports_errors
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    store: Annotated[Path, typer.Option(help="A store with the same decoder.", **AT)],
+    store: Annotated[Storage, typer.Option(help="A store with the same decoder.", **AT)],
     split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
     weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = "last",
     push: Annotated[float, typer.Option(min=0, help="Push every anchor by up to P pixels (experiment 4).")] = 0.0,
@@ -397,7 +397,7 @@ def predict(
 @app.command()
 @reports_errors
 def inspect(
-    store: Annotated[Path, typer.Argument(help="A store.", **AT)],
+    store: Annotated[Storage, typer.Argument(help="A store.", **AT)],
     samples: Annotated[
         list[str] | None,
         typer.Argument(
@@ -431,7 +431,7 @@ def inspect(
 @app.command()
 @reports_errors
 def verify(
-    store: Annotated[Path, typer.Argument(help="A store.", **AT)],
+    store: Annotated[Storage, typer.Argument(help="A store.", **AT)],
     decode: Annotated[int, typer.Option(min=0, help="Also decode N samples and compare with their PSNR.")] = 0,
     repair: Annotated[bool, typer.Option(help="Move damaged parts aside: the next convert makes them again.")] = False,
     as_json: Json = False,
@@ -448,7 +448,7 @@ def verify(
 @app.command()
 @reports_errors
 def doctor(
-    out: Annotated[Path, typer.Option(**AT, help="Where a store would be made.")] = "store/NAME.zarr",  # type: ignore
+    out: Annotated[Storage, typer.Option(**AT, help="Where a store would be made.")] = "store/NAME.zarr",  # type: ignore
     as_json: Json = False,
 ) -> None:
     """Check this machine and the folder of a store: what was found, and what to do about it."""

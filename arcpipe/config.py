@@ -13,6 +13,8 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     ValidationError,
     WrapValidator,
     field_validator,
@@ -22,21 +24,17 @@ from pydantic_core import ErrorDetails
 
 from arcpipe.errors import ConfigError
 from arcpipe.options import Cache, Dtype, Features, Model, Normalise, Preset, Recipe, Schedule, Weights
-from arcpipe.place import as_folder, as_place
+from arcpipe.storage import Storage, as_folder, storage_at
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-
-
-def _as_place(value: Any, handler: Callable[[Any], Path]) -> Path:
-    return as_place(value) if isinstance(value, (str, Path)) else handler(value)
 
 
 def _as_folder(value: Any, handler: Callable[[Any], Path]) -> Path:
     return as_folder(value) if isinstance(value, (str, Path)) else handler(value)
 
 
-Place = Annotated[Path, WrapValidator(_as_place)]
+At = Annotated[Storage, PlainValidator(storage_at), PlainSerializer(str)]
 """Where a store is: a path, or an address in a bucket."""
 Folder = Annotated[Path, WrapValidator(_as_folder)]
 
@@ -309,7 +307,7 @@ class ConvertConfig(Section):
     """Everything `arcpipe convert` is told."""
 
     source: SourceSection
-    out: Place
+    out: At
     seed: int = 0
     fit: FitSection = FitSection(recipe="basis")
     store: StoreSection = StoreSection()
@@ -558,7 +556,7 @@ WEIGHT_DEFAULTS["ng-t"] = WEIGHT_DEFAULTS["ng-gnn"]
 class TrainConfig(Section):
     """Everything `arcpipe train` is told."""
 
-    store: Place
+    store: At
     out: Folder
     seed: int = 0
     device: str = "auto"
@@ -615,7 +613,7 @@ class EvaluateConfig(EvaluateSection):
     """Everything `arcpipe evaluate` is told."""
 
     run: Folder
-    store: Place
+    store: At
     out: Path | None = None
     """A folder for the figures of calibration and confusion."""
     batch_size: Count = 256

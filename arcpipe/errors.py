@@ -160,8 +160,8 @@ class DamagedStoreError(ArcpipeError):
     """Bytes of the store are not those that were written."""
 
     exit_code = 6
-    where: object = None
-    """The path of the file or array, where it is known."""
+    where: str | None = None
+    """The name of the file or array in its store, where it is known."""
 
 
 class NoSpaceError(ArcpipeError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from arcpipe.errors import ConfigError
+from arcpipe.storage import Storage
 
 Dtype = Literal["float16", "float32", "int8"]
 Cache = Literal["pixels", "none"]
@@ -71,8 +72,8 @@ def default_store(source: str) -> Path:
     return Path("store") / f"{name or 'images'}.zarr"
 
 
-def default_run(store: Path) -> Path:
-    """`runs/NAME` for a store's path."""
+def default_run(store: Storage) -> Path:
+    """`runs/NAME` for a store."""
     return Path("runs") / store.name.removesuffix(".zarr")
 
 

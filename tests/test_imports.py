@@ -34,9 +34,7 @@ FLOOR = {
     "cloud": 0,
     "config": 0,
     "errors": 0,
-    "outages": 0,
-    "objects": 0,
-    "place": 0,
+    "storage": 0,
     "seeds": 0,
     "compiled": 0,
     "vectors": 0,
@@ -51,16 +49,16 @@ FLOOR = {
     "__init__": 8,
 }
 # Imports of the ground floor point leftwards only.
-GROUND_FLOOR_ORDER = ["rooms", "files", "errors", "outages", "objects", "place", "seeds", "options", "progress"]
+GROUND_FLOOR_ORDER = ["rooms", "errors", "files", "storage", "seeds", "options", "progress"]
 GROUND_FLOOR_ORDER += ["machine", "threads", "devices", "interrupts", "cloud", "config"]
 
 ONLY_IN = {
     "dask": {"cluster"},
     "distributed": {"cluster"},
-    "zarr": {"store"},
+    "zarr": {"store", "storage"},
     "typer": {"cli"},
     "pickle": set(),
-    "obstore": {"objects"},
+    "obstore": {"storage"},
     "PIL": {"sources", "inspect"},
 }
 NEVER_IN = {"store": {"torch"}, "arc": {"zarr", "dask", "typer"}, "models": {"zarr", "dask", "typer"}}

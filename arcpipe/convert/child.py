@@ -33,7 +33,6 @@ from arcpipe.convert.messages import (
 from arcpipe.convert.plan import PartPlan
 from arcpipe.convert.work import Work, prepare
 from arcpipe.errors import ArcpipeError
-from arcpipe.place import as_place
 from arcpipe.sources import Sample
 from arcpipe.store import open_writer
 
@@ -124,7 +123,7 @@ def _convert(
     says: BinaryIO,
 ) -> None:
     """Convert and commit the part without the samples that are `known` to fail."""
-    making = Making.begin(work, part, open_writer(as_place(request["writer"])))
+    making = Making.begin(work, part, open_writer(request["writer"]))
     making.failures += known.values()
     _warm_up(making.fitter)
     _limit(request, making.device)

@@ -59,7 +59,7 @@ def isolate_part(work: Work, part: PartPlan, writer: StoreWriter) -> PartRecord:
         ArcpipeError: what the process itself raised.
     """
     with ExitStack() as stack:
-        record, _ = _bisect(_Attempts(stack), work, part, str(writer.path))
+        record, _ = _bisect(_Attempts(stack), work, part, str(writer.storage))
     if record is None:
         raise ClusterError(f"part {part.split}/{part.part_id} was not committed.")
     return record

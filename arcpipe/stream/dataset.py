@@ -85,7 +85,7 @@ class CloudStream(IterableDataset[Batch]):
         self._first = self._done = 0
 
     def __repr__(self) -> str:
-        return f"<CloudStream {self.split.name} of {self.store.path}: {len(self)} batches, epoch {self.epoch}>"
+        return f"<CloudStream {self.split.name} of {self.store.storage}: {len(self)} batches, epoch {self.epoch}>"
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that is iterated next; where it is another one, it is iterated from its first batch."""
@@ -181,7 +181,7 @@ class CloudDataset(Dataset[Cloud]):
         self._ends = np.cumsum([part.n_clouds for part in self._parts], dtype=np.int64)
 
     def __repr__(self) -> str:
-        return f"<CloudDataset {self.split} of {self.store.path}: {len(self)} clouds>"
+        return f"<CloudDataset {self.split} of {self.store.storage}: {len(self)} clouds>"
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0

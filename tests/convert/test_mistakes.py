@@ -35,7 +35,8 @@ from arcpipe.errors import (
     TooManyFailuresError,
 )
 from arcpipe.fitter import Fitter
-from arcpipe.store import open_store, store_lock
+from arcpipe.storage import storage_at
+from arcpipe.store import open_store
 from tests.commands import arcpipe_here
 from tests.pictures import contents, in_process, make_pictures, settings
 
@@ -217,7 +218,7 @@ def test_the_command_that_mends_a_damaged_part_works(pictures: Path, tmp_path: P
     advice = next(note for note in report.notes if note.startswith("try: "))
     command = shlex.split(advice.removeprefix("try: "))
     assert command == ["arcpipe", "verify", str(config.out), "--repair"]
-    with store_lock(config.out), pytest.raises(StoreBusyError):  # a converter is at work
+    with storage_at(config.out).lock(), pytest.raises(StoreBusyError):  # a converter is at work
         run_verify(config.out, repair=True)
     assert victim.is_file()
     done = arcpipe_here(*command[1:], "--json", cwd=tmp_path)

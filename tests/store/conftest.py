@@ -1,4 +1,7 @@
-"""Makes `store_samples` importable (pytest's importlib mode puts no folder on the path), and syncs nothing."""
+"""Makes `store_samples` importable (pytest's importlib mode puts no folder on the path), and syncs nothing.
+
+`place` is where one store can be made, once in a folder and once in a bucket: what holds for both asks for it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from arcpipe.storage import Storage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -46,3 +51,11 @@ def nothing_is_synced() -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """Where a store can be made, alone in its surroundings."""
+    from store_samples import place_of
+
+    return place_of(request.param, request, tmp_path)

@@ -136,7 +136,7 @@ def test_neighbours_of_a_store_without_them(tmp_path: Path) -> None:
 
 def test_threads_read_what_one_reads(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {"0000": make_batch(range(5)), "0001": make_batch(range(5, 10))}
-    fresh = open_store(store.path, cache_bytes=2000)  # so small that threads throw out each other's chunks
+    fresh = open_store(store.storage.path, cache_bytes=2000)  # so small that threads throw out each other's chunks
     rng = np.random.default_rng(0)
     wanted = [(f"000{rng.integers(2)}", *sorted(rng.integers(0, 6, 2).tolist())) for _ in range(200)]
 
@@ -159,7 +159,7 @@ def test_a_chunk_is_decoded_once(store: Store, monkeypatch: pytest.MonkeyPatch) 
         return read(array, start, stop, where)  # type: ignore[arg-type]
 
     monkeypatch.setattr(part, "read_rows", counted)
-    fresh = open_store(store.path)
+    fresh = open_store(store.storage.path)
     for start in range(5):
         fresh.read_block("train", "0000", start, start + 1)
     assert decoded.count("latents") == decoded.count("position_gaps") == 1
