@@ -144,7 +144,7 @@ def convert(
         ),
     ],
     out: Annotated[
-        Path | None,
+        Storage | None,
         typer.Option(help="The store, a path or s3://BUCKET/NAME.zarr; by default store/NAME.zarr.", **AT),
     ] = None,
     data: Annotated[
@@ -201,43 +201,11 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Turn an image dataset into a store of ARC clouds. Safe to run again: it continues."""
-    from arcpipe.config import ConvertConfig, build
+    options = given(locals(), besides=("dry_run", "overwrite", "retry_failed", "expert", "as_json"))
+    from arcpipe.config import ConvertConfig, build, sectioned
     from arcpipe.convert import run_convert
 
-    values = {
-        "source": {
-            "source": source,
-            "data": data,
-            "size": size,
-            "shorter": shorter,
-            "center_crop": center_crop,
-            "pad": pad,
-            "displace": displace,
-            "grey": grey,
-            "limit": limit,
-            "max_pixels": max_pixels,
-        },
-        "out": out or default_store(source),
-        "seed": seed,
-        "fit": given(
-            recipe=recipe,
-            latents=latents,
-            latent_dim=latent_dim,
-            neighbours=neighbours,
-            repeats=repeats,
-            decoder=decoder,
-            steps=steps,
-        ),
-        "store": given(dtype=dtype, neighbours_cache=neighbours_cache),
-        "run": {
-            "workers": workers,
-            "gpus": gpus,
-            "scheduler": scheduler,
-            "cluster": cluster,
-            "memory": memory,
-            "max_failed": max_failed,
-        },
-    }
+    values = sectioned(ConvertConfig, {"out": default_store(source), **options})
     config = build(ConvertConfig, with_expert(values, expert))
     report = run_convert(config, dry_run=dry_run, overwrite=overwrite, retry_failed=retry_failed)
     show(report, as_json)
@@ -297,32 +265,16 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a point transformer on a store. Safe to run again: it continues."""
-    from arcpipe.config import TrainConfig, build
+    options = given(locals(), besides=("augment", "features", "resume", "overwrite", "expert", "as_json"))
+    from arcpipe.config import TrainConfig, build, sectioned
     from arcpipe.threads import set_waiting
 
     set_waiting()
     from arcpipe.train import run_train
 
-    values = {
-        "store": store,
-        "out": out or default_run(store),
-        "seed": seed,
-        "device": device,
-        "threads": threads,
-        "workers": workers,
-        "gpus": gpus,
-        "stream": given(
-            train_split=train_split,
-            test_split=test_split,
-            normalise=normalise,
-            validation=validation,
-            allow_unfinished=allow_unfinished,
-        ),
-        "features": {"kind": features},
-        "model": {"model": model, "preset": preset},
-        "augment": given(apply=None if augment is None else [] if augment == "none" else words(augment)),
-        "optim": given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, schedule=schedule),
-    }
+    values = sectioned(TrainConfig, {"out": default_run(store), "kind": features, **options})
+    if augment is not None:
+        values["augment"] = {"apply": [] if augment == "none" else words(augment)}
     config = build(TrainConfig, with_expert(values, expert))
     report = run_train(config, resume=resume, overwrite=overwrite)
     if speaks():
@@ -351,29 +303,14 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Accuracy, per class, calibration and confusion, of a trained run on a store."""
+    options = given(locals(), besides=("as_json",))
     from arcpipe.config import EvaluateConfig, build
     from arcpipe.threads import set_waiting
 
     set_waiting()
     from arcpipe.train import run_evaluate
 
-    values = {
-        "run": run,
-        "store": store,
-        "split": split,
-        "weights": weights,
-        "push": push,
-        "shift": shift,
-        "displace": displace,
-        "repeats": repeats,
-        "views": views,
-        "out": out,
-        "batch_size": batch_size,
-        "device": device,
-        "threads": threads,
-        "seed": seed,
-    }
-    show(run_evaluate(build(EvaluateConfig, values)), as_json)
+    show(run_evaluate(build(EvaluateConfig, options)), as_json)
 
 
 @app.command()

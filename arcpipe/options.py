@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,9 +36,12 @@ Edit = Literal[
 ]
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """The options that were given: the others are left to the defaults of the settings."""
-    return {name: option for name, option in options.items() if option is not None}
+def given(options: Mapping[str, Any], besides: Collection[str]) -> dict[str, Any]:
+    """The options of a command that are settings and were given: the others are left to the settings' defaults.
+
+    Options have the names of their settings, but for those `besides`.
+    """
+    return {name: option for name, option in options.items() if option is not None and name not in besides}
 
 
 def with_expert(values: dict[str, Any], expert: list[str] | None) -> dict[str, Any]:
