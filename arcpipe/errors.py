@@ -32,11 +32,24 @@ class ArcpipeError(Exception):
     def __reduce__(self):  # type: ignore[no-untyped-def]  # keyword arguments survive the trip from a Dask worker
         return (_rebuild, (type(self), self.what, self.details, self.fix))
 
+    @property
+    def told(self) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+        """What another process needs to raise it, see `rebuilt`."""
+        return type(self).__name__, self.what, self.details, self.fix
+
     def __str__(self) -> str:
         lines = [self.what]
         lines += [f"  {line}" for line in self.details]
         lines += [f"  try: {line}" for line in self.fix]
         return "\n".join(lines)
+
+
+def rebuilt(name: str, what: str, details: Iterable[str], fix: Iterable[str]) -> ArcpipeError:
+    """An error that another process has `told`."""
+    kind = globals().get(name)
+    if not (isinstance(kind, type) and issubclass(kind, ArcpipeError)):
+        kind = ArcpipeError
+    return kind(what, details=details, fix=fix)
 
 
 def _rebuild(kind: type[ArcpipeError], what: str, details: tuple[str, ...], fix: tuple[str, ...]) -> ArcpipeError:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 from arcpipe.errors import ConfigError
+from arcpipe.files import replace_file
 from arcpipe.inspect import sections
 from arcpipe.inspect.draw import Desk
 from arcpipe.inspect.facts import Facts, gather
@@ -82,15 +81,9 @@ def _check(file: Path, store: Storage) -> None:
 
 
 def _replace(file: Path, data: bytes) -> None:
-    """Readers see the former file or the new one; what is killed half way leaves the former."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         details = [f"{error.strerror}: {error.filename}"]
         raise ConfigError(f"--html {file}: its folder cannot be made.", details=details) from None
-    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(file, data)
