@@ -102,7 +102,7 @@ class BucketStorage:
 
     def stores_around(self) -> list[str]:
         folders, _ = objects.children(self.beside("").address)
-        names = [key.rstrip("/").rpartition("/")[2] for key in folders]
+        names = [key.rpartition("/")[2] for key in folders]
         return sorted(name for name in names if name.endswith(".zarr"))
 
     def array(self, name: str, metadata: bytes) -> Any:
