@@ -155,7 +155,9 @@ def listing(prefix: Address) -> Iterator[tuple[str, int]]:
 def children(prefix: Address) -> tuple[list[str], list[str]]:
     """Keys (whole) of what is one step below a prefix: prefixes of their own, and objects."""
     found = patiently(prefix, lambda: _obstore().list_with_delimiter(client(prefix.root), _below(prefix)))
-    return sorted(key.rstrip("/") for key in found["common_prefixes"]), sorted(about["path"] for about in found["objects"])
+    return sorted(key.rstrip("/") for key in found["common_prefixes"]), sorted(
+        about["path"] for about in found["objects"]
+    )
 
 
 def any_below(prefix: Address) -> bool:
