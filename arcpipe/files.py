@@ -34,9 +34,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(content)
-    _sync(partial)
+    sync(partial)
     os.replace(partial, path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -48,23 +48,19 @@ def replace_file(path: Path, data: bytes) -> None:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    _sync(folder)
+    sync(path.parent)
 
 
 def sync_tree(folder: Path) -> None:
     """Sync every file and folder below `folder`, and itself."""
     for root, _, names in os.walk(folder, topdown=False):
         for name in names:
-            _sync(Path(root, name))
-        _sync(Path(root))
+            sync(Path(root, name))
+        sync(Path(root))
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -80,7 +76,7 @@ def move(attempt: Path, final: Path) -> bool:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             return False
         raise
-    sync_folder(final.parent)
+    sync(final.parent)
     return True
 
 

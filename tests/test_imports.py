@@ -127,6 +127,13 @@ def test_packages_stay_in_their_rooms(path: Path) -> None:
         assert name not in NEVER_IN.get(here, set()), f"{here} must not import {name}"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nobody_asks_which_kind_of_storage_it_is(path: Path) -> None:
+    kinds = {"BucketStorage", "LocalStorage"} & {name.split(".")[-1] for name in imported(path)}
+    # A part is read back from the local folder that it was written in, wherever it goes.
+    assert room(path) == "storage" or kinds <= ({"LocalStorage"} if path.name == "commit.py" else set())
+
+
 def test_help_imports_neither_torch_nor_dask() -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom arcpipe.cli import app\n"

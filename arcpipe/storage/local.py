@@ -26,7 +26,7 @@ from arcpipe.files import (
     no_space_as_error,
     remove_stale,
     replace_file,
-    sync_folder,
+    sync,
     sync_tree,
     try_lock,
 )
@@ -145,13 +145,13 @@ class LocalStorage:
     def drop(self, group: str) -> None:
         with self.attempt(f"dropped-{group}") as aside:
             os.rename(self.path / group, aside / "group")
-            sync_folder((self.path / group).parent)
+            sync((self.path / group).parent)
         self._remove_empty_attempts()
 
     def move(self, name: str, other: LocalStorage) -> None:
         (other.path / name).parent.mkdir(parents=True, exist_ok=True)
         os.rename(self.path / name, other.path / name)
-        sync_folder((self.path / name).parent)
+        sync((self.path / name).parent)
 
     def sweep(self, *, finished: bool = False) -> int:
         """Every attempt is locked by its process, and the lock ends with the process."""
