@@ -93,9 +93,9 @@ class BucketStorage:
 
     def files(self, folder: str = "", skip: Collection[str] = ()) -> Iterator[str]:
         start = len(self.address.key) + 1
-        left_out = tuple(f"{name}/" for name in skip)
         names = (key[start:] for key, _ in objects.listing(self.address.at(folder)))
-        return (name for name in names if not name.startswith(left_out))
+        left_out = set(skip)
+        return (name for name in names if left_out.isdisjoint(map(str, PurePosixPath(name).parents)))
 
     def contains(self, path: Path) -> bool:
         return False
