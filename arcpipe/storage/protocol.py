@@ -30,20 +30,16 @@ class Storage(Protocol):
     @property
     def name(self) -> str:
         """The last step: `clouds.zarr`."""
-        ...
 
     @property
     def parent(self) -> str:
         """Path or address of what it is in."""
-        ...
 
     def beside(self, name: str) -> Self:
         """The same place under another last step."""
-        ...
 
     def absolute(self) -> Self:
         """The same place as processes in other folders name it."""
-        ...
 
     # Reading
 
@@ -54,88 +50,68 @@ class Storage(Protocol):
             FileNotFoundError: there is none.
             ValueError: it is no file, or has more than `at_most` bytes; nothing is read.
         """
-        ...
 
     def size(self, name: str) -> int:
         """Bytes of a file. Raises FileNotFoundError where there is none, or something else."""
-        ...
 
     def sizes(self, group: str) -> Callable[[str], int]:
         """A function from names below a group to bytes, 0 where there is no file, for a group that does not change."""
-        ...
 
     def sha256(self, name: str) -> str:
         """The hash of a file, which is read piece by piece."""
-        ...
 
     def is_file(self, name: str) -> bool:
         """Whether a file has this name."""
-        ...
 
     def is_folder(self, name: str = "") -> bool:
         """Whether anything can be below this name."""
-        ...
 
     def is_taken(self, name: str = "") -> bool:
         """Whether anything has this name, be it a broken link."""
-        ...
 
     def occupied(self) -> bool:
         """Whether anything is here that a new store must not touch."""
-        ...
 
     def groups(self, folder: str) -> set[str]:
         """Names of the groups one step below a folder; none where there is no such folder."""
-        ...
 
     def files(self, folder: str = "", skip: Collection[str] = ()) -> Iterator[str]:
         """Names of all that lies below a folder and is no folder, but for what is below those to `skip`."""
-        ...
 
     def contains(self, path: Path) -> bool:
         """Whether a local path is the store or inside of it."""
-        ...
 
     def stores_around(self) -> list[str]:
         """Last steps of the stores in the same folder, sorted."""
-        ...
 
     def array(self, name: str, metadata: bytes) -> Any:
         """Zarr's store of one array of a committed group, whose `zarr.json` was read before."""
-        ...
 
     def each(self, act: Callable[[T], Any], items: Iterable[T]) -> list[Any]:
         """Apply a function that reads here to all items, several at once where most of the time is waiting."""
-        ...
 
     # Writing
 
     def attempt(self, name: str) -> AbstractContextManager[Path]:
         """A local folder in which a group is written before it is published; what is left in it is removed."""
-        ...
 
     def publish(self, attempt: Path, name: str) -> bool:
         """Make an attempt the group `name`, at once and for good. False where there is one already: it stays."""
-        ...
 
     def replace(self, name: str, data: bytes) -> None:
         """Write a file, atomically: readers see the former content or the new one."""
-        ...
 
     def drop(self, group: str) -> None:
         """Take a committed group back, so that it is not there even if this process is killed in between."""
-        ...
 
     def move(self, name: str, other: Self) -> None:
         """Move a file or a group to the same name in another place beside this one."""
-        ...
 
     def sweep(self, *, finished: bool = False) -> int:
         """Remove, or complete, what killed attempts left, and nothing of a living one. Returns how many.
 
         `finished`: all parts are committed, so that nobody is at work.
         """
-        ...
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the store for this process, so that two converters do not do the same work twice.
@@ -145,23 +121,18 @@ class Storage(Protocol):
         Raises:
             StoreBusyError: another process holds it; says which, where and since when.
         """
-        ...
 
     def shared_files(self) -> list[Path]:
         """Local files that workers see, where they see what this process does, while the lock is held."""
-        ...
 
     def check_writable(self) -> None:
         """Raise FileAccessError unless a store can be made here; cheap."""
-        ...
 
     def free_space(self) -> tuple[Path, int] | None:
         """Where there are how many bytes free for a store; None where nobody can know."""
-        ...
 
     def trial(self) -> AbstractContextManager[Self]:
         """A free place of the same kind, on the same disk or service, removed at the end: to try out what it can do."""
-        ...
 
     def set_aside(self) -> str:
         """Move the store to the first free `NAME.old-<n>`, whose last step is returned, until `publish` replaces it.
@@ -169,15 +140,12 @@ class Storage(Protocol):
         Raises:
             ConfigError: not here, see `replaces`.
         """
-        ...
 
     def undo_set_aside(self) -> None:
         """Move a store back that a killed process had set aside and not replaced. For whoever holds the lock."""
-        ...
 
     def delete_aside(self, name: str) -> None:
         """Delete a store that was set aside under this last step."""
-        ...
 
 
 def busy(storage: object, who: str) -> StoreBusyError:
