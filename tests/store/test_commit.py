@@ -83,7 +83,7 @@ def test_a_killed_writer_leaves_all_or_nothing(
     script = Path(__file__).with_name("killed_writer.py")
     environment = {**os.environ, "PYTHONPATH": str(script.parents[2])}
     command = [sys.executable, str(script), str(place), where, str(call), moment]
-    ended = subprocess.run(command, env=environment, timeout=60, check=False)
+    ended = subprocess.run(command, env=environment, check=False)
     assert ended.returncode == -signal.SIGKILL  # the fault was reached
     writer = empty_store(place, ONE_PART)  # the same command again
     if committed is not None:
