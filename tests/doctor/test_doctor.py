@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -143,7 +144,12 @@ def test_a_folder_that_cannot_be_written() -> None:
 
 
 def test_a_file_system_whose_renames_replace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(local, "move", lambda attempt, final: True)
+    def replace(attempt: Path, final: Path) -> bool:
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(attempt, final)
+        return True
+
+    monkeypatch.setattr(local, "move", replace)
     assert "replaces" in only(place.place(storage_at(tmp_path / "x.zarr")), "place").found
 
 

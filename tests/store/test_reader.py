@@ -13,6 +13,7 @@ from store_samples import CLASSES, LATENT_DIM, empty_store, full_store, make_bat
 
 from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.errors import MissingSplitError, NotAStoreError, SampleNotFoundError, UnfinishedStoreError
+from arcpipe.storage import Storage
 from arcpipe.store import Store, open_store, part
 
 
@@ -154,9 +155,9 @@ def test_a_chunk_is_decoded_once(store: Store, monkeypatch: pytest.MonkeyPatch) 
     decoded: list[str] = []
     read = part.read_rows
 
-    def counted(array: object, start: int, stop: int, where: Path) -> np.ndarray:
-        decoded.append(where.name)
-        return read(array, start, stop, where)  # type: ignore[arg-type]
+    def counted(array: object, start: int, stop: int, storage: Storage, place: str) -> np.ndarray:
+        decoded.append(place.split("/")[-1])
+        return read(array, start, stop, storage, place)  # type: ignore[arg-type]
 
     monkeypatch.setattr(part, "read_rows", counted)
     fresh = open_store(store.storage.path)
