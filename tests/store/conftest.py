@@ -34,7 +34,7 @@ def kill_a_writer() -> Iterator[Kill]:
         assert process.stdin is not None
         assert process.stdout is not None
 
-        def kill(place: Path, where: str, call: int, moment: str) -> int:
+        def kill(place: Storage, where: str, call: int, moment: str) -> int:
             environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
             asked = {"path": str(place), "where": where, "call": call, "moment": moment, "environment": environment}
             process.stdin.write(json.dumps(asked) + "\n")

@@ -6,8 +6,7 @@ import errno
 import os
 import pickle
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +71,7 @@ SLOW = pytest.mark.slow
 def test_a_killed_writer_leaves_all_or_nothing(
     request: pytest.FixtureRequest,
     tmp_path: Path,
+    kill_a_writer: Callable[..., int],
     kind: str,
     where: str,
     call: int,
@@ -80,11 +80,7 @@ def test_a_killed_writer_leaves_all_or_nothing(
 ) -> None:
     """`committed`: whether the next run finds the part, which in a bucket it may carry out itself."""
     place = place_of(kind, request, tmp_path)
-    script = Path(__file__).with_name("killed_writer.py")
-    environment = {**os.environ, "PYTHONPATH": str(script.parents[2])}
-    command = [sys.executable, str(script), str(place), where, str(call), moment]
-    ended = subprocess.run(command, env=environment, check=False)
-    assert ended.returncode == -signal.SIGKILL  # the fault was reached
+    assert kill_a_writer(place, where, call, moment) == -signal.SIGKILL  # the fault was reached
     writer = empty_store(place, ONE_PART)  # the same command again
     if committed is not None:
         assert writer.committed() == {"train": {"0000"} if committed else set()}
