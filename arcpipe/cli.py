@@ -6,15 +6,24 @@ import errno
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
 from arcpipe import __version__
-from arcpipe.errors import ArcpipeError, ConfigError, EndedElsewhereError, FileAccessError, NoSpaceError
+from arcpipe.errors import (
+    ArcpipeError,
+    ConfigError,
+    EndedElsewhereError,
+    FileAccessError,
+    NoSpaceError,
+    ShortageError,
+)
 from arcpipe.interrupts import Terminated, heeded, same_command
+from arcpipe.machine import is_shortage
 from arcpipe.options import (
     Cache,
     Dtype,
@@ -33,16 +42,29 @@ from arcpipe.options import (
     with_expert,
     words,
 )
-from arcpipe.storage import Storage, as_folder, storage_at
+from arcpipe.paths import checked
+from arcpipe.storage import Storage, folder_path, storage_at
+from arcpipe.streams import drop_results, hush, hush_exit, open_streams, write_results
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def _place(text: str) -> Storage:
-    try:
-        return storage_at(text)
-    except ArcpipeError as error:
-        raise typer.BadParameter(str(error)) from None
+def _parser(read: Callable[[str], T]) -> Callable[[str], T]:
+    def parse(text: str) -> T:
+        try:
+            return read(text)
+        except ArcpipeError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parse
+
+
+def _names_of_settings(incomplete: str) -> list[str]:
+    """For the shell: `fit.l` becomes `fit.lr=` and others."""
+    from arcpipe.settings import all_settings
+
+    return [f"{entry.key}=" for entry in all_settings() if entry.key.startswith(incomplete)]
 
 
 app = typer.Typer(
@@ -55,14 +77,21 @@ app = typer.Typer(
 )
 
 
-# A store's place, as an option or an argument.
-AT: dict[str, Any] = {"parser": _place, "metavar": "STORE"}
+# A store's place, what is written on this machine, and what is only read, as options or arguments.
+AT: dict[str, Any] = {"parser": _parser(storage_at), "metavar": "STORE"}
+OUT: dict[str, Any] = {"parser": _parser(folder_path), "metavar": "PATH"}
+IN: dict[str, Any] = {"parser": _parser(lambda text: Path(checked(text))), "metavar": "PATH"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Seed = Annotated[int, typer.Option(help="Everything random derives from it.")]
 Expert = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its TOML name, such as fit.lr or optim.clip_norm."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting by its TOML name, such as fit.lr=0.01: arcpipe settings lists them.",
+        autocompletion=_names_of_settings,
+    ),
 ]
 
 
@@ -76,10 +105,11 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
                 command(*args, **kwargs)
         except ArcpipeError as error:
             raise _told(error) from None
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):  # whoever read our stdout has gone: Typer's business
+        except Exception as error:
+            told = _of_the_system(error)
+            if told is None:
                 raise
-            raise _told(_file_error(error)) from None
+            raise _told(told) from None
         except KeyboardInterrupt:
             _say(f"interrupted: nothing is lost, the same command continues:\n  {same_command()}")
             raise typer.Exit(130) from None
@@ -108,17 +138,25 @@ def _told(error: ArcpipeError) -> typer.Exit:
     return typer.Exit(error.exit_code)
 
 
-def _file_error(error: OSError) -> ArcpipeError:
-    """What the file system refused, where no room knew more about it. Raises errors that are about no file."""
-    place = error.filename or "the disk"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def _of_the_system(error: Exception) -> ArcpipeError | None:
+    """What the machine or the file system refused, where no room knew more about it; None: another kind of error."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        limit = error.errno == errno.EFBIG
         return NoSpaceError(
-            f"no space left to write {place}.", fix=["free some space, then run the same command again"]
+            f"no space left to write {error.filename or 'a file'}.",
+            details=["it would be larger than this process may write (ulimit -f)"] if limit else [],
+            fix=[f"{'raise the limit' if limit else 'free some space'}, then run the same command again"],
         )
-    if error.filename is None:
-        raise error
+    if is_shortage(error):
+        return ShortageError(
+            "this machine has no more memory, threads or open files.",
+            details=[(str(error) or type(error).__name__)[:200], "nothing is lost, and no file is to blame"],
+            fix=["raise the limits (ulimit -a), or use fewer --threads and --workers; then the same command continues"],
+        )
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
     return FileAccessError(
-        f"{place} cannot be read or written: {error.strerror}.",
+        f"{error.filename or 'a file or connection'} cannot be read or written: {error.strerror}.",
         details=[f"user {os.getuid()}, in {Path.cwd()}"],
         fix=["check its owner and permissions, and that its disk is writable and sound"],
     )
@@ -149,12 +187,14 @@ def convert(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(envvar="ARCPIPE_DATA", help="Where named datasets are, and where downloads go.", show_envvar=True),
+        typer.Option(
+            envvar="ARCPIPE_DATA", help="Where named datasets are, and where downloads go.", show_envvar=True, **IN
+        ),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one per core.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="One worker process per GPU, so many of them.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
-    cluster: Annotated[Path | None, typer.Option(help="TOML file: workers as jobs of Slurm, PBS, ...")] = None,
+    cluster: Annotated[Path | None, typer.Option(help="TOML file: workers as jobs of Slurm, PBS, ...", **IN)] = None,
     memory: Annotated[
         str | None, typer.Option(help="Memory of each worker, such as 2GiB; by default its share of the machine's.")
     ] = None,
@@ -216,7 +256,7 @@ def convert(
 @reports_errors
 def train(
     store: Annotated[Storage, typer.Option(help="A store made by arcpipe convert.", **AT)],
-    out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME.", **OUT)] = None,
     model: Annotated[
         Model, typer.Option(help="The classifier: ptv3 and ptv1 of clouds, the others of sine networks.")
     ] = "ptv3",
@@ -239,7 +279,8 @@ def train(
         str | None,
         typer.Option(
             help="none, or any of mask,arcmix,push,rotate,flip,crop,displace,noise, comma-separated; of clouds of the "
-            "recipe basis also zoom,brightness,contrast,saturation,hue; by default mask,arcmix, of networks none."
+            "recipe basis also zoom,brightness,contrast,saturation,hue; by default mask,arcmix. Of sine networks: "
+            "translate,rotate,jitter,drop,stretch,permute (docs/baselines.md); by default as their classifier has it."
         ),
     ] = None,
     features: Annotated[
@@ -284,7 +325,7 @@ def train(
 @app.command()
 @reports_errors
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder.", **IN)],
     store: Annotated[Storage, typer.Option(help="A store with the same decoder.", **AT)],
     split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
     weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = "last",
@@ -295,10 +336,10 @@ def evaluate(
     views: Annotated[
         int, typer.Option(min=1, help="Average N views of a cloud: itself, then changed as in training.")
     ] = 1,
-    out: Annotated[Path | None, typer.Option(help="Draw calibration and confusion into this folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Draw calibration and confusion into this folder.", **OUT)] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="By default one per core.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="By default one per core.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -316,11 +357,11 @@ def evaluate(
 @app.command()
 @reports_errors
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder.", **IN)],
+    images: Annotated[list[Path], typer.Argument(help="Image files.", **{**IN, "metavar": "IMAGE..."})],
     weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = "last",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="By default one per core.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="By default one per core.")] = None,
     as_json: Json = False,
 ) -> None:
     """Convert new images with the store's own decoder and classify them."""
@@ -341,13 +382,14 @@ def inspect(
             metavar="[SAMPLE]...", help="train/17, train/cats/1.jpg, a repeat train/17#3; none: best, median, worst."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the pictures; by default inspect/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the pictures; by default inspect/NAME.", **OUT)] = None,
     scale: Annotated[int, typer.Option(min=1, max=16, help="Render between the pixels.")] = 1,
     edit: Annotated[
         Edit | None, typer.Option(help="Edit clouds and decode them, beside their pictures edited alike.")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write one page about the whole store instead.")
+        Path | None,
+        typer.Option(help="Write one page about the whole store instead.", **{**OUT, "metavar": "FILE.html"}),
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -358,10 +400,10 @@ def inspect(
 
         given = {"SAMPLE": samples, "--scale": scale != 1, "--edit": edit, "--out": out}
         besides = [name for name, value in given.items() if value]
-        return show(write_page(store, as_folder(html), besides=besides), as_json)
+        return show(write_page(store, html, besides=besides), as_json)
     from arcpipe.inspect import run_inspect
 
-    folder = as_folder(out) if out else Path("inspect") / store.name.removesuffix(".zarr")
+    folder = out or Path("inspect") / store.name.removesuffix(".zarr")
     show(run_inspect(store, samples or [], folder, scale=scale, edit=edit, seed=seed), as_json)
 
 
@@ -378,8 +420,22 @@ def verify(
 
     report = run_verify(store, decode=decode, repair=repair)
     show(report, as_json)
-    if not report.ok:
-        raise typer.Exit(6)
+    report.check()
+
+
+@app.command()
+@reports_errors
+def settings(
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY]...", help="A setting or section: fit.lr, lr, optim."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List every setting for --set and pipelines, with its default, its bounds and what it means."""
+    from arcpipe.settings import find_settings
+
+    show(find_settings(keys or []), as_json)
 
 
 @app.command()
@@ -400,9 +456,11 @@ def doctor(
 @app.command()
 @reports_errors
 def run(
-    pipeline: Annotated[Path, typer.Argument(help="A TOML file, for example pipelines/digits.toml.")],
+    pipeline: Annotated[
+        Path, typer.Argument(help="A TOML file, for example pipelines/digits.toml.", **{**IN, "metavar": "PIPELINE"})
+    ],
     data: Annotated[
-        Path | None, typer.Option(envvar="ARCPIPE_DATA", help="Where datasets are looked for.", show_envvar=True)
+        Path | None, typer.Option(envvar="ARCPIPE_DATA", help="Where datasets are looked for.", show_envvar=True, **IN)
     ] = None,
     recipe: Annotated[
         Recipe | None, typer.Option(help="How images are fitted, in place of the file's: its table a second time.")
@@ -410,7 +468,8 @@ def run(
     only: Annotated[list[str] | None, typer.Option(metavar="ARM,...", help="These arms; by default all.")] = None,
     seeds: Annotated[str | None, typer.Option(metavar="0,1,...", help="In place of the file's.")] = None,
     at_once: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Trainings side by side, each with its share of the cores.")
+        int,
+        typer.Option(metavar="N", min=1, max=1024, help="Trainings side by side, each with its share of the cores."),
     ] = 1,
     dry_run: Annotated[bool, typer.Option(help="Tell what is done and what is left, and touch nothing.")] = False,
     as_json: Json = False,
@@ -438,7 +497,7 @@ app.add_typer(bench, name="bench")
 @reports_errors
 def bench_fit(
     sizes: Annotated[str, typer.Option(help="HEIGHTxWIDTH, comma-separated.")] = "32x32,224x224,375x500",
-    images: Annotated[int | None, typer.Option(min=1, help="Pictures of each size.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, max=10**6, help="Pictures of each size.")] = None,
     as_json: Json = False,
 ) -> None:
     """Fit the same pictures one at a time, batched, with the engine, and as SIREN; print seconds, PSNR and ratios."""
@@ -450,9 +509,11 @@ def bench_fit(
 @bench.command("train")
 @reports_errors
 def bench_train(
-    store: Annotated[Path | None, typer.Option(help="Clouds to train on; by default of pieces of photographs.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clouds a step.")] = 128,
-    turns: Annotated[int, typer.Option(min=1, help="Steps of every network.")] = 10,
+    store: Annotated[
+        Path | None, typer.Option(help="Clouds to train on; by default of pieces of photographs.", **AT)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=2**20, help="Clouds a step.")] = 128,
+    turns: Annotated[int, typer.Option(min=1, max=10**9, help="Steps of every network.")] = 10,
     as_json: Json = False,
 ) -> None:
     """Time training steps of the networks and backends that run here, in turns; print rates, ratios and parts."""
@@ -464,10 +525,12 @@ def bench_train(
 @bench.command("stream")
 @reports_errors
 def bench_stream(
-    store: Annotated[Path | None, typer.Option(help="Whose clouds; by default made-up ones of 51 points.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Whose clouds; by default made-up ones of 51 points.", **AT)
+    ] = None,
     split: Annotated[str, typer.Option(help="Of the store.")] = "train",
-    clouds: Annotated[int, typer.Option(min=1, help="How many are made up.")] = 4096,
-    rounds: Annotated[int, typer.Option(min=1, help="Epochs of every way.")] = 3,
+    clouds: Annotated[int, typer.Option(min=1, max=10**8, help="How many are made up.")] = 4096,
+    rounds: Annotated[int, typer.Option(min=1, max=10**6, help="Epochs of every way.")] = 3,
     as_json: Json = False,
 ) -> None:
     """Clouds by second of the loader, of the model fed from memory, and of both; beside WebDataset where installed."""
@@ -481,14 +544,25 @@ def bench_stream(
 
 def show(report: Any, as_json: bool) -> None:
     """Print a report on stdout: its lines for people, or one JSON object."""
-    if as_json:
-        content: Mapping[str, Any] = report.as_dict()
-        typer.echo(json.dumps(content, default=str))
-    else:
-        for line in report.lines():
-            typer.echo(line)
+    write_results([json.dumps(report.as_dict(), default=str)] if as_json else report.lines())
 
 
 def main() -> None:
     """Entry point of the `arcpipe` command."""
-    app(prog_name="arcpipe")
+    open_streams()
+    hush()
+    try:
+        os.getcwd()
+    except OSError:
+        typer.echo("the folder that this command was started in is gone: go to one that exists.", err=True)
+        sys.exit(1)
+    try:
+        app(prog_name="arcpipe")
+    except OSError as error:  # help and completion are printed by Typer
+        if error.errno is None:
+            raise
+        drop_results()
+        typer.echo(f"the results could not be written to stdout: {error.strerror}.", err=True)
+        sys.exit(1)
+    finally:
+        hush_exit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,27 +17,63 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     ValidationError,
+    ValidationInfo,
     WrapValidator,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from arcpipe.errors import ConfigError
-from arcpipe.options import Cache, Dtype, Features, Model, Normalise, Preset, Recipe, Schedule, Weights
-from arcpipe.storage import Storage, as_folder, storage_at
+from arcpipe.files import read_plain
+from arcpipe.options import SEEDS, Cache, Dtype, Features, Model, Normalise, Preset, Recipe, Schedule, Weights
+from arcpipe.paths import checked
+from arcpipe.storage import Storage, folder_path, storage_at
 
-Count = Annotated[int, Field(ge=1)]
+# Every number has bounds. The upper ones are where it would overflow, or could only be a slip of the hand.
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=SEEDS.start, lt=SEEDS.stop)]
+Few = Annotated[int, Field(ge=1, le=1024)]
+"""Threads, processes, layers."""
+Width = Annotated[int, Field(ge=1, le=2**14)]
+"""Numbers in a vector: channels, hidden units, a latent."""
+Stages = Annotated[tuple[Width, ...], Field(min_length=1, max_length=16)]
+"""One number for each stage of a network."""
+Batch = Annotated[int, Field(ge=1, le=2**20)]
+"""Clouds in a step."""
+Edge = Annotated[int, Field(ge=1, le=2**16)]
+"""Of a picture, pixels."""
+Window = Annotated[float, Field(ge=1e-6, le=1000)]
+"""Area of a part of a picture, as a share of the whole."""
+Reach = Annotated[float, Field(ge=0, le=2**16)]
+"""How far something moves, pixels."""
+Strength = Annotated[float, Field(ge=0, le=1000)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
+Seconds = Annotated[float, Field(gt=0, le=10**9)]
+
+
+def _as_storage(value: Any) -> Storage:
+    if not isinstance(value, (str, Path, Storage)):
+        raise PydanticCustomError("storage", "expected a path, or an address in a bucket")
+    return storage_at(value)
 
 
 def _as_folder(value: Any, handler: Callable[[Any], Path]) -> Path:
-    return as_folder(value) if isinstance(value, (str, Path)) else handler(value)
+    return folder_path(value) if isinstance(value, (str, Path)) else handler(value)
 
 
-At = Annotated[Storage, PlainValidator(storage_at), PlainSerializer(str)]
+def _checked(value: Any, handler: Callable[[Any], Any]) -> Any:
+    return handler(checked(value) if isinstance(value, (str, Path)) else value)
+
+
+At = Annotated[Storage, PlainValidator(_as_storage, json_schema_input_type=str), PlainSerializer(str)]
 """Where a store is: a path, or an address in a bucket."""
 Folder = Annotated[Path, WrapValidator(_as_folder)]
+"""A folder on this machine that something is written into."""
+Readable = Annotated[Path, WrapValidator(_checked)]
+"""A file or folder that is only read."""
 
 
 S = TypeVar("S", bound="Section")
@@ -45,23 +82,23 @@ S = TypeVar("S", bound="Section")
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys, and numbers that are none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=2**16)
 
 
 class SourceSection(Section):
     """Which images, and what shape they take before they are fitted."""
 
-    source: str
+    source: Annotated[str, WrapValidator(_checked)]
     """A named dataset (`digits`, `mnist`, ...), a folder, a tar or a zip."""
-    data: Path | None = None
+    data: Readable | None = None
     """Where named datasets are looked for and downloaded to; `ARCPIPE_DATA` if not given."""
-    size: Count | None = None
+    size: Edge | None = None
     """Resize to exactly S x S pixels."""
-    shorter: Count | None = None
+    shorter: Edge | None = None
     """Resize so that the shorter side has S pixels."""
-    center_crop: Count | None = None
+    center_crop: Edge | None = None
     """Cut the middle S x S pixels (after resizing)."""
-    pad: Count | None = None
+    pad: Edge | None = None
     """Pad with zeros to S x S pixels, the picture in the middle (after cropping)."""
     displace: bool = False
     """With `pad`: put the picture at a random place, seeded per sample."""
@@ -71,6 +108,8 @@ class SourceSection(Section):
     """At most so many samples of each split, evenly over the classes, the same ones every time."""
     splits: tuple[str, ...] | None = None
     """Only these splits; by default all."""
+    held_out: Share = 0.2
+    """Of every class where folders name no splits: so large a share becomes the split `test`."""
     max_pixels: Count = 2**25
     """Larger pictures (after shaping) are recorded as failed instead of fitted. 33.5 megapixels."""
 
@@ -127,10 +166,12 @@ class FitSection(Section):
     recipe: Recipe = "thesis"
     """A set of defaults. `basis`: a decoder that is linear in the latents, which are solved for. `thesis`: the thesis's
     procedure. `fast`: the same at the same PSNR in 275 steps instead of 500. `siren`: a sine network for each image."""
-    latents: Annotated[float, Field(gt=0)] = 0.05
+    latents: Annotated[float, Field(gt=0, le=2**24)] = 0.05
     """Below 1: share of the pixels that receive an anchor. 1 and above: their number."""
-    latent_dim: Count = 32
+    latent_dim: Width = 32
+    """Numbers in a latent."""
     neighbours: Annotated[int, Field(ge=1, le=64)] = 4
+    """Nearest anchors that decode a pixel."""
     decoder_kind: Literal["concat", "basis", "siren"] = "concat"
     """Decided by the recipe. `concat`: the near latents, by their order, into one network, as in the thesis. `basis`:
     each near latent times a matrix that depends on its relative position. `siren`: a network of its own for each image,
@@ -140,37 +181,42 @@ class FitSection(Section):
     sets of NFN and of DWSNets (docs/baselines.md)."""
     start: Literal["shared", "independent"] = "shared"
     """Of `siren`: whether all networks begin at the same parameters, or each at its own."""
-    omega: Annotated[float, Field(gt=0)] = 30.0
+    omega: Rate = 30.0
     """Of `siren`: the factor inside the sines."""
-    stop_db: Annotated[float, Field(ge=0)] = 0.0
+    stop_db: Strength = 0.0
     """Of `siren`: a fit ends at this PSNR; 0 takes all steps."""
-    damping: Annotated[float, Field(gt=0)] = 0.01
+    damping: Rate = 0.01
     """Of `basis`: added to the loss for the squared length of every latent, in squared colours of one pixel."""
-    patch: Annotated[float, Field(ge=0)] = 0.2
+    patch: Strength = 0.2
     """Of `basis`: weight of the patch around its anchor that a latent describes, beside the pixels it decodes. More
     makes latents easier to read and reconstructions worse."""
-    hidden: tuple[Count, ...] | None = None
+    hidden: Annotated[tuple[Width, ...], Field(max_length=64)] | None = None
     """Hidden widths of the decoder; the thesis has one layer of `neighbours * (latent_dim + 2)`."""
     steps: Count = 500
     """Of Adam; a fit of `basis` has one, which solves it."""
-    lr: Annotated[float, Field(gt=0)] = 0.005
+    lr: Rate = 0.005
+    """Learning rate of Adam."""
     schedule: Schedule = "constant"
     """`cosine`: the rate falls from `lr` to 0 along half a cosine, over the steps of a fit (not of pretraining)."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Shares of both moments that Adam keeps in a step."""
+    eps: Annotated[float, Field(ge=1e-30, le=1)] = 1e-8
+    """What Adam adds to the root of the second moment."""
     pixel_share: Fraction = 0.25
     """Share of the pixels supervised in one step."""
-    init: Annotated[float, Field(ge=0)] = 1e-4
+    init: Strength = 1e-4
     """Latents start uniform in [-init, init]."""
     pretrain_images: Count = 100
+    """Images of the training split from which the decoder is learned."""
     pretrain_steps: Count = 500
-    pretrain_lr: Annotated[float, Field(gt=0)] | None = None
+    """Steps by which it is learned."""
+    pretrain_lr: Rate | None = None
     """Rate of the joint stage, constant; `lr` if not given."""
-    pretrain_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None = None
+    pretrain_betas: tuple[Share, Share] | None = None
     """Of the joint stage; `betas` if not given."""
-    repeats: Count = 1
+    repeats: Annotated[int, Field(ge=1, le=10**6)] = 1
     """Fit every image so many times, each with its own seed, all in the same split."""
-    decoder: str | None = None
+    decoder: Annotated[str, WrapValidator(_checked)] | None = None
     """A store or a safetensors file whose decoder is used instead of pretraining one."""
 
     @model_validator(mode="before")
@@ -260,9 +306,11 @@ class StoreSection(Section):
     """How clouds lie on disk."""
 
     dtype: Dtype = "float16"
+    """How latents are stored; int8 with a scale for each dimension."""
     bits: Annotated[int, Field(ge=2, le=8)] = 8
     """Of `int8`: 6 take a quarter less space than 8, see docs/store-format.md."""
     neighbours_cache: Cache = "pixels"
+    """`pixels`: each pixel's nearest anchors are stored; `none`: they are found again when needed."""
     part_samples: Count | None = None
     """Samples in a part; by default as many as make 30 to 120 seconds of work."""
 
@@ -276,22 +324,36 @@ class StoreSection(Section):
 class RunSection(Section):
     """Who does the work; nothing here changes a byte of the result, but that GPUs round otherwise than CPUs."""
 
-    workers: Count | None = None
-    gpus: Count | None = None
+    workers: Few | None = None
+    """Worker processes on this machine; by default one per core."""
+    gpus: Few | None = None
+    """One worker process for each of so many GPUs."""
     scheduler: str | None = None
-    cluster: Path | None = None
+    """Address of a running Dask scheduler."""
+    cluster: Readable | None = None
     """A TOML file that says how to ask a batch system for workers (docs/clusters.md)."""
-    wait_s: Annotated[float, Field(gt=0)] | None = None
+    wait_s: Seconds | None = None
     """How long to wait for a worker that others start, at first and when all have left: 2 minutes, a job for a day."""
-    memory: Annotated[ByteSize, Field(ge=2**28)] | None = None
+    memory: Annotated[ByteSize, Field(ge=2**28, le=2**50)] | None = None
     """Memory of a worker process, such as `2GiB`; by default its share of the machine's. An image that needs more is
     recorded as failed."""
-    max_failed: Annotated[float, Field(ge=0)] = 0.05
+    max_failed: Annotated[float, Field(ge=0, le=10**9)] = 0.05
     """Below 1: share of the samples that may fail. 1 and above: their number."""
-    hung_read_s: Annotated[float, Field(gt=0)] = 300.0
+    hung_read_s: Seconds = 300.0
     """An image that takes longer to read and decode is recorded as `hung`."""
-    hung_part_s: Annotated[float, Field(gt=0)] = 1800.0
+    hung_part_s: Seconds = 1800.0
     """A part that takes longer than this, and than 30 times its planned work, has a sample that hangs."""
+
+    @field_validator("scheduler")
+    @classmethod
+    def is_an_address(cls, address: str | None) -> str | None:
+        if address is None or re.fullmatch(r"(\w+://)?(\[[0-9a-fA-F:.%]+\]|[\w.-]+):[0-9]{1,5}", address):
+            return address
+        raise ConfigError(
+            f"--scheduler {address} is no address.",
+            details=["expected a host and a port, or both behind tcp:// or tls://"],
+            fix=["--scheduler tcp://127.0.0.1:8786"],
+        )
 
     @model_validator(mode="after")
     def one_cluster(self) -> Self:
@@ -308,7 +370,9 @@ class ConvertConfig(Section):
 
     source: SourceSection
     out: At
-    seed: int = 0
+    """The store: a path, or s3://BUCKET/NAME.zarr."""
+    seed: Seed = 0
+    """Everything random derives from it."""
     fit: FitSection = FitSection(recipe="basis")
     store: StoreSection = StoreSection()
     run: RunSection = RunSection()
@@ -320,6 +384,14 @@ class ConvertConfig(Section):
         if isinstance(values, Mapping) and "recipe" not in values:
             return {**values, "recipe": "basis"}
         return values
+
+    @model_validator(mode="after")
+    def sirens_on_cpus(self) -> Self:
+        if self.fit.decoder_kind == "siren" and self.run.gpus is not None:
+            raise ConfigError(
+                "the recipe siren is fitted on CPUs: it has no --gpus.", fix=["--workers N", "or leave --gpus out"]
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -346,20 +418,42 @@ Augmentation = Literal[
     "saturation",
     "hue",
     "arcmix",
+    "translate",
+    "translate-published",
+    "jitter",
+    "noise-published",
+    "drop",
+    "stretch",
+    "permute",
 ]
+OF_NETWORKS: tuple[Augmentation, ...] = (
+    "translate",
+    "translate-published",
+    "rotate",
+    "jitter",
+    "noise-published",
+    "drop",
+    "stretch",
+    "permute",
+)
+"""Augmentations of sine networks, in their order. All but `rotate` are of nothing else."""
 
 
 class AugmentSection(Section):
-    """Augmentations on the cloud, on the fly, in this order (thesis fig. 3; those of images as in torchvision)."""
+    """Augmentations on the cloud, on the fly, in this order (thesis fig. 3; those of images as in torchvision).
+
+    From `translate` on: of sine networks.
+    """
 
     apply: tuple[Augmentation, ...] = ("mask", "arcmix")
-    noise: Annotated[float, Field(ge=0)] = 0.001
+    """Which of the changes below are made, in this order; [] for none."""
+    noise: Strength = 0.001
     """Standard deviation of the Gaussian added to latents (before normalisation)."""
-    mask: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    mask: Share = 0.3
     """Share of the points that is dropped."""
-    push: Annotated[float, Field(ge=0)] = 2.0
+    push: Reach = 2.0
     """Every point moves uniformly by at most so many pixels on each axis."""
-    shift: Annotated[float, Field(ge=0)] = 0.0
+    shift: Reach = 0.0
     """With `push`: the whole cloud also moves uniformly by at most so many pixels on each axis."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 180.0
     """Rotate about the middle of the image, uniformly within so many degrees either way."""
@@ -367,24 +461,33 @@ class AugmentSection(Section):
     """Chance of a flip, for each axis by itself."""
     flip_axes: Literal["both", "rows", "columns"] = "both"
     """`columns` flips left and right only, as photographs may be; `rows` upside down only."""
-    zoom: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 1.0)
+    zoom: tuple[Window, Window] = (0.5, 1.0)
     """Least and most area of the window that becomes the picture, as a share of the image's (`RandomResizedCrop`)."""
-    crop: Annotated[int, Field(ge=0)] = 4
+    crop: Annotated[int, Field(ge=0, le=2**16)] = 4
     """The picture moves by whole pixels, at most so many on each axis; what leaves it is dropped (`RandomCrop`)."""
-    brightness: Annotated[float, Field(ge=0)] = 0.2
+    brightness: Strength = 0.2
     """All colours are multiplied by a number, uniform within so much of 1 either way (as `ColorJitter`)."""
-    contrast: Annotated[float, Field(ge=0)] = 0.2
+    contrast: Strength = 0.2
     """So are the differences from the middle grey."""
-    saturation: Annotated[float, Field(ge=0)] = 0.2
+    saturation: Strength = 0.2
     """So are the differences from a pixel's own grey."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Hues turn uniformly within such a share of the circle either way."""
     exact: bool = True
     """Latents change with the picture (of the kind `basis`). False: `rotate` and `flip` only move positions."""
-    arcmix_alpha: Annotated[float, Field(gt=0)] = 1.0
+    arcmix_alpha: Annotated[float, Field(ge=1e-3, le=1000)] = 1.0
     """The mixing share is drawn from Beta(alpha, alpha)."""
     arcmix: Literal["points", "box"] = "points"
     """`points`: random subsets of both clouds; `box`: a rectangle of one cloud replaces that of the other (CutMix)."""
+    translate: Annotated[float, Field(ge=0)] = 0.25
+    """The picture of a network moves uniformly by at most so many halves of its side on each axis."""
+    jitter: Annotated[float, Field(ge=0)] = 0.1
+    """Gaussian noise on a network's parameters, in standard deviations of their tensor (from a shared start, if any).
+    `noise-published` adds so much of the standard deviation itself, without drawing anything."""
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Share of a network's parameters that become 0; the others are divided by what is left."""
+    stretch: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.8, 1.2)
+    """Least and most factor of a network's first weights: the picture shrinks or grows about its middle."""
 
     @field_validator("apply")
     @classmethod
@@ -392,16 +495,26 @@ class AugmentSection(Section):
         """The order of the words changes nothing, so it must not make another run of the same one."""
         return tuple(name for name in get_args(Augmentation) if name in names)
 
-    @field_validator("zoom")
+    @field_validator("zoom", "stretch")
     @classmethod
-    def least_before_most(cls, areas: tuple[float, float]) -> tuple[float, float]:
-        if areas[0] > areas[1]:
+    def least_before_most(cls, pair: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+        if pair[0] > pair[1]:
             raise ConfigError(
-                "augment.zoom has its least area behind its most.",
-                details=[f"found {list(areas)}"],
-                fix=[f"--set augment.zoom={[areas[1], areas[0]]}".replace(" ", "")],
+                f"augment.{info.field_name} has its least value behind its most.",
+                details=[f"found {list(pair)}"],
+                fix=[f"--set augment.{info.field_name}={[pair[1], pair[0]]}".replace(" ", "")],
             )
-        return areas
+        return pair
+
+    @model_validator(mode="after")
+    def one_of_a_kind(self) -> Self:
+        for ours, published in (("translate", "translate-published"), ("jitter", "noise-published")):
+            if {ours, published} <= set(self.apply):
+                raise ConfigError(
+                    f"--augment {ours},{published} would do the same thing twice.",
+                    fix=[f"--augment {ours}", f"--augment {published} (with its fault)"],
+                )
+        return self
 
 
 class FeaturesSection(Section):
@@ -409,13 +522,13 @@ class FeaturesSection(Section):
 
     kind: Features = "latents"
     """`latents`: as in the thesis. `decoded`: what the cloud decodes to around the point. `both` in turn."""
-    windows: tuple[Count, ...] = (7,)
+    windows: Annotated[tuple[Edge, ...], Field(max_length=64)] = (7,)
     """Edges of the decoded windows around a point, pixels, odd."""
-    order: Annotated[int, Field(ge=0)] = 3
+    order: Annotated[int, Field(ge=0, le=1024)] = 3
     """A window's cosine coefficients (u, v) up to u + v = order: 10 a channel for 3."""
     scale: bool = False
     """Of stores of the kind `basis`: also the binary logarithm of the anchor's scale."""
-    cache: Path | None = None
+    cache: Folder | None = None
     """Folder for decoded features; by default `.features` beside the run's folder."""
 
     @field_validator("windows")
@@ -448,33 +561,42 @@ class ModelSection(Section):
     """The classifier; `preset` fills what is not given."""
 
     model: Model = "ptv3"
+    """`ptv3` and `ptv1` of clouds, the others of sine networks."""
     preset: Preset = "small"
     """`small`: for clouds of 10 to 100 points; of PTv3, the published network (0.45 M parameters). `large`: more.
     `plain`: PTv3 without convolutions, which reads small clouds best. Of the classifiers of sine networks,
     `full` is the published one and `small` one for two cores."""
-    channels: tuple[Count, ...] | None = None
-    depths: tuple[Count, ...] | None = None
-    heads: tuple[Count, ...] | None = None
-    patch: Count | None = None
-    grid_px: Annotated[float, Field(gt=0)] | None = None
+    channels: Stages | None = None
+    """Numbers a point, by stage."""
+    depths: Stages | None = None
+    """Blocks, by stage."""
+    heads: Stages | None = None
+    """Heads of attention, by stage, of PTv3."""
+    patch: Edge | None = None
+    """Points that attend to each other, along the curve, of PTv3."""
+    grid_px: Annotated[float, Field(ge=1e-3, le=2**16)] | None = None
     """Voxel edge before the first stage, pixels; of PTv1, the unit of distances."""
     grid_origin: Literal["cloud", "image"] = "cloud"
     """Where PTv3's voxels begin: at the cloud's own minimum, so that shifts change nothing, or the image's corner."""
     backend: Literal["auto", "torch", "spconv", "torch-scatter"] = "auto"
     """Who computes PTv3: `auto` is compiled loops on a CPU, else plain torch; the last two replace one operation."""
-    neighbours: Count | None = None
+    neighbours: Few | None = None
     """Points that a point of PTv1 attends to."""
-    mlp_ratio: Annotated[float, Field(gt=0)] | None = None
-    drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
+    mlp_ratio: Annotated[float, Field(gt=0, le=64)] | None = None
+    """Width of the MLPs inside the blocks, in channels."""
+    drop_path: Share | None = None
+    """Share of the branches that a step of training leaves out."""
     bias: Literal["table", "network"] | None = None
     """How PTv3's attention knows distances: a table of rows and one of columns, as published, or a small network."""
     convs: bool | None = None
     """Whether PTv3 begins every block with a convolution over voxels, as published, or leaves places to the bias."""
-    width: Count | None = None
+    width: Width | None = None
     """Channels of a classifier of sine networks."""
-    layers: Count | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    rows: Count | None = None
+    layers: Few | None = None
+    """Of a classifier of sine networks."""
+    dropout: Share | None = None
+    """Of a classifier of sine networks: share of the numbers that a step leaves out."""
+    rows: Width | None = None
     """Of ng-gnn and ng-t: fixed random waves by which a number is described."""
     norm: Literal["graph", "batch"] = "graph"
     """Of ng-gnn: `batch` is the published norm, by which predictions depend on what else is in their batch."""
@@ -488,18 +610,24 @@ class OptimSection(Section):
     """How the classifier learns: AdamW, its rate, and how long."""
 
     epochs: Count = 40
-    batch_size: Count = 128
-    lr: Annotated[float, Field(gt=0)] = 2e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-3
+    """Times that every cloud is seen."""
+    batch_size: Batch = 128
+    """Clouds in a step, of all processes together."""
+    lr: Rate = 2e-3
+    """Learning rate of AdamW, at its highest."""
+    weight_decay: Strength = 1e-3
+    """Of AdamW, times the rate."""
     schedule: Schedule = "cosine"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Of the rate, after the rise: `cosine` to 0, or `constant`."""
+    warmup: Share = 0.05
     """Share of all steps in which the rate rises from 0."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing: Share = 0.0
+    """Share of the wish that is spread evenly over all classes."""
+    clip_norm: Annotated[float, Field(ge=0, le=10**9)] = 0.0
     """Gradient norm above which gradients are scaled down; 0 is off."""
     amsgrad: bool = False
     """The largest of all second moments so far, instead of the present one."""
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Share = 0.0
     """Share of a moving average of the weights that stays after a step; the average is what is reported. 0 is off."""
     evaluate_every: Count = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
@@ -511,6 +639,7 @@ class StreamSection(Section):
     """How clouds come from the store."""
 
     train_split: str = "train"
+    """The split that is trained on."""
     test_split: str | None = None
     """The split that is evaluated; by default `test`, else `val`."""
     normalise: Normalise = "per-dim"
@@ -521,29 +650,32 @@ class StreamSection(Section):
     """Parts whose blocks are mixed."""
     pool: Count = 4096
     """Samples shuffled together in memory."""
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    validation: Share = 0.0
     """Share of the training split that is held out: training does not see it, and the best weights are chosen by it."""
-    readers: Count = 2
-    prefetch: Count = 4
+    readers: Few = 2
+    """Threads that read blocks."""
+    prefetch: Few = 4
     """Batches kept ready."""
     batch_points: Count | None = 65536
     """A batch ends before the cloud that would take it over so many points: bounds memory for large clouds."""
-    cache_mb: Annotated[int, Field(ge=0)] = 1024
+    cache_mb: Annotated[int, Field(ge=0, le=10**9)] = 1024
     """A split of at most so many megabytes is kept in memory; the order is the same either way."""
     allow_unfinished: bool = False
+    """Train on what an unfinished store has."""
 
 
 _GRAPHS = {"lr": 1e-3, "batch_size": 64, "schedule": "constant", "clip_norm": 10.0}
 _ALONE: dict[str, Any] = {"apply": ()}
+_CHANGED: dict[str, Any] = {"apply": ("translate", "rotate", "jitter", "drop", "stretch"), "rotate": 45.0}
 WEIGHT_DEFAULTS: dict[Any, dict[str, dict[str, Any]]] = {
     "dws": {
         "stream": {"normalise": "per-dim"},
-        "augment": _ALONE,
+        "augment": _CHANGED,
         "optim": {**_GRAPHS, "clip_norm": 0.0, "weight_decay": 5e-4, "amsgrad": True, "warmup": 0.0},
     },
     "ng-gnn": {
         "stream": {"normalise": "per-layer"},
-        "augment": _ALONE,
+        "augment": _CHANGED,
         "optim": {**_GRAPHS, "weight_decay": 5e-4, "amsgrad": True},
     },
     "scalegmn": {"stream": {"normalise": "none"}, "augment": _ALONE, "optim": {**_GRAPHS, "weight_decay": 0.01}},
@@ -557,14 +689,18 @@ class TrainConfig(Section):
     """Everything `arcpipe train` is told."""
 
     store: At
+    """The store to train on."""
     out: Folder
-    seed: int = 0
+    """The run's folder."""
+    seed: Seed = 0
+    """Everything random derives from it."""
     device: str = "auto"
-    threads: Count | None = None
+    """auto, cpu, cuda or cuda:N."""
+    threads: Few | None = None
     """Threads of each process; by default the cores divided by the processes."""
-    workers: Count | None = None
+    workers: Few | None = None
     """Train in so many processes on the CPU; numbers change by rounding only."""
-    gpus: Count | None = None
+    gpus: Few | None = None
     """Train in one process for each of so many GPUs."""
     stream: StreamSection = StreamSection()
     features: FeaturesSection = FeaturesSection()
@@ -597,29 +733,29 @@ class EvaluateSection(Section):
     split: str | None = None
     weights: Weights = "last"
     """`best`: those that the validation split chose, where the store has one beside the reported split."""
-    push: Annotated[float, Field(ge=0)] = 0.0
+    push: Reach = 0.0
     """Every anchor moves by at most so many pixels on each axis."""
-    shift: Annotated[float, Field(ge=0)] = 0.0
+    shift: Reach = 0.0
     """The whole cloud moves by at most so many pixels on each axis."""
     displace: bool = False
     """The whole cloud is put at a random place inside its image."""
     repeats: Count | None = None
     """Average at most so many clouds of each image; by default all."""
-    views: Count = 1
+    views: Few = 1
     """Average the answers to a cloud as it is stored and to this many less one changed as in training, unmixed."""
 
 
 class EvaluateConfig(EvaluateSection):
     """Everything `arcpipe evaluate` is told."""
 
-    run: Folder
+    run: Readable
     store: At
-    out: Path | None = None
+    out: Folder | None = None
     """A folder for the figures of calibration and confusion."""
-    batch_size: Count = 256
-    seed: int = 0
+    batch_size: Batch = 256
+    seed: Seed = 0
     device: str = "auto"
-    threads: Count | None = None
+    threads: Few | None = None
     """By default one per core."""
 
 
@@ -629,6 +765,17 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
         return kind.model_validate(values)
     except ValidationError as error:
         raise _config_error(kind, error, where) from None
+    except ConfigError as error:
+        if ".toml" not in where:
+            raise
+        what, *details = (_as_keys(text) for text in (error.what, *error.details))
+        raise ConfigError(f"{where}: {what}", details=details, fix=map(_as_keys, error.fix)) from None
+
+
+def _as_keys(text: str) -> str:
+    """Advice about options as advice about keys of a file: `--pad 100` is `pad = 100` there."""
+    text = re.sub(r"--set ([\w.]+)=", r"\1 = ", text)
+    return re.sub(r"--([a-z][a-z-]*)( (?=[\dS]))?", lambda m: m[1].replace("-", "_") + (" = " if m[2] else ""), text)
 
 
 def sectioned(kind: type[Section], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -661,7 +808,7 @@ def sectioned(kind: type[Section], settings: Mapping[str, Any]) -> dict[str, Any
 
 
 LATER: dict[str, dict[str, Any]] = {
-    "source": {"splits": None},
+    "source": {"splits": None, "held_out": 0.2},
     "fit": {
         "decoder_kind": "concat",
         "damping": 0.01,
@@ -681,6 +828,10 @@ LATER: dict[str, dict[str, Any]] = {
         "saturation": 0.2,
         "hue": 0.05,
         "exact": True,
+        "translate": 0.25,
+        "jitter": 0.1,
+        "drop": 0.01,
+        "stretch": [0.8, 1.2],
     },
     "optim": {"ema": 0.0, "precision": "auto", "amsgrad": False},
     "stream": {"validation": 0.0},
@@ -702,14 +853,28 @@ def without_later(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "fit": {**kept["fit"], "whiten": False}} if isinstance(kept.get("fit"), Mapping) else kept
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file, or say which line cannot be read."""
+def read_toml(path: Path, fix: str = "") -> dict[str, Any]:
+    """Read a TOML file, or say which line cannot be read. `fix`: what helps where there is no such file."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_plain(path).decode("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}.", fix=["arcpipe run pipelines/digits.toml"]) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        near = [str(path.with_name(name)) for name in _names_like(path)]
+        raise ConfigError(
+            f"there is no file {path}.",
+            details=[f"looked for in {Path.cwd()}", *([f"near it: {', '.join(near)}"] if near else [])],
+            fix=[fix] if fix else [],
+        ) from None
+    except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as TOML.", details=[str(error)]) from None
+
+
+def _names_like(path: Path) -> list[str]:
+    """TOML files beside `path`, those of the nearest names first."""
+    try:
+        there = sorted(file.name for file in path.absolute().parent.glob("*.toml"))
+    except OSError:
+        return []
+    return difflib.get_close_matches(path.name, there, n=3, cutoff=0.4)
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:

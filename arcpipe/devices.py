@@ -41,3 +41,17 @@ def check_gpus(wanted: int) -> None:
             details=[f"expected {wanted}, found {found}"],
             fix=[f"--gpus {found}" if found else f"--workers {available_cores()} (the same but for rounding)"],
         )
+
+
+PROCESSES_PER_CORE = 8
+
+
+def check_workers(wanted: int, option: str = "--workers") -> None:
+    """Raise `DeviceError` for far more processes than the machine has cores: they would hardly start."""
+    most = PROCESSES_PER_CORE * available_cores()
+    if wanted > most:
+        raise DeviceError(
+            f"{option} {wanted} asks for more processes than this machine can hold.",
+            details=[f"expected at most {most}, {PROCESSES_PER_CORE} for each core, found {wanted}"],
+            fix=[f"{option} {available_cores()}"],
+        )

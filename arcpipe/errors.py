@@ -107,8 +107,8 @@ class ClusterError(ArcpipeError):
 class ImageError(ArcpipeError):
     """One image cannot be used; it becomes a record in its part and the others go on.
 
-    `reason` is a stable code: `unreadable`, `truncated`, `too-large`, `too-small`, `not-finite`. A sample that no
-    error could be caught for has `killed`, `hung`, `out-of-memory` or `error` (docs/converting.md).
+    `reason` is a stable code: `unreadable`, `truncated`, `too-large`, `too-small`, `not-finite`, `changed`. A sample
+    that no error could be caught for has `killed`, `hung`, `out-of-memory` or `error` (docs/converting.md).
     """
 
     def __init__(
@@ -123,6 +123,10 @@ class ImageError(ArcpipeError):
 
 def _rebuild_image_error(what: str, reason: str, details: tuple[str, ...], fix: tuple[str, ...]) -> ImageError:
     return ImageError(what, reason=reason, details=details, fix=fix)
+
+
+class ShortageError(ArcpipeError):
+    """The machine has no more memory, threads or open files."""
 
 
 class TooFewAnchorsError(ArcpipeError):
@@ -164,7 +168,7 @@ class StoreBusyError(ArcpipeError):
 
 
 class TooManyFailuresError(ArcpipeError):
-    """The conversion is done, but more samples failed than `--max-failed` allows."""
+    """The conversion is done, but more samples failed than `--max-failed` allows; or some images of a prediction."""
 
     exit_code = 5
 
@@ -201,3 +205,8 @@ class RankLostError(ArcpipeError):
 
 class EndedElsewhereError(ArcpipeError):
     """This process ends because another one that it works with does, and that one says why. Nothing is printed."""
+
+
+def install(extra: str, options: str = "") -> str:
+    """The command that installs what an extra of arcpipe needs, where it was installed from a checkout."""
+    return f"pip install {options}-e '.[{extra}]', in the checkout of arcpipe"

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,14 +28,30 @@ def write_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def read_plain(path: Path) -> bytes:
+    """Read a file whole. A pipe or a device, which may never end, raises OSError instead."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        with open(handle, "rb", closefd=False) as opened:
+            return opened.read()
+    finally:
+        os.close(handle)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file: readers, also those after a power cut, see the former content or the new one.
 
     A killed process leaves `NAME.partial`, which the next one writes again: for files that one process writes.
     """
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    sync(partial)
+    with naming(partial):
+        partial.write_bytes(content)
+        sync(partial)
     os.replace(partial, path)
     sync(path.parent)
 
@@ -175,6 +192,17 @@ def _flock(descriptor: int, required: bool) -> bool:
             raise
         return not required
     return True
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the path into errors of the block that name no file: a write that fails does not know what it writes to."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Iterator
@@ -11,6 +12,13 @@ CGROUP = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 STATM = Path("/proc/self/statm")
+SHORTAGES = (
+    "can't start new thread",
+    "Cannot allocate memory",
+    "failed to map segment",
+    "Resource temporarily unavailable",
+)
+"""What Python and the system's loader say in errors of no kind of their own."""
 USUAL_CACHES = {2: 2**20, 3: 2**25}
 """Bytes of the second and third level, where the system does not say."""
 
@@ -87,6 +95,26 @@ def _control_groups(controller: str, cgroup: Path, membership: Path) -> Iterator
 
 def _number(path: Path) -> int:
     return int(path.read_text(encoding="ascii"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: Python's and NumPy's MemoryError, torch's RuntimeError of a CPU or a GPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    told = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in told or "CUDA error: out of memory" in told)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether the machine has no more memory, threads or open files: nothing that is read or written is to blame.
+
+    Also where a library turned such an error into one of its own.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN):
+        return True
+    short = isinstance(error, (RuntimeError, ImportError, OSError)) and any(words in str(error) for words in SHORTAGES)
+    before = error.__cause__ or error.__context__
+    return short or is_out_of_memory(error) or (before is not None and is_shortage(before))
 
 
 def resident_bytes(statm: Path = STATM) -> int:

@@ -35,6 +35,9 @@ Edit = Literal[
     "mix",
 ]
 
+SEEDS = range(-(2**63), 2**63)
+"""What every generator of random numbers takes."""
+
 
 def given(options: Mapping[str, Any], besides: Collection[str]) -> dict[str, Any]:
     """The options of a command that are settings and were given: the others are left to the settings' defaults.
@@ -89,6 +92,11 @@ def words(text: str | None) -> list[str]:
 def numbers(text: str | None, option: str) -> list[int]:
     """`0,1,2` as numbers; `option` is named where they are none."""
     try:
-        return [int(word) for word in words(text)]
+        found = [int(word) for word in words(text)]
+        if not all(number in SEEDS for number in found):
+            raise ValueError
+        return found
     except ValueError:
-        raise ConfigError(f"{option} {text}: expected whole numbers.", fix=[f"{option} 0,1,2"]) from None
+        raise ConfigError(
+            f"{option} {text}: expected whole numbers of at most 63 bits.", fix=[f"{option} 0,1,2"]
+        ) from None

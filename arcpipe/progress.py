@@ -183,3 +183,20 @@ def _terminal_bar(*, counts: bool):  # type: ignore[no-untyped-def]  # rich is i
         columns += [TimeElapsedColumn()]
     # What nobody counts has nothing to show once it is over.
     return RichProgress(*columns, console=Console(stderr=True), transient=not counts)
+
+
+QUALITY = (
+    (15, "barely recognisable"),
+    (20, "coarse shapes"),
+    (25, "blurred"),
+    (30, "small details are lost"),
+    (35, "differences are seen side by side"),
+    (42, "hardly told from the image"),
+)
+"""Words for a reconstruction up to so many dB. A bounded error of 8 bits alone makes 59 dB."""
+LOW_DB = 20
+
+
+def quality_words(psnr: float) -> str:
+    """What a PSNR, dB, means to the eye, roughly: images differ."""
+    return next((words for limit, words in QUALITY if psnr < limit), "as the image to the eye")

@@ -28,7 +28,7 @@ SECONDS = 200
 
 def read_all(tar: Path, mib: int) -> dict[str, object]:
     """What becomes of every sample: its shape, or the reason that its record would have; with a limit of memory."""
-    source = open_source(SourceSection(source=str(tar)))
+    source = open_source(SourceSection(source=str(tar), held_out=0))
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + mib * 2**20,) * 2)
     try:

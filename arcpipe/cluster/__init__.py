@@ -25,6 +25,7 @@ from arcpipe.cluster.window import WindowExecutor
 from arcpipe.config import RunSection
 from arcpipe.devices import check_gpus
 from arcpipe.machine import available_cores, machine_memory
+from arcpipe.streams import hush
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -222,8 +223,9 @@ def dask_setup(worker: Any) -> None:
 
 def _quieten() -> None:
     """Errors travel to the client, which says them once, for people; Dask would log them too, with tracebacks."""
-    for room in ("worker", "core", "comm", "client", "utils", "scheduler"):
-        logging.getLogger(f"distributed.{room}").setLevel(logging.CRITICAL)
+    hush()
+    for room in ("worker", "core", "comm", "client", "utils", "scheduler", "nanny", "batched"):
+        logging.getLogger(f"distributed.{room}").setLevel(logging.CRITICAL + 1)
 
 
 def _end_with_parent(parent: int) -> None:

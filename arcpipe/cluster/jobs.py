@@ -20,7 +20,7 @@ from pydantic import field_validator, model_validator
 from arcpipe.cluster.environment import worker_environment
 from arcpipe.cluster.joining import LOOPBACK, staffed
 from arcpipe.config import Count, Section, build, read_toml
-from arcpipe.errors import ClusterError, ConfigError
+from arcpipe.errors import ClusterError, ConfigError, install
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -104,7 +104,7 @@ class QueueSection(Section):
 
 def read_queue(path: Path) -> QueueSection:
     """Read and check a file; raises `ConfigError`."""
-    return build(QueueSection, read_toml(path), str(path))
+    return build(QueueSection, read_toml(path, "docs/clusters.md has such files"), str(path))
 
 
 def job_script(section: QueueSection) -> str:
@@ -156,7 +156,7 @@ def _security(stack: ExitStack, folder: Path) -> Any:
     try:
         made = Security.temporary()
     except ImportError:
-        raise ClusterError("TLS needs the package cryptography.", fix=["pip install 'arcpipe[cluster]'"]) from None
+        raise ClusterError("TLS needs the package cryptography.", fix=[install("cluster")]) from None
     keys = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tls-", dir=folder.absolute())))
     for name, text in (("ca", made.tls_ca_file), ("cert", made.tls_client_cert), ("key", made.tls_client_key)):
         (keys / f"{name}.pem").write_text(text, encoding="ascii")
@@ -206,9 +206,7 @@ def _cluster_class(kind: str) -> Any:
     try:
         module = importlib.import_module("dask_jobqueue.local" if kind == "local" else "dask_jobqueue")
     except ImportError:
-        raise ClusterError(
-            "--cluster needs dask-jobqueue, which is not installed.", fix=["pip install 'arcpipe[cluster]'"]
-        ) from None
+        raise ClusterError("--cluster needs dask-jobqueue, which is not installed.", fix=[install("cluster")]) from None
     finally:
         # Its import takes Ctrl-C over, to end with exit code 0. Elsewhere than in the main thread it cannot.
         if on_interrupt is not None and threading.current_thread() is threading.main_thread():

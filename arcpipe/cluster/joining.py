@@ -162,8 +162,11 @@ def _connect(address: str) -> Client:
             fix=["see docs/clusters.md, Who can reach it"],
         )
     try:
+        host, _, port = address.rpartition("://")[2].rpartition(":")
+        with socket.create_connection((host.strip("[]"), int(port)), 15):  # Dask would go on trying, aloud
+            pass
         return Client(address, timeout=ANSWER_WITHIN, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise ClusterError(f"no Dask scheduler answers at {address}.", details=[str(error)], fix=fix) from None
 
 

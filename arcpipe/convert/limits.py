@@ -77,11 +77,3 @@ def lift_memory_limit() -> None:
     """Let this process allocate again what its hard limit lets it."""
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: Python's and NumPy's MemoryError, torch's RuntimeError of a CPU or a GPU."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    told = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in told or "CUDA error: out of memory" in told)

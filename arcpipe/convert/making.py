@@ -20,10 +20,11 @@ from arcpipe import seeds
 from arcpipe.arc.memory import Needs
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
 from arcpipe.convert.budget import check_memory, free_bytes
-from arcpipe.convert.limits import is_out_of_memory, within
+from arcpipe.convert.limits import within
 from arcpipe.convert.plan import PartPlan
 from arcpipe.convert.work import Work, prepare
 from arcpipe.errors import DownloadError, FileAccessError, ImageError, SourceError
+from arcpipe.machine import is_out_of_memory
 from arcpipe.sources import Sample, Source, open_source
 from arcpipe.store import PartRecord, StoreWriter
 from arcpipe.threads import each
@@ -150,7 +151,15 @@ def read_sample(
         if sample.reason is None:
             check_memory(sample.size, work.channels, work.fit, work.memory_bytes, kept, needs)
         with within(work.read_limit_s):
-            return source.read(sample, work.channels), None
+            image = source.read(sample, work.channels)
+        if sample.size is not None and image.shape[:2] != sample.size:
+            planned, found = (f"{height} x {width}" for height, width in (sample.size, image.shape[:2]))
+            raise ImageError(
+                f"{sample.key} was replaced while it was converted.",
+                reason="changed",
+                details=[f"{planned} pixels when it was listed, {found} now"],
+            )
+        return image, None
     except ImageError as error:
         return None, FailedSample(sample.sample_id, sample.path, error.reason, str(error))
     except MemoryError as error:

@@ -84,10 +84,11 @@ def _pixels(sample: Sample) -> int:
 def content_settings(config: ConvertConfig, inventory: Inventory, decoder_sha256: str | None) -> dict[str, object]:
     """Everything that changes a byte of the store's arrays; the store's fingerprint is its hash.
 
-    The path of the source is left out (its inventory's digest is in), so that a dataset may move.
+    The path of the source is left out, so that a dataset may move, and so is what decides on splits only: both are in
+    the digest of the inventory.
     """
     settings = {
-        "source": config.source.model_dump(mode="json", exclude={"source", "data"}),
+        "source": config.source.model_dump(mode="json", exclude={"source", "data", "held_out"}),
         "fit": config.fit.model_dump(mode="json", exclude={"decoder"}),
         "store": config.store.model_dump(mode="json"),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from arcpipe.cloud import FailedSample
 from arcpipe.errors import TooManyFailuresError
-from arcpipe.progress import byte_size, counted, duration, pace
+from arcpipe.progress import LOW_DB, byte_size, counted, duration, pace, quality_words
 from arcpipe.storage import Storage
 from arcpipe.store import PartRecord, open_store
 from arcpipe.store.summary import (
@@ -77,7 +77,7 @@ class ConvertReport:
         }
 
     def lines(self) -> list[str]:
-        lines = [f"{self.store}: {self._work_done()}", *_table(self.splits)]
+        lines = [f"{self.store}: {self._work_done()}", *_table(self.splits), *self._quality_lines()]
         stages = [f"{name} {duration(seconds)}" for name, seconds in self.seconds_by_stage.items()]
         lines.append(f"  time of all workers: {', '.join(stages)}")
         pixels = sum(split.pixels for split in self.splits.values())
@@ -89,6 +89,17 @@ class ConvertReport:
         lines.append(f"  decoder {self.decoder_sha256[:8]}")
         lines += self._failure_lines()
         return lines + [f"{'next:' if i == 0 else '     '} {line}" for i, line in enumerate(self.next_commands())]
+
+    def _quality_lines(self) -> list[str]:
+        """Words for the mean PSNR, and a warning where it is low."""
+        means = {name: split.mean_psnr for name, split in self.splits.items() if split.mean_psnr}
+        if not means:
+            return []
+        mean = sum(means.values()) / len(means)
+        lines = [f"  PSNR in dB; a mean of {mean:.1f} is: {quality_words(mean)}"]
+        if mean < LOW_DB:
+            lines.append("  warning: clouds hold little of their images; try more --latents, --latent-dim or --steps")
+        return lines
 
     def _work_done(self) -> str:
         if not self.workers:

@@ -25,11 +25,11 @@ from arcpipe.convert.report import ConvertReport, summarise
 from arcpipe.convert.scratch import scratch_folder
 from arcpipe.convert.sirens import shared_network, with_network_size
 from arcpipe.convert.work import Work
-from arcpipe.devices import check_gpus
-from arcpipe.errors import DownloadError, NoSpaceError
+from arcpipe.devices import check_gpus, check_workers
+from arcpipe.errors import ConfigError, DownloadError, NoSpaceError
 from arcpipe.machine import available_cores
 from arcpipe.progress import Progress, byte_size, counted
-from arcpipe.sources import Inventory, located, only_splits, open_source
+from arcpipe.sources import Inventory, NetworkSet, located, only_splits, open_networks, open_source
 from arcpipe.storage import Storage
 from arcpipe.store import (
     PartRecord,
@@ -59,14 +59,15 @@ def run_convert(
     Raises the errors of DESIGN §3; whatever happens, committed parts stay valid.
     """
     started = time.monotonic()
+    check_workers(config.run.workers or 1)
     if config.run.gpus is not None and cluster is None:
         check_gpus(config.run.gpus)
-        if config.fit.decoder_kind == "siren":
-            idle = "--gpus gives a worker to each GPU and leaves the GPUs idle"
-            say(f"the recipe siren is fitted on CPUs as yet: {idle}")
     if config.run.cluster is not None and cluster is None:
         check_jobs(config.run.cluster)
     check_place(config.out)
+    networks = open_networks(located(config.source)) if config.fit.decoder_kind == "siren" else None
+    if networks is not None:
+        return _import(networks, config, dry_run=dry_run, overwrite=overwrite, retry_failed=retry_failed)
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="arcpipe-dry-run-") as scratch:
             return _dry_run(config, Path(scratch), overwrite=overwrite, retry_failed=retry_failed)
@@ -99,6 +100,32 @@ def run_convert(
         )
         writer.finish(report.for_the_store() if todo else None)
     return report
+
+
+def _import(
+    networks: NetworkSet, config: ConvertConfig, *, dry_run: bool, overwrite: bool, retry_failed: bool
+) -> ConvertReport:
+    """Read networks that others have fitted: the work of a minute, for this process alone."""
+    run, source = config.run, config.source
+    useless = {
+        "--dry-run": dry_run,
+        "--retry-failed": retry_failed,
+        "--scheduler": run.scheduler,
+        "--cluster": run.cluster,
+        "--decoder": config.fit.decoder,
+        "a shape of the images": source.size or source.shorter or source.center_crop or source.pad or source.grey,
+    }
+    from arcpipe.convert.published import import_networks
+
+    given = [name for name, value in useless.items() if value]
+    if given:
+        raise ConfigError(
+            f"{networks.root} holds networks, which are read and not fitted: {' and '.join(given)} cannot be.",
+            fix=["the same command without"],
+        )
+    with config.out.lock():
+        config.out.undo_set_aside()
+        return import_networks(networks, config, _header, say, overwrite=overwrite)
 
 
 def _plan(

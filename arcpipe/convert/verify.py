@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from arcpipe import seeds
-from arcpipe.errors import ArcpipeError, ImageError
+from arcpipe.errors import ArcpipeError, DamagedStoreError, ImageError, SourceError
 from arcpipe.progress import Progress, counted
 from arcpipe.sources import open_originals
 from arcpipe.storage import Place, Storage, storage_at
-from arcpipe.store import RepairReport, VerifyReport, open_store, verify
+from arcpipe.store import RepairReport, VerifyReport, advice, open_store, verify
 from arcpipe.store import repair as mend
 
 # Rounding of another machine's arithmetic moves a PSNR by less than a thousandth of this.
 PSNR_TOLERANCE_DB = 0.01
+SHOWN = 5
+"""Samples that could not be compared of which each has a line."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class VerifySummary:
 
     `content`: hash of all that was converted; stores with the same hash hold the same clouds. None with problems,
     or of an unfinished store.
-    `repaired`: what `--repair` did, None without it.
+    `repaired`: what `--repair` did, None without it. `unchecked`: what was asked for and could not be checked at all.
     """
 
     store: Storage
@@ -35,6 +37,7 @@ class VerifySummary:
     notes: tuple[str, ...] = ()
     content: str | None = None
     repaired: RepairReport | None = None
+    unchecked: str = ""
 
     @property
     def ok(self) -> bool:
@@ -50,6 +53,7 @@ class VerifySummary:
             "problems": list(self.problems),
             "checked": dict(self.checked),
             "content": self.content,
+            "unchecked": self.unchecked,
             "notes": list(self.notes),
         }
         if self.repaired is None:
@@ -65,6 +69,23 @@ class VerifySummary:
         if self.content:
             lines.append(f"  content {self.content[:16]}")
         return [*lines, *(f"  {line}" for line in self.notes)]
+
+    def check(self) -> None:
+        """Raise where what was asked for is not known to be sound.
+
+        Raises:
+            DamagedStoreError: there are problems.
+            SourceError: pictures were to be compared, and none could be.
+        """
+        if not self.ok:
+            raise DamagedStoreError(f"{self.store} is damaged, see above.")
+        if self.unchecked:
+            error = SourceError(
+                f"--decode has compared nothing: {self.unchecked}",
+                fix=["bring the images back to where they were", "arcpipe verify without --decode"],
+            )
+            error.exit_code = 1
+            raise error
 
 
 def run_verify(place: Place, *, decode: int = 0, repair: bool = False) -> VerifySummary:
@@ -82,7 +103,7 @@ def run_verify(place: Place, *, decode: int = 0, repair: bool = False) -> Verify
         repaired = mend(storage, report) if repair and report.problems else None
     problems = [str(problem) for problem in report.problems]
     names = ("parts", "clouds", "failed", "arrays", "chunks", "files", "bytes")
-    checked, notes = {name: int(getattr(report, name)) for name in names}, []
+    checked, notes, unchecked = {name: int(getattr(report, name)) for name in names}, [], ""
     if report.missing_parts and not report.complete:
         missing = counted(report.missing_parts, "part is", "parts are")
         notes.append(f"unfinished: {missing} missing; the same arcpipe convert continues")
@@ -90,10 +111,12 @@ def run_verify(place: Place, *, decode: int = 0, repair: bool = False) -> Verify
     if decode and not problems:
         n_decoded, differing, why = _decode(storage, decode)
         checked["decoded samples"] = n_decoded
+        checked["not checked"] = len(why)
         problems += differing
-        notes += why
+        notes += why[:SHOWN] + ([f"and {len(why) - SHOWN} more were not checked"] if len(why) > SHOWN else [])
+        unchecked = "" if n_decoded else (why or ["the store holds no cloud yet"])[0]
     content = report.content if not problems else None
-    return VerifySummary(storage, tuple(problems), checked, tuple(notes), content, repaired)
+    return VerifySummary(storage, tuple(problems), checked, tuple(notes), content, repaired, unchecked)
 
 
 def _n_parts(storage: Storage) -> int | None:
@@ -106,6 +129,9 @@ def _n_parts(storage: Storage) -> int | None:
 def _mending(report: VerifyReport) -> list[str]:
     if not report.problems:
         return []
+    lost = advice(report.storage, report.problems)
+    if lost:
+        return [f"try: {line}" for line in lost]
     return [
         f"try: arcpipe verify {shlex.quote(str(report.storage))} --repair",
         "     (moves what is damaged aside; then the same arcpipe convert command makes it again)",
@@ -140,7 +166,7 @@ def _decode(storage: Storage, count: int) -> tuple[int, list[str], list[str]]:
     store = open_store(storage, allow_unfinished=True)
     originals = open_originals(store.config, store.channels)
     if originals.why:
-        return 0, [], [f"nothing was decoded: {originals.why}"]
+        return 0, [], [originals.why]
     rows = [
         (split, part.id, row) for split in store.splits for part in store.parts(split) for row in range(part.n_clouds)
     ]

@@ -32,8 +32,9 @@ from arcpipe.inspect.samples import (
     view_sample,
 )
 from arcpipe.inspect.sheet import Sheet, draw_sheet
+from arcpipe.paths import outside_stores
 from arcpipe.sources import Originals, open_originals
-from arcpipe.storage import Place, Storage
+from arcpipe.storage import Place
 from arcpipe.store import Store, open_store
 
 OVERVIEW_BOX, SAMPLE_BOX = 288, 512  # pixels of a sheet that one picture gets: among nine samples, and alone
@@ -96,8 +97,8 @@ def run_inspect(
             fix=["arcpipe convert ... --recipe basis"],
         )
     desk = _desk(store, out, scale, use_cache)
-    places = list(dict.fromkeys(CloudPlace(*store.find(name)) for name in samples))
-    _make_folder(out, store.storage)
+    places = list({place.key: place for place in (_asked(store, name) for name in samples)}.values())
+    _make_folder(out)
     if edit:
         files, views = _draw_edits(desk, places, edit, seed)
     elif places:
@@ -106,6 +107,14 @@ def run_inspect(
         files, views = _draw_overview(desk)
     means = {split: known(_mean(values)) for split, values in desk.psnr.items()}
     return InspectReport(store.storage, tuple(files), tuple(views), means, desk.originals.note)
+
+
+def _asked(store: Store, name: str) -> CloudPlace:
+    """Where a sample is; a number is a row of its split, which is said where its name looks otherwise."""
+    place = CloudPlace(*store.find(name))
+    row = name.partition("#")[0].rpartition("/")[2]
+    own = store.read_cloud(*place.key).path.rpartition("/")[2]
+    return replace(place, tag=f"row {row}") if row.isdecimal() and row != own.partition(".")[0] else place
 
 
 def best_to_worst(store: Store) -> Image.Image:
@@ -223,13 +232,8 @@ def _sheet(desk: Desk, title: str, panels: list[Panels]) -> Sheet:
     return Sheet(title, columns, rows, (_facts(desk),), notes, limit)
 
 
-def _make_folder(out: Path, store: Storage) -> None:
-    if store.contains(out):
-        raise ConfigError(
-            f"--out {out} lies in the store.",
-            details=["a store holds nothing but what arcpipe convert wrote: verify would report the pictures"],
-            fix=[f"--out {Path('inspect') / store.name.removesuffix('.zarr')}"],
-        )
+def _make_folder(out: Path) -> None:
+    outside_stores(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

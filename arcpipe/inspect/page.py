@@ -14,6 +14,7 @@ from arcpipe.inspect.gallery import gallery
 from arcpipe.inspect.markup import document, join
 from arcpipe.inspect.report import InspectReport
 from arcpipe.inspect.style import STYLE
+from arcpipe.paths import outside_stores
 from arcpipe.sources import open_originals
 from arcpipe.storage import Place, Storage, storage_at
 from arcpipe.store import open_store
@@ -73,9 +74,7 @@ def _check(file: Path, store: Storage) -> None:
     example = f"--html {store.name.removesuffix('.zarr')}.html"
     if file.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--html {file} does not end in .html.", fix=[example])
-    if store.contains(file):
-        details = ["a store holds nothing but what arcpipe convert wrote: verify would report the page"]
-        raise ConfigError(f"--html {file} lies in the store.", details=details, fix=[example])
+    outside_stores(file, "--html")
     if file.is_dir():
         raise ConfigError(f"--html {file} is a folder.", fix=[example])
 

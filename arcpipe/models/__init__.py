@@ -85,6 +85,7 @@ OPEN = {
 """What a model takes of the settings that only some models have."""
 
 
+MOST_PARAMETERS = 2**28
 OF_WEIGHTS = ("width", "layers", "dropout", "rows", "norm", "direction", "phases")
 """What only classifiers of sine networks have."""
 
@@ -142,6 +143,14 @@ def resolve(section: ModelSection) -> ModelSection:
             "the model's stages disagree in number.",
             details=[f"model.{name} has {n}" for name, n in lengths.items()],
             fix=[f"give {', '.join(staged)} one number per stage"],
+        )
+    ratio = 13 + 2 * (full.mlp_ratio or 0)  # 9 c² of the planar kernel, 4 c² of attention, 2 r c² of the MLP
+    numbers = sum(depth * ratio * c**2 for depth, c in zip(full.depths or (), full.channels or (), strict=True))
+    if numbers > MOST_PARAMETERS:
+        raise ConfigError(
+            "the model is too large.",
+            details=[f"expected at most {MOST_PARAMETERS:,} parameters, found about {int(numbers):,}"],
+            fix=["smaller model.channels or model.depths"],
         )
     for channels, heads in zip(full.channels or (), full.heads or (), strict=False):
         if channels % heads:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from arcpipe.config import ConvertConfig, EvaluateSection, Section, TrainConfig, build, read_toml
+from arcpipe.config import ConvertConfig, EvaluateSection, Section, Seed, TrainConfig, build, read_toml
 from arcpipe.errors import ConfigError
 
 PLACEHOLDER = Path("-")
@@ -63,6 +63,8 @@ class ArmSection(Section):
     def one_word_for_only(cls, name: str) -> str:
         if "," in name:
             raise ConfigError(f"the arm {name!r} has a comma in its name: --only separates names by it.")
+        if not name.isprintable():
+            raise ConfigError(f"the arm {name!r} has a line break or control character in its name.")
         return name
 
 
@@ -71,7 +73,7 @@ class PipelineConfig(Section):
 
     about: str = ""
     """What it is and what it costs, for people; printed first."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """Every arm is trained with each of them; by default once, with `train.seed`."""
     table: TableSection = TableSection()
     arm: tuple[ArmSection, ...] = ()
@@ -139,7 +141,10 @@ def read_pipeline(path: Path, data: Path | None = None, recipe: str | None = Non
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong (with the arm that it is of).
     """
-    values, name = _with_source(read_toml(path), data), path.stem
+    values, name = (
+        _with_source(read_toml(path, "arcpipe convert digits; the pipelines of arcpipe lie in its checkout"), data),
+        path.stem,
+    )
     if recipe is not None:
         values, name = lay_over(values, {"convert": {"fit": {"recipe": recipe}}}), f"{path.stem}-{recipe}"
     arms = values.get("arm", [])
@@ -247,6 +252,8 @@ def _with_source(values: Mapping[str, Any], data: Path | None) -> dict[str, Any]
 def _with_paths(values: dict[str, Any], stem: str) -> dict[str, Any]:
     """Paths that a plain file leaves out: `store/NAME.zarr`, `runs/NAME`."""
     converting = values.get("convert")
+    if converting is None:
+        raise ConfigError(f"{stem}.toml does not say what to convert.", fix=['[convert]\nsource = "digits"'])
     if not isinstance(converting, dict):
         return values
     values = {**values, "convert": {"out": Path("store") / f"{stem}.zarr", **converting}}

@@ -13,6 +13,7 @@ from typing import Any
 
 from arcpipe import __version__
 from arcpipe.config import ConvertConfig, EvaluateConfig, build
+from arcpipe.devices import check_workers
 from arcpipe.errors import ArcpipeError, ConfigError, PipelineError
 from arcpipe.files import write_atomically
 from arcpipe.pipeline.card import CHOSEN_BY, Card
@@ -91,6 +92,7 @@ def run_pipeline(
         Of a plain file: what its stages raise.
     """
     only, seeds = tuple(only), tuple(seeds)
+    check_workers(at_once, "--at-once")
     if pipeline.plain is not None:
         _require_arms(pipeline, {"--only": only, "--seeds": seeds, "--at-once": at_once > 1})
         if dry_run:

@@ -4,12 +4,14 @@
 """
 
 from arcpipe.sources.inventory import Inventory, Sample, Source
+from arcpipe.sources.networks import NetworkSet, open_networks
 from arcpipe.sources.opening import Picture, load_image, located, only_splits, open_source
 from arcpipe.sources.originals import Originals, open_originals
 from arcpipe.sources.registry import list_names
 
 __all__ = [
     "Inventory",
+    "NetworkSet",
     "Originals",
     "Picture",
     "Sample",
@@ -18,6 +20,7 @@ __all__ = [
     "load_image",
     "located",
     "only_splits",
+    "open_networks",
     "open_originals",
     "open_source",
 ]

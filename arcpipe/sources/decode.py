@@ -6,12 +6,14 @@ float32 in [0, 1], for 16-bit greyscale).
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -131,6 +133,26 @@ def check_bytes(nbytes: int, name: str) -> None:
         raise ImageError(f"{name} is empty.")
     if nbytes > MAX_FILE_BYTES:
         raise ImageError(f"{name} has {nbytes:,} bytes, more than {MAX_FILE_BYTES:,}.", reason="too-large")
+
+
+def silence_libtiff() -> bool:
+    """Keep libtiff from printing on stderr: what it complains about is in the image's record, or harmless.
+
+    Returns whether the library that Pillow has loaded was found.
+    """
+    try:
+        loaded = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = [line for line in loaded if "libtiff" in line]
+        library = ctypes.CDLL("/" + lines[0].partition("/")[2]) if lines else None
+        if library is not None:
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
+    except (OSError, AttributeError):
+        return False
+    return library is not None
+
+
+silence_libtiff()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from arcpipe.config import SourceSection
 from arcpipe.errors import ImageError, SourceError
 from arcpipe.sources.decode import check_bytes, decode, quick_header, read_header
 from arcpipe.sources.inventory import Inventory, Locator, Sample, Tell, check_usable, choose, digest, silent
-from arcpipe.sources.layout import EXPECTED, is_image, place
+from arcpipe.sources.layout import EXPECTED, is_hidden_image, is_image, place
 from arcpipe.sources.shape import shape_image, shaped_size
 
 HEAD_BYTES = 8192
@@ -85,6 +85,9 @@ class ImageFiles:
         ignored = len(listing.entries) - len(images) + len(listing.refused)
         if listing.refused:
             self.progress(_first(f"{len(listing.refused)} entries passed over", listing.refused))
+        hidden = [entry.name for entry in listing.entries if is_hidden_image(entry.name)]
+        if hidden:
+            self.progress(_first(f"{len(hidden)} images passed over, a name in whose path begins with a dot", hidden))
         if not images:
             raise self._empty(ignored, listing)
         rows, classes = self._placed(images)
@@ -92,7 +95,7 @@ class ImageFiles:
 
     def _placed(self, images: list[Entry]) -> tuple[list[_Row], tuple[str, ...]]:
         """Split and label of every image that has them, and the classes."""
-        places, notes = place([entry.name for entry in images], self.container.name)
+        places, notes = place([entry.name for entry in images], self.container.name, self.section.held_out)
         for note in notes:
             self.progress(note)
         classes = tuple(sorted({where.label for where in places if where}))

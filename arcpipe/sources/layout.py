@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arcpipe.errors import SourceError
+from arcpipe.seeds import derive_seed
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 """A file is a sample by its extension (any case); what is inside is then decoded by content."""
@@ -33,21 +34,36 @@ class FilePlace:
 
 def is_image(name: str) -> bool:
     """Whether a file becomes a sample: a known extension, nothing hidden in its path (`._x.jpg`, `.git/x.jpg`)."""
-    parts = name.split("/")
-    dot = parts[-1].rfind(".")
-    return dot > 0 and parts[-1][dot:].lower() in SUFFIXES and not any(part.startswith(".") for part in parts)
+    return _looks_like_one(name) and not _is_hidden(name)
 
 
-def place(names: list[str], source: str) -> tuple[list[FilePlace | None], list[str]]:
+def is_hidden_image(name: str) -> bool:
+    """Whether a file would be a sample if nothing in its path were hidden; what macOS adds (`._x`) would not."""
+    return _looks_like_one(name) and _is_hidden(name) and not name.rpartition("/")[2].startswith("._")
+
+
+def _looks_like_one(name: str) -> bool:
+    last = name.rpartition("/")[2]
+    dot = last.rfind(".")
+    return dot > 0 and last[dot:].lower() in SUFFIXES
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def place(names: list[str], source: str, held_out: float = 0.0) -> tuple[list[FilePlace | None], list[str]]:
     """Give every image its split and class.
 
     A leading folder that all images share is skipped (`imagenette2/train/...`). If an image then lies three deep under
-    a known split name (`SPLITS`, any case), the layout is `split/class/file`; otherwise it is `class/file` and all is
-    split `train`. Only the first level can be a split: in `train/valid/x.jpg`, `valid` is a class.
+    a known split name (`SPLITS`, any case), the layout is `split/class/file`; otherwise it is `class/file`, and all is
+    split `train` but for a share of every class, drawn by the names, which is `test`. Only the first level can be a
+    split: in `train/valid/x.jpg`, `valid` is a class.
 
     Args:
         names: image files, `/` between folders.
         source: how messages call the dataset.
+        held_out: the share that is `test` where folders name no splits.
 
     Returns:
         One place for each name, None for images that belong to no class, and a line for each kind passed over.
@@ -68,8 +84,16 @@ def place(names: list[str], source: str) -> tuple[list[FilePlace | None], list[s
             details=[f"found {', '.join(names[:3])}", *EXPECTED],
             fix=["put the images into one folder for each class"],
         )
+    notes = []
+    if not with_splits and held_out:
+        places = _with_test(places, held_out)
+        n = sum(where is not None and where.split == "test" for where in places)
+        notes.append(
+            f"{source} has no splits: {n} of {len(names)} images, {100 * held_out:.3g} % of every class, are held out "
+            "as the split test (--set source.held_out=0 for none)"
+        )
     lost = Counter(_why_lost(p) for p, where in zip(parts, places, strict=True) if where is None)
-    return places, [f"images passed over: {n} {why}" for why, n in sorted(lost.items())]
+    return places, notes + [f"images passed over: {n} {why}" for why, n in sorted(lost.items())]
 
 
 def _shared_folders(parts: list[tuple[str, ...]]) -> int:
@@ -94,6 +118,22 @@ def _in_split(parts: tuple[str, ...]) -> FilePlace | None:
 
 def _in_train(parts: tuple[str, ...]) -> FilePlace | None:
     return FilePlace("train", parts[0], "/".join(parts)) if len(parts) >= 2 else None
+
+
+def _with_test(places: list[FilePlace | None], share: float) -> list[FilePlace | None]:
+    """Make images `test` by the hash of their path, so that none depends on the others; of two or more, one at least.
+
+    A class of one image stays in training, and a class is never held out as a whole.
+    """
+    drawn = {where: derive_seed("held out", where.path) / 2**63 for where in places if where is not None}
+    by_class: dict[str, list[FilePlace]] = {}
+    for where in sorted(drawn, key=lambda where: (drawn[where], where.path)):
+        by_class.setdefault(where.label, []).append(where)
+    held: set[FilePlace | None] = set()
+    for rows in by_class.values():
+        count = sum(drawn[where] < share for where in rows)
+        held |= set(rows[: min(max(count, 1), len(rows) - 1)])
+    return [replace(where, split="test") if where is not None and where in held else where for where in places]
 
 
 def _why_lost(parts: tuple[str, ...]) -> str:

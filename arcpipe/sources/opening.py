@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from arcpipe.config import SourceSection
 from arcpipe.errors import ImageError, SourceError
+from arcpipe.files import read_plain
 from arcpipe.sources.archive import Tar, Zip
 from arcpipe.sources.decode import canonical, check_bytes, decode
 from arcpipe.sources.files import Container, ImageFiles
@@ -56,8 +58,6 @@ def open_source(
         NoSpaceError: no space to decompress.
     """
     progress = progress or silent
-    if not section.source.strip():
-        raise SourceError("the source has no name.", fix=["arcpipe convert digits", "arcpipe convert FOLDER"])
     if section.source in SETS:
         if Path(section.source).exists():
             progress(f"{section.source} is the dataset of that name; for the path write ./{section.source}")
@@ -76,7 +76,7 @@ def located(section: SourceSection) -> SourceSection:
     """The section with absolute paths, so that workers and later commands find the images from any folder."""
     if section.source not in SETS:
         found = _found(section)  # what is nowhere stays as it was written, for the error to say where it was looked for
-        if not section.source.strip() or not found.exists():
+        if not found.exists():
             return section
         return section.model_copy(update={"source": str(found.absolute())})
     return (
@@ -131,7 +131,7 @@ def load_image(image: Picture, section: SourceSection, channels: int, *, seed: i
     path = Path(image)
     try:
         check_bytes(path.stat().st_size, str(path))
-        data = path.read_bytes()
+        data = read_plain(path)
     except OSError as error:
         raise ImageError(f"{path} cannot be read.", details=[str(error)]) from None
     decoded = decode(data, str(path), accept=lambda size: shaped_size(size, section, path.name))
@@ -177,6 +177,9 @@ def _missing(path: Path, data: Path) -> SourceError:
         around = [entry.name for entry in path.absolute().parent.iterdir()]
     except OSError:
         around = []
+    if os.path.lexists(path):
+        what = "leads nowhere" if path.is_symlink() else "is neither a folder nor a file"
+        raise SourceError(f"{path} {what}: a folder, a tar or a zip of images is needed.", details=EXPECTED)
     near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, around, n=3)]
     near += difflib.get_close_matches(str(path).lower(), list_names(), n=2)
     return SourceError(

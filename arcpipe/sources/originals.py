@@ -45,7 +45,7 @@ class Originals:
 def open_originals(config: Mapping[str, Any], channels: int) -> Originals:
     """Find the source of a store's resolved config. Nothing is downloaded; nothing is raised if it is gone."""
     try:
-        section = build(SourceSection, config["source"], "the store's config")
+        section = build(SourceSection, _by_path(config["source"]), "the store's config")
         source = open_source(section, seed=int(config.get("seed", 0)), download=False)
         found = source.inventory().samples
     except KeyError:
@@ -55,3 +55,11 @@ def open_originals(config: Mapping[str, Any], channels: int) -> Originals:
         return Originals(None, {}, channels, f"the source images cannot be opened: {why}")
     samples = {(split, sample.path): sample for split, rows in found.items() for sample in rows}
     return Originals(source, samples, channels)
+
+
+def _by_path(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by which every image is listed under the path that the store has: its limit chose among what was there.
+
+    Stores of an older arcpipe had no share of class folders held out.
+    """
+    return {"held_out": 0.0, **source, "limit": None}

@@ -9,31 +9,32 @@ import os
 from pathlib import Path
 
 from arcpipe.errors import ConfigError
+from arcpipe.paths import OWN_BYTES, checked, named
 from arcpipe.storage import objects
 from arcpipe.storage.bucket import BucketStorage, second_name
 from arcpipe.storage.local import LocalStorage
 from arcpipe.storage.objects import Address
 from arcpipe.storage.protocol import ATTEMPTS, Storage
 
-__all__ = ["ATTEMPTS", "BucketStorage", "LocalStorage", "Place", "Storage", "as_folder", "second_name", "storage_at"]
+__all__ = ["ATTEMPTS", "BucketStorage", "LocalStorage", "Place", "Storage", "folder_path", "second_name", "storage_at"]
 
 Place = Storage | Path | str
 """Where a store is, as people say it."""
 
 
 def storage_at(place: Place) -> Storage:
-    """The storage at a path, or at an address.
+    """The storage at a path, or at an address. It has a name, also where the path is `.`.
 
     Raises:
-        ConfigError: another kind of address, one without a bucket or a name, or one that holds credentials.
+        ConfigError: what cannot be a path, see `checked`, or the root of all folders; another kind of address, one
+            without a bucket or a name, or one that holds credentials.
     """
-    if isinstance(place, Path):
-        return LocalStorage(place)
-    if not isinstance(place, str):
+    if not isinstance(place, (str, Path)):
         return place
-    scheme, sign, rest = place.partition("://")
-    if not sign:
-        return LocalStorage(Path(place))
+    written = checked(place, OWN_BYTES)
+    scheme, sign, rest = written.partition("://")
+    if isinstance(place, Path) or not sign:
+        return LocalStorage(named(Path(written)))
     example = "s3://BUCKET/NAME.zarr"
     if scheme not in objects.SCHEMES:
         known = ", ".join(f"{name}://" for name in objects.SCHEMES)
@@ -49,8 +50,12 @@ def storage_at(place: Place) -> Storage:
     return BucketStorage(Address(f"{scheme}://{pieces[0]}", "/".join(pieces[1:])))
 
 
-def as_folder(text: str | os.PathLike[str]) -> Path:
-    """A local path; an address raises ConfigError, since runs and pictures are kept on this machine."""
+def folder_path(text: str | os.PathLike[str]) -> Path:
+    """A path on this machine, checked and with a name as that of a store.
+
+    Raises:
+        ConfigError: what cannot be a path, or an address: runs and pictures are kept on this machine.
+    """
     if str(text).partition(":/")[0] in objects.SCHEMES:  # a Path of an address has lost a slash
         raise ConfigError(f"{text}: only stores are kept in buckets, runs and pictures here.", fix=["a folder here"])
-    return Path(text)
+    return named(Path(checked(text, OWN_BYTES)))

@@ -97,9 +97,6 @@ class BucketStorage:
         left_out = set(skip)
         return (name for name in names if left_out.isdisjoint(map(str, PurePosixPath(name).parents)))
 
-    def contains(self, path: Path) -> bool:
-        return False
-
     def stores_around(self) -> list[str]:
         folders, _ = objects.children(self.beside("").address)
         names = [key.rpartition("/")[2] for key in folders]

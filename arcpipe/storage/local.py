@@ -30,6 +30,7 @@ from arcpipe.files import (
     sync_tree,
     try_lock,
 )
+from arcpipe.paths import outside_stores
 from arcpipe.storage.protocol import ATTEMPTS, busy
 
 T = TypeVar("T")
@@ -110,9 +111,6 @@ class LocalStorage:
             links = [name for name in folders if Path(place, name).is_symlink()]  # os.walk does not follow them
             found = ((here / name).as_posix() for name in sorted([*names, *links]))
             yield from (name for name in found if name not in skip)
-
-    def contains(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self.path.resolve())
 
     def stores_around(self) -> list[str]:
         return sorted(path.name for path in self.path.parent.glob("*.zarr"))
@@ -195,7 +193,8 @@ class LocalStorage:
         return [self.path.with_name(f".{self.name}.lock")]
 
     def check_writable(self) -> None:
-        """Raise where it would be below a file, on a read-only file system, or in a folder of somebody else."""
+        """Raise where it would be in a store, below a file, on a read-only file system, or in somebody's folder."""
+        outside_stores(self.path.parent)
         folder, why = nearest_folder(self.path), None
         if not folder.is_dir():
             why = f"{folder} is not a folder"

@@ -24,7 +24,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from arcpipe.errors import ArcpipeError, ConfigError, RemoteStoreError
+from arcpipe.errors import ArcpipeError, ConfigError, RemoteStoreError, install
 from arcpipe.storage.outages import Reason, reason_of
 
 T = TypeVar("T")
@@ -329,7 +329,7 @@ def _obstore() -> Any:
     except ImportError:
         raise RemoteStoreError(
             "stores in a bucket need the package obstore, which is not installed.",
-            fix=["pip install 'arcpipe[remote]'"],
+            fix=[install("remote")],
         ) from None
     return obstore
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from arcpipe.errors import StoreBusyError
 
@@ -15,6 +15,7 @@ ATTEMPTS = ".attempts"
 """Inside an unfinished store: where parts are before they are committed."""
 
 
+@runtime_checkable
 class Storage(Protocol):
     """The place of one store, which need not exist yet. Values: they can be compared, hashed and sent to workers.
 
@@ -78,9 +79,6 @@ class Storage(Protocol):
     def files(self, folder: str = "", skip: Collection[str] = ()) -> Iterator[str]:
         """Names of all that lies below a folder and is no folder, but for what is below those to `skip`."""
 
-    def contains(self, path: Path) -> bool:
-        """Whether a local path is the store or inside of it."""
-
     def stores_around(self) -> list[str]:
         """Last steps of the stores in the same folder, sorted."""
 
@@ -126,7 +124,12 @@ class Storage(Protocol):
         """Local files that workers see, where they see what this process does, while the lock is held."""
 
     def check_writable(self) -> None:
-        """Raise FileAccessError unless a store can be made here; cheap."""
+        """Find out whether a store can be made here; cheap.
+
+        Raises:
+            ConfigError: this is inside another store.
+            FileAccessError: it cannot be written.
+        """
 
     def free_space(self) -> tuple[Path, int] | None:
         """Where there are how many bytes free for a store; None where nobody can know."""

@@ -27,7 +27,7 @@ from arcpipe.store.quantise import (
     round_scales,
 )
 from arcpipe.store.reader import Store, open_store
-from arcpipe.store.repair import RepairReport, repair
+from arcpipe.store.repair import RepairReport, advice, repair
 from arcpipe.store.schema import (
     FORMAT,
     FORMAT_VERSION,
@@ -56,6 +56,7 @@ __all__ = [
     "StoreHeader",
     "StoreWriter",
     "VerifyReport",
+    "advice",
     "check_place",
     "committed_parts",
     "content_hash",

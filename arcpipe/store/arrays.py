@@ -16,6 +16,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 from zarr.storage import LocalStore
 
 from arcpipe.errors import ArcpipeError, DamagedStoreError
+from arcpipe.machine import is_shortage
 from arcpipe.storage import Storage
 
 CHUNK_BYTES = 2**20  # what is read to get one row; smaller chunks compress worse and cost more calls
@@ -106,6 +107,8 @@ def open_array(storage: Storage, group: str, name: str, size_of: Callable[[str],
     except ArcpipeError:
         raise
     except Exception as error:
+        if is_shortage(error):
+            raise
         raise damaged(storage, place, f"Zarr cannot open it: {error}") from error
 
 
@@ -117,9 +120,11 @@ def read_rows(array: zarr.Array, start: int, stop: int, storage: Storage, place:
     """
     try:
         return np.asarray(array[start:stop])
-    except (MemoryError, ArcpipeError):  # the machine's and the network's: no damage
+    except ArcpipeError:  # the network's: no damage
         raise
     except Exception as error:  # the codecs raise ValueError, RuntimeError, OSError and more for the same thing
+        if is_shortage(error):
+            raise
         raise damaged(storage, place, f"{type(error).__name__}: {error}") from error
 
 
@@ -130,6 +135,8 @@ def read_metadata(storage: Storage, name: str) -> bytes:
     except FileNotFoundError:
         raise damaged(storage, name, "missing") from None
     except OSError as error:
+        if is_shortage(error):
+            raise
         raise damaged(storage, name, f"not JSON: {error}") from error
     except ValueError as error:
         raise damaged(storage, name, f"{error}, expected metadata") from None

@@ -99,13 +99,16 @@ class NameIndex:
 
     def _not_found(self, name: str, wanted: str) -> SampleNotFoundError:
         known = [f"{split}/{path}" for path, splits in self._paths.items() for split in splits]
-        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4) if len(known) < 20_000 else []
+        last = wanted.rpartition("/")[2]
+        near = [name for name in known if last and name.rpartition("/")[2] == last][:3]
+        if not near and len(known) < 20_000:
+            near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.7)
         split, _, number = wanted.rpartition("/")
         numbers = sorted(i for where, i in self._numbers if where == split) if number.isdecimal() else []
         return SampleNotFoundError(
             f"{self._store} has no sample {name or repr(name)}.",
             details=[f"the numbers of {split} lie between {numbers[0]} and {numbers[-1]}"] if numbers else [],
-            fix=[self._command(known) for known in near or known[:3]],
+            fix=[self._command(name) for name in ([f"{split}/{numbers[-1]}"] if numbers else near or known[:1])],
         )
 
     def _command(self, name: str) -> str:

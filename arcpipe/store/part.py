@@ -92,8 +92,10 @@ class Part:
     they are read.
     """
 
-    def __init__(self, storage: Storage, group: str, cache: ChunkCache | None = None) -> None:
-        self.storage, self.group = storage, group
+    def __init__(
+        self, storage: Storage, group: str, cache: ChunkCache | None = None, n_classes: int | None = None
+    ) -> None:
+        self.storage, self.group, self._n_classes = storage, group, n_classes
         decoder = group == "decoder"
         self.attributes = read_group(storage, group, DECODER_ATTRIBUTES if decoder else PART_ATTRIBUTES)
         problem = files_problem(self.attributes["files"]) or (None if decoder else part_problem(self.attributes))
@@ -128,6 +130,10 @@ class Part:
                 values = self.raw(name)
                 if name in ENDS:
                     self._check_offsets(name, values)
+                if name == "labels" and self._n_classes is not None and len(values):
+                    low, high = int(values.min()), int(values.max())
+                    if low < 0 or high >= self._n_classes:
+                        raise self.damaged(name, f"from {low} to {high}, and the root names {self._n_classes} classes")
                 values.setflags(write=False)
                 self._small[name] = values
             return values

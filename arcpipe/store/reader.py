@@ -180,7 +180,7 @@ class Store:
                 self._open.move_to_end((split, part_id))
                 return part
         self._require(split)
-        part = Part(self.storage, f"{split}/{part_id}", self._chunks)
+        part = Part(self.storage, f"{split}/{part_id}", self._chunks, len(self.classes))
         own = part.attributes
         if (own["split"], own["part"], own["fingerprint"]) != (split, part_id, self.fingerprint):
             raise part.damaged("", f"it says it is {own['split']}/{own['part']} of {own['fingerprint'][:8]}")

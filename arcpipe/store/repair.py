@@ -44,10 +44,9 @@ def repair(place: Place, found: VerifyReport) -> RepairReport:
         OSError: the store or the folder beside it cannot be written.
     """
     storage, done = storage_at(place), RepairReport()
-    lost = _cannot_be_made(found.problems)
-    if lost:
+    done.advice = advice(storage, found.problems)
+    if done.advice:
         done.left = list(found.problems)
-        done.advice = _advice(storage, lost)
         return done
     store = Store(storage)
     damaged = [problem for problem in found.problems if problem.kind == "damage"]
@@ -71,13 +70,11 @@ def repair(place: Place, found: VerifyReport) -> RepairReport:
     return done
 
 
-def _cannot_be_made(problems: Iterable[Problem]) -> set[str]:
-    """Of `zarr.json` and `decoder` those that are damaged."""
-    damaged = {problem.where.split("/")[0] for problem in problems if problem.kind == "damage"}
-    return damaged & {"zarr.json", "decoder"}
-
-
-def _advice(storage: Storage, lost: set[str]) -> list[str]:
+def advice(storage: Storage, problems: Iterable[Problem]) -> list[str]:
+    """What helps where root or decoder are damaged, which cannot be made again; empty where `repair` can help."""
+    lost = {problem.where.split("/")[0] for problem in problems if problem.kind == "damage"} & {"zarr.json", "decoder"}
+    if not lost:
+        return []
     other = storage.beside(f"{storage.name}.damaged")
     lines = []
     if "zarr.json" in lost:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe.arc.maps import Maps
-from arcpipe.cloud import CloudBatch, ends_from
+from arcpipe.cloud import CloudBatch, SirenRecord, ends_from
 from arcpipe.config import AugmentSection
 from arcpipe.stream.draws import Keys, beta, cloud_keys, normal, uniform
+from arcpipe.stream.networks import change_networks
 
 __all__ = ["COLOURS", "Columns", "Points", "augment", "cloud_keys"]
 
@@ -74,12 +75,14 @@ class Columns:
 
     `maps`: the first ones are a latent of this basis; None where latents are of another kind, which stay as they are.
     `mirror` (2, z): factors that a flip of rows, of columns puts on all others; None where there are none.
-    `scale`: the last number is the binary logarithm of the anchor's scale.
+    `scale`: the last number is the binary logarithm of the anchor's scale. `networks`: they are all parameters of a
+    sine network, whose changes are those of `networks` (the module).
     """
 
     maps: Maps | None = None
     mirror: NDArray[np.float32] | None = None
     scale: bool = False
+    networks: SirenRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,9 @@ def augment(
         section: What to do, and how strongly.
         columns: What the latents of `clouds` are; by default numbers that no change of the picture changes.
     """
+    if columns is not None and columns.networks is not None:
+        values = change_networks(clouds.latents, keys, section, columns.networks)
+        return Augmented(values, clouds.positions.astype(np.float32), clouds.offsets, labels)
     points = _begin(clouds, keys)
     for name in section.apply:
         if name in CHANGES:

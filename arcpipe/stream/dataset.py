@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from arcpipe.cloud import Cloud, CloudBatch
 from arcpipe.config import AugmentSection, FeaturesSection, StreamSection, build, differences
-from arcpipe.errors import ConfigError, MissingPackageError
+from arcpipe.errors import ConfigError, MissingPackageError, install
 from arcpipe.options import Normalise
 from arcpipe.storage import Place
 from arcpipe.store import Store, open_store
@@ -220,7 +220,7 @@ def to_pyg(batch: Batch) -> Any:
         from torch_geometric.data import Data
     except ImportError:
         raise MissingPackageError(
-            "to_pyg needs PyTorch Geometric, which is not installed.", fix=["pip install 'arcpipe[pyg]'"]
+            "to_pyg needs PyTorch Geometric, which is not installed.", fix=[install("pyg")]
         ) from None
     return Data(
         x=batch.latents,

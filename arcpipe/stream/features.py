@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from arcpipe.arc.engine import decoder_of
 from arcpipe.arc.maps import Maps
 from arcpipe.arc.stencil import mirror_signs, stencil_features
-from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord
-from arcpipe.config import AugmentSection, FeaturesSection
+from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord, SirenRecord
+from arcpipe.config import OF_NETWORKS, AugmentSection, FeaturesSection
 from arcpipe.errors import ConfigError
 from arcpipe.files import locked
 from arcpipe.progress import Progress
@@ -68,6 +68,8 @@ class Features:
     @cached_property
     def columns(self) -> Columns:
         """What the numbers are, for changes of the picture."""
+        if isinstance(self.decoder, SirenRecord):
+            return Columns(networks=self.decoder)
         basis = self.decoder if isinstance(self.decoder, BasisRecord) and self.section.kind != "decoded" else None
         mirror = self.mirror if self.decoded else None
         return Columns(None if basis is None else Maps(basis), mirror, self.section.scale)
@@ -173,11 +175,24 @@ def check_changes(features: FeaturesSection, augment: AugmentSection, store: Sto
         ConfigError: scales of anchors that have none, or augmentations that would not change what describes a point.
     """
     kind, apply = store.decoder_kind, augment.apply
-    if kind == "siren" and (apply or features.kind != "latents"):
+    foreign = [name for name in apply if name not in OF_NETWORKS]
+    if kind == "siren" and (foreign or features.kind != "latents"):
+        others = ",".join(name for name in apply if name in OF_NETWORKS) or "none"
         raise ConfigError(
             "sine networks have no points to change or to describe.",
-            details=[f"found --augment {','.join(apply) or 'none'} and --features {features.kind}"],
-            fix=["--augment none --features latents", "arcpipe convert ... --recipe basis"],
+            details=[
+                f"found --augment {','.join(foreign) or others} and --features {features.kind}",
+                f"networks change by {', '.join(OF_NETWORKS)}",
+            ],
+            fix=[f"--augment {others} --features latents", "arcpipe convert ... --recipe basis"],
+        )
+    foreign = [name for name in apply if name in OF_NETWORKS and name != "rotate"]
+    if kind != "siren" and foreign:
+        others = ",".join(name for name in apply if name not in foreign) or "none"
+        raise ConfigError(
+            f"--augment {','.join(foreign)} changes sine networks.",
+            details=[f"{store.storage} is of the kind {kind}"],
+            fix=[f"--augment {others}", "arcpipe convert ... --recipe siren"],
         )
     if features.scale and kind != "basis":
         raise ConfigError(

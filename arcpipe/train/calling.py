@@ -36,7 +36,7 @@ def train(
         store: A store, or where it is.
         out: The run's folder; by default `runs/NAME`.
         augment: Names of changes (docs/training.md), or a mapping that also says how strong. By default `mask` and
-            `arcmix`, and none of sine networks.
+            `arcmix`, and of sine networks what their classifier was published with.
         features: What describes a point: `latents`, `decoded` or `both`.
         resume: Insist that there is a run to continue.
         overwrite: Start again in a folder that holds a run of other settings.

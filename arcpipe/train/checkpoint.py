@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from arcpipe.errors import CheckpointError
-from arcpipe.files import write_atomically
+from arcpipe.files import read_plain, write_atomically
 from arcpipe.train.average import Average
 
 STATE = "state.json"
@@ -81,6 +81,11 @@ def load_checkpoint(
     return Reached(**{name: state[name] for name in Reached.__dataclass_fields__})
 
 
+def check_whole(folder: Path) -> None:
+    """Read a checkpoint and compare it with its hash. Raises CheckpointError as `load_checkpoint`."""
+    _read(folder)
+
+
 def load_reported(folder: Path, model: nn.Module) -> None:
     """Put the weights that a checkpoint's run reports into `model`: the average of its weights, where it has one.
 
@@ -131,7 +136,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Read a safetensors file onto the CPU; `sha256` is the hash it should have."""
     try:
-        content = path.read_bytes()
+        content = read_plain(path)
         found = hashlib.sha256(content).hexdigest()
         if sha256 is not None and found != sha256:
             details = [f"expected sha256 {sha256[:8]}", f"found {found[:8]}, {len(content)} bytes"]

@@ -22,6 +22,7 @@ from arcpipe.errors import (
     SourceError,
     StoreMismatchError,
 )
+from arcpipe.paths import outside_stores
 from arcpipe.storage import Storage
 from arcpipe.store import Store, open_store
 from arcpipe.stream.augment import Columns
@@ -92,6 +93,8 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
         StoreMismatchError: the store was made with another decoder, latent dimension or other classes.
         ConfigError: the run's features cannot be moved, or it was trained on clouds as they are and `views` are asked.
     """
+    if config.out is not None:
+        outside_stores(config.out)
     run = open_run(config.run)
     store = open_store(config.store)
     check_store(run, store, config.store)

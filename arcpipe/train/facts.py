@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from arcpipe.config import StreamSection, TrainConfig
-from arcpipe.errors import MissingSplitError, SourceError
+from arcpipe.errors import ConfigError, MissingSplitError, SourceError
 from arcpipe.store import Store
 from arcpipe.stream.split import Split, normalisation
 from arcpipe.train.run import StoreFacts
@@ -20,6 +20,7 @@ def choose_splits(store: Store, stream: StreamSection) -> tuple[str, str | None,
 
     Raises:
         MissingSplitError: a named split is not in the store.
+        ConfigError: the split to report is the one to train on.
     """
     train, test = stream.train_split, stream.test_split
     if train not in store.splits:
@@ -35,6 +36,14 @@ def choose_splits(store: Store, stream: StreamSection) -> tuple[str, str | None,
             f"{store.storage} has no split {test} to evaluate.",
             details=[f"splits: {', '.join(store.splits)}"],
             fix=[f"--test-split {name}" for name in store.splits if name != train],
+        )
+    elif test == train:
+        raise ConfigError(
+            f"--test-split {test} is the split that is trained on: its accuracy would say nothing about other images.",
+            fix=[
+                "--validation 0.1 holds some of its images out",
+                *(f"--test-split {n}" for n in store.splits if n != train),
+            ],
         )
     if stream.validation:
         return train, test, "validation"

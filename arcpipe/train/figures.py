@@ -12,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from arcpipe.files import naming
+
 NUMBERS_UP_TO = 20
 """Classes up to which the matrix shows counts; above, cells are too small to read."""
 
@@ -36,7 +38,8 @@ def draw_curves(path: Path, epochs: Sequence[Mapping[str, Any]], splits: Sequenc
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    with naming(path):
+        figure.savefig(path, dpi=120)
 
 
 def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> None:
@@ -55,7 +58,8 @@ def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], classes: Sequ
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
     axes.set(title=title, xlabel="taken for", ylabel="true class")
-    figure.savefig(path, dpi=100)
+    with naming(path):
+        figure.savefig(path, dpi=100)
 
 
 def draw_calibration(path: Path, bins: Sequence[tuple[int, float, float]], error: float, split: str) -> None:
@@ -78,7 +82,8 @@ def draw_calibration(path: Path, bins: Sequence[tuple[int, float, float]], error
     lower.set(xlabel="confidence", ylabel="images, %", xlim=(0, 1))
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    with naming(path):
+        figure.savefig(path, dpi=110)
 
 
 def _curve(axes: Axes, points: Sequence[tuple[float, float]], name: str) -> None:

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from arcpipe.config import TrainConfig
-from arcpipe.errors import DeviceError, DivergedError, EndedElsewhereError, RankLostError
+from arcpipe.errors import DeviceError, DivergedError, EndedElsewhereError, RankLostError, SourceError
 from arcpipe.models import check_kind, describe, n_parameters, resolve
+from arcpipe.paths import outside_stores
 from arcpipe.progress import Progress
 from arcpipe.seeds import derive_seed
 from arcpipe.store import Store, open_store
@@ -93,6 +94,7 @@ def run_train(
     """
     ranks = from_torchrun()
     check_processes(config, ranks)
+    outside_stores(config.out)
     resolve(config.model)  # refused before a folder is made
     if (config.workers or config.gpus or 1) > 1:
         return run_ranks(config, resume=resume, overwrite=overwrite, quiet=quiet)
@@ -122,6 +124,7 @@ def train_rank(
             if ranks.first:
                 create_or_continue(config, facts, store.decoder, resume=resume, overwrite=overwrite)
         if run.summary is not None:
+            run.check_finished()
             return replace(TrainReport.from_dict(run.summary), run=run.path, store=config.store, before=True)
         with _held(run, ranks), torch_threads(threads_of(ranks, config)), interrupts:
             model = run.model().to(device)
@@ -146,8 +149,19 @@ def open_splits(
         split = Split(store, name, cache_mb=left, readers=readers, features=cache, **share) if name else None
         left -= split.n_bytes / 2**20 if split is not None and split.in_memory else 0
         splits.append(split)
-    assert splits[0] is not None
-    return splits[0], splits[1], splits[2]
+    learnt, *others = splits
+    assert learnt is not None
+    for split in others:  # before the first epoch, not behind it; `store_facts` looks at the training split
+        if split is not None and not len(split.manifest):
+            taken = f"--validation {held_out:g} takes none of {len(learnt.manifest)} clouds: "
+            raise SourceError(
+                f"there is nothing to evaluate on: the split {split.name} of {store.storage} holds no clouds.",
+                details=[f"{taken}it takes its share of every part by itself"] if split.name == "validation" else [],
+                fix=["--validation 0.5, or convert with larger parts: --set store.part_samples=100"]
+                if split.name == "validation"
+                else ["--test-split NAME", "the arcpipe convert command that made the store"],
+            )
+    return learnt, splits[1], splits[2]
 
 
 @contextmanager
@@ -167,7 +181,8 @@ def _train(job: Job) -> TrainReport:
     if job.ranks.first:
         job.run.forget_metrics_after(progress.epoch, progress.step)
     first_step = progress.step or None
-    job.bar.note(mixing_line(job.train.manifest, job.config, progress.epoch))
+    for line in first_words(job, progress.epoch):
+        job.bar.note(line)
     measures = None
     with job.bar:
         while progress.epoch < job.config.optim.epochs:
@@ -319,6 +334,7 @@ def _summarise(job: Job, progress: Reached, measures: Measures | None, first_ste
         clouds_per_s=sum(entry["clouds"] for entry in epochs) / max(seconds, 1e-9),
         waiting=sum(entry["waiting_s"] for entry in epochs) / max(seconds, 1e-9),
         resumed_at_step=first_step,
+        changed=tuple(CHANGES[name] for name in job.config.augment.apply),
     )
     job.run.write_summary(report.as_dict())
 
@@ -357,12 +373,46 @@ def _show_epoch(job: Job, epoch: int, line: dict[str, float]) -> None:
     job.bar.note(f"epoch {epoch}/{job.config.optim.epochs}: {', '.join(text)}")
 
 
-def mixing_line(manifest: Manifest, config: TrainConfig, epoch: int) -> str:
-    """How well an epoch is mixed, for people."""
+CHANGES = {
+    "noise": "noisy",
+    "mask": "masked",
+    "push": "pushed",
+    "rotate": "turned",
+    "flip": "mirrored",
+    "zoom": "zoomed",
+    "crop": "cropped",
+    "displace": "displaced",
+    "brightness": "brighter or darker",
+    "contrast": "of other contrast",
+    "saturation": "of other saturation",
+    "hue": "of other hue",
+    "arcmix": "mixed",
+}
+"""What training does to clouds, as `augment.apply` calls it and as people read it."""
+POOR = {"displacement": 0.7, "run_length": 1.5}
+"""An epoch is mixed badly where clouds move less, or labels run longer, than so many times a full shuffle's."""
+
+
+def first_words(job: Job, epoch: int) -> list[str]:
+    """What to know about the numbers that will be shown."""
+    lines = []
+    if job.config.augment.apply:
+        how = " and ".join(CHANGES[name] for name in job.config.augment.apply)
+        lines.append(f"train loss and accuracy are of clouds that are {how} (--augment), others of clouds as stored")
+    lines += mixing_lines(job.train.manifest, job.config, epoch)
+    if job.test is None and job.validation is None:
+        lines.append("the store has no split test or val: --validation 0.1 would hold images out to measure by")
+    return lines
+
+
+def mixing_lines(manifest: Manifest, config: TrainConfig, epoch: int) -> list[str]:
+    """A warning where an epoch is mixed badly."""
     stream = config.stream
     order = epoch_order(manifest, config.seed, epoch, block=stream.block, window=stream.window, pool=stream.pool)
     found = shuffle_quality(order, manifest)
-    return (
-        f"order: clouds move {found['displacement']:.2f} and labels run {found['run_length']:.2f} times as far as in a "
-        f"full shuffle (1 is perfect)"
-    )
+    if found["displacement"] >= POOR["displacement"] and found["run_length"] <= POOR["run_length"]:
+        return []
+    return [
+        f"warning: clouds are mixed badly: they move {found['displacement']:.2f} and labels run "
+        f"{found['run_length']:.2f} times as far as in a full shuffle; try --set stream.pool={2 * stream.pool}"
+    ]

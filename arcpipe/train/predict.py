@@ -15,11 +15,11 @@ import arcpipe
 from arcpipe.arc.memory import GROUP_PIXELS
 from arcpipe.cloud import Cloud, CloudBatch
 from arcpipe.devices import choose_device
-from arcpipe.errors import CheckpointError, ConfigError, ImageError
+from arcpipe.errors import CheckpointError, ConfigError, ImageError, TooManyFailuresError
 from arcpipe.fitter import Fitter
 from arcpipe.models import describe
 from arcpipe.options import Weights
-from arcpipe.progress import Progress
+from arcpipe.progress import Progress, counted
 from arcpipe.sources import Picture
 from arcpipe.stream.loader import collate
 from arcpipe.threads import torch_threads
@@ -29,6 +29,7 @@ from arcpipe.train.run import RunFolder, open_run
 @dataclass(frozen=True)
 class Prediction:
     """One image. `label` is the most probable class; `psnr` (dB) tells how well the cloud represents the image.
+    `anchors`: of the cloud; None for a sine network, which has none.
 
     Where the image cannot be used, `error` says why and the rest is empty.
     """
@@ -46,7 +47,8 @@ class Prediction:
             return f"{self.path}: failed: {what}" + (f" ({details[0].strip()})" if details else "")
         ranked = sorted(self.probabilities.items(), key=lambda entry: -entry[1])[:3]
         shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in ranked)
-        return f"{self.path}: {self.label} ({shown}; {self.anchors} anchors, PSNR {self.psnr:.2f} dB)"
+        anchors = "" if self.anchors is None else f"{counted(self.anchors, 'anchor', 'anchors')}, "
+        return f"{self.path}: {self.label} ({shown}; {anchors}PSNR {self.psnr:.2f} dB)"
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,12 @@ class PredictReport:
     predictions: tuple[Prediction, ...]
 
     def check(self) -> None:
-        """Raise ImageError if not one image could be used."""
-        if all(prediction.error is not None for prediction in self.predictions):
-            raise ImageError(f"none of {len(self.predictions)} images could be classified.")
+        """Raise ImageError if not one image could be used, and TooManyFailuresError if some could not."""
+        failed = sum(prediction.error is not None for prediction in self.predictions)
+        if failed == len(self.predictions):
+            raise ImageError(f"none of {failed} images could be classified.")
+        if failed:
+            raise TooManyFailuresError(f"{failed} of {len(self.predictions)} images could not be classified.")
 
     def as_dict(self) -> dict[str, Any]:
         return {"run": str(self.run), "predictions": [asdict(prediction) for prediction in self.predictions]}
@@ -136,7 +141,7 @@ class TrainedRun:
             label=self.classes[int(np.argmax(shares))],
             probabilities=dict(zip(self.classes, shares, strict=True)),
             psnr=cloud.psnr,
-            anchors=len(cloud),
+            anchors=None if run.facts.decoder_kind == "siren" else len(cloud),
         )
 
     def _groups(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
 from arcpipe.config import TrainConfig
-from arcpipe.devices import check_gpus, choose_device
+from arcpipe.devices import check_gpus, check_workers, choose_device
 from arcpipe.errors import ConfigError, DeviceError, EndedElsewhereError, RankLostError
 from arcpipe.machine import available_cores
 from arcpipe.models.share import Share
@@ -183,6 +183,7 @@ def check_processes(config: TrainConfig, ranks: Ranks | None) -> None:
             )
     if config.gpus is not None:
         check_gpus(config.gpus)
+    check_workers(config.workers or 1)
 
 
 def gather(ranks: Ranks, places: NDArray[np.int64], n: int, values: NDArray[T]) -> NDArray[T]:

@@ -40,6 +40,8 @@ class TrainReport:
     waiting: float
     resumed_at_step: int | None = None
     before: bool = False
+    changed: tuple[str, ...] = ()
+    """How training clouds are changed, of which `train_loss` and `train_accuracy` are."""
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "run": str(self.run), "store": str(self.store)}
@@ -48,7 +50,7 @@ class TrainReport:
     def from_dict(cls, values: Mapping[str, Any]) -> TrainReport:
         measures = Measures(**values["measures"]) if values["measures"] else None
         paths = {"run": Path(values["run"]), "store": storage_at(values["store"])}
-        return cls(**{**values, **paths, "measures": measures})
+        return cls(**{**values, **paths, "measures": measures, "changed": tuple(values.get("changed", ()))})
 
     def lines(self) -> list[str]:
         epochs = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
@@ -60,7 +62,8 @@ class TrainReport:
             lines = [f"{first} in {duration(self.seconds)} ({speed})"]
         if self.resumed_at_step is not None and not self.before:
             lines.append(f"  continued at step {self.resumed_at_step} of {self.steps}")
-        lines.append(f"  train: accuracy {100 * self.train_accuracy:.2f} %, loss {self.train_loss:.4f}")
+        how = f" of clouds that are {' and '.join(self.changed)}" if self.changed else ""
+        lines.append(f"  train: accuracy {100 * self.train_accuracy:.2f} %{how}; loss {self.train_loss:.4f}")
         if self.measures is not None:
             lines += measure_lines(self.measures, self.test_clouds, self.split or "")
             lines += [f"  confusion matrix: {self.run / 'confusion.png'}"]

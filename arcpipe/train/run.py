@@ -24,7 +24,7 @@ from torch import nn
 from arcpipe.cloud import DecoderKind, DecoderRecord, record_from_arrays
 from arcpipe.config import TrainConfig, build
 from arcpipe.errors import CheckpointError, ConfigError, StoreBusyError
-from arcpipe.files import locked, write_atomically
+from arcpipe.files import locked, naming, read_plain, write_atomically
 from arcpipe.models import build_model
 from arcpipe.options import Weights
 from arcpipe.store import decoder_kind
@@ -98,6 +98,14 @@ class RunFolder:
             raise CheckpointError(f"{path} is damaged.", details=[str(error)], fix=[f"rm {path}"]) from None
         return found
 
+    def check_finished(self) -> None:
+        """Read what a finished run is for. Raises CheckpointError where its weights or its decoder are damaged."""
+        checkpoint.check_whole(self.checkpoint)
+        self.decoder()
+        best = self.path / "best.safetensors"
+        if best.is_file():
+            checkpoint.load_tensors(best)
+
     def write_summary(self, values: Mapping[str, Any]) -> None:
         write_atomically(self.path / "summary.json", json.dumps(values, indent=1).encode())
 
@@ -164,7 +172,8 @@ class RunFolder:
         return _readable(self.path / "metrics.jsonl")
 
     def append_metrics(self, **values: Any) -> None:
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+        path = self.path / "metrics.jsonl"
+        with naming(path), path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(values) + "\n")
 
     def forget_metrics_after(self, epoch: int, step: int) -> None:
@@ -206,7 +215,7 @@ def open_run(path: Path) -> RunFolder:
 
 def read_config(path: Path) -> dict[str, Any]:
     try:
-        saved: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        saved: dict[str, Any] = json.loads(read_plain(path / "config.json"))
         for name, expected in (("format", FORMAT), ("version", FORMAT_VERSION)):
             if saved[name] != expected:
                 raise ValueError(f"expected {name} {expected}, found {saved[name]}")
@@ -216,7 +225,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"there is no run in {path}.", fix=[f"arcpipe train --store STORE --out {path}"]
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _not_a_run(path, error) from None
     return saved
 

@@ -29,7 +29,6 @@ from arcpipe.errors import (
     FileAccessError,
     NoSpaceError,
     NotAStoreError,
-    SourceError,
     StoreBusyError,
     StoreMismatchError,
     TooManyFailuresError,
@@ -101,7 +100,7 @@ def test_a_place_that_cannot_hold_a_store_is_refused_before_the_inventory(
 
 def test_a_source_without_a_name_is_not_the_working_folder(pictures: Path, tmp_path: Path) -> None:
     """As in `arcpipe convert "$UNSET"`."""
-    with pytest.raises(SourceError, match="no name"):
+    with pytest.raises(ConfigError, match="a path is empty"):
         run_convert(settings(pictures, tmp_path / "a.zarr", source={"source": ""}), dry_run=True)
 
 

@@ -32,7 +32,7 @@ def test_every_odd_image_gets_what_the_manifest_says(development_images: Path, t
         settings(
             development_images / "odd-images.tar",
             tmp_path / "odd.zarr",
-            source={"shorter": SHORTER, "max_pixels": MAX_PIXELS},
+            source={"shorter": SHORTER, "max_pixels": MAX_PIXELS, "held_out": 0},
             fit={"latents": 0.05},
             run={"max_failed": 40},
         ),

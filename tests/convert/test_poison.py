@@ -17,8 +17,8 @@ from arcpipe.cloud import FailedSample
 from arcpipe.cluster import Cluster
 from arcpipe.convert import run_convert, run_verify
 from arcpipe.convert.isolate import isolate_part
-from arcpipe.convert.limits import is_out_of_memory
 from arcpipe.errors import ClusterError
+from arcpipe.machine import is_out_of_memory
 from arcpipe.store import open_store
 from tests.pictures import contents, make_pictures, settings
 

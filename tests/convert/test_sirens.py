@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from arcpipe.arc import edit
 from arcpipe.arc.render import render_cloud
 from arcpipe.cloud import SirenRecord
 from arcpipe.cluster import Cluster
@@ -58,6 +59,30 @@ def test_a_conversion_that_lost_a_part_makes_the_same_one_again(pictures: Path, 
     assert run_verify(config.out, repair=True).ok
     run_convert(config, cluster=here)
     assert contents(config.out) == before
+
+
+def test_gpus_are_refused(pictures: Path, tmp_path: Path) -> None:
+    values = sirens(pictures, tmp_path / "a.zarr").model_dump() | {"run": {"gpus": 1}}
+    with pytest.raises(ConfigError, match="fitted on CPUs") as caught:
+        build(ConvertConfig, values)
+    assert "--workers N" in caught.value.fix
+
+
+def test_edits_of_anchors_are_refused_and_noise_is_not(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    run_convert(sirens(pictures, tmp_path / "a.zarr"), cluster=here)
+    cloud, rng = open_store(tmp_path / "a.zarr")["train/0"], np.random.default_rng(0)
+    for change in (
+        lambda: edit.push(cloud, 1.0, rng),
+        lambda: edit.rotate(cloud, 30),
+        lambda: edit.flip(cloud),
+        lambda: edit.mask(cloud, 0.5, rng),
+        lambda: edit.mix(cloud, cloud, 0.5, rng),
+        lambda: edit.crop(cloud, (0, 0), (4, 4)),
+    ):
+        with pytest.raises(ValueError, match="is a sine network: it has no anchors"):
+            change()
+    noisy = edit.add_noise(cloud, 0.1, rng)
+    assert not np.allclose(render_cloud(noisy, cloud.decoder), render_cloud(cloud, cloud.decoder), atol=0.01)
 
 
 def test_repeats_of_an_independent_start_differ(pictures: Path, tmp_path: Path, here: Cluster) -> None:

@@ -212,5 +212,5 @@ def test_pictures_do_not_go_into_the_store(make_store: Make) -> None:
     store = make_store()
     with pytest.raises(ConfigError, match="lies in the store") as caught:
         run_inspect(store, [], store / "pictures")
-    assert caught.value.fix == ("--out inspect/small",)
+    assert caught.value.fix == (f"--out with a path outside of {store}",)
     assert not (store / "pictures").exists()

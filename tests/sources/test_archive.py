@@ -23,7 +23,7 @@ Make = Callable[..., Path]
 
 
 def opened(path: Path, lines: list[str] | None = None) -> Source:
-    return open_source(SourceSection(source=str(path)), progress=None if lines is None else lines.append)
+    return open_source(SourceSection(source=str(path), held_out=0), progress=None if lines is None else lines.append)
 
 
 def keys(found: Inventory) -> list[str]:

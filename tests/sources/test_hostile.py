@@ -29,7 +29,7 @@ Make = Callable[..., Path]
 
 
 def opened(path: Path, lines: list[str] | None = None) -> Source:
-    return open_source(SourceSection(source=str(path)), progress=None if lines is None else lines.append)
+    return open_source(SourceSection(source=str(path), held_out=0), progress=None if lines is None else lines.append)
 
 
 def paths(source: Source) -> list[str]:
@@ -198,7 +198,7 @@ def test_pipes_sockets_and_devices_are_never_opened(tmp_path: Path, make_folder:
         lines: list[str] = []
         assert paths(opened(root, lines)) == ["cats/1.png", "dogs/1.png"]
     assert any("3 entries passed over" in line and "neither file nor folder" in line for line in lines)
-    with pytest.raises(SourceError, match="there is no dataset"):
+    with pytest.raises(SourceError, match="neither a folder nor a file"):
         opened(root / "cats" / "pipe.png")
     with pytest.raises(ImageError):
         load_image(root / "cats" / "pipe.png", SourceSection(source="x"), 3)

@@ -27,7 +27,7 @@ REASONS = {
 
 @pytest.fixture(scope="module")
 def odd(development_images: Path) -> tuple[Source, Inventory, dict[str, Sample]]:
-    source = open_source(SourceSection(source=str(development_images / "odd-images.tar")))
+    source = open_source(SourceSection(source=str(development_images / "odd-images.tar"), held_out=0))
     found = source.inventory()
     return source, found, {sample.key: sample for sample in found.samples["train"]}
 
@@ -78,7 +78,7 @@ def test_a_photograph_over_max_pixels_says_how_to_make_it_fit(odd: tuple, develo
     big = samples["train/valid/big_48mp.jpg"]
     assert big.size is None
     assert "too large to fit: 6000 x 8000" in str(big.reason)
-    smaller = open_source(SourceSection(source=str(development_images / "odd-images.tar"), shorter=64))
+    smaller = open_source(SourceSection(source=str(development_images / "odd-images.tar"), shorter=64, held_out=0))
     sample = {s.path: s for s in smaller.inventory().samples["train"]}["valid/big_48mp.jpg"]
     assert sample.size == (64, 85)
     assert smaller.read(sample, 3).shape == (64, 85, 3)

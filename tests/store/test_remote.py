@@ -25,7 +25,7 @@ from arcpipe.errors import (
     StoreBusyError,
     StoreMismatchError,
 )
-from arcpipe.storage import BucketStorage, LocalStorage, as_folder, commits, lease, objects, storage_at
+from arcpipe.storage import BucketStorage, LocalStorage, commits, folder_path, lease, objects, storage_at
 from arcpipe.storage.objects import Address
 from arcpipe.store import content_hash, create_or_open, open_store, verify
 from tests.bucket_server import USERS, BucketServer
@@ -82,9 +82,9 @@ def test_other_addresses_are_refused(text: str, said: str) -> None:
 
 def test_runs_are_kept_here() -> None:
     with pytest.raises(ConfigError, match="only stores are kept in buckets"):
-        as_folder("s3://photos/run")
+        folder_path("s3://photos/run")
     with pytest.raises(ConfigError, match="only stores are kept in buckets"):
-        as_folder(Path("s3://photos/run"))  # as the command line gives it
+        folder_path(Path("s3://photos/run"))  # as the command line gives it
 
 
 # Writing and reading

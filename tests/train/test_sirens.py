@@ -94,7 +94,10 @@ def test_the_same_settings_make_the_same_run(store: Path, tmp_path: Path) -> Non
 
 def test_settings_are_those_of_the_model_unless_given(store: Path, tmp_path: Path) -> None:
     dws = config(store, tmp_path, "dws")
-    assert (dws.augment.apply, dws.optim.amsgrad, dws.stream.normalise) == ((), True, "per-dim")
+    assert (dws.optim.amsgrad, dws.stream.normalise) == (True, "per-dim")
+    assert set(dws.augment.apply) == {"translate", "rotate", "jitter", "drop", "stretch"}
+    assert dws.augment.rotate == 45
+    assert config(store, tmp_path, "scalegmn").augment.apply == ()
     assert config(store, tmp_path, "ng-t").stream.normalise == "per-layer"
     assert config(store, tmp_path, "scalegmn").optim.clip_norm == 10
     assert config(store, tmp_path, "scalegmn", optim={"clip_norm": 1.0}).optim.clip_norm == 1
@@ -128,6 +131,7 @@ def test_new_images_are_fitted_and_classified(store: Path, pictures: Path, tmp_p
     images = [pictures / "test" / name / "0.png" for name in ("above", "below")]
     report = run_predict(tmp_path / "run", images, quiet=True)
     assert [prediction.label for prediction in report.predictions] == ["above", "below"]
+    assert all("anchor" not in line and "PSNR" in line for line in report.lines())
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,7 @@ def test_new_images_are_fitted_and_classified(store: Path, pictures: Path, tmp_p
         ("ptv3", {}, "ptv3 reads clouds, and the store holds sine networks"),
         ("dws", {"augment": {"apply": ["mask"]}}, "no points to change"),
         ("dws", {"features": {"kind": "decoded"}}, "no points to change or to describe"),
+        ("dws", {"augment": {"apply": ["rotate", "hue"]}}, "--augment rotate --features latents"),
     ],
 )
 def test_what_reads_clouds_refuses_networks(
@@ -152,6 +157,19 @@ def test_what_reads_networks_refuses_clouds(pictures: Path, tmp_path: Path) -> N
         run_train(config(clouds, tmp_path / "run", "ng-t"), quiet=True)
     with pytest.raises(ConfigError, match="per-layer is of sine networks"):
         run_train(config(clouds, tmp_path / "run", "ptv3", stream={"normalise": "per-layer"}), quiet=True)
+    with pytest.raises(ConfigError, match="--augment translate changes sine networks") as caught:
+        run_train(config(clouds, tmp_path / "run", "ptv3", augment={"apply": ["mask", "translate"]}), quiet=True)
+    assert "--augment mask" in caught.value.fix
+
+
+def test_views_of_a_network_are_drawn_as_in_training(store: Path, tmp_path: Path) -> None:
+    run_train(config(store, tmp_path / "run", "mlp", augment={"apply": ["jitter"]}), quiet=True)
+    plain, views = (
+        run_evaluate(EvaluateConfig(run=tmp_path / "run", store=store, views=n, threads=1)).measures.loss
+        for n in (1, 3)
+    )
+    assert plain != views
+    assert views < 0.8
 
 
 def test_networks_have_no_points_to_push(store: Path, tmp_path: Path) -> None:

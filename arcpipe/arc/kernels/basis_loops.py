@@ -442,12 +442,29 @@ def add_products(rows, count, width, own):
 
 @bare
 def add_rows(rows, at, factors, count, width, total):
-    """Add to `total` (width,) `count` of `rows` (flat) from `at` on, each times its factor."""
-    for v in range(0, width, LANES):
-        held = load(total, v)
-        for i in range(count):
-            held = fma(splat(factors[i]), load(rows, at + i * width + v), held)
-        store(total, v, held)
+    """Add to `total` (width,) `count` of `rows` (flat) from `at` on, each times its factor.
+
+    Even and odd rows are added up apart: a sum waits for its last product, and two of two registers each need not.
+    """
+    v = 0
+    while v < width:
+        second = v + LANES if v + LANES < width else v
+        even, even_2 = load(total, v), load(total, second)
+        odd, odd_2 = splat(np.float32(0)), splat(np.float32(0))
+        for i in range(0, count - 1, 2):
+            first, next_ = splat(factors[i]), splat(factors[i + 1])
+            here, there = at + i * width, at + (i + 1) * width
+            even, odd = fma(first, load(rows, here + v), even), fma(next_, load(rows, there + v), odd)
+            even_2 = fma(first, load(rows, here + second), even_2)
+            odd_2 = fma(next_, load(rows, there + second), odd_2)
+        if count % 2:
+            last, here = splat(factors[count - 1]), at + (count - 1) * width
+            even, even_2 = fma(last, load(rows, here + v), even), fma(last, load(rows, here + second), even_2)
+        one = splat(np.float32(1))
+        store(total, v, fma(one, odd, even))
+        if second > v:
+            store(total, second, fma(one, odd_2, even_2))
+        v = second + LANES
 
 
 @bare

@@ -12,13 +12,13 @@ import warnings
 
 from torch import nn
 
-from arcpipe.errors import ConfigError
+from arcpipe.errors import ConfigError, install
 
 PACKAGES = {"spconv": "spconv", "torch-scatter": "torch_scatter"}
 """Backends that need a package, and how it is imported; the file beside this one has the same name."""
 INSTALL = {
-    "spconv": "pip install 'arcpipe[cuda]'",
-    "torch-scatter": "pip install --no-build-isolation 'arcpipe[scatter]'",
+    "spconv": install("cuda"),
+    "torch-scatter": install("scatter", "--no-build-isolation "),
 }
 BACKENDS = ("auto", "torch", *PACKAGES)
 

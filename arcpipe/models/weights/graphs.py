@@ -109,8 +109,9 @@ class MessageLayer(nn.Module):
 
 def _gathered(messages: Tensor, mean_log: float) -> Tensor:
     """Mean, least, most and deviation over the sources (s, sources, targets, c), as they are and scaled: (..., 8 c)."""
-    variance = messages.var(1, correction=0)
-    found = [messages.mean(1), messages.amin(1), messages.amax(1), (variance + EPS).sqrt()]
+    mean = messages.mean(1)
+    variance = (messages - mean.unsqueeze(1)).square().mean(1)  # torch's own along such an axis is 5 times as slow
+    found = [mean, messages.amin(1), messages.amax(1), (variance + EPS).sqrt()]
     plain = torch.cat(found, dim=-1)
     return torch.cat([plain, plain * (math.log(messages.shape[1] + 1) / mean_log)], dim=-1)
 
@@ -232,7 +233,8 @@ class RelationalLayer(nn.Module):
         x = self.norm(x + draw.dropout(self.again(self.project(attended)), dropout))
         x = self.mixer(x, dropout, draw)
         if not self.last:
-            both = self.pair(torch.cat([e, e.transpose(1, 2)], dim=-1))
+            there, back = self.pair.weight.chunk(2, dim=1)  # each half on e as it lies: no transposed copy is made
+            both = nn.functional.linear(e, there, self.pair.bias) + nn.functional.linear(e, back).transpose(1, 2)
             both = both + self.source(x).unsqueeze(2) + self.target(x).unsqueeze(1)
             made = draw.dropout(self.edge_out(nn.functional.gelu(both)), dropout)
             e = self.edge_mixer(self.edge_norm(e + made), dropout, draw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from arcpipe.models import build_model, n_parameters, resolve
 from arcpipe.models.share import Share
 from arcpipe.models.weights import PRESETS
 from arcpipe.models.weights.base import split
+from arcpipe.models.weights.dws import DwsLayer, Kind, MatrixLayer, SetLayer, kinds_of
 from arcpipe.models.weights.scalegmn import BOTH, FORWARD, ScaleGmn, Settings, canonical_phases
 from arcpipe.siren import render
 
@@ -264,6 +266,51 @@ def test_shapes_that_no_network_has_are_refused() -> None:
         run(net, torch.zeros(2, 1184))
     with pytest.raises(ValueError, match="a cloud of one point"):
         net(torch.zeros(2, 1185), torch.zeros(2, 2), torch.tensor([0, 2]))
+
+
+def attended(layer: SetLayer, x: Tensor) -> Tensor:
+    """A set layer by its formula, element by element and head by head."""
+    q, k, v = layer.query(x), layer.key(x), layer.value(x)  # (s, n, width)
+    width = q.shape[-1] // layer.heads
+    made = torch.zeros_like(q)
+    for head in range(layer.heads):
+        own = slice(head * width, (head + 1) * width)
+        for i in range(x.shape[1]):
+            scores = torch.stack([(q[:, i, own] * k[:, j, own]).sum(-1) for j in range(x.shape[1])], 1)
+            shares = torch.softmax(scores / q.shape[-1] ** 0.5, 1)
+            made[:, i, own] = q[:, i, own] + sum(shares[:, j, None] * v[:, j, own] for j in range(x.shape[1]))
+    return made + torch.relu(layer.out(made))
+
+
+def contribution(layer: torch.nn.Module, x: Tensor, source: Kind, target: Kind, place: tuple[int, ...]) -> Tensor:
+    """What a tensor adds at one place of another, by the rule: (s, channels)."""
+    shared = [axis for axis in source.axes if axis in target.axes]
+    if len(shared) == 2:
+        assert isinstance(layer, MatrixLayer)
+        i, j = place
+        every = x.flatten(1, 2).max(1).values
+        column, row = x[:, :, j].max(1).values, x[:, i].max(1).values
+        return (layer.entry(x[:, i, j]) + layer.rows(column) + layer.columns(row) + layer.all(every)) / 4
+    if not shared:
+        return layer(x.flatten(1, -2).max(1).values if x.ndim > 2 else x)
+    assert isinstance(layer, SetLayer)
+    if len(source.axes) == 2:
+        x = x.max(1 if source.axes[1] == shared[0] else 2).values
+    return attended(layer, x)[:, place[target.axes.index(shared[0])]]
+
+
+def test_a_layer_of_dwsnets_is_the_sum_of_its_maps_at_every_place() -> None:
+    widths = (2, 3, 4, 5, 3)
+    kinds, rng = kinds_of(widths), torch.Generator().manual_seed(1)
+    torch.manual_seed(0)
+    layer = DwsLayer(kinds, 2, 8, heads=4).double()
+    tensors = [
+        torch.randn(2, *(widths[axis] for axis in kind.axes), 2 * kind.fold, generator=rng).double() for kind in kinds
+    ]
+    for made, target, maps in zip(layer(tensors), kinds, layer.maps, strict=True):
+        for place in product(*(range(widths[axis]) for axis in target.axes)):
+            parts = [contribution(m, x, kind, target, place) for m, x, kind in zip(maps, tensors, kinds, strict=True)]
+            same(made[(slice(None), *place)], sum(parts) / len(kinds))
 
 
 def test_all_presets_exist() -> None:
