@@ -51,6 +51,8 @@ Reach = Annotated[float, Field(ge=0, le=2**16)]
 """How far something moves, pixels."""
 Strength = Annotated[float, Field(ge=0, le=1000)]
 Rate = Annotated[float, Field(gt=0, le=1000)]
+LearningRate = Annotated[float, Field(gt=0, le=1e38)]
+"""What float32 holds: a rate that is too high makes a loss that is no number, which is told in its place."""
 Seconds = Annotated[float, Field(gt=0, le=10**9)]
 
 
@@ -194,7 +196,7 @@ class FitSection(Section):
     """Hidden widths of the decoder; the thesis has one layer of `neighbours * (latent_dim + 2)`."""
     steps: Count = 500
     """Of Adam; a fit of `basis` has one, which solves it."""
-    lr: Rate = 0.005
+    lr: LearningRate = 0.005
     """Learning rate of Adam."""
     schedule: Schedule = "constant"
     """`cosine`: the rate falls from `lr` to 0 along half a cosine, over the steps of a fit (not of pretraining)."""
@@ -210,7 +212,7 @@ class FitSection(Section):
     """Images of the training split from which the decoder is learned."""
     pretrain_steps: Count = 500
     """Steps by which it is learned."""
-    pretrain_lr: Rate | None = None
+    pretrain_lr: LearningRate | None = None
     """Rate of the joint stage, constant; `lr` if not given."""
     pretrain_betas: tuple[Share, Share] | None = None
     """Of the joint stage; `betas` if not given."""
@@ -479,14 +481,14 @@ class AugmentSection(Section):
     """The mixing share is drawn from Beta(alpha, alpha)."""
     arcmix: Literal["points", "box"] = "points"
     """`points`: random subsets of both clouds; `box`: a rectangle of one cloud replaces that of the other (CutMix)."""
-    translate: Annotated[float, Field(ge=0)] = 0.25
+    translate: Strength = 0.25
     """The picture of a network moves uniformly by at most so many halves of its side on each axis."""
-    jitter: Annotated[float, Field(ge=0)] = 0.1
+    jitter: Strength = 0.1
     """Gaussian noise on a network's parameters, in standard deviations of their tensor (from a shared start, if any).
     `noise-published` adds so much of the standard deviation itself, without drawing anything."""
-    drop: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    drop: Share = 0.01
     """Share of a network's parameters that become 0; the others are divided by what is left."""
-    stretch: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.8, 1.2)
+    stretch: tuple[Rate, Rate] = (0.8, 1.2)
     """Least and most factor of a network's first weights: the picture shrinks or grows about its middle."""
 
     @field_validator("apply")
@@ -613,7 +615,7 @@ class OptimSection(Section):
     """Times that every cloud is seen."""
     batch_size: Batch = 128
     """Clouds in a step, of all processes together."""
-    lr: Rate = 2e-3
+    lr: LearningRate = 2e-3
     """Learning rate of AdamW, at its highest."""
     weight_decay: Strength = 1e-3
     """Of AdamW, times the rate."""

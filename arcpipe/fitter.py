@@ -46,7 +46,7 @@ class Fitter:
     decoder: AnyDecoder
     settings: FitSection
     store: StoreSection = field(default_factory=StoreSection)
-    source: SourceSection = field(default_factory=lambda: SourceSection(source=""))
+    source: SourceSection = field(default_factory=lambda: SourceSection(source="."))
     seed: int = 0
     device: str = "cpu"
     threads: int = 1

@@ -120,9 +120,9 @@ def test_a_command_line_of_the_pages_works(home: Path, line: str) -> None:
         assert (done.exit_code, [name for name in options if name not in done.output]) == (0, [])
         return
     command = in_small(line)
-    sirens = "scalegmn" in command
+    sirens = not {"dws", "ng-gnn", "ng-t", "scalegmn", "mlp"}.isdisjoint(command)
     if sirens:
-        small = ["--recipe", "siren", "--set", "fit.steps=2", "--set", "fit.hidden=[4]", "--out", "store/sirens.zarr"]
+        small = ["--recipe", "siren", "--set", "fit.steps=2", "--set", "fit.hidden=[4,4]", "--out", "store/sirens.zarr"]
         assert CliRunner().invoke(app, ["convert", "pets", *small]).exit_code == 0
         command[command.index("--store") + 1] = "store/sirens.zarr"
     done = CliRunner().invoke(app, command)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
 from arcpipe import errors
 from arcpipe.cli import app
-from arcpipe.config import ConvertConfig, SourceSection, TrainConfig, build
+from arcpipe.config import Augmentation, ConvertConfig, SourceSection, TrainConfig, build
 from arcpipe.errors import ConfigError, install
 from arcpipe.progress import quality_words
 from arcpipe.settings import all_settings, find_settings
@@ -99,9 +100,7 @@ def _shown(value: object) -> str:
 
 
 def test_every_change_of_clouds_has_a_word() -> None:
-    assert set(CHANGES) == set(
-        build(TrainConfig, {"store": "a", "out": "b", "augment": {"apply": [*CHANGES]}}).augment.apply
-    )
+    assert set(CHANGES) == set(get_args(Augmentation))
 
 
 def test_words_for_decibels() -> None:

@@ -245,7 +245,7 @@ def _facts(desk: Desk) -> str:
     """Decoder, recipe, mean PSNR of every split, and whether the store is finished."""
     store = desk.store
     counts = [f"{split} {decibel(known(_mean(values)))} ({len(values):,})" for split, values in desk.psnr.items()]
-    facts = [f"decoder {store.decoder.sha256[:8]}", f"recipe {store.config['fit']['recipe']}"]
+    facts = [f"decoder {store.decoder.sha256[:8]}", f"recipe {store.config.get('fit', {}).get('recipe', 'unknown')}"]
     facts += [f"mean PSNR (clouds): {', '.join(counts)}"]
     facts += [] if store.complete else ["not finished: only what is committed"]
     return " · ".join(facts)

@@ -152,7 +152,7 @@ def open_splits(
     learnt, *others = splits
     assert learnt is not None
     for split in others:  # before the first epoch, not behind it; `store_facts` looks at the training split
-        if split is not None and not len(split.manifest):
+        if split is not None and len(learnt.manifest) and not len(split.manifest):
             taken = f"--validation {held_out:g} takes none of {len(learnt.manifest)} clouds: "
             raise SourceError(
                 f"there is nothing to evaluate on: the split {split.name} of {store.storage} holds no clouds.",
@@ -387,6 +387,13 @@ CHANGES = {
     "saturation": "of other saturation",
     "hue": "of other hue",
     "arcmix": "mixed",
+    "translate": "moved",
+    "translate-published": "moved",
+    "jitter": "noisy",
+    "noise-published": "noisy",
+    "drop": "thinned out",
+    "stretch": "stretched",
+    "permute": "of exchanged neurons",
 }
 """What training does to clouds, as `augment.apply` calls it and as people read it."""
 POOR = {"displacement": 0.7, "run_length": 1.5}

@@ -46,7 +46,7 @@ def test_a_missing_package_is_a_reason_not_an_error(tmp_path: Path, monkeypatch:
     write_clouds(tmp_path / "clouds.zarr", 8, points=6, latent_dim=4)
     ways, skipped = stream._ways(open_store(tmp_path / "clouds.zarr"), "train", tmp_path, True)
     assert "webdataset" not in ways
-    assert "arcpipe[bench]" in skipped["webdataset"]
+    assert ".[bench]" in skipped["webdataset"]
 
 
 @pytest.mark.filterwarnings("ignore")  # WebDataset leaves its files to the garbage collector

@@ -43,7 +43,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def convert(pictures: Path, out: str, threads: int = 1, **run: Any) -> dict[str, Any]:
     values = {
-        "source": {"source": str(pictures)},
+        "source": {"source": str(pictures), "held_out": 0},
         "out": pictures.parent / out,
         "fit": {"recipe": "thesis", "steps": 2, "decoder": str(pictures.parent / "decoder.safetensors"), "repeats": 2},
         "store": {"part_samples": 7},

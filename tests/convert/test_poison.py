@@ -156,11 +156,11 @@ def test_an_image_that_does_not_fit_into_memory_is_recorded(
     rng = np.random.default_rng(0)
     for i in range(5):
         Image.fromarray(rng.integers(0, 255, (12, 12, 3)).astype(np.uint8)).save(folder / f"{i}.png")
-    clean = settings(folder.parent, tmp_path / "clean.zarr")
+    clean = settings(folder.parent, tmp_path / "clean.zarr", source={"held_out": 0})
     run_convert(clean, cluster=here)
     Image.fromarray(rng.integers(0, 255, (2000, 2000, 3)).astype(np.uint8)).save(folder / "huge.png", compress_level=0)
     fit = {"decoder": str(clean.out)}
-    config = settings(folder.parent, tmp_path / "a.zarr", fit=fit, store={"part_samples": 10})
+    config = settings(folder.parent, tmp_path / "a.zarr", fit=fit, store={"part_samples": 10}, source={"held_out": 0})
     work, part, writer = planned(config, here)
     monkeypatch.setattr(isolate, "memory_share", lambda n_workers: 200 * 2**20)
     record = isolate_part(work, part, writer)

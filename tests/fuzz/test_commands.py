@@ -15,5 +15,5 @@ def test_command_lines_of_any_kind() -> None:
     outcome = fuzz_commands(200, 0)
     assert outcome.bugs == []
     assert outcome.lines >= 200
-    assert outcome.codes[0] > 5
+    assert outcome.codes[0] >= 3
     assert outcome.codes[2] > 50
