@@ -210,7 +210,7 @@ def test_the_command_that_mends_a_damaged_part_works(pictures: Path, tmp_path: P
     config = settings(pictures, tmp_path / "a b.zarr")
     run_convert(config, cluster=here)
     before = contents(config.out)
-    victim = next((config.out / "train" / "0002").glob("latents/c/*/*"))
+    victim = next((Path(str(config.out)) / "train" / "0002").glob("latents/c/*/*"))
     victim.write_bytes(victim.read_bytes()[:-1])
     report = run_verify(config.out, decode=2)
     assert not report.ok
@@ -222,7 +222,7 @@ def test_the_command_that_mends_a_damaged_part_works(pictures: Path, tmp_path: P
     assert victim.is_file()
     done = arcpipe_here(*command[1:], "--json", cwd=tmp_path)
     assert (done.returncode, json.loads(done.stdout)["repaired"]["aside"]["parts"]) == (0, ["train/0002"]), done.stderr
-    assert (config.out.with_name("a b.zarr.damaged-1") / "train" / "0002").is_dir()
+    assert (Path(str(config.out)).with_name("a b.zarr.damaged-1") / "train" / "0002").is_dir()
     run_convert(config, cluster=here)
     assert contents(config.out) == before
     assert run_verify(config.out).ok

@@ -132,10 +132,10 @@ def test_permission_that_is_taken_away(here: Cluster) -> None:
     try:
         if root:
             os.seteuid(NOBODY)
-        error = stopped(config, 3, lambda: (config.out / ".attempts").chmod(0o555))
+        error = stopped(config, 3, lambda: (Path(str(config.out)) / ".attempts").chmod(0o555))
         assert isinstance(error, FileAccessError)
         assert "Permission denied" in str(error)
-        (config.out / ".attempts").chmod(0o755)
+        (Path(str(config.out)) / ".attempts").chmod(0o755)
         assert run_convert(config, cluster=here).failed == 0
     finally:
         os.seteuid(os.getuid())
