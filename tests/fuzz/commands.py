@@ -39,6 +39,7 @@ from typer.testing import CliRunner
 
 from arcpipe.cli import app
 from arcpipe.settings import all_settings
+from arcpipe.storage import storage_at
 from arcpipe.store.root import read_root
 from arcpipe.store.schema import group_document
 from tests.pictures import in_process, make_pictures
@@ -172,7 +173,7 @@ class Workshop:
         for name in ("bent", "torn"):
             shutil.copytree(folder / "s.zarr", folder / f"{name}.zarr")
             shutil.copytree(folder / "sound", folder / f"{name}-run")
-        root = read_root(folder / "bent.zarr")
+        root = read_root(storage_at(folder / "bent.zarr"))
         (folder / "bent.zarr/zarr.json").write_bytes(group_document({**root, "classes": root["classes"][:1]}))
         (folder / "torn.zarr/zarr.json").write_bytes((folder / "s.zarr/zarr.json").read_bytes()[:-90])
         config = json.loads((folder / "bent-run/config.json").read_bytes())

@@ -22,7 +22,7 @@ from arcpipe.arc.decoder import Decoder
 from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.config import FitSection
 from arcpipe.convert import run_convert
-from arcpipe.errors import ConfigError, NotAStoreError
+from arcpipe.errors import ConfigError, NoSpaceError, NotAStoreError
 from arcpipe.inspect import charts, facts, write_page
 from arcpipe.inspect.markup import LONGEST_TEXT, escaped, tag
 from arcpipe.progress import byte_size
@@ -302,7 +302,7 @@ def test_a_failed_write_leaves_the_former_page(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", fail)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(NoSpaceError, match="no space"):
             write_page(store, folder / "a.html")
     assert (folder / "a.html").read_text() == "former"
     assert os.listdir(folder) == ["a.html"]
