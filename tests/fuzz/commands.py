@@ -32,7 +32,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from unittest import mock
 
 import typer
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
 from typer.models import OptionInfo
 from typer.testing import CliRunner
@@ -331,10 +331,13 @@ def fuzz_commands(count: int, first_seed: int) -> Outcome:
             max_examples=count,
             deadline=None,
             database=None,
-            phases=[Phase.generate],
+            phases=[Phase.explicit, Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
         @given(command_lines(), environments)
+        @example(["settings"], {})  # what succeeds is seldom drawn
+        @example(["verify", "s.zarr"], {})
+        @example(["inspect", "s.zarr"], {})
         def run(line: list[str], environment: dict[str, str | None]) -> None:
             try_line(made, template, line, environment, outcome)
 
