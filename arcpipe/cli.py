@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
@@ -42,14 +42,16 @@ from arcpipe.options import (
     with_expert,
     words,
 )
-from arcpipe.paths import checked, folder_path, store_path
+from arcpipe.paths import checked
+from arcpipe.storage import Storage, folder_path, storage_at
 from arcpipe.streams import drop_results, hush, hush_exit, open_streams, write_results
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def _parser(read: Callable[[str], Path]) -> Callable[[str], Path]:
-    def parse(text: str) -> Path:
+def _parser(read: Callable[[str], T]) -> Callable[[str], T]:
+    def parse(text: str) -> T:
         try:
             return read(text)
         except ArcpipeError as error:
@@ -76,7 +78,7 @@ app = typer.Typer(
 
 
 # A store's place, what is written on this machine, and what is only read, as options or arguments.
-AT: dict[str, Any] = {"parser": _parser(store_path), "metavar": "STORE"}
+AT: dict[str, Any] = {"parser": _parser(storage_at), "metavar": "STORE"}
 OUT: dict[str, Any] = {"parser": _parser(folder_path), "metavar": "PATH"}
 IN: dict[str, Any] = {"parser": _parser(lambda text: Path(checked(text))), "metavar": "PATH"}
 
@@ -180,7 +182,7 @@ def convert(
         ),
     ],
     out: Annotated[
-        Path | None,
+        Storage | None,
         typer.Option(help="The store, a path or s3://BUCKET/NAME.zarr; by default store/NAME.zarr.", **AT),
     ] = None,
     data: Annotated[
@@ -239,43 +241,11 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Turn an image dataset into a store of ARC clouds. Safe to run again: it continues."""
-    from arcpipe.config import ConvertConfig, build
+    options = given(locals(), besides=("dry_run", "overwrite", "retry_failed", "expert", "as_json"))
+    from arcpipe.config import ConvertConfig, build, sectioned
     from arcpipe.convert import run_convert
 
-    values = {
-        "source": {
-            "source": source,
-            "data": data,
-            "size": size,
-            "shorter": shorter,
-            "center_crop": center_crop,
-            "pad": pad,
-            "displace": displace,
-            "grey": grey,
-            "limit": limit,
-            "max_pixels": max_pixels,
-        },
-        "out": out or default_store(source),
-        "seed": seed,
-        "fit": given(
-            recipe=recipe,
-            latents=latents,
-            latent_dim=latent_dim,
-            neighbours=neighbours,
-            repeats=repeats,
-            decoder=decoder,
-            steps=steps,
-        ),
-        "store": given(dtype=dtype, neighbours_cache=neighbours_cache),
-        "run": {
-            "workers": workers,
-            "gpus": gpus,
-            "scheduler": scheduler,
-            "cluster": cluster,
-            "memory": memory,
-            "max_failed": max_failed,
-        },
-    }
+    values = sectioned(ConvertConfig, {"out": default_store(source), **options})
     config = build(ConvertConfig, with_expert(values, expert))
     report = run_convert(config, dry_run=dry_run, overwrite=overwrite, retry_failed=retry_failed)
     show(report, as_json)
@@ -285,7 +255,7 @@ def convert(
 @app.command()
 @reports_errors
 def train(
-    store: Annotated[Path, typer.Option(help="A store made by arcpipe convert.", **AT)],
+    store: Annotated[Storage, typer.Option(help="A store made by arcpipe convert.", **AT)],
     out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME.", **OUT)] = None,
     model: Annotated[
         Model, typer.Option(help="The classifier: ptv3 and ptv1 of clouds, the others of sine networks.")
@@ -336,32 +306,16 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a point transformer on a store. Safe to run again: it continues."""
-    from arcpipe.config import TrainConfig, build
+    options = given(locals(), besides=("augment", "features", "resume", "overwrite", "expert", "as_json"))
+    from arcpipe.config import TrainConfig, build, sectioned
     from arcpipe.threads import set_waiting
 
     set_waiting()
     from arcpipe.train import run_train
 
-    values = {
-        "store": store,
-        "out": out or default_run(store),
-        "seed": seed,
-        "device": device,
-        "threads": threads,
-        "workers": workers,
-        "gpus": gpus,
-        "stream": given(
-            train_split=train_split,
-            test_split=test_split,
-            normalise=normalise,
-            validation=validation,
-            allow_unfinished=allow_unfinished,
-        ),
-        "features": {"kind": features},
-        "model": {"model": model, "preset": preset},
-        "augment": given(apply=None if augment is None else [] if augment == "none" else words(augment)),
-        "optim": given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, schedule=schedule),
-    }
+    values = sectioned(TrainConfig, {"out": default_run(store), "kind": features, **options})
+    if augment is not None:
+        values["augment"] = {"apply": [] if augment == "none" else words(augment)}
     config = build(TrainConfig, with_expert(values, expert))
     report = run_train(config, resume=resume, overwrite=overwrite)
     if speaks():
@@ -372,7 +326,7 @@ def train(
 @reports_errors
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder.", **IN)],
-    store: Annotated[Path, typer.Option(help="A store with the same decoder.", **AT)],
+    store: Annotated[Storage, typer.Option(help="A store with the same decoder.", **AT)],
     split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
     weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = "last",
     push: Annotated[float, typer.Option(min=0, help="Push every anchor by up to P pixels (experiment 4).")] = 0.0,
@@ -390,29 +344,14 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Accuracy, per class, calibration and confusion, of a trained run on a store."""
+    options = given(locals(), besides=("as_json",))
     from arcpipe.config import EvaluateConfig, build
     from arcpipe.threads import set_waiting
 
     set_waiting()
     from arcpipe.train import run_evaluate
 
-    values = {
-        "run": run,
-        "store": store,
-        "split": split,
-        "weights": weights,
-        "push": push,
-        "shift": shift,
-        "displace": displace,
-        "repeats": repeats,
-        "views": views,
-        "out": out,
-        "batch_size": batch_size,
-        "device": device,
-        "threads": threads,
-        "seed": seed,
-    }
-    show(run_evaluate(build(EvaluateConfig, values)), as_json)
+    show(run_evaluate(build(EvaluateConfig, options)), as_json)
 
 
 @app.command()
@@ -436,7 +375,7 @@ def predict(
 @app.command()
 @reports_errors
 def inspect(
-    store: Annotated[Path, typer.Argument(help="A store.", **AT)],
+    store: Annotated[Storage, typer.Argument(help="A store.", **AT)],
     samples: Annotated[
         list[str] | None,
         typer.Argument(
@@ -471,7 +410,7 @@ def inspect(
 @app.command()
 @reports_errors
 def verify(
-    store: Annotated[Path, typer.Argument(help="A store.", **AT)],
+    store: Annotated[Storage, typer.Argument(help="A store.", **AT)],
     decode: Annotated[int, typer.Option(min=0, help="Also decode N samples and compare with their PSNR.")] = 0,
     repair: Annotated[bool, typer.Option(help="Move damaged parts aside: the next convert makes them again.")] = False,
     as_json: Json = False,
@@ -502,7 +441,7 @@ def settings(
 @app.command()
 @reports_errors
 def doctor(
-    out: Annotated[Path, typer.Option(**AT, help="Where a store would be made.")] = "store/NAME.zarr",  # type: ignore
+    out: Annotated[Storage, typer.Option(**AT, help="Where a store would be made.")] = "store/NAME.zarr",  # type: ignore
     as_json: Json = False,
 ) -> None:
     """Check this machine and the folder of a store: what was found, and what to do about it."""

@@ -14,18 +14,21 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     ValidationError,
     ValidationInfo,
     WrapValidator,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from arcpipe.errors import ConfigError
 from arcpipe.files import read_plain
 from arcpipe.options import SEEDS, Cache, Dtype, Features, Model, Normalise, Preset, Recipe, Schedule, Weights
-from arcpipe.paths import checked, folder_path, store_path
+from arcpipe.paths import checked
+from arcpipe.storage import Storage, folder_path, storage_at
 
 # Every number has bounds. The upper ones are where it would overflow, or could only be a slip of the hand.
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -53,8 +56,10 @@ LearningRate = Annotated[float, Field(gt=0, le=1e38)]
 Seconds = Annotated[float, Field(gt=0, le=10**9)]
 
 
-def _as_place(value: Any, handler: Callable[[Any], Path]) -> Path:
-    return store_path(value) if isinstance(value, (str, Path)) else handler(value)
+def _as_storage(value: Any) -> Storage:
+    if not isinstance(value, (str, Path, Storage)):
+        raise PydanticCustomError("storage", "expected a path, or an address in a bucket")
+    return storage_at(value)
 
 
 def _as_folder(value: Any, handler: Callable[[Any], Path]) -> Path:
@@ -65,7 +70,7 @@ def _checked(value: Any, handler: Callable[[Any], Any]) -> Any:
     return handler(checked(value) if isinstance(value, (str, Path)) else value)
 
 
-Place = Annotated[Path, WrapValidator(_as_place)]
+At = Annotated[Storage, PlainValidator(_as_storage, json_schema_input_type=str), PlainSerializer(str)]
 """Where a store is: a path, or an address in a bucket."""
 Folder = Annotated[Path, WrapValidator(_as_folder)]
 """A folder on this machine that something is written into."""
@@ -366,7 +371,7 @@ class ConvertConfig(Section):
     """Everything `arcpipe convert` is told."""
 
     source: SourceSection
-    out: Place
+    out: At
     """The store: a path, or s3://BUCKET/NAME.zarr."""
     seed: Seed = 0
     """Everything random derives from it."""
@@ -685,7 +690,7 @@ WEIGHT_DEFAULTS["ng-t"] = WEIGHT_DEFAULTS["ng-gnn"]
 class TrainConfig(Section):
     """Everything `arcpipe train` is told."""
 
-    store: Place
+    store: At
     """The store to train on."""
     out: Folder
     """The run's folder."""
@@ -746,7 +751,7 @@ class EvaluateConfig(EvaluateSection):
     """Everything `arcpipe evaluate` is told."""
 
     run: Readable
-    store: Place
+    store: At
     out: Folder | None = None
     """A folder for the figures of calibration and confusion."""
     batch_size: Batch = 256

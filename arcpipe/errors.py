@@ -32,11 +32,24 @@ class ArcpipeError(Exception):
     def __reduce__(self):  # type: ignore[no-untyped-def]  # keyword arguments survive the trip from a Dask worker
         return (_rebuild, (type(self), self.what, self.details, self.fix))
 
+    @property
+    def told(self) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+        """What another process needs to raise it, see `rebuilt`."""
+        return type(self).__name__, self.what, self.details, self.fix
+
     def __str__(self) -> str:
         lines = [self.what]
         lines += [f"  {line}" for line in self.details]
         lines += [f"  try: {line}" for line in self.fix]
         return "\n".join(lines)
+
+
+def rebuilt(name: str, what: str, details: Iterable[str], fix: Iterable[str]) -> ArcpipeError:
+    """An error that another process has `told`."""
+    kind = globals().get(name)
+    if not (isinstance(kind, type) and issubclass(kind, ArcpipeError)):
+        kind = ArcpipeError
+    return kind(what, details=details, fix=fix)
 
 
 def _rebuild(kind: type[ArcpipeError], what: str, details: tuple[str, ...], fix: tuple[str, ...]) -> ArcpipeError:
@@ -164,8 +177,8 @@ class DamagedStoreError(ArcpipeError):
     """Bytes of the store are not those that were written."""
 
     exit_code = 6
-    where: object = None
-    """The path of the file or array, where it is known."""
+    where: str | None = None
+    """The name of the file or array in its store, where it is known."""
 
 
 class NoSpaceError(ArcpipeError):

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from arcpipe.config import FitSection, SourceSection, StoreSection
 from arcpipe.errors import ConfigError, ImageError
 from arcpipe.seeds import derive_seed
 from arcpipe.sources import Picture, load_image
+from arcpipe.storage import Place
 from arcpipe.store import Rounding, Store, open_store, position_dtype
 from arcpipe.threads import each
 
@@ -55,14 +55,14 @@ class Fitter:
         return f"<Fitter: recipe {self.settings.recipe}, {self.record}, on {self.device}>"
 
     @classmethod
-    def like(cls, store: Store | Path | str, *, device: str = "cpu") -> Fitter:
+    def like(cls, store: Store | Place, *, device: str = "cpu") -> Fitter:
         """A fitter that makes clouds as those of a store.
 
         Raises:
             ConfigError: the store does not say how it was made.
         """
         store = store if isinstance(store, Store) else open_store(store)
-        return cls.made(store.config, store.decoder, str(store.path), device=device)
+        return cls.made(store.config, store.decoder, str(store.storage), device=device)
 
     @classmethod
     def made(cls, config: Mapping[str, Any], decoder: DecoderRecord, where: str, *, device: str = "cpu") -> Fitter:

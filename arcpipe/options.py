@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from arcpipe.errors import ConfigError
+from arcpipe.storage import Storage
 
 Dtype = Literal["float16", "float32", "int8"]
 Cache = Literal["pixels", "none"]
@@ -37,9 +39,12 @@ SEEDS = range(-(2**63), 2**63)
 """What every generator of random numbers takes."""
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """The options that were given: the others are left to the defaults of the settings."""
-    return {name: option for name, option in options.items() if option is not None}
+def given(options: Mapping[str, Any], besides: Collection[str]) -> dict[str, Any]:
+    """The options of a command that are settings and were given: the others are left to the settings' defaults.
+
+    Options have the names of their settings, but for those `besides`.
+    """
+    return {name: option for name, option in options.items() if option is not None and name not in besides}
 
 
 def with_expert(values: dict[str, Any], expert: list[str] | None) -> dict[str, Any]:
@@ -74,8 +79,8 @@ def default_store(source: str) -> Path:
     return Path("store") / f"{name or 'images'}.zarr"
 
 
-def default_run(store: Path) -> Path:
-    """`runs/NAME` for a store's path."""
+def default_run(store: Storage) -> Path:
+    """`runs/NAME` for a store."""
     return Path("runs") / store.name.removesuffix(".zarr")
 
 

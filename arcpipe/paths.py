@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from arcpipe.errors import ConfigError
-from arcpipe.place import as_folder, as_place, is_remote
 
 NAME_BYTES = 255
 """Longest name of one file on the usual file systems."""
@@ -35,19 +34,12 @@ def checked(text: str | os.PathLike[str], room: int = 0) -> str:
     return written
 
 
-def store_path(text: str | os.PathLike[str]) -> Path:
-    """The path or address of a store; `.` becomes the folder that it means, so that every store has a name."""
-    written = checked(text, OWN_BYTES)
-    path = as_place(text if isinstance(text, Path) else written)  # a remote path is a Path, too
-    return path if is_remote(path) else _named(path)
+def named(path: Path) -> Path:
+    """The same path, whose last step is a name: `.` becomes the folder that it means.
 
-
-def folder_path(text: str | os.PathLike[str]) -> Path:
-    """The path of a folder or file on this machine, with a name as `store_path` gives it."""
-    return _named(as_folder(checked(text, OWN_BYTES)))
-
-
-def _named(path: Path) -> Path:
+    Raises:
+        ConfigError: it is the root of all folders, which has no name.
+    """
     if path.name not in ("", ".."):
         return path
     whole = Path(os.path.realpath(path))
@@ -66,8 +58,6 @@ def outside_stores(path: Path, what: str = "--out") -> None:
     Raises:
         ConfigError: it is a store, or below one.
     """
-    if is_remote(path):
-        return
     place = Path(os.path.realpath(path))
     for folder in (place, *place.parents):
         if os.path.isfile(folder / "zarr.json"):

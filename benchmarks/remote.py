@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arcpipe.cloud import Cloud, CloudBatch, NetworkRecord, morton_codes
 from arcpipe.config import StreamSection
-from arcpipe.place import as_place
+from arcpipe.storage import storage_at
 from arcpipe.store import Store, StoreHeader, create_or_open, open_store
 from arcpipe.stream.loader import StreamLoader
 from arcpipe.stream.split import Split, normalisation
@@ -95,7 +95,7 @@ def main() -> None:
         server = BucketServer(program, Path(scratch) / "server")
         try:
             os.environ.update(server.environment())
-            here, there = Path(scratch) / "clouds.zarr", as_place(f"{server.new_place()}/clouds.zarr")
+            here, there = Path(scratch) / "clouds.zarr", storage_at(f"{server.new_place()}/clouds.zarr")
             for place in (here, there):
                 write(place)
             server.relay.delay_s = asked.latency / 1000

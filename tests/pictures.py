@@ -14,6 +14,7 @@ from PIL import Image
 
 from arcpipe.cluster import Cluster
 from arcpipe.config import ConvertConfig, build
+from arcpipe.storage import Place, storage_at
 
 
 def make_pictures(folder: Path, *, grey: bool = False, per_class: int = 6) -> Path:
@@ -55,10 +56,8 @@ def without_workers() -> Iterator[None]:
         yield
 
 
-def contents(store: Path) -> dict[str, bytes]:
+def contents(place: Place) -> dict[str, bytes]:
     """Every byte of every array of a store, by its path."""
-    return {
-        str(file.relative_to(store)): file.read_bytes()
-        for file in sorted(store.rglob("*"))
-        if file.is_file() and file.name != "zarr.json"
-    }
+    storage = storage_at(place)
+    names = (name for name in sorted(storage.files()) if name.rpartition("/")[2] != "zarr.json")
+    return {name: storage.read(name) for name in names}

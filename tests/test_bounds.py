@@ -16,6 +16,7 @@ from arcpipe.devices import check_workers
 from arcpipe.errors import ConfigError, DeviceError, SourceError
 from arcpipe.models import resolve
 from arcpipe.pipeline import PipelineConfig
+from arcpipe.storage import storage_at
 
 LOW, HIGH = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 BY_HAND = ".memory.anyOf.anyOf"  # bytes with a unit: the schema does not tell the bounds, a case below does
@@ -70,7 +71,7 @@ def test_a_store_has_a_name_also_where_it_is_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert build(TrainConfig, {"store": ".", "out": "./run"}).store == tmp_path
+    assert build(TrainConfig, {"store": ".", "out": "./run"}).store == storage_at(tmp_path)
 
 
 def test_a_model_of_too_many_parameters_is_refused_before_it_is_made() -> None:

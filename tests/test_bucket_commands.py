@@ -17,7 +17,7 @@ import pytest
 
 from arcpipe.config import EvaluateConfig, TrainConfig, build
 from arcpipe.convert import run_convert, run_verify
-from arcpipe.place import as_place
+from arcpipe.storage import storage_at
 from arcpipe.store import committed_parts, content_hash, open_store
 from tests.bucket_server import USERS, BucketServer
 from tests.pictures import contents, in_process, make_pictures, settings
@@ -32,7 +32,7 @@ def test_a_bucket_is_converted_to_and_trained_from_as_a_folder_is(bucket: str, t
     from arcpipe.train import run_evaluate, run_predict, run_train
 
     pictures = make_pictures(tmp_path / "pictures")
-    here, there = tmp_path / "a.zarr", as_place(f"{bucket}/a.zarr")
+    here, there = tmp_path / "a.zarr", storage_at(f"{bucket}/a.zarr")
     with ThreadPoolExecutor(1) as executor:
         for out in (here, there):
             report = run_convert(settings(pictures, out), cluster=in_process(executor))
@@ -44,7 +44,7 @@ def test_a_bucket_is_converted_to_and_trained_from_as_a_folder_is(bucket: str, t
     for store in (here, there):
         values = {
             "store": str(store),
-            "out": tmp_path / f"run-of-{store.parent.name}",
+            "out": tmp_path / f"run-{len(losses)}",
             "device": "cpu",
             "threads": 1,
             "stream": {"cache_mb": 0},
@@ -109,7 +109,7 @@ def test_killed_converters_leave_the_store_of_an_undisturbed_run(bucket: str, ex
     assert code == 0, told_last
     assert kills >= 3
     assert content_hash(open_store(store)) == expected
-    report = run_verify(as_place(store))
+    report = run_verify(storage_at(store))
     assert report.problems == ()
     print(f"{kills} kills, the same content")
 
@@ -129,8 +129,8 @@ def _children(pid: int) -> list[int]:
 def test_two_converters_make_one_store(bucket: str, expected: str) -> None:
     store = f"{bucket}/digits.zarr"
     with start(store) as first:
-        lock = as_place(store).with_name(".digits.zarr.lock")
-        while not lock.is_file():
+        lock = storage_at(store).beside(".digits.zarr.lock")
+        while not lock.is_file(""):
             assert first.poll() is None
             time.sleep(0.2)
         code, told = finish(store)
@@ -169,7 +169,7 @@ def test_an_outage_in_the_middle_is_outlived_or_ends_in_order(
 
 
 def _wait_for_parts(store: str, count: int, process: subprocess.Popen[str]) -> None:
-    while sum(map(len, committed_parts(as_place(store), ("train", "test")).values())) < count:
+    while sum(map(len, committed_parts(storage_at(store), ("train", "test")).values())) < count:
         if process.poll() is not None:
             return
         time.sleep(0.3)

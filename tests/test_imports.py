@@ -34,9 +34,7 @@ FLOOR = {
     "cloud": 0,
     "config": 0,
     "errors": 0,
-    "outages": 0,
-    "objects": 0,
-    "place": 0,
+    "storage": 0,
     "streams": 0,
     "settings": 0,
     "paths": 0,
@@ -54,28 +52,16 @@ FLOOR = {
     "__init__": 8,
 }
 # Imports of the ground floor point leftwards only.
-GROUND_FLOOR_ORDER = [
-    "rooms",
-    "files",
-    "errors",
-    "outages",
-    "objects",
-    "place",
-    "paths",
-    "seeds",
-    "options",
-    "progress",
-    "streams",
-]
+GROUND_FLOOR_ORDER = ["rooms", "errors", "files", "paths", "storage", "seeds", "options", "progress", "streams"]
 GROUND_FLOOR_ORDER += ["machine", "threads", "devices", "interrupts", "cloud", "config", "settings"]
 
 ONLY_IN = {
     "dask": {"cluster"},
     "distributed": {"cluster"},
-    "zarr": {"store"},
+    "zarr": {"store", "storage"},
     "typer": {"cli"},
     "pickle": set(),
-    "obstore": {"objects"},
+    "obstore": {"storage"},
     "PIL": {"sources", "inspect"},
 }
 NEVER_IN = {"store": {"torch"}, "arc": {"zarr", "dask", "typer"}, "models": {"zarr", "dask", "typer"}}
@@ -142,6 +128,13 @@ def test_packages_stay_in_their_rooms(path: Path) -> None:
     for name in {name.split(".")[0] for name in imported(path)}:
         assert here in ONLY_IN.get(name, {here}), f"{name} belongs to {ONLY_IN[name]}, not to {here}"
         assert name not in NEVER_IN.get(here, set()), f"{here} must not import {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nobody_asks_which_kind_of_storage_it_is(path: Path) -> None:
+    kinds = {"BucketStorage", "LocalStorage"} & {name.split(".")[-1] for name in imported(path)}
+    # A part is read back from the local folder that it was written in, wherever it goes.
+    assert room(path) == "storage" or kinds <= ({"LocalStorage"} if path.name == "commit.py" else set())
 
 
 def test_help_imports_neither_torch_nor_dask() -> None:

@@ -22,7 +22,8 @@ from arcpipe.convert.decoders import load_decoder
 from arcpipe.errors import ArcpipeError
 from arcpipe.sources import open_source
 from arcpipe.sources.networks import read_network
-from arcpipe.store import open_store, store_lock
+from arcpipe.storage import LocalStorage, storage_at
+from arcpipe.store import open_store
 from arcpipe.store.arrays import open_array
 from arcpipe.train.checkpoint import load_tensors
 from arcpipe.train.run import open_run
@@ -214,7 +215,7 @@ def test_an_array_of_objects_is_not_opened(data_type: str, codec: str, mark: Pat
     }
     (place / "zarr.json").write_text(json.dumps(document))
     with pytest.raises(ArcpipeError):
-        open_array(tmp_path, "latents")[...]
+        open_array(LocalStorage(tmp_path), "", "latents", lambda name: 10**9)[...]
     assert not mark.exists()
 
 
@@ -237,7 +238,7 @@ def test_a_store_with_payloads_for_data_is_damaged_and_harmless(mark: Path, tmp_
 def test_a_payload_in_the_lock_of_a_store(mark: Path, tmp_path: Path) -> None:
     lock = tmp_path / ".some.zarr.lock"
     lock.write_bytes(payloads(mark)["pickle"])
-    with store_lock(tmp_path / "some.zarr"):
+    with storage_at(tmp_path / "some.zarr").lock():
         pass
     lock.write_bytes(payloads(mark)["pickle"])
     assert not mark.exists()

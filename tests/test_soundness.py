@@ -21,6 +21,7 @@ from arcpipe.convert.making import read_sample
 from arcpipe.convert.work import Work
 from arcpipe.errors import CheckpointError, DamagedStoreError, TooManyFailuresError
 from arcpipe.sources import open_source
+from arcpipe.storage import storage_at
 from arcpipe.store import open_store
 from arcpipe.store.root import read_root
 from arcpipe.store.schema import group_document
@@ -90,7 +91,7 @@ def test_repair_is_not_advised_where_it_cannot_help(store_path: Path, tmp_path: 
 def test_a_label_without_a_class_is_damage(store_path: Path, tmp_path: Path) -> None:
     """A root that was sealed again with fewer classes ended a training with an IndexError."""
     store = Path(shutil.copytree(store_path, tmp_path / "a.zarr"))
-    root = read_root(store)
+    root = read_root(storage_at(store))
     (store / "zarr.json").write_bytes(group_document({**root, "classes": root["classes"][:1]}))
     with pytest.raises(DamagedStoreError, match="labels"):
         open_store(store).labels("train")

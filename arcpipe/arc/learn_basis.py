@@ -18,10 +18,10 @@ from threadpoolctl import threadpool_limits
 from arcpipe.arc.basis import Basis, changed_basis, level_scales, new_basis, orders_of, units_of
 from arcpipe.arc.kernels import basis_loops as loops
 from arcpipe.arc.kernels.basis_kernel import place
-from arcpipe.arc.kernels.numba_kernel import spread
 from arcpipe.arc.memory import PIECE
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
+from arcpipe.threads import each as spread
 
 CROP = 96
 """Larger images give a square of so many pixels a side, another one every time they are chosen."""

@@ -9,11 +9,12 @@ from arcpipe.config import ConvertConfig, build, sectioned
 from arcpipe.convert.report import ConvertReport
 from arcpipe.convert.run import run_convert
 from arcpipe.options import default_store
+from arcpipe.storage import Place
 
 
 def convert(
     source: Path | str,
-    out: Path | str | None = None,
+    out: Place | None = None,
     *,
     overwrite: bool = False,
     retry_failed: bool = False,

@@ -21,19 +21,10 @@ import numpy as np
 from arcpipe.cloud import FailedSample
 from arcpipe.convert.limits import lift_memory_limit, limit_memory, within
 from arcpipe.convert.making import Group, Image, Making, open_images, read_sample
-from arcpipe.convert.messages import (
-    decode,
-    encode,
-    error_to_json,
-    failure_from_json,
-    part_from_json,
-    record_to_json,
-    work_from_json,
-)
+from arcpipe.convert.messages import decode, encode, read_part, read_work
 from arcpipe.convert.plan import PartPlan
 from arcpipe.convert.work import Work, prepare
 from arcpipe.errors import ArcpipeError
-from arcpipe.place import as_place
 from arcpipe.sources import Sample
 from arcpipe.store import open_writer
 
@@ -70,7 +61,7 @@ def _attempt(line: bytes, says: BinaryIO) -> NoReturn:
         _serve(decode(line), says)
         code = 0
     except ArcpipeError as error:
-        says.write(encode({"error": error_to_json(error)}))
+        says.write(encode({"error": error.told}))
         code = 0
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -79,8 +70,8 @@ def _attempt(line: bytes, says: BinaryIO) -> NoReturn:
 
 
 def _serve(request: Mapping[str, Any], says: BinaryIO) -> None:
-    work, part = work_from_json(request["work"]), part_from_json(request["part"])
-    known = {int(row): failure_from_json(failure) for row, failure in request["failures"].items()}
+    work, part = read_work(request["work"]), read_part(request["part"])
+    known = {int(row): FailedSample(**failure) for row, failure in request["failures"].items()}
     device = prepare(work)
     if request["writer"] is None:
         _limit(request, device)
@@ -124,7 +115,7 @@ def _convert(
     says: BinaryIO,
 ) -> None:
     """Convert and commit the part without the samples that are `known` to fail."""
-    making = Making.begin(work, part, open_writer(as_place(request["writer"])))
+    making = Making.begin(work, part, open_writer(request["writer"]))
     making.failures += known.values()
     _warm_up(making.fitter)
     _limit(request, making.device)
@@ -137,7 +128,7 @@ def _convert(
     says.write(encode({"stage": "commit", "rows": []}))
     # No sample is to be found out here, and the threads that write map far more than they use.
     lift_memory_limit()
-    says.write(encode({"record": record_to_json(making.commit())}))
+    says.write(encode({"record": making.commit()}))
 
 
 def _read(making: Making, sample: Sample) -> Group:

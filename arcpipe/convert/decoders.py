@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from arcpipe.cloud import DecoderRecord
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError
-from arcpipe.place import as_place
+from arcpipe.storage import storage_at
 
 
 def load_decoder(name: str) -> DecoderRecord:
@@ -16,15 +18,15 @@ def load_decoder(name: str) -> DecoderRecord:
     """
     from arcpipe.store import load_decoder_file, open_store
 
-    path = as_place(name)
-    if not path.exists():
+    storage = storage_at(name)
+    if not storage.is_taken():
         raise ConfigError(
             f"--decoder {name}: there is no such store or file.",
             fix=["--decoder STORE.zarr", "or leave --decoder out: a new one is pretrained"],
         )
-    if path.is_file():
-        return load_decoder_file(path)
-    return open_store(path, allow_unfinished=True).decoder
+    if not storage.is_folder():
+        return load_decoder_file(Path(name))
+    return open_store(storage, allow_unfinished=True).decoder
 
 
 def check_decoder(decoder: DecoderRecord, fit: FitSection, channels: int, name: str) -> None:

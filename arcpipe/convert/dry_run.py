@@ -21,6 +21,7 @@ from arcpipe.convert.plan import PIXEL_STEPS_PER_CORE_S, Estimate, PartPlan
 from arcpipe.convert.work import Work, prepare
 from arcpipe.progress import byte_size, counted, duration
 from arcpipe.sources import Inventory, Sample, open_source
+from arcpipe.storage import Storage
 from arcpipe.store import StoreHeader
 
 SAMPLE_S = 2.0
@@ -44,7 +45,7 @@ class Timing:
 class DryRunReport:
     """The plan, printed by `--dry-run`."""
 
-    store: Path
+    store: Storage
     splits: Mapping[str, tuple[int, int]]
     """Samples and parts of each split."""
     parts_before: int

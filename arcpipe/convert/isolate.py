@@ -18,18 +18,10 @@ from typing import Any
 
 from arcpipe.cloud import FailedSample
 from arcpipe.convert.limits import fit_limit_s, memory_share
-from arcpipe.convert.messages import (
-    decode,
-    encode,
-    error_from_json,
-    failure_to_json,
-    part_to_json,
-    record_from_json,
-    work_to_json,
-)
+from arcpipe.convert.messages import decode, encode
 from arcpipe.convert.plan import PartPlan, core_seconds
 from arcpipe.convert.work import Work
-from arcpipe.errors import ClusterError
+from arcpipe.errors import ClusterError, rebuilt
 from arcpipe.sources import Sample
 from arcpipe.store import PartRecord, StoreWriter
 
@@ -59,7 +51,7 @@ def isolate_part(work: Work, part: PartPlan, writer: StoreWriter) -> PartRecord:
         ArcpipeError: what the process itself raised.
     """
     with ExitStack() as stack:
-        record, _ = _bisect(_Attempts(stack), work, part, str(writer.path))
+        record, _ = _bisect(_Attempts(stack), work, part, str(writer.storage))
     if record is None:
         raise ClusterError(f"part {part.split}/{part.part_id} was not committed.")
     return record
@@ -81,11 +73,11 @@ def _bisect(
     memory = getattr(work.run, "memory", None) or memory_share(2)
     while len(failures) <= MOST_BLAMED:
         request = {
-            "work": work_to_json(work),
-            "part": part_to_json(part),
+            "work": work,
+            "part": part,
             "writer": writer,
             "first": first,
-            "failures": {row: failure_to_json(failure) for row, failure in failures.items()},
+            "failures": failures,
             "memory_bytes": memory,
         }
         ended = attempts.run(request)
@@ -149,9 +141,9 @@ class _Attempts:
         if ended is None:  # the process that waits, which does nothing: by chance, or Python cannot start here
             raise ClusterError("a process to try a part in could not be started.", details=self._last_words())
         if answer is not None and "error" in answer:
-            raise error_from_json(answer["error"])
+            raise rebuilt(*answer["error"])
         if answer is not None:
-            return record_from_json(answer["record"]) if answer["record"] is not None else None
+            return PartRecord(**answer["record"]) if answer["record"] is not None else None
         return _ended(stage, rows, ended, request["memory_bytes"], self._last_words())
 
     def _last_words(self) -> list[str]:

@@ -241,7 +241,7 @@ def commit(
         return replace(record, stages={**record.stages, "write": time.perf_counter() - write})
     except OSError as error:  # nothing of this part is to blame, and all others would meet it too
         raise FileAccessError(
-            f"{writer.path} cannot be written: {error.strerror or error}.",
+            f"{writer.storage} cannot be written: {error.strerror or error}.",
             details=[
                 f"part {part.split}/{part.part_id}, {error.filename or 'no file named'}",
                 "committed parts are safe",

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
-from arcpipe import errors
-from arcpipe.cloud import FailedSample
 from arcpipe.config import FitSection, RunSection, Section, SourceSection, StoreSection
 from arcpipe.convert.plan import PartPlan
 from arcpipe.convert.work import Work
-from arcpipe.errors import ArcpipeError
 from arcpipe.sources import Sample
-from arcpipe.store import PartRecord
+
+SECTIONS: dict[str, type[Section]] = {
+    "source": SourceSection,
+    "fit": FitSection,
+    "store": StoreSection,
+    "run": RunSection,
+}
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """One line. Names of files that are no UTF-8 (lone surrogates) survive as escapes."""
-    return json.dumps(message, ensure_ascii=True).encode("ascii") + b"\n"
+    """One line. What holds settings or fields is a mapping of them; names of files that are no UTF-8 survive."""
+    return json.dumps(message, ensure_ascii=True, default=_plain).encode("ascii") + b"\n"
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    if isinstance(value, Section):
+        return value.model_dump(mode="json")
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def decode(line: bytes) -> dict[str, Any]:
@@ -27,62 +36,14 @@ def decode(line: bytes) -> dict[str, Any]:
     return message
 
 
-def work_to_json(work: Work) -> dict[str, Any]:
-    sections = {name: getattr(work, name).model_dump(mode="json") for name in ("source", "fit", "store", "run")}
-    plain = ("channels", "seed", "threads", "device", "guarded", "memory")
-    return {**sections, **{name: getattr(work, name) for name in plain}}
+def read_work(values: Mapping[str, Any]) -> Work:
+    return Work(**{**values, **{name: kind.model_validate(values[name]) for name, kind in SECTIONS.items()}})
 
 
-def work_from_json(values: Mapping[str, Any]) -> Work:
-    kinds: dict[str, type[Section]] = {
-        "source": SourceSection,
-        "fit": FitSection,
-        "store": StoreSection,
-        "run": RunSection,
-    }
-    return Work(**{**values, **{name: kind.model_validate(values[name]) for name, kind in kinds.items()}})
+def read_part(values: Mapping[str, Any]) -> PartPlan:
+    return PartPlan(values["split"], values["part_id"], tuple(map(_read_sample, values["samples"])))
 
 
-def part_to_json(part: PartPlan) -> dict[str, Any]:
-    return {"split": part.split, "part_id": part.part_id, "samples": [asdict(sample) for sample in part.samples]}
-
-
-def part_from_json(values: Mapping[str, Any]) -> PartPlan:
-    samples = tuple(
-        Sample(
-            **{
-                **sample,
-                "locator": tuple(sample["locator"]),
-                "size": None if sample["size"] is None else tuple(sample["size"]),
-            }
-        )
-        for sample in values["samples"]
-    )
-    return PartPlan(values["split"], values["part_id"], samples)
-
-
-def record_to_json(record: PartRecord) -> dict[str, Any]:
-    return asdict(record)
-
-
-def record_from_json(values: Mapping[str, Any]) -> PartRecord:
-    return PartRecord(**values)
-
-
-def failure_to_json(failure: FailedSample) -> dict[str, Any]:
-    return asdict(failure)
-
-
-def failure_from_json(values: Mapping[str, Any]) -> FailedSample:
-    return FailedSample(**values)
-
-
-def error_to_json(error: ArcpipeError) -> dict[str, Any]:
-    return {"kind": type(error).__name__, "what": error.what, "details": error.details, "fix": error.fix}
-
-
-def error_from_json(values: Mapping[str, Any]) -> ArcpipeError:
-    kind = getattr(errors, values["kind"], ArcpipeError)
-    if not (isinstance(kind, type) and issubclass(kind, ArcpipeError)):
-        kind = ArcpipeError
-    return kind(values["what"], details=values["details"], fix=values["fix"])
+def _read_sample(values: Mapping[str, Any]) -> Sample:
+    tuples = {name: values[name] and tuple(values[name]) for name in ("locator", "size")}
+    return Sample(**{**values, **tuples})

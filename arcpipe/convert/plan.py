@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from arcpipe import seeds
 from arcpipe.arc.anchors import count_anchors
 from arcpipe.config import ConvertConfig, FitSection, without_later
 from arcpipe.errors import NoSpaceError
-from arcpipe.place import is_remote
 from arcpipe.progress import byte_size
 from arcpipe.sources import Inventory, Sample
+from arcpipe.storage import Storage
 from arcpipe.store import PlannedPart
 
 # A part is 30 to 120 s of one core: small enough that a killed worker loses little, large enough that Dask's 2 ms a
@@ -133,11 +131,12 @@ def steps_of_work(fit: FitSection) -> float:
     return fit.steps + (STEPS_BESIDE_BASIS if fit.decoder_kind == "basis" else 0)
 
 
-def check_space(out: Path, expected: Estimate) -> None:
-    """Raise `NoSpaceError` before any work if the store will not fit."""
-    if is_remote(out):  # a bucket says nothing of its space
+def check_space(out: Storage, expected: Estimate) -> None:
+    """Raise `NoSpaceError` before any work if the store will not fit, as far as that can be known."""
+    space = out.free_space()
+    if space is None:
         return
-    folder, free = free_space(out)
+    folder, free = space
     if expected.n_bytes > free:
         raise NoSpaceError(
             f"there is not enough space for {out}.",
@@ -147,11 +146,3 @@ def check_space(out: Path, expected: Estimate) -> None:
             ],
             fix=["--out on another disk", "--neighbours-cache none, or --dtype int8 (smaller stores)"],
         )
-
-
-def free_space(out: Path) -> tuple[Path, int]:
-    """The nearest folder that exists above a store, and the bytes that are free there."""
-    folder = out.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    return folder, shutil.disk_usage(folder).free

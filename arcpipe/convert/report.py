@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from arcpipe.cloud import FailedSample
 from arcpipe.errors import TooManyFailuresError
 from arcpipe.progress import LOW_DB, byte_size, counted, duration, pace, quality_words
+from arcpipe.storage import Storage
 from arcpipe.store import PartRecord, open_store
 from arcpipe.store.summary import (
     QUANTILES,
@@ -25,7 +25,7 @@ from arcpipe.store.summary import (
 class ConvertReport:
     """The closing summary of `arcpipe convert`."""
 
-    store: Path
+    store: Storage
     splits: Mapping[str, SplitSummary]
     failures: tuple[FailedSample, ...]
     seconds: float
@@ -136,16 +136,16 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def summarise(
-    path: Path, records: Sequence[tuple[PartRecord, bool]], *, seconds: float, workers: int, max_failed: float
+    storage: Storage, records: Sequence[tuple[PartRecord, bool]], *, seconds: float, workers: int, max_failed: float
 ) -> ConvertReport:
     """Read a store's own numbers, all parts of which are committed, into the closing summary.
 
     `records`: of all parts, and whether this run made them.
     """
-    store = open_store(path, allow_unfinished=True)
+    store = open_store(storage, allow_unfinished=True)
     summary = summarise_store(store, [record for record, _ in records])
     return ConvertReport(
-        store=path,
+        store=storage,
         splits=summary.splits,
         failures=summary.failures,
         seconds=seconds,

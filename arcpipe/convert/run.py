@@ -19,7 +19,7 @@ from arcpipe.convert.budget import worker_memory
 from arcpipe.convert.decoders import check_decoder, load_decoder
 from arcpipe.convert.dry_run import DryRunReport, plan_report
 from arcpipe.convert.gather import Gathering, convert_parts
-from arcpipe.convert.plan import PartPlan, check_space, content_settings, count_parts, deal, estimate, free_space
+from arcpipe.convert.plan import PartPlan, check_space, content_settings, count_parts, deal, estimate
 from arcpipe.convert.pretraining import pretrain_decoder
 from arcpipe.convert.report import ConvertReport, summarise
 from arcpipe.convert.scratch import scratch_folder
@@ -28,9 +28,9 @@ from arcpipe.convert.work import Work
 from arcpipe.devices import check_gpus, check_workers
 from arcpipe.errors import ConfigError, DownloadError, NoSpaceError
 from arcpipe.machine import available_cores
-from arcpipe.place import is_remote
 from arcpipe.progress import Progress, byte_size, counted
 from arcpipe.sources import Inventory, NetworkSet, located, only_splits, open_networks, open_source
+from arcpipe.storage import Storage
 from arcpipe.store import (
     PartRecord,
     StoreHeader,
@@ -41,8 +41,6 @@ from arcpipe.store import (
     existing_decoder,
     fingerprint,
     plan_parts,
-    store_lock,
-    undo_half_overwrite,
     with_mended_images,
 )
 
@@ -75,8 +73,8 @@ def run_convert(
             return _dry_run(config, Path(scratch), overwrite=overwrite, retry_failed=retry_failed)
     config, given, inventory, header, parts = _plan(config, retry_failed=retry_failed)
     with ExitStack() as stack:
-        stack.enter_context(store_lock(config.out))
-        undo_half_overwrite(config.out)
+        stack.enter_context(config.out.lock())
+        config.out.undo_set_aside()
         there = _check_store(config, header, parts, overwrite=overwrite)
 
         @cache
@@ -125,8 +123,8 @@ def _import(
             f"{networks.root} holds networks, which are read and not fitted: {' and '.join(given)} cannot be.",
             fix=["the same command without"],
         )
-    with store_lock(config.out):
-        undo_half_overwrite(config.out)
+    with config.out.lock():
+        config.out.undo_set_aside()
         return import_networks(networks, config, _header, say, overwrite=overwrite)
 
 
@@ -159,7 +157,7 @@ def _check_store(
     return there
 
 
-def _missing(parts: Sequence[PartPlan], out: Path) -> list[PartPlan]:
+def _missing(parts: Sequence[PartPlan], out: Storage) -> list[PartPlan]:
     """The plan minus what is committed."""
     committed = committed_parts(out, {part.split for part in parts})
     return [part for part in parts if part.part_id not in committed[part.split]]
@@ -175,10 +173,9 @@ def _open_workers(stack: ExitStack, config: ConvertConfig) -> Cluster:
 
 
 def _shared_files(config: ConvertConfig) -> list[Path]:
-    """What workers elsewhere have to see: the images, and the lock of a local store, which is there while we run."""
-    out, source = config.out.absolute(), Path(config.source.source)
-    lock = [] if is_remote(out) else [out.with_name(f".{out.name}.lock")]
-    return lock + ([source] if source.is_absolute() else [])
+    """What workers elsewhere have to see: the images, and what is beside the store while we run."""
+    source = Path(config.source.source)
+    return config.out.absolute().shared_files() + ([source] if source.is_absolute() else [])
 
 
 def say(message: str) -> None:
@@ -225,13 +222,11 @@ def _what_is_missing(config: ConvertConfig, parts: Sequence[PartPlan]) -> list[s
     left = _missing(parts, config.out)
     needed = estimate(left, config).n_bytes
     committed = f"{len(parts) - len(left)} of {len(parts)} parts are committed"
-    if is_remote(config.out):
-        return [f"{committed}; the others need up to {byte_size(needed)}"]
-    folder, free = free_space(config.out)
-    return [
-        f"{committed}; the others need up to {byte_size(needed)}",
-        f"{byte_size(free)} are free in {folder}: {byte_size(max(0, needed - free))} are missing",
-    ]
+    lines, space = [f"{committed}; the others need up to {byte_size(needed)}"], config.out.free_space()
+    if space is not None:
+        folder, free = space
+        lines.append(f"{byte_size(free)} are free in {folder}: {byte_size(max(0, needed - free))} are missing")
+    return lines
 
 
 def _dry_run(config: ConvertConfig, scratch: Path, *, overwrite: bool, retry_failed: bool) -> DryRunReport:
@@ -255,7 +250,8 @@ def _dry_run(config: ConvertConfig, scratch: Path, *, overwrite: bool, retry_fai
         run=config.run,
         guarded=False,
     )
-    free = None if is_remote(config.out) else free_space(config.out)[1]
+    space = config.out.free_space()
+    free = space[1] if space else None
     return plan_report(config, inventory, header, parts, todo, expected, free, work, n_workers, scratch)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from arcpipe.store.files import attempt_folder, remove_stale
+from arcpipe.files import attempt_folder, remove_stale
 
 
 @contextmanager

@@ -6,14 +6,14 @@ import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from arcpipe import seeds
 from arcpipe.errors import ArcpipeError, DamagedStoreError, ImageError, SourceError
 from arcpipe.progress import Progress, counted
 from arcpipe.sources import open_originals
-from arcpipe.store import RepairReport, VerifyReport, advice, open_store, store_lock, verify
+from arcpipe.storage import Place, Storage, storage_at
+from arcpipe.store import RepairReport, VerifyReport, advice, open_store, verify
 from arcpipe.store import repair as mend
 
 # Rounding of another machine's arithmetic moves a PSNR by less than a thousandth of this.
@@ -31,7 +31,7 @@ class VerifySummary:
     `repaired`: what `--repair` did, None without it. `unchecked`: what was asked for and could not be checked at all.
     """
 
-    store: Path
+    store: Storage
     problems: tuple[str, ...]
     checked: Mapping[str, int]
     notes: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ class VerifySummary:
             raise error
 
 
-def run_verify(path: Path, *, decode: int = 0, repair: bool = False) -> VerifySummary:
+def run_verify(place: Place, *, decode: int = 0, repair: bool = False) -> VerifySummary:
     """Check every byte of a store; `decode`: also decode so many samples and compare their PSNR with the record.
 
     `repair`: take what is damaged and can be made again out of the store, so that the next conversion makes it.
@@ -96,10 +96,11 @@ def run_verify(path: Path, *, decode: int = 0, repair: bool = False) -> VerifySu
     Raises:
         StoreBusyError: `repair`, and a converter is at work.
     """
-    with store_lock(path) if repair and path.is_dir() else nullcontext():
-        with Progress("verify", _n_parts(path), "parts") as progress:
-            report = verify(path, on_part=progress.update)
-        repaired = mend(path, report) if repair and report.problems else None
+    storage = storage_at(place)
+    with storage.lock() if repair and storage.is_folder() else nullcontext():
+        with Progress("verify", _n_parts(storage), "parts") as progress:
+            report = verify(storage, on_part=progress.update)
+        repaired = mend(storage, report) if repair and report.problems else None
     problems = [str(problem) for problem in report.problems]
     names = ("parts", "clouds", "failed", "arrays", "chunks", "files", "bytes")
     checked, notes, unchecked = {name: int(getattr(report, name)) for name in names}, [], ""
@@ -108,19 +109,19 @@ def run_verify(path: Path, *, decode: int = 0, repair: bool = False) -> VerifySu
         notes.append(f"unfinished: {missing} missing; the same arcpipe convert continues")
     notes += _said(repaired) if repaired else _mending(report)
     if decode and not problems:
-        n_decoded, differing, why = _decode(path, decode)
+        n_decoded, differing, why = _decode(storage, decode)
         checked["decoded samples"] = n_decoded
         checked["not checked"] = len(why)
         problems += differing
         notes += why[:SHOWN] + ([f"and {len(why) - SHOWN} more were not checked"] if len(why) > SHOWN else [])
         unchecked = "" if n_decoded else (why or ["the store holds no cloud yet"])[0]
     content = report.content if not problems else None
-    return VerifySummary(path, tuple(problems), checked, tuple(notes), content, repaired, unchecked)
+    return VerifySummary(storage, tuple(problems), checked, tuple(notes), content, repaired, unchecked)
 
 
-def _n_parts(path: Path) -> int | None:
+def _n_parts(storage: Storage) -> int | None:
     try:
-        return open_store(path, allow_unfinished=True).n_planned
+        return open_store(storage, allow_unfinished=True).n_planned
     except ArcpipeError:  # `verify` says what is wrong
         return None
 
@@ -128,11 +129,11 @@ def _n_parts(path: Path) -> int | None:
 def _mending(report: VerifyReport) -> list[str]:
     if not report.problems:
         return []
-    lost = advice(report.path, report.problems)
+    lost = advice(report.storage, report.problems)
     if lost:
         return [f"try: {line}" for line in lost]
     return [
-        f"try: arcpipe verify {shlex.quote(str(report.path))} --repair",
+        f"try: arcpipe verify {shlex.quote(str(report.storage))} --repair",
         "     (moves what is damaged aside; then the same arcpipe convert command makes it again)",
     ]
 
@@ -154,7 +155,7 @@ def _said(done: RepairReport) -> list[str]:
     return [*lines, "try: the same arcpipe convert command again: it makes what is missing"]
 
 
-def _decode(path: Path, count: int) -> tuple[int, list[str], list[str]]:
+def _decode(storage: Storage, count: int) -> tuple[int, list[str], list[str]]:
     """Decode a seeded choice of clouds and compare them with the original pixels.
 
     Returns how many were decoded, which differ from their record, and why others could not be compared.
@@ -162,7 +163,7 @@ def _decode(path: Path, count: int) -> tuple[int, list[str], list[str]]:
     from arcpipe.arc.engine import decoder_of
     from arcpipe.arc.render import render_and_compare
 
-    store = open_store(path, allow_unfinished=True)
+    store = open_store(storage, allow_unfinished=True)
     originals = open_originals(store.config, store.channels)
     if originals.why:
         return 0, [], [originals.why]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 
 from arcpipe.doctor.finding import DoctorReport, Finding, guarded
 from arcpipe.doctor.machine import cores, devices, limits, memory
 from arcpipe.doctor.network import cluster, loopback
-from arcpipe.doctor.place import folder, speed
+from arcpipe.doctor.place import place, speed
 from arcpipe.doctor.versions import extras, kernel, versions
+from arcpipe.storage import Storage
 
 
-def run_doctor(out: Path) -> DoctorReport:
-    """Look at this machine, and at the folder in which a store at `out` would be made; leaves nothing behind.
+def run_doctor(out: Storage) -> DoctorReport:
+    """Look at this machine, and at the place where a store would be made; leaves nothing behind.
 
     Raises nothing: what cannot be looked at is a finding.
     """
@@ -28,7 +28,7 @@ def run_doctor(out: Path) -> DoctorReport:
         "cores": cores,
         "memory": memory,
         "limits": limits,
-        "folder": partial(folder, out),
+        "place": partial(place, out),
         "speed": partial(speed, out),
         "loopback": loopback,
         "cluster": cluster,

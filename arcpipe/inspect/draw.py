@@ -34,6 +34,7 @@ from arcpipe.inspect.samples import (
 from arcpipe.inspect.sheet import Sheet, draw_sheet
 from arcpipe.paths import outside_stores
 from arcpipe.sources import Originals, open_originals
+from arcpipe.storage import Place
 from arcpipe.store import Store, open_store
 
 OVERVIEW_BOX, SAMPLE_BOX = 288, 512  # pixels of a sheet that one picture gets: among nine samples, and alone
@@ -65,7 +66,7 @@ class Desk:
 
 
 def run_inspect(
-    path: Path,
+    place: Place,
     samples: Sequence[str],
     out: Path,
     *,
@@ -88,11 +89,11 @@ def run_inspect(
     """
     if edit and scale != 1:
         raise ConfigError("--scale and --edit cannot be combined.", fix=["give only one of them"])
-    store = open_store(path, allow_unfinished=True)
+    store = open_store(place, allow_unfinished=True)
     if edit and store.decoder_kind == "siren":
         raise ConfigError(
             f"--edit {edit} moves the points of clouds, and a sine network has none.",
-            details=[f"{path} is of the kind siren"],
+            details=[f"{store.storage} is of the kind siren"],
             fix=["arcpipe convert ... --recipe basis"],
         )
     desk = _desk(store, out, scale, use_cache)
@@ -105,7 +106,7 @@ def run_inspect(
     else:
         files, views = _draw_overview(desk)
     means = {split: known(_mean(values)) for split, values in desk.psnr.items()}
-    return InspectReport(path, tuple(files), tuple(views), means, desk.originals.note)
+    return InspectReport(store.storage, tuple(files), tuple(views), means, desk.originals.note)
 
 
 def _asked(store: Store, name: str) -> CloudPlace:
@@ -128,7 +129,9 @@ def best_to_worst(store: Store) -> Image.Image:
 def _desk(store: Store, out: Path, scale: int, use_cache: bool) -> Desk:
     psnr = {split: np.asarray(store.psnr(split)) for split in in_order(store.splits)}
     if not any(len(values) for values in psnr.values()):
-        raise UnfinishedStoreError(f"{store.path} holds no cloud yet.", fix=["run its arcpipe convert command again"])
+        raise UnfinishedStoreError(
+            f"{store.storage} holds no cloud yet.", fix=["run its arcpipe convert command again"]
+        )
     return Desk(store, psnr, open_originals(store.config, store.channels), out, scale, use_cache)
 
 
@@ -137,7 +140,7 @@ def _draw_overview(desk: Desk) -> tuple[list[Path], list[SampleReport]]:
     clouds = sum(len(values) for values in desk.psnr.values())
     sheet, histogram = desk.out / f"best-median-worst{desk.ending()}", desk.out / "psnr.png"
     drawn.save(sheet)
-    draw_psnr(desk.psnr, f"{desk.store.path.name}: PSNR of {clouds:,} clouds", histogram)
+    draw_psnr(desk.psnr, f"{desk.store.storage.name}: PSNR of {clouds:,} clouds", histogram)
     return [sheet, histogram], reports
 
 
@@ -148,7 +151,7 @@ def _overview(desk: Desk, each: int) -> tuple[Image.Image, list[SampleReport]]:
         panels.append(_panels(desk, view, OVERVIEW_BOX))
         reports.append(SampleReport.of(view))
     clouds = sum(len(values) for values in desk.psnr.values())
-    title = f"{desk.store.path.name}: best, median and worst of {clouds:,} clouds"
+    title = f"{desk.store.storage.name}: best, median and worst of {clouds:,} clouds"
     return draw_sheet(_sheet(desk, title, panels)), reports
 
 
@@ -161,7 +164,7 @@ def _draw_named(desk: Desk, places: Sequence[CloudPlace]) -> tuple[list[Path], l
         sheet, full = (desk.out / f"{kind}-{stem}{desk.ending()}" for kind in ("sample", "reconstruction"))
         to_picture(_rendered(desk, view)).save(full)
         panels = _panels(desk, view, SAMPLE_BOX)
-        draw_sheet(_sheet(desk, f"{desk.store.path.name}: {view.name}", [panels])).save(sheet)
+        draw_sheet(_sheet(desk, f"{desk.store.storage.name}: {view.name}", [panels])).save(sheet)
         files += [sheet, full]
         reports.append(SampleReport.of(view))
     return files, reports
@@ -176,7 +179,7 @@ def _draw_edits(
     views = [desk.view(place) for place in places]
     file = desk.out / f"edit-{edit}.png"
     sheet = draw_edit(desk.store.decoder, views, edit, seed, EDIT_BOX)
-    title = f"{desk.store.path.name}: {sheet.title}"
+    title = f"{desk.store.storage.name}: {sheet.title}"
     draw_sheet(replace(sheet, title=title, subtitle=(_facts(desk), *sheet.subtitle))).save(file)
     return [file], [SampleReport.of(view) for view in views]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 from arcpipe.errors import ConfigError
+from arcpipe.files import replace_file
 from arcpipe.inspect import sections
 from arcpipe.inspect.draw import Desk
 from arcpipe.inspect.facts import Facts, gather
@@ -17,12 +16,13 @@ from arcpipe.inspect.report import InspectReport
 from arcpipe.inspect.style import STYLE
 from arcpipe.paths import outside_stores
 from arcpipe.sources import open_originals
+from arcpipe.storage import Place, Storage, storage_at
 from arcpipe.store import open_store
 
 SUFFIXES = (".html", ".htm")
 
 
-def write_page(path: Path, file: Path, *, besides: Sequence[str] = ()) -> InspectReport:
+def write_page(place: Place, file: Path, *, besides: Sequence[str] = ()) -> InspectReport:
     """Write the page about a store, finished or not, also one that holds no cloud yet.
 
     The file replaces what has its name in one step, and holds pictures, style and all else: nothing is loaded, no
@@ -36,10 +36,11 @@ def write_page(path: Path, file: Path, *, besides: Sequence[str] = ()) -> Inspec
         raise ConfigError(
             f"--html cannot be combined with {' and '.join(besides)}.",
             details=["the page is about the whole store, and chooses what it shows"],
-            fix=[f"arcpipe inspect {path} --html {file}", "the same without --html"],
+            fix=[f"arcpipe inspect {place} --html {file}", "the same without --html"],
         )
-    _check(file, path)
-    store = open_store(path, allow_unfinished=True)
+    storage = storage_at(place)
+    _check(file, storage)
+    store = open_store(storage, allow_unfinished=True)
     facts = gather(store)
     originals = open_originals(store.config, store.channels)
     desk = Desk(store, facts.psnr, originals, file.parent, scale=1, use_cache=True)
@@ -61,15 +62,15 @@ def write_page(path: Path, file: Path, *, besides: Sequence[str] = ()) -> Inspec
         ),
         "\n",
     )
-    _replace(file, document(f"{store.path.name}: a store of clouds", STYLE, body))
-    return InspectReport(path, (file,), tuple(samples), _means(facts), originals.note)
+    _replace(file, document(f"{storage.name}: a store of clouds", STYLE, body))
+    return InspectReport(storage, (file,), tuple(samples), _means(facts), originals.note)
 
 
 def _means(facts: Facts) -> dict[str, float | None]:
     return {split: facts.summary.splits[split].mean_psnr for split in facts.columns}
 
 
-def _check(file: Path, store: Path) -> None:
+def _check(file: Path, store: Storage) -> None:
     example = f"--html {store.name.removesuffix('.zarr')}.html"
     if file.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--html {file} does not end in .html.", fix=[example])
@@ -79,15 +80,9 @@ def _check(file: Path, store: Path) -> None:
 
 
 def _replace(file: Path, data: bytes) -> None:
-    """Readers see the former file or the new one; what is killed half way leaves the former."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         details = [f"{error.strerror}: {error.filename}"]
         raise ConfigError(f"--html {file}: its folder cannot be made.", details=details) from None
-    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(file, data)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arcpipe.inspect.samples import View, decibel, known
+from arcpipe.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class SampleReport:
 class InspectReport:
     """Files written and samples drawn; `note` says why there are no originals, if there are none."""
 
-    store: Path
+    store: Storage
     files: tuple[Path, ...]
     samples: tuple[SampleReport, ...]
     mean_psnr_db: dict[str, float | None]

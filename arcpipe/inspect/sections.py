@@ -26,7 +26,7 @@ NAMES_A_REASON = 5
 
 def header(facts: Facts) -> Markup:
     """Name, whether the store is finished, and its numbers."""
-    store, name = facts.store, facts.store.path.name
+    store, name = facts.store, facts.store.storage.name
     tiles = {
         "images": f"{facts.images:,}",
         "failed": f"{facts.failed:,}",
@@ -161,7 +161,7 @@ def provenance(facts: Facts) -> Markup:
     store, about = facts.store, facts.store.root["decoder"]
     widths = f"{about['n_neighbours']} neighbours, latents of {about['latent_dim']} numbers"
     rows = {
-        "store": store.path,
+        "store": store.storage,
         "source": _source(facts) or "not recorded",
         "fingerprint of the settings": store.fingerprint,
         "fingerprint of the content": content_hash(store),
@@ -289,8 +289,8 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str
 
 
 def _commands(facts: Facts, worst: str | None) -> list[str]:
-    store = shlex.quote(str(facts.store.path))
-    lines = next_commands(facts.store.path, facts.summary.splits, len(facts.store.classes))
+    store = shlex.quote(str(facts.store.storage))
+    lines = next_commands(facts.store.storage, facts.summary.splits, len(facts.store.classes))
     if worst is not None:
         lines.insert(1, f"arcpipe inspect {store} {shlex.quote(worst)}")
     if not facts.store.complete:

@@ -18,6 +18,7 @@ from arcpipe.config import ConvertConfig, EvaluateConfig, Section, TrainConfig, 
 from arcpipe.errors import ConfigError
 from arcpipe.options import default_store
 from arcpipe.pipeline.file import PLACEHOLDER, Arm, Column, Pipeline
+from arcpipe.storage import Storage, storage_at
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def plan_jobs(pipeline: Pipeline, only: Iterable[str] = (), seeds: Iterable[int]
 
 def _job(arm: Arm, seed: int) -> Job:
     convert = with_store(arm.convert)
-    folder = Path("runs") / convert.out.stem if arm.train.out == PLACEHOLDER else arm.train.out
+    folder = Path("runs") / PurePath(convert.out.name).stem if arm.train.out == PLACEHOLDER else arm.train.out
     out = folder / f"{digest(of_training(arm.train))}-s{seed}"
     train = arm.train.model_copy(update={"seed": seed, "store": convert.out, "out": out})
     evaluations = []
@@ -78,7 +79,7 @@ def _job(arm: Arm, seed: int) -> Job:
         other = None
         if column.convert is not None:
             fit = column.convert.fit.model_copy(update={"decoder": str(convert.out)})
-            other = with_store(column.convert.model_copy(update={"fit": fit, "out": PLACEHOLDER}))
+            other = with_store(column.convert.model_copy(update={"fit": fit, "out": storage_at(PLACEHOLDER)}))
         section = column.section
         config = EvaluateConfig(
             run=train.out,
@@ -101,10 +102,10 @@ def _job(arm: Arm, seed: int) -> Job:
 
 def with_store(convert: ConvertConfig) -> ConvertConfig:
     """The conversion with its store's path: `store/SOURCE-HASH.zarr` unless the file gives one."""
-    if convert.out != PLACEHOLDER:
+    if convert.out != storage_at(PLACEHOLDER):
         return convert
     stem = default_store(convert.source.source).stem
-    out = Path("store") / f"{stem}-{digest(of_conversion(convert))}.zarr"
+    out = storage_at(Path("store") / f"{stem}-{digest(of_conversion(convert))}.zarr")
     return convert.model_copy(update={"out": out})
 
 
@@ -165,7 +166,7 @@ def _agree(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 def _check_stores(pipeline: Pipeline, jobs: Iterable[Job]) -> None:
     """One `out` for two conversions would be refused in the middle of the work."""
-    seen: dict[Path, dict[str, Any]] = {}
+    seen: dict[Storage, dict[str, Any]] = {}
     for job in jobs:
         for convert in (job.convert, *(evaluation.convert for evaluation in job.evaluations)):
             if convert is not None and seen.setdefault(convert.out, of_conversion(convert)) != of_conversion(convert):

@@ -23,6 +23,7 @@ from arcpipe.pipeline.plan import Evaluation, Job, plan_jobs
 from arcpipe.pipeline.results import Results
 from arcpipe.pipeline.state import Left, what_is_left
 from arcpipe.pipeline.table import comma_separated, markdown
+from arcpipe.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class _Desk:
 
     def __init__(self, pipeline: Pipeline, results: Results, all_jobs: list[Job]) -> None:
         self.pipeline, self.results, self.all_jobs = pipeline, results, all_jobs
-        self.stores: dict[Path, Any] = {}
+        self.stores: dict[Storage, Any] = {}
         self.measured = self.before = 0
         self.failed: list[str] = []
 

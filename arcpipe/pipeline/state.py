@@ -10,6 +10,7 @@ from typing import Any
 
 from arcpipe.pipeline.plan import Job
 from arcpipe.pipeline.results import Results
+from arcpipe.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ def what_is_left(job: Job, results: Results) -> Left:
     )
 
 
-def _store_state(path: Path) -> str:
+def _store_state(store: Storage) -> str:
     try:
-        attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        attributes = json.loads(store.read("zarr.json"))["attributes"]
     except (OSError, ValueError, KeyError):
         return "missing"
     return "there" if attributes.get("complete") else "begun"

@@ -52,11 +52,9 @@ class Container(Protocol):
 
     def open(self, locator: Locator, key: str) -> BinaryIO:
         """A seekable stream of one file, for its header. `key` names the image in an `ImageError`."""
-        ...
 
     def read(self, locator: Locator, key: str) -> bytes:
         """A whole file. `key` names the image in an `ImageError`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

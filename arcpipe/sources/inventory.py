@@ -68,7 +68,6 @@ class Source(Protocol):
         Raises:
             SourceError: no image, no class folder, a damaged archive, or a folder that cannot be read.
         """
-        ...
 
     def read(self, sample: Sample, channels: int) -> NDArray[np.float32]:
         """Decode one sample: upright, shaped, (height, width, channels) float32 in [0, 1]. Any thread may call it.
@@ -76,7 +75,6 @@ class Source(Protocol):
         Raises:
             ImageError: this sample cannot be used; `reason` is its stable code.
         """
-        ...
 
 
 def silent(message: str) -> None:

@@ -40,13 +40,11 @@ class Records(Protocol):
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of every image, pixels."""
-        ...
 
     def scan(self) -> dict[str, Rows]: ...
 
     def image(self, locator: Locator, key: str) -> Image.Image:
         """One image, of mode `L`, `RGB` or `F` ([0, 1])."""
-        ...
 
 
 class ImageRows:

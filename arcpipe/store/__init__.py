@@ -12,11 +12,9 @@ from arcpipe.store.create import (
     create_or_open,
     existing_decoder,
     open_writer,
-    undo_half_overwrite,
     with_mended_images,
 )
 from arcpipe.store.decoder_file import decoder_kind, load_decoder_file, save_decoder_file
-from arcpipe.store.lock import store_lock
 from arcpipe.store.part import Part
 from arcpipe.store.quantise import (
     Rounding,
@@ -79,8 +77,6 @@ __all__ = [
     "round_latents",
     "round_scales",
     "save_decoder_file",
-    "store_lock",
-    "undo_half_overwrite",
     "verify",
     "with_mended_images",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import stat
+import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 from zarr.storage import LocalStore
 
-from arcpipe import objects
 from arcpipe.errors import ArcpipeError, DamagedStoreError
 from arcpipe.machine import is_shortage
-from arcpipe.place import RemotePath
+from arcpipe.storage import Storage
 
 CHUNK_BYTES = 2**20  # what is read to get one row; smaller chunks compress worse and cost more calls
 MAX_CHUNK_BYTES = 2**26  # of an array somebody else wrote: more is refused before it is allocated
@@ -82,48 +81,43 @@ def write_array(folder: Path, name: str, values: NDArray[Any], packing: Packing 
         array[...] = values
 
 
-def file_bytes(file: Path) -> int:
-    """The size of a file, 0 where there is none."""
-    return file.stat().st_size if file.is_file() else 0
-
-
-def open_array(folder: Path, name: str, size_of: Callable[[Path], int] = file_bytes) -> zarr.Array:
+def open_array(storage: Storage, group: str, name: str, size_of: Callable[[str], int]) -> zarr.Array:
     """Open an array after checking what its metadata claims, so that a hostile file allocates nothing.
 
-    `size_of`: tells the size of a file, for whoever knows it without asking again.
+    Args:
+        storage: Where the store is.
+        group: The name of the array's group in it.
+        name: The name of the array in the group.
+        size_of: Tells the size of a file below the group, see `Storage.sizes`.
 
     Raises:
         DamagedStoreError: no such array, metadata that cannot be read, a codec or data type outside the format, or
             more data declared than the array's file can hold.
     """
-    place = folder / name
-    document = read_json(place / "zarr.json")
+    place = posixpath.join(group, name)
+    document = read_json(storage, f"{place}/zarr.json")
     try:
-        problem = _implausible(place, document, size_of)
+        problem = _implausible(name, document, size_of)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         problem = f"metadata that cannot be understood ({type(error).__name__}: {error})"
     if problem:
-        raise damaged(place, problem)
+        raise damaged(storage, place, problem)
     try:
-        return zarr.open_array(_array_store(place, document), mode="r", zarr_format=3)
+        return zarr.open_array(storage.array(place, json.dumps(document).encode()), mode="r", zarr_format=3)
     except ArcpipeError:
         raise
     except Exception as error:
         if is_shortage(error):
             raise
-        raise damaged(place, f"Zarr cannot open it: {error}") from error
+        raise damaged(storage, place, f"Zarr cannot open it: {error}") from error
 
 
-def _array_store(place: Path, document: dict[str, Any]) -> Any:
-    if not isinstance(place, RemotePath):
-        return LocalStore(place, read_only=True)
-    from arcpipe.store.remote_array import RemoteArrayStore
+def read_rows(array: zarr.Array, start: int, stop: int, storage: Storage, place: str) -> NDArray[Any]:
+    """Decode rows `start:stop` of the array `place` of a store.
 
-    return RemoteArrayStore(place, json.dumps(document).encode())
-
-
-def read_rows(array: zarr.Array, start: int, stop: int, where: Path) -> NDArray[Any]:
-    """Decode rows `start:stop`. Raises DamagedStoreError where a checksum, a codec or the file does not agree."""
+    Raises:
+        DamagedStoreError: a checksum, a codec or the file does not agree.
+    """
     try:
         return np.asarray(array[start:stop])
     except ArcpipeError:  # the network's: no damage
@@ -131,58 +125,53 @@ def read_rows(array: zarr.Array, start: int, stop: int, where: Path) -> NDArray[
     except Exception as error:  # the codecs raise ValueError, RuntimeError, OSError and more for the same thing
         if is_shortage(error):
             raise
-        raise damaged(where, f"{type(error).__name__}: {error}") from error
+        raise damaged(storage, place, f"{type(error).__name__}: {error}") from error
 
 
-def read_metadata(path: Path) -> bytes:
+def read_metadata(storage: Storage, name: str) -> bytes:
     """The bytes of a metadata document. Raises DamagedStoreError where it is missing, no file or too large."""
     try:
-        if isinstance(path, RemotePath):
-            return objects.get(path.address, at_most=MAX_METADATA_BYTES)
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
-            raise damaged(path, "no file")
-        if status.st_size > MAX_METADATA_BYTES:
-            raise ValueError(f"{status.st_size} bytes")
-        return path.read_bytes()
+        return storage.read(name, at_most=MAX_METADATA_BYTES)
     except FileNotFoundError:
-        raise damaged(path, "missing") from None
+        raise damaged(storage, name, "missing") from None
     except OSError as error:
         if is_shortage(error):
             raise
-        raise damaged(path, f"not JSON: {error}") from error
+        raise damaged(storage, name, f"not JSON: {error}") from error
     except ValueError as error:
-        raise damaged(path, f"{error} of metadata") from None
+        raise damaged(storage, name, f"{error}, expected metadata") from None
 
 
-def read_json(path: Path, data: bytes | None = None) -> dict[str, Any]:
+def read_json(storage: Storage, name: str, data: bytes | None = None) -> dict[str, Any]:
     """Read a metadata document (`data`: its bytes, where they were read before), or raise DamagedStoreError."""
     try:
-        document = json.loads(read_metadata(path) if data is None else data)
+        document = json.loads(read_metadata(storage, name) if data is None else data)
     except (ValueError, RecursionError) as error:
-        raise damaged(path, f"not JSON: {error}") from error
+        raise damaged(storage, name, f"not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise damaged(path, "not a JSON object")
+        raise damaged(storage, name, "not a JSON object")
     return document
 
 
-def damaged(where: Path, what: str) -> DamagedStoreError:
-    store = next((path for path in where.parents if path.name.endswith(".zarr")), None)
-    fix = [f"arcpipe verify {store or 'STORE'}   (names everything that is damaged)"]
-    inside = where.relative_to(store).parts if store else ()
-    if len(inside) > 1 and inside[0] != "decoder":
+def damaged(storage: Storage, name: str, what: str) -> DamagedStoreError:
+    """Say that a file, an array or a group of a store is damaged, and what to do about it."""
+    where = posixpath.join(str(storage), name)
+    store, sign, inside = where.rpartition(".zarr/")  # an attempt lies inside of its store
+    store = f"{store}.zarr" if sign else str(storage)
+    fix = [f"arcpipe verify {store}   (names everything that is damaged)"]
+    if "/" in inside and not inside.startswith("decoder/"):
         fix.append(f"arcpipe verify {store} --repair, then the same arcpipe convert command: it makes this part again")
     error = DamagedStoreError(f"{where} is damaged.", details=[what], fix=fix)
-    error.where = where
+    error.where = name
     return error
 
 
-def data_file(folder: Path, name: str, n_dimensions: int) -> Path:
-    """The one file that holds an array's data: a shard, or a single chunk."""
-    return folder / name / "/".join(["c", *["0"] * n_dimensions])
+def data_file(name: str, n_dimensions: int) -> str:
+    """The one file that holds an array's data, below its group: a shard, or a single chunk."""
+    return "/".join([name, "c", *["0"] * n_dimensions])
 
 
-def _implausible(place: Path, document: dict[str, Any], size_of: Callable[[Path], int]) -> str | None:
+def _implausible(name: str, document: dict[str, Any], size_of: Callable[[str], int]) -> str | None:
     """Say what is wrong with an array's metadata, or None."""
     if document["zarr_format"] != 3 or document["node_type"] != "array":
         return "not a Zarr v3 array"
@@ -205,10 +194,10 @@ def _implausible(place: Path, document: dict[str, Any], size_of: Callable[[Path]
         return None
     if any(n > size for n, size in zip(shape, outer, strict=True)):
         return f"shape {shape} does not fit in one shard of {outer}"
-    file = data_file(place.parent, place.name, len(shape))
+    file = data_file(name, len(shape))
     n_bytes = size_of(file)
     if _product(outer) // _product(inner) * MIN_STORED_CHUNK_BYTES > n_bytes:
-        return f"shape {shape} declared, but {file.relative_to(place)} has {n_bytes} bytes"
+        return f"shape {shape} declared, but {file.removeprefix(f'{name}/')} has {n_bytes} bytes"
     return None
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe.cloud import CloudBatch, FailedSample
+from arcpipe.files import file_hashes, write_file
+from arcpipe.storage import LocalStorage
 from arcpipe.store.arrays import write_array
-from arcpipe.store.files import file_hashes, write_file
 from arcpipe.store.layout import packing, part_arrays
 from arcpipe.store.part import Part
 from arcpipe.store.quantise import Rounding
@@ -60,7 +61,7 @@ def write_part(folder: Path, content: PartContent, fingerprint: str, rounding: R
         "provenance": dict(content.provenance),
     }
     write_file(folder / "zarr.json", group_document(attributes))
-    _read_back(Part(folder), arrays)
+    _read_back(Part(LocalStorage(folder), ""), arrays)
 
 
 def part_record(part: Part) -> PartRecord:

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from arcpipe.cloud import BasisRecord, DecoderKind, DecoderRecord, SirenRecord, record_from_arrays
 from arcpipe.errors import NotAStoreError
-from arcpipe.store.files import replace_file
+from arcpipe.files import replace_file
 
 MOST_ORDER = 64
 """Of a basis: no decoder comes near it, and a file that says more is damaged."""
@@ -60,7 +60,7 @@ def describe(decoder: DecoderRecord) -> dict[str, Any]:
     return about if decoder.kind == "concat" else {**about, "kind": decoder.kind}
 
 
-def decoder_kind(about: Mapping[str, Any], path: Path) -> DecoderKind:
+def decoder_kind(about: Mapping[str, Any], path: object) -> DecoderKind:
     """The kind in what `describe` gave to the store, run or file at `path`.
 
     Raises:

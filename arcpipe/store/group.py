@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from arcpipe.storage import Storage
 from arcpipe.store.arrays import damaged, read_json, read_metadata
 from arcpipe.store.schema import seal_is_whole
 
 Kinds = Mapping[str, type | tuple[type, ...]]
 
 
-def read_group(folder: Path, required: Kinds | None = None) -> dict[str, Any]:
+def read_group(storage: Storage, group: str, required: Kinds | None = None) -> dict[str, Any]:
     """The attributes of a sealed group, without the seal.
 
     Raises:
         DamagedStoreError: missing, not JSON, any byte of it was changed since it was written, or one of the `required`
             attributes is absent or of another type.
     """
-    data = read_metadata(folder / "zarr.json")
-    document = read_json(folder / "zarr.json", data)
+    name = posixpath.join(group, "zarr.json")
+    data = read_metadata(storage, name)
+    document = read_json(storage, name, data)
     attributes = document.get("attributes")
     if not isinstance(attributes, dict):
-        raise damaged(folder / "zarr.json", "no attributes")
+        raise damaged(storage, name, "no attributes")
     try:
         whole = seal_is_whole(data, attributes)
     except (ValueError, TypeError):
         whole = False
     if not whole:
-        raise damaged(folder / "zarr.json", "its seal does not match: some byte of it was changed")
+        raise damaged(storage, name, "its seal does not match: some byte of it was changed")
     for key, kind in (required or {}).items():
         if not isinstance(attributes.get(key), kind):
-            raise damaged(folder / "zarr.json", f"attribute {key!r} is {attributes.get(key)!r}")
+            raise damaged(storage, name, f"attribute {key!r} is {attributes.get(key)!r}")
     return {key: value for key, value in attributes.items() if key != "seal"}

@@ -6,7 +6,6 @@ import difflib
 import re
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ Repeats = dict[int, Found]
 class NameIndex:
     """Every name of every sample of one store."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: object) -> None:
         self._store = store
         self._numbers: dict[tuple[str, int], Repeats] = {}
         self._paths: dict[str, dict[str, Repeats]] = {}  # path -> split -> its repeats

@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,10 @@ from numpy.typing import NDArray
 
 from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.errors import DamagedStoreError
-from arcpipe.place import RemotePath
-from arcpipe.store.arrays import damaged, data_file, file_bytes, open_array, read_rows
+from arcpipe.storage import Storage
+from arcpipe.store.arrays import damaged, data_file, open_array, read_rows
 from arcpipe.store.arrivals import Arrivals, Geometry, decode_arrivals
 from arcpipe.store.attributes import files_problem, part_problem
-from arcpipe.store.bucket import object_sizes
 from arcpipe.store.group import Kinds, read_group
 from arcpipe.store.layout import DTYPES, PER_CLOUD, SMALL, decode_paths
 from arcpipe.store.neighbour_codec import decode_neighbours
@@ -90,19 +88,22 @@ class ChunkCache:
 class Part:
     """A committed part, open for reading. Safe to use from several threads.
 
-    `attributes` are those of its group. Arrays of one row per cloud are kept once they are read.
+    `attributes` are those of its group, `group` is its name in the store. Arrays of one row per cloud are kept once
+    they are read.
     """
 
-    def __init__(self, folder: Path, cache: ChunkCache | None = None, n_classes: int | None = None) -> None:
-        self.folder, self._n_classes = folder, n_classes
-        decoder = folder.name == "decoder"
-        self.attributes = read_group(folder, DECODER_ATTRIBUTES if decoder else PART_ATTRIBUTES)
+    def __init__(
+        self, storage: Storage, group: str, cache: ChunkCache | None = None, n_classes: int | None = None
+    ) -> None:
+        self.storage, self.group, self._n_classes = storage, group, n_classes
+        decoder = group == "decoder"
+        self.attributes = read_group(storage, group, DECODER_ATTRIBUTES if decoder else PART_ATTRIBUTES)
         problem = files_problem(self.attributes["files"]) or (None if decoder else part_problem(self.attributes))
         if problem:
-            raise damaged(folder / "zarr.json", problem)
+            raise self.damaged("zarr.json", problem)
         self._cache = cache
         self._arrays: dict[str, zarr.Array] = {}
-        self._sizes: dict[str, int] | None = None  # of a part in a bucket: one listing tells them all
+        self._size_of = storage.sizes(group)
         self._small: dict[str, NDArray[Any]] = {}
         self._lock, self._reading = threading.Lock(), threading.Lock()
 
@@ -119,7 +120,7 @@ class Part:
     def raw(self, name: str) -> NDArray[Any]:
         """A whole array as it is stored."""
         array = self.array(name)
-        return read_rows(array, 0, array.shape[0], self.folder / name)
+        return self._read(array, 0, array.shape[0], name)
 
     def small(self, name: str) -> NDArray[Any]:
         """A whole array of one row per cloud; kept, so treat it as read-only."""
@@ -144,7 +145,7 @@ class Part:
         if not 0 <= start <= stop <= array.shape[0]:
             raise self.damaged(name, f"rows {start} to {stop} of {array.shape[0]}")
         if self._cache is None or start == stop:
-            return read_rows(array, start, stop, self.folder / name)
+            return self._read(array, start, stop, name)
         pieces = []
         for i in range(start // n, (stop - 1) // n + 1):
             chunk = self._chunk(array, self._cache, name, i)
@@ -230,7 +231,12 @@ class Part:
             raise self.damaged(name, f"from {values[0]} to {values[-1]}, not rising from 0 to {end}")
 
     def damaged(self, name: str, what: str) -> DamagedStoreError:
-        return damaged(self.folder / name, what)
+        """Say that something of this part is damaged."""
+        return damaged(self.storage, self.place(name), what)
+
+    def place(self, name: str) -> str:
+        """What is called `name` in this part, as the store calls it."""
+        return "/".join(filter(None, (self.group, name)))
 
     def array(self, name: str) -> zarr.Array:
         """An array of this part, opened and checked against what the part says about it. Raises DamagedStoreError."""
@@ -240,27 +246,23 @@ class Part:
             return self._arrays[name]
 
     def _open(self, name: str) -> zarr.Array:
-        array = open_array(self.folder, name, self._size_of)
+        array = open_array(self.storage, self.group, name, self._size_of)
         allowed = DTYPES.get(name, {"float32"})  # the others are a decoder's
         if str(array.dtype) not in allowed:
             raise self.damaged(name, f"data type {array.dtype}, expected {' or '.join(sorted(allowed))}")
         if array.shape[0]:
-            file = data_file(self.folder, name, len(array.shape))
-            recorded = self.attributes["files"].get(file.relative_to(self.folder).as_posix(), {}).get("bytes")
+            file = data_file(name, len(array.shape))
+            recorded = self.attributes["files"].get(file, {}).get("bytes")
             n_bytes = self._size_of(file)
             if n_bytes != recorded:  # Zarr would read a missing file as zeros
-                raise self.damaged(name, f"{file.relative_to(self.folder)} has {n_bytes} bytes, expected {recorded}")
+                raise self.damaged(name, f"{file} has {n_bytes} bytes, expected {recorded}")
         if name in SMALL and array.shape[0] != self.n_clouds + (name.endswith("offsets")):
             raise self.damaged(name, f"{array.shape[0]} rows for {self.n_clouds} clouds")
         return array
 
-    def _size_of(self, file: Path) -> int:
-        if not isinstance(self.folder, RemotePath):
-            return file_bytes(file)
-        if self._sizes is None:
-            self._sizes = object_sizes(self.folder)
-        return self._sizes.get(file.relative_to(self.folder).as_posix(), 0)
+    def _read(self, array: zarr.Array, start: int, stop: int, name: str) -> NDArray[Any]:
+        return read_rows(array, start, stop, self.storage, self.place(name))
 
     def _chunk(self, array: zarr.Array, cache: ChunkCache, name: str, i: int) -> NDArray[Any]:
         start, stop = i * array.chunks[0], min((i + 1) * array.chunks[0], array.shape[0])
-        return cache.get((self.folder, name, i), lambda: read_rows(array, start, stop, self.folder / name))
+        return cache.get((self.group, name, i), lambda: self._read(array, start, stop, name))

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import arcpipe
-from arcpipe import objects
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
 from arcpipe.errors import MissingSplitError, UnfinishedStoreError
-from arcpipe.place import as_place, is_remote
-from arcpipe.store.arrays import damaged
+from arcpipe.storage import Place, Storage, storage_at
 from arcpipe.store.decoder_file import decoder_kind
 from arcpipe.store.names import NameIndex
 from arcpipe.store.part import ChunkCache, Part
@@ -26,13 +22,11 @@ from arcpipe.store.root import read_decoder, read_root
 from arcpipe.store.schema import PartInfo, plan_parts
 from arcpipe.store.statistics import combine_statistics
 
-T = TypeVar("T")
-
 CACHE_BYTES = 2**28
 OPEN_PARTS = 256
 
 
-def open_store(path: Path | str, allow_unfinished: bool = False, *, cache_bytes: int = CACHE_BYTES) -> Store:
+def open_store(place: Place, allow_unfinished: bool = False, *, cache_bytes: int = CACHE_BYTES) -> Store:
     """Open a store for reading: a path, or an address in a bucket (`s3://BUCKET/NAME.zarr`).
 
     >>> import arcpipe as ap
@@ -48,15 +42,15 @@ def open_store(path: Path | str, allow_unfinished: bool = False, *, cache_bytes:
         UnfinishedStoreError: the conversion has not finished and `allow_unfinished` is not set.
         DamagedStoreError: the root's metadata was changed.
     """
-    store = Store(as_place(path), cache_bytes=cache_bytes)
+    store = Store(storage_at(place), cache_bytes=cache_bytes)
     if not store.complete and not allow_unfinished:
         missing = store.n_planned - store.n_committed
         source = store.config.get("source", {}).get("source", "SOURCE")
         raise UnfinishedStoreError(
-            f"{path} is not finished: {missing} of {store.n_planned} parts are missing.",
+            f"{store.storage} is not finished: {missing} of {store.n_planned} parts are missing.",
             details=[] if missing else ["all parts are there, but they were not added up yet"],
             fix=[
-                f"arcpipe convert {source} --out {path}   (with the options of before: it continues)",
+                f"arcpipe convert {source} --out {store.storage}   (with the options of before: it continues)",
                 "or use what is there: --allow-unfinished",
             ],
         )
@@ -71,9 +65,9 @@ class Store:
     the root says. Parts that are committed later are seen by a store that is opened later.
     """
 
-    def __init__(self, path: Path, *, cache_bytes: int = CACHE_BYTES) -> None:
-        self.path = path
-        self.root = read_root(path)
+    def __init__(self, storage: Storage, *, cache_bytes: int = CACHE_BYTES) -> None:
+        self.storage = storage
+        self.root = read_root(storage)
         self.config: dict[str, Any] = self.root["config"]
         self.classes: tuple[str, ...] = tuple(self.root["classes"])
         self.channels: int = self.root["channels"]
@@ -87,7 +81,7 @@ class Store:
         self.latent_dim: int = self.root["decoder"]["latent_dim"]
         self.n_neighbours: int = self.root["decoder"]["n_neighbours"]
         self.decoder_sha256: str = self.root["decoder"]["sha256"]
-        self.decoder_kind = decoder_kind(self.root["decoder"], path)
+        self.decoder_kind = decoder_kind(self.root["decoder"], storage)
         self.has_neighbours: bool = self.root["neighbours_cache"] != "none"
         self._cache_bytes = cache_bytes
         self._chunks = ChunkCache(cache_bytes)
@@ -96,7 +90,7 @@ class Store:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.path, self._cache_bytes))
+        return (_reopen, (self.storage, self._cache_bytes))
 
     def __len__(self) -> int:
         return sum(part.n_clouds for split in self.splits for part in self.parts(split))
@@ -115,7 +109,7 @@ class Store:
     def __repr__(self) -> str:
         splits = ", ".join(f"{split} {numbers['samples']} images" for split, numbers in self.root["splits"].items())
         state = "" if self.complete else ", not finished"
-        return f"<Store {self.path}: {splits}, {len(self.classes)} classes, {self.decoder_kind}{state}>"
+        return f"<Store {self.storage}: {splits}, {len(self.classes)} classes, {self.decoder_kind}{state}>"
 
     def _repr_png_(self) -> bytes | None:
         return arcpipe.show(self)._repr_png_()
@@ -125,7 +119,7 @@ class Store:
         """What it is and how it was made, in plain values; PSNR in dB, None where no cloud has one."""
         psnr = {split: self.psnr(split) for split in self.splits}
         return {
-            "path": str(self.path),
+            "path": str(self.storage),
             "complete": self.complete,
             "classes": list(self.classes),
             "channels": self.channels,
@@ -155,7 +149,7 @@ class Store:
     @cached_property
     def decoder(self) -> DecoderRecord:
         """The decoder of every cloud in this store. Raises DamagedStoreError where its hash is not the root's."""
-        return read_decoder(self.path, self.root)
+        return read_decoder(self.storage, self.root)
 
     @cached_property
     def latent_statistics(self) -> dict[str, Any]:
@@ -173,7 +167,9 @@ class Store:
         """The committed parts of a split, by id. Raises MissingSplitError."""
         self._require(split)
         if split not in self._infos:
-            self._infos[split] = tuple(self._each(lambda part_id: _info(self.part(split, part_id)), self._ids(split)))
+            self._infos[split] = tuple(
+                self.storage.each(lambda part_id: _info(self.part(split, part_id)), self._ids(split))
+            )
         return self._infos[split]
 
     def part(self, split: str, part_id: str) -> Part:
@@ -184,10 +180,10 @@ class Store:
                 self._open.move_to_end((split, part_id))
                 return part
         self._require(split)
-        part = Part(self.path / split / part_id, self._chunks, len(self.classes))
+        part = Part(self.storage, f"{split}/{part_id}", self._chunks, len(self.classes))
         own = part.attributes
         if (own["split"], own["part"], own["fingerprint"]) != (split, part_id, self.fingerprint):
-            raise damaged(part.folder, f"it says it is {own['split']}/{own['part']} of {own['fingerprint'][:8]}")
+            raise part.damaged("", f"it says it is {own['split']}/{own['part']} of {own['fingerprint'][:8]}")
         with self._lock:
             part = self._open.setdefault((split, part_id), part)  # another thread may have been first
             if len(self._open) > OPEN_PARTS:
@@ -210,7 +206,7 @@ class Store:
         Raises: as `read_part`.
         """
         if neighbours and not self.has_neighbours:
-            raise ValueError(f"{self.path} keeps no neighbours: compute them from the positions")
+            raise ValueError(f"{self.storage} keeps no neighbours: compute them from the positions")
         part = self.part(split, part_id)
         start, stop, _ = slice(start, stop).indices(part.n_clouds)
         return part.clouds(start, max(start, stop), neighbours=neighbours)
@@ -221,7 +217,7 @@ class Store:
 
     def column(self, split: str, name: str) -> NDArray[Any]:
         """`labels`, `psnr`, `sample_ids`, `repeats`, `sizes`, `relative` or `counts` (points), part after part."""
-        pieces = self._each(lambda info: _column(self.part(split, info.id), name), self.parts(split))
+        pieces = self.storage.each(lambda info: _column(self.part(split, info.id), name), self.parts(split))
         return self._joined(split, pieces, name)
 
     def labels(self, split: str) -> NDArray[np.int64]:
@@ -255,17 +251,13 @@ class Store:
 
     @cached_property
     def _names(self) -> NameIndex:
-        index = NameIndex(self.path)
+        index = NameIndex(self.storage)
         for split in self.splits:
             for info in self.parts(split):
                 part = self.part(split, info.id)
                 index.add(split, info.id, part.small("sample_ids"), part.small("repeat"), part.paths(0, part.n_clouds))
             index.add_failures(split, self.failures(split))
         return index
-
-    def _each(self, act: Callable[[T], Any], items: Iterable[T]) -> list[Any]:
-        """Apply `act` to all items; from a bucket a few at once, since most of the time is waiting."""
-        return objects.each(act, items) if is_remote(self.path) else [act(item) for item in items]
 
     def _joined(self, split: str, pieces: list[NDArray[Any]], name: str) -> NDArray[Any]:
         if pieces:
@@ -274,28 +266,22 @@ class Store:
 
     def _ids(self, split: str) -> list[str]:
         planned = [part.id for part in plan_parts({split: self.root["splits"][split]})]
-        if is_remote(self.path):
-            if self.complete:  # a part that is missing is noticed when it is opened
-                return planned
-            there = {file.parent.name for file in (self.path / split).glob("*/zarr.json")}
-            return [part_id for part_id in planned if part_id in there]
-        present = [part_id for part_id in planned if (self.path / split / part_id / "zarr.json").is_file()]
-        if self.complete and len(present) < len(planned):
-            absent = next(part_id for part_id in planned if part_id not in set(present))
-            raise damaged(self.path / split / absent / "zarr.json", "missing from a finished store")
-        return present
+        if self.complete:  # a part that is missing is noticed when it is opened
+            return planned
+        there = self.storage.groups(split)
+        return [part_id for part_id in planned if part_id in there]
 
     def _require(self, split: str) -> None:
         if split not in self.splits:
             raise MissingSplitError(
-                f"{self.path} has no split {split!r}.",
+                f"{self.storage} has no split {split!r}.",
                 details=[f"its splits: {', '.join(self.splits)}"],
                 fix=[f"choose another one: --split {name}" for name in self.splits[:1]],
             )
 
 
-def _reopen(path: Path, cache_bytes: int) -> Store:
-    return Store(path, cache_bytes=cache_bytes)
+def _reopen(storage: Storage, cache_bytes: int) -> Store:
+    return Store(storage, cache_bytes=cache_bytes)
 
 
 def _column(part: Part, name: str) -> NDArray[Any]:

@@ -6,7 +6,6 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,9 +119,9 @@ def first_line(failure: FailedSample) -> str:
     return line if failure.path in line else f"{failure.path}: {line}"
 
 
-def next_commands(path: Path, splits: Mapping[str, SplitSummary], n_classes: int) -> list[str]:
+def next_commands(where: object, splits: Mapping[str, SplitSummary], n_classes: int) -> list[str]:
     """Commands that work on this store: nothing can be drawn of no cloud, nor learned from one class."""
-    store, commands = shlex.quote(str(path)), []
+    store, commands = shlex.quote(str(where)), []
     if any(split.clouds for split in splits.values()):
         commands.append(f"arcpipe inspect {store}")
     if n_classes > 1 and "train" in splits and splits["train"].clouds:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from arcpipe.store.reader import Store
 from arcpipe.store.statistics import latent_sums
 from arcpipe.store.verify_report import VerifyReport
 
-SeenSamples = dict[Path, NDArray[np.int64]]
-"""Folder of a part -> ids of its samples."""
+SeenSamples = dict[str, NDArray[np.int64]]
+"""Group of a part -> ids of its samples."""
 
 
 def check_arrays(store: Store, part: Part, report: VerifyReport, *, say: bool) -> bool:
@@ -31,7 +30,7 @@ def check_arrays(store: Store, part: Part, report: VerifyReport, *, say: bool) -
     shapes = expected_shapes(part.attributes, store.latent_dim, store.n_neighbours, names)
     sound = True
     if part.attributes.get("latent_steps") != store.root.get("latent_steps"):
-        report.add(part.folder / "zarr.json", "latent_steps are not those of the store")
+        report.add(part.place("zarr.json"), "latent_steps are not those of the store")
     for name in sorted(names):
         report.arrays += 1
         try:
@@ -39,21 +38,21 @@ def check_arrays(store: Store, part: Part, report: VerifyReport, *, say: bool) -
         except DamagedStoreError as error:
             sound = False
             if say:
-                report.add(part.folder / name, "; ".join(error.details))
+                report.add(part.place(name), "; ".join(error.details))
             continue
         if array.shape != shapes.get(name, array.shape):
             sound = False
-            report.add(part.folder / name, f"shape {array.shape}, expected {shapes[name]}")
+            report.add(part.place(name), f"shape {array.shape}, expected {shapes[name]}")
         if name == "latents" and str(array.dtype) != store.dtype:
-            report.add(part.folder / name, f"{array.dtype}, the store says {store.dtype}")
+            report.add(part.place(name), f"{array.dtype}, the store says {store.dtype}")
         step = array.chunks[0]
         for i in range(-(-array.shape[0] // step)):
             report.chunks += 1
             try:
-                read_rows(array, i * step, min((i + 1) * step, array.shape[0]), part.folder / name)
+                read_rows(array, i * step, min((i + 1) * step, array.shape[0]), part.storage, part.place(name))
             except DamagedStoreError as error:
                 sound = False
-                report.add(part.folder / name, f"chunk {i}: {'; '.join(error.details)}")
+                report.add(part.place(name), f"chunk {i}: {'; '.join(error.details)}")
     return sound
 
 
@@ -62,11 +61,10 @@ def check_content(store: Store, part: Part, report: VerifyReport, seen: SeenSamp
     try:
         clouds = part.clouds(0, part.n_clouds, neighbours=store.has_neighbours)
     except DamagedStoreError as error:
-        where = error.where if isinstance(error.where, Path) else part.folder
-        report.add(where, "; ".join(error.details))
+        report.add(error.where or part.group, "; ".join(error.details))
         return
     except (ValueError, IndexError) as error:
-        report.add(part.folder, str(error))
+        report.add(part.group, str(error))
         return
     found = batch_problems(
         clouds,
@@ -77,12 +75,12 @@ def check_content(store: Store, part: Part, report: VerifyReport, seen: SeenSamp
     )
     found = found or nearest_problems(clouds, generator("verify", part.attributes["split"], part.attributes["part"]))
     for name, what in found:
-        report.add(part.folder / name, what)
+        report.add(part.place(name), what)
     for what in sample_problems(clouds, part.failures(), part.attributes["samples"]):
-        report.add(part.folder, what)
+        report.add(part.group, what)
     _check_sums(part, clouds, report)
     failed = [failure.sample_id for failure in part.failures()]
-    seen[part.folder] = np.unique(np.concatenate([clouds.sample_ids, np.array(failed, np.int64)]))
+    seen[part.group] = np.unique(np.concatenate([clouds.sample_ids, np.array(failed, np.int64)]))
 
 
 def _check_sums(part: Part, clouds: CloudBatch, report: VerifyReport) -> None:
@@ -95,21 +93,21 @@ def _check_sums(part: Part, clouds: CloudBatch, report: VerifyReport) -> None:
     for name, values in found.items():
         if not nearly_equal(values, part.attributes[name]):
             of = {"latent_sums": "latents", "psnr": "clouds", "pixels": "sizes"}[name]
-            report.add(part.folder / "zarr.json", f"{name} are not those of the {of}")
+            report.add(part.place("zarr.json"), f"{name} are not those of the {of}")
 
 
 def check_seen(seen: SeenSamples, report: VerifyReport) -> None:
     """No sample is in two parts of a split."""
-    for split in dict.fromkeys(folder.parent for folder in seen):
-        parts = [folder for folder in seen if folder.parent == split]
+    for split in dict.fromkeys(group.partition("/")[0] for group in seen):
+        parts = [group for group in seen if group.startswith(f"{split}/")]
         ids = np.concatenate([seen[folder] for folder in parts])
         owner = np.repeat(np.arange(len(parts)), [len(seen[folder]) for folder in parts])
         order = np.argsort(ids, kind="stable")
         twice = np.flatnonzero(np.diff(ids[order]) == 0)
         for i in dict.fromkeys(owner[order[twice + 1]].tolist()):
             k = next(row for row in twice if owner[order[row + 1]] == i)
-            first = parts[owner[order[k]]].name
-            report.add(parts[i] / "sample_ids", f"sample {ids[order[k]]} is in part {first} too")
+            first = parts[owner[order[k]]].partition("/")[2]
+            report.add(f"{parts[i]}/sample_ids", f"sample {ids[order[k]]} is in part {first} too")
 
 
 def nearly_equal(left: Any, right: Any) -> bool:

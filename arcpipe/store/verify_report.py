@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
+
+from arcpipe.storage import Storage
 
 Kind = Literal["damage", "stranger", "totals"]
 
@@ -33,7 +34,7 @@ class VerifyReport:
     None where there are problems or the store is unfinished.
     """
 
-    path: Path
+    storage: Storage
     complete: bool = False
     parts: int = 0
     arrays: int = 0
@@ -50,6 +51,5 @@ class VerifyReport:
     def ok(self) -> bool:
         return not self.problems
 
-    def add(self, where: Path | str, what: str, kind: Kind = "damage") -> None:
-        name = where.relative_to(self.path).as_posix() if isinstance(where, Path) else where
-        self.problems.append(Problem(name, what, kind))
+    def add(self, where: str, what: str, kind: Kind = "damage") -> None:
+        self.problems.append(Problem(where, what, kind))

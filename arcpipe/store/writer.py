@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from arcpipe.cloud import CloudBatch, DecoderKind, DecoderRecord, FailedSample
 from arcpipe.errors import UnfinishedStoreError
-from arcpipe.place import RemotePath
-from arcpipe.store.bucket import ATTEMPTS, delete_attempts, drop_objects, recover
+from arcpipe.storage import Storage
 from arcpipe.store.check import batch_problems, sample_problems
 from arcpipe.store.commit import PartContent, add_up, part_record, write_part
-from arcpipe.store.files import attempt_folder, publish, remove_stale, replace_file, sync_folder
 from arcpipe.store.part import Part
 from arcpipe.store.quantise import Rounding
 from arcpipe.store.root import read_decoder, read_root
@@ -26,16 +20,16 @@ from arcpipe.store.schema import PartRecord, PlannedPart, group_document, plan_p
 from arcpipe.store.statistics import combine_statistics
 
 
-def committed_parts(path: Path, splits: Iterable[str]) -> dict[str, set[str]]:
-    """Split -> ids of the parts that exist in the store at `path`, which need not exist."""
-    return {split: {file.parent.name for file in (path / split).glob("*/zarr.json")} for split in splits}
+def committed_parts(storage: Storage, splits: Iterable[str]) -> dict[str, set[str]]:
+    """Split -> ids of the parts that exist in a store, which need not exist."""
+    return {split: storage.groups(split) for split in splits}
 
 
 @dataclass(frozen=True)
 class StoreWriter:
-    """A handle on a store that is being written: a path and a few settings, so that tasks can carry it to workers."""
+    """A handle on a store that is being written: a few settings, so that tasks can carry it to workers."""
 
-    path: Path
+    storage: Storage
     splits: Mapping[str, Mapping[str, int]]
     fingerprint: str
     dtype: str
@@ -54,7 +48,7 @@ class StoreWriter:
 
     def decoder(self) -> DecoderRecord:
         """The store's decoder. Raises DamagedStoreError where its bytes were changed."""
-        return read_decoder(self.path, read_root(self.path))
+        return read_decoder(self.storage, read_root(self.storage))
 
     def planned(self) -> tuple[PlannedPart, ...]:
         """Every part of the plan."""
@@ -62,7 +56,7 @@ class StoreWriter:
 
     def committed(self) -> dict[str, set[str]]:
         """Split -> ids of the parts that exist, which is those whose group has a `zarr.json`."""
-        return committed_parts(self.path, self.splits)
+        return committed_parts(self.storage, self.splits)
 
     def remaining(self) -> tuple[PlannedPart, ...]:
         """The plan minus what is committed: all that resuming needs to know."""
@@ -71,7 +65,7 @@ class StoreWriter:
 
     def record(self, split: str, part_id: str) -> PartRecord:
         """The record of a committed part, as `commit_part` returned it. Raises DamagedStoreError."""
-        return part_record(Part(self.path / split / part_id))
+        return part_record(Part(self.storage, f"{split}/{part_id}"))
 
     def commit_part(
         self,
@@ -98,29 +92,21 @@ class StoreWriter:
             NoSpaceError: The disk is full; what was written of this part is gone again.
             DamagedStoreError: What was read back is not what was written.
         """
-        final = self.path / split / part_id
-        if not (final / "zarr.json").is_file():
+        group = f"{split}/{part_id}"
+        if not self.storage.is_file(f"{group}/zarr.json"):
             planned = self._require_sound(split, part_id, clouds, failures)
             if self.decoder_kind == "basis" and not len(clouds):
                 clouds = replace(clouds, scales=np.zeros(0, np.float32))
             content = PartContent(planned, clouds, failures, attributes or {})
-            with attempt_folder(self.path / ATTEMPTS, f"{split}-{part_id}") as attempt:
+            with self.storage.attempt(group) as attempt:
                 write_part(attempt, content, self.fingerprint, self.rounding, self.neighbours_cache)
-                publish(attempt, final, self.path)  # taken: the same part, by another process
+                self.storage.publish(attempt, group)  # taken: the same part, by another process
         return self.record(split, part_id)
 
     def drop_part(self, split: str, part_id: str) -> None:
         """Take a part back, so that the next run makes it again. The store is unfinished from here on."""
-        root = read_root(self.path)
-        if root["complete"]:
-            self._write_root({**root, "complete": False, "totals": {}, "latent_statistics": {}})
-        if isinstance(self.path, RemotePath):
-            drop_objects(self.path / split / part_id, self.path)
-            return
-        with attempt_folder(self.path / ATTEMPTS, f"dropped-{split}-{part_id}") as aside:
-            os.rename(self.path / split / part_id, aside / part_id)
-            sync_folder(self.path / split)
-        self._remove_empty_attempts()
+        declare_unfinished(self.storage)
+        self.storage.drop(f"{split}/{part_id}")
 
     def drop_failed(self) -> int:
         """Take back every part that records a failure (`--retry-failed`). Returns how many."""
@@ -133,18 +119,9 @@ class StoreWriter:
     def sweep(self) -> int:
         """Remove what killed attempts left, and nothing that a living process works on. Returns how many.
 
-        Every attempt is locked by its process, and the lock ends with the process. `create_or_open` sweeps. In a bucket
-        attempts have no locks: those that were chosen are committed here, the others wait for `finish`.
+        `create_or_open` sweeps.
         """
-        if isinstance(self.path, RemotePath):
-            return recover(self.path)
-        removed = remove_stale(self.path / ATTEMPTS)
-        removed += remove_stale(self.path.parent, f".{self.path.name}.new.*")
-        for file in self.path.glob(".zarr.json.*"):  # only the process that holds the store's lock replaces the root
-            file.unlink(missing_ok=True)
-            removed += 1
-        self._remove_empty_attempts()
-        return removed
+        return self.storage.sweep()
 
     def finish(self, totals: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Add up all parts into the root's attributes, declare the store complete, delete the one it replaces.
@@ -159,23 +136,20 @@ class StoreWriter:
         missing = self.remaining()
         if missing:
             raise UnfinishedStoreError(
-                f"{self.path} lacks {len(missing)} of {len(self.planned())} parts.",
+                f"{self.storage} lacks {len(missing)} of {len(self.planned())} parts.",
                 details=[f"first missing: {missing[0].split}/{missing[0].id}"],
                 fix=["run the same arcpipe convert command again: it continues"],
             )
-        parts = [Part(self.path / part.split / part.id) for part in self.planned()]
-        root = read_root(self.path)
+        parts = [Part(self.storage, f"{part.split}/{part.id}") for part in self.planned()]
+        root = read_root(self.storage)
         summed = {**(root["totals"] if totals is None else totals), "splits": add_up(parts)}
         statistics = combine_statistics(parts, tuple(self.splits))
         root |= {"totals": summed, "latent_statistics": statistics, "complete": True}
-        self._write_root(root)
-        if isinstance(self.path, RemotePath):
-            self._remove_empty_attempts()
-        else:
-            self.sweep()  # also what a worker left that was killed in this run
+        write_root(self.storage, root)
+        self.storage.sweep(finished=True)  # also what a worker left that was killed in this run
         if "replaces" in root:
-            shutil.rmtree(self.path.with_name(root.pop("replaces")), ignore_errors=True)
-            self._write_root(root)
+            self.storage.delete_aside(root.pop("replaces"))
+            write_root(self.storage, root)
         return summed
 
     def _require_sound(
@@ -197,13 +171,14 @@ class StoreWriter:
             raise ValueError(f"{split}/{part_id}: {'; '.join(problems)}")
         return planned
 
-    def _write_root(self, attributes: Mapping[str, Any]) -> None:
-        replace_file(self.path / "zarr.json", group_document(attributes))
 
-    def _remove_empty_attempts(self) -> None:
-        if isinstance(self.path, RemotePath):
-            if not self.remaining():
-                delete_attempts(self.path)
-            return
-        with contextlib.suppress(OSError):  # not there, or somebody is at work in it
-            (self.path / ATTEMPTS).rmdir()
+def write_root(storage: Storage, attributes: Mapping[str, Any]) -> None:
+    """Replace the attributes of the root."""
+    storage.replace("zarr.json", group_document(attributes))
+
+
+def declare_unfinished(storage: Storage) -> None:
+    """Take back what a finished store says about all its parts, before one of them goes."""
+    root = read_root(storage)
+    if root["complete"]:
+        write_root(storage, {**root, "complete": False, "totals": {}, "latent_statistics": {}})

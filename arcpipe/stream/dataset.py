@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -14,6 +13,7 @@ from arcpipe.cloud import Cloud, CloudBatch
 from arcpipe.config import AugmentSection, FeaturesSection, StreamSection, build, differences
 from arcpipe.errors import ConfigError, MissingPackageError, install
 from arcpipe.options import Normalise
+from arcpipe.storage import Place
 from arcpipe.store import Store, open_store
 from arcpipe.stream.features import Features, check_changes
 from arcpipe.stream.loader import Batch, StreamLoader, collate, one_hot
@@ -58,7 +58,7 @@ class CloudStream(IterableDataset[Batch]):
 
     def __init__(
         self,
-        store: Store | Path | str,
+        store: Store | Place,
         split: str = "train",
         *,
         batch_size: int = 128,
@@ -85,7 +85,7 @@ class CloudStream(IterableDataset[Batch]):
         self._first = self._done = 0
 
     def __repr__(self) -> str:
-        return f"<CloudStream {self.split.name} of {self.store.path}: {len(self)} batches, epoch {self.epoch}>"
+        return f"<CloudStream {self.split.name} of {self.store.storage}: {len(self)} batches, epoch {self.epoch}>"
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that is iterated next; where it is another one, it is iterated from its first batch."""
@@ -174,14 +174,14 @@ class CloudDataset(Dataset[Cloud]):
         MissingSplitError, NotAStoreError, UnfinishedStoreError: there is nothing to read.
     """
 
-    def __init__(self, store: Store | Path | str, split: str = "test", *, normalise: Normalising = "per-dim") -> None:
+    def __init__(self, store: Store | Place, split: str = "test", *, normalise: Normalising = "per-dim") -> None:
         self.store, self.split = as_store(store), split
         self.normalisation = as_normalisation(self.store, normalise)
         self._parts = self.store.parts(split)
         self._ends = np.cumsum([part.n_clouds for part in self._parts], dtype=np.int64)
 
     def __repr__(self) -> str:
-        return f"<CloudDataset {self.split} of {self.store.path}: {len(self)} clouds>"
+        return f"<CloudDataset {self.split} of {self.store.storage}: {len(self)} clouds>"
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -232,7 +232,7 @@ def to_pyg(batch: Batch) -> Any:
     )
 
 
-def as_store(store: Store | Path | str) -> Store:
+def as_store(store: Store | Place) -> Store:
     """The store itself, or that at a path."""
     return store if isinstance(store, Store) else open_store(store)
 

@@ -191,13 +191,13 @@ def check_changes(features: FeaturesSection, augment: AugmentSection, store: Sto
         others = ",".join(name for name in apply if name not in foreign) or "none"
         raise ConfigError(
             f"--augment {','.join(foreign)} changes sine networks.",
-            details=[f"{store.path} is of the kind {kind}"],
+            details=[f"{store.storage} is of the kind {kind}"],
             fix=[f"--augment {others}", "arcpipe convert ... --recipe siren"],
         )
     if features.scale and kind != "basis":
         raise ConfigError(
             "features.scale needs a store of the kind basis: anchors of others have no scale.",
-            details=[f"{store.path} is of the kind {kind}"],
+            details=[f"{store.storage} is of the kind {kind}"],
             fix=["--set features.scale=false", "arcpipe convert ... --recipe basis"],
         )
     refused = [name for name in apply if name in ("zoom", *COLOURS)]
@@ -205,7 +205,7 @@ def check_changes(features: FeaturesSection, augment: AugmentSection, store: Sto
     if refused and (kind != "basis" or features.kind != "latents"):
         raise ConfigError(
             f"--augment {','.join(refused)} needs latents of the kind basis: others do not change with the picture.",
-            details=[f"{store.path} is of the kind {kind}, and the run has --features {features.kind}"],
+            details=[f"{store.storage} is of the kind {kind}, and the run has --features {features.kind}"],
             fix=[f"--augment {others}", "arcpipe convert ... --recipe basis"],
         )
     refused = [name for name in apply if name in ("saturation", "hue")]
@@ -213,6 +213,6 @@ def check_changes(features: FeaturesSection, augment: AugmentSection, store: Sto
     if refused and store.channels != 3:
         raise ConfigError(
             f"--augment {','.join(refused)} needs images of three channels.",
-            details=[f"those of {store.path} have {store.channels}"],
+            details=[f"those of {store.storage} have {store.channels}"],
             fix=[f"--augment {others}"],
         )

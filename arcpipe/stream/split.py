@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 from arcpipe.cloud import CloudBatch, DecoderRecord, SirenRecord
 from arcpipe.errors import ConfigError
 from arcpipe.options import Normalise
-from arcpipe.place import is_remote
 from arcpipe.store import Store
 from arcpipe.stream.features import FeatureCache
 from arcpipe.stream.order import Manifest
-
-REMOTE_READERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +106,7 @@ class Split:
     @property
     def least_readers(self) -> int:
         """Threads that fetch blocks at least: from a bucket most of their time is waiting for answers."""
-        return REMOTE_READERS if is_remote(self.store.path) else 1
+        return self.store.storage.readers
 
     @property
     def n_bytes(self) -> int:

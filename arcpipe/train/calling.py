@@ -8,14 +8,14 @@ from typing import Any
 
 from arcpipe.config import TrainConfig, build, sectioned
 from arcpipe.options import default_run
-from arcpipe.place import as_place
+from arcpipe.storage import Place, storage_at
 from arcpipe.store import Store
 from arcpipe.train.loop import run_train
 from arcpipe.train.report import TrainReport
 
 
 def train(
-    store: Store | Path | str,
+    store: Store | Place,
     out: Path | str | None = None,
     *,
     augment: Sequence[str] | Mapping[str, Any] | None = None,
@@ -47,7 +47,7 @@ def train(
     Raises:
         ArcpipeError: as the command, see its message.
     """
-    place = store.path if isinstance(store, Store) else as_place(store)
+    place = store.storage if isinstance(store, Store) else storage_at(store)
     values = sectioned(TrainConfig, {"store": place, "out": out or default_run(place), "kind": features, **settings})
     if augment is not None:
         names = {"apply": [augment] if isinstance(augment, str) else augment}

@@ -23,6 +23,7 @@ from arcpipe.errors import (
     StoreMismatchError,
 )
 from arcpipe.paths import outside_stores
+from arcpipe.storage import Storage
 from arcpipe.store import Store, open_store
 from arcpipe.stream.augment import Columns
 from arcpipe.stream.features import feature_cache
@@ -45,7 +46,7 @@ class EvaluateReport:
     """
 
     run: Path
-    store: Path
+    store: Storage
     split: str
     push: float
     shift: float
@@ -249,7 +250,7 @@ def score(
         DivergedError: the model's answers are no numbers.
     """
     if not len(loader.order):
-        raise SourceError(f"the split {loader.split.name} of {loader.split.store.path} holds no clouds.")
+        raise SourceError(f"the split {loader.split.name} of {loader.split.store.storage} holds no clouds.")
     probabilities, labels, ids = predict_all(model, loader, device, check)
     if changed:
         others = [predict_all(model, other, device, check)[0] for other in changed]
@@ -291,7 +292,7 @@ def default_test_split(store: Store, *, but: str | None = None) -> str | None:
     return next((name for name in ("test", "val") if name in store.splits and name != but), None)
 
 
-def check_store(run: RunFolder, store: Store, path: Path) -> None:
+def check_store(run: RunFolder, store: Store, path: Storage) -> None:
     """A run understands only clouds that its own decoder's latents are in."""
     facts = run.facts
     found: Mapping[str, tuple[Any, Any]] = {
@@ -308,7 +309,7 @@ def check_store(run: RunFolder, store: Store, path: Path) -> None:
     fix = [f"arcpipe train --store {path} --out {run.path}-2"]
     if facts.classes == tuple(store.classes) and facts.channels == store.channels:
         details.append("latents of different decoders have nothing in common")
-        source, out = store.config["source"]["source"], path.with_name(f"{facts.decoder_sha256[:8]}-{path.name}")
+        source, out = store.config["source"]["source"], path.beside(f"{facts.decoder_sha256[:8]}-{path.name}")
         kind = "" if facts.decoder_kind == "concat" else f" --recipe {facts.decoder_kind}"
         fix.insert(0, f"arcpipe convert {source} --decoder {run.config.store}{kind} --out {out}")
     raise StoreMismatchError(f"{run.path} cannot be evaluated on {path}.", details=details, fix=fix)

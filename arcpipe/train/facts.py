@@ -25,7 +25,7 @@ def choose_splits(store: Store, stream: StreamSection) -> tuple[str, str | None,
     train, test = stream.train_split, stream.test_split
     if train not in store.splits:
         raise MissingSplitError(
-            f"{store.path} has no split {train} to train on.",
+            f"{store.storage} has no split {train} to train on.",
             details=[f"splits: {', '.join(store.splits)}"],
             fix=[f"--train-split {name}" for name in store.splits],
         )
@@ -33,7 +33,7 @@ def choose_splits(store: Store, stream: StreamSection) -> tuple[str, str | None,
         test = next((name for name in ("test", "val") if name in store.splits and name != train), None)
     elif test not in store.splits:
         raise MissingSplitError(
-            f"{store.path} has no split {test} to evaluate.",
+            f"{store.storage} has no split {test} to evaluate.",
             details=[f"splits: {', '.join(store.splits)}"],
             fix=[f"--test-split {name}" for name in store.splits if name != train],
         )
@@ -90,7 +90,7 @@ def check_labels(store: Store, train: Split) -> None:
     else:
         what, fix = "holds no clouds", "the arcpipe convert command that made the store: it continues an unfinished one"
     raise SourceError(
-        f"the split {train.name} of {store.path} {what}.",
+        f"the split {train.name} of {store.storage} {what}.",
         details=[f"splits: {', '.join(store.splits)}", f"classes of the store: {', '.join(store.classes)}"],
         fix=["another --train-split", fix],
     )

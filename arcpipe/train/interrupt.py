@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from arcpipe.objects import hurry_up
+from arcpipe.storage.objects import hurry_up
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import arcpipe
-from arcpipe import errors
 from arcpipe.config import TrainConfig
-from arcpipe.errors import ArcpipeError, EndedElsewhereError, RankLostError
+from arcpipe.errors import EndedElsewhereError, RankLostError, rebuilt
 from arcpipe.train.interrupt import Interrupts
 from arcpipe.train.report import TrainReport
 
@@ -180,11 +179,7 @@ def _outcome(folder: Path, rank: int) -> dict[str, Any]:
 def _error(outcome: dict[str, Any]) -> Exception:
     if "os_error" in outcome:
         return OSError(*outcome["os_error"])
-    kind, what, details, fix = outcome["error"]
-    if kind == EndedElsewhereError.__name__:
-        return EndedElsewhereError(what)
-    made: ArcpipeError = getattr(errors, kind)(what, details=details, fix=fix)
-    return made
+    return rebuilt(*outcome["error"])
 
 
 def _death(code: int) -> str:

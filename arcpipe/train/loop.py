@@ -155,7 +155,7 @@ def open_splits(
         if split is not None and len(learnt.manifest) and not len(split.manifest):
             taken = f"--validation {held_out:g} takes none of {len(learnt.manifest)} clouds: "
             raise SourceError(
-                f"there is nothing to evaluate on: the split {split.name} of {store.path} holds no clouds.",
+                f"there is nothing to evaluate on: the split {split.name} of {store.storage} holds no clouds.",
                 details=[f"{taken}it takes its share of every part by itself"] if split.name == "validation" else [],
                 fix=["--validation 0.5, or convert with larger parts: --set store.part_samples=100"]
                 if split.name == "validation"

@@ -42,7 +42,7 @@ def _train(folder: Path, rank: int, interrupts: Interrupts) -> int:
         report = train_rank(TrainConfig.model_validate(job["config"]), ranks, interrupts, **how)
         outcome: dict[str, Any] = {"report": report.as_dict()} if ranks.first else {}
     except ArcpipeError as error:
-        outcome = {"error": (type(error).__name__, error.what, error.details, error.fix)}
+        outcome = {"error": error.told}
     except OSError as error:
         outcome = {"os_error": (error.errno, error.strerror, error.filename)}
     if folder.is_dir():

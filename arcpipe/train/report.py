@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from arcpipe.place import as_place
 from arcpipe.progress import duration
+from arcpipe.storage import Storage, storage_at
 from arcpipe.train.evaluate import measure_lines
 from arcpipe.train.measures import Measures
 
@@ -23,7 +23,7 @@ class TrainReport:
     """
 
     run: Path
-    store: Path
+    store: Storage
     model: str
     parameters: int
     epochs: int
@@ -49,7 +49,7 @@ class TrainReport:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainReport:
         measures = Measures(**values["measures"]) if values["measures"] else None
-        paths = {"run": Path(values["run"]), "store": as_place(values["store"])}
+        paths = {"run": Path(values["run"]), "store": storage_at(values["store"])}
         return cls(**{**values, **paths, "measures": measures, "changed": tuple(values.get("changed", ()))})
 
     def lines(self) -> list[str]:

@@ -14,10 +14,10 @@ from arcpipe.arc.basis import Basis, anchor_scales, changed_basis, new_basis, or
 from arcpipe.arc.engine import decode, decoder_of, fit_clouds
 from arcpipe.arc.kernels import basis_loops as loops
 from arcpipe.arc.kernels.basis_kernel import BasisKernel, place, solve_together
-from arcpipe.arc.kernels.numba_kernel import team
 from arcpipe.arc.learn_basis import batch_slopes, learn_basis, solved
 from arcpipe.arc.reference import basis_functions_reference, solve_basis_reference
 from arcpipe.config import FitSection
+from arcpipe.threads import team
 
 
 def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> NDArray[np.float32]:

@@ -22,6 +22,7 @@ from arcpipe.convert.budget import check_joint_memory, check_memory, worker_memo
 from arcpipe.convert.dry_run import DryRunReport
 from arcpipe.errors import ConfigError, ImageError
 from arcpipe.machine import machine_memory
+from arcpipe.storage import LocalStorage
 from arcpipe.store.decoder_file import save_decoder_file
 from arcpipe.store.part import Part
 
@@ -52,7 +53,7 @@ def convert(pictures: Path, out: str, threads: int = 1, **run: Any) -> dict[str,
         run_convert(build(ConvertConfig, values), cluster=Cluster(pool, 1, threads, "cpu", None))
     clouds, failed = {}, {}
     for folder in sorted((pictures.parent / out / "train").glob("0*")):
-        part = Part(folder)
+        part = Part(LocalStorage(folder.parent), folder.name)
         failed.update({record.path: record for record in part.failures()})
         for cloud in part.clouds(0, part.n_clouds, neighbours=True):
             clouds[cloud.path, cloud.repeat] = cloud

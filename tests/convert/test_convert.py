@@ -27,7 +27,8 @@ from arcpipe.errors import (
 )
 from arcpipe.progress import Progress
 from arcpipe.sources import named, open_source
-from arcpipe.store import open_store, store_lock
+from arcpipe.storage import storage_at
+from arcpipe.store import open_store
 from tests.pictures import contents, in_process, make_pictures, settings
 
 
@@ -212,7 +213,7 @@ def test_no_space_is_seen_before_the_work(
 
 
 def test_a_second_converter_is_told(pictures: Path, tmp_path: Path, here: Cluster) -> None:
-    with store_lock(tmp_path / "a.zarr"), pytest.raises(StoreBusyError, match="another converter") as caught:
+    with storage_at(tmp_path / "a.zarr").lock(), pytest.raises(StoreBusyError, match="another converter") as caught:
         run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
     assert caught.value.exit_code == 4
 

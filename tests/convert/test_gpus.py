@@ -52,7 +52,7 @@ def test_a_store_made_by_a_gpu_has_the_clouds_of_one_made_by_a_cpu(
     assert ours.config["content"]["device"] == "cuda"
     assert "device" not in theirs.config["content"], "stores of before keep their fingerprint"
     assert ours.decoder.sha256 == theirs.decoder.sha256, "a basis is learned on CPUs"
-    part = json.loads((gpu.out / "train" / "0000" / "zarr.json").read_text())
+    part = json.loads((Path(str(gpu.out)) / "train" / "0000" / "zarr.json").read_text())
     assert part["attributes"]["provenance"]["device"] == "cuda"
     expected = clouds_of(theirs)
     for path, cloud in clouds_of(ours).items():

@@ -34,7 +34,8 @@ from arcpipe.errors import (
     TooManyFailuresError,
 )
 from arcpipe.fitter import Fitter
-from arcpipe.store import open_store, store_lock
+from arcpipe.storage import storage_at
+from arcpipe.store import open_store
 from tests.commands import arcpipe_here
 from tests.pictures import contents, in_process, make_pictures, settings
 
@@ -209,19 +210,19 @@ def test_the_command_that_mends_a_damaged_part_works(pictures: Path, tmp_path: P
     config = settings(pictures, tmp_path / "a b.zarr")
     run_convert(config, cluster=here)
     before = contents(config.out)
-    victim = next((config.out / "train" / "0002").glob("latents/c/*/*"))
+    victim = next((Path(str(config.out)) / "train" / "0002").glob("latents/c/*/*"))
     victim.write_bytes(victim.read_bytes()[:-1])
     report = run_verify(config.out, decode=2)
     assert not report.ok
     advice = next(note for note in report.notes if note.startswith("try: "))
     command = shlex.split(advice.removeprefix("try: "))
     assert command == ["arcpipe", "verify", str(config.out), "--repair"]
-    with store_lock(config.out), pytest.raises(StoreBusyError):  # a converter is at work
+    with storage_at(config.out).lock(), pytest.raises(StoreBusyError):  # a converter is at work
         run_verify(config.out, repair=True)
     assert victim.is_file()
     done = arcpipe_here(*command[1:], "--json", cwd=tmp_path)
     assert (done.returncode, json.loads(done.stdout)["repaired"]["aside"]["parts"]) == (0, ["train/0002"]), done.stderr
-    assert (config.out.with_name("a b.zarr.damaged-1") / "train" / "0002").is_dir()
+    assert (Path(str(config.out)).with_name("a b.zarr.damaged-1") / "train" / "0002").is_dir()
     run_convert(config, cluster=here)
     assert contents(config.out) == before
     assert run_verify(config.out).ok

@@ -53,7 +53,7 @@ def test_a_conversion_that_lost_a_part_makes_the_same_one_again(pictures: Path, 
     config = sirens(pictures, tmp_path / "a.zarr", start="independent", repeats=2)
     run_convert(config, cluster=here)
     before = contents(config.out)
-    victim = config.out / "train" / "0001" / "latents" / "c" / "0" / "0"
+    victim = Path(str(config.out)) / "train" / "0001" / "latents" / "c" / "0" / "0"
     victim.write_bytes(b"\0" * victim.stat().st_size)
     assert run_verify(config.out).problems
     assert run_verify(config.out, repair=True).ok

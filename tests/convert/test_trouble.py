@@ -24,6 +24,7 @@ from arcpipe.convert import run_convert, run_verify
 from arcpipe.convert.scratch import scratch_folder
 from arcpipe.errors import ArcpipeError, FileAccessError, NoSpaceError
 from arcpipe.progress import Progress
+from arcpipe.storage import Place
 from arcpipe.store import create, open_store
 from tests.pictures import contents, in_process, make_pictures, settings
 
@@ -53,8 +54,8 @@ def stopped(config: Any, after: int, does: Callable[[], object]) -> ArcpipeError
     return caught.value
 
 
-def committed(store: Path) -> int:
-    return len(list(store.glob("t*/*/zarr.json")))
+def committed(store: Place) -> int:
+    return len(list(Path(str(store)).glob("t*/*/zarr.json")))
 
 
 @pytest.fixture
@@ -132,10 +133,10 @@ def test_permission_that_is_taken_away(here: Cluster) -> None:
     try:
         if root:
             os.seteuid(NOBODY)
-        error = stopped(config, 3, lambda: (config.out / ".attempts").chmod(0o555))
+        error = stopped(config, 3, lambda: (Path(str(config.out)) / ".attempts").chmod(0o555))
         assert isinstance(error, FileAccessError)
         assert "Permission denied" in str(error)
-        (config.out / ".attempts").chmod(0o755)
+        (Path(str(config.out)) / ".attempts").chmod(0o755)
         assert run_convert(config, cluster=here).failed == 0
     finally:
         os.seteuid(os.getuid())

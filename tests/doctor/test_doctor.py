@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +21,7 @@ from typer.testing import CliRunner
 from arcpipe.cli import app
 from arcpipe.doctor import machine, network, place, versions
 from arcpipe.doctor.finding import DoctorReport, Finding, guarded, ok, problem
-from arcpipe.place import as_place
+from arcpipe.storage import local, storage_at
 
 
 def only(findings: Iterable[Finding], check: str) -> Finding:
@@ -118,35 +121,53 @@ def test_little_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_sound_folder_and_nothing_is_left_in_it(tmp_path: Path) -> None:
-    found = list(place.folder(tmp_path / "not" / "yet" / "x.zarr")) + list(place.speed(tmp_path / "x.zarr"))
-    assert {finding.check for finding in found} == {"folder", "locks", "space", "speed"}
+    found = list(place.place(storage_at(tmp_path / "not" / "yet" / "x.zarr")))
+    found += place.speed(storage_at(tmp_path / "x.zarr"))
+    assert {finding.check for finding in found} == {"place", "locks", "space", "speed"}
     assert not any(finding.state == "problem" for finding in found)
     assert not list(tmp_path.iterdir())
 
 
+def test_a_sound_bucket_and_nothing_is_left_in_it(bucket: str) -> None:
+    out = storage_at(f"{bucket}/x.zarr")
+    found = [*place.place(out), *place.speed(out)]
+    assert [(finding.check, finding.state) for finding in found[:2]] == [("place", "ok"), ("locks", "ok")]
+    assert found[2].check == "speed"
+    assert not list(out.beside("").files())
+
+
 def test_a_folder_that_cannot_be_written() -> None:
-    found = only(place.folder(Path("/proc/some.zarr")), "folder")
+    found = only(place.place(storage_at("/proc/some.zarr")), "place")
     assert found.state == "problem"
     assert "/proc" in found.found
-    assert only(place.speed(Path("/proc/some.zarr")), "speed").found == "not measured: No such file or directory"
+    assert only(place.speed(storage_at("/proc/some.zarr")), "speed").found == "not measured: No such file or directory"
 
 
 def test_a_file_system_whose_renames_replace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(place, "move", lambda attempt, final: True)
-    assert "replaces" in only(place.folder(tmp_path / "x.zarr"), "folder").found
+    def replace(attempt: Path, final: Path) -> bool:
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(attempt, final)
+        return True
+
+    monkeypatch.setattr(local, "move", replace)
+    assert "replaces" in only(place.place(storage_at(tmp_path / "x.zarr")), "place").found
 
 
 def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(place, "try_lock", lambda path, required: None)
-    assert only(place.folder(tmp_path / "x.zarr"), "locks").state == "warning"
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    assert only(place.place(storage_at(tmp_path / "x.zarr")), "locks").state == "warning"
 
 
 def test_a_slow_disk_and_a_full_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(place, "SLOW_SYNC_S", 0.0)
+    monkeypatch.setattr(place, "SLOW_COMMIT_S", 0.0)
     monkeypatch.setattr(place, "SLOW_MB_S", 1e9)
     monkeypatch.setattr(place, "LITTLE_BYTES", 1e18)
-    found = list(place.folder(tmp_path / "x.zarr")) + list(place.speed(tmp_path / "x.zarr"))
-    assert [only(found, check).state for check in ("folder", "space", "speed")] == ["warning"] * 3
+    out = storage_at(tmp_path / "x.zarr")
+    found = [*place.place(out), *place.speed(out)]
+    assert [only(found, check).state for check in ("place", "space", "speed")] == ["warning"] * 3
 
 
 def test_a_bucket_that_nobody_serves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,14 +179,14 @@ def test_a_bucket_that_nobody_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    [found] = place.folder(as_place("s3://bucket/name.zarr"))
-    assert (found.check, found.state) == ("bucket", "problem")
+    [found] = place.place(storage_at("s3://bucket/name.zarr"))
+    assert (found.check, found.state) == ("place", "problem")
     assert "hidden" not in f"{found}"
 
 
 def test_bytes_that_change_on_their_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(place, "read_rows", lambda *_: 0)
-    assert only(place.speed(tmp_path / "x.zarr"), "speed").state == "problem"
+    assert only(place.speed(storage_at(tmp_path / "x.zarr")), "speed").state == "problem"
 
 
 def test_loopback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,13 +32,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from unittest import mock
 
 import typer
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
 from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 from arcpipe.cli import app
 from arcpipe.settings import all_settings
+from arcpipe.storage import storage_at
 from arcpipe.store.root import read_root
 from arcpipe.store.schema import group_document
 from tests.pictures import in_process, make_pictures
@@ -172,7 +173,7 @@ class Workshop:
         for name in ("bent", "torn"):
             shutil.copytree(folder / "s.zarr", folder / f"{name}.zarr")
             shutil.copytree(folder / "sound", folder / f"{name}-run")
-        root = read_root(folder / "bent.zarr")
+        root = read_root(storage_at(folder / "bent.zarr"))
         (folder / "bent.zarr/zarr.json").write_bytes(group_document({**root, "classes": root["classes"][:1]}))
         (folder / "torn.zarr/zarr.json").write_bytes((folder / "s.zarr/zarr.json").read_bytes()[:-90])
         config = json.loads((folder / "bent-run/config.json").read_bytes())
@@ -330,10 +331,13 @@ def fuzz_commands(count: int, first_seed: int) -> Outcome:
             max_examples=count,
             deadline=None,
             database=None,
-            phases=[Phase.generate],
+            phases=[Phase.explicit, Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
         @given(command_lines(), environments)
+        @example(["settings"], {})  # what succeeds is seldom drawn
+        @example(["verify", "s.zarr"], {})
+        @example(["inspect", "s.zarr"], {})
         def run(line: list[str], environment: dict[str, str | None]) -> None:
             try_line(made, template, line, environment, outcome)
 

@@ -11,11 +11,12 @@ import numpy as np
 
 from arcpipe.cloud import FailedSample
 from arcpipe.errors import ArcpipeError, DamagedStoreError
+from arcpipe.files import file_hashes
+from arcpipe.storage import LocalStorage
 from arcpipe.store import arrays as array_module
 from arcpipe.store import load_decoder_file, open_store, save_decoder_file, verify
 from arcpipe.store.arrays import write_array
 from arcpipe.store.decoder_file import misfit
-from arcpipe.store.files import file_hashes
 from arcpipe.store.layout import DTYPES, packing
 from arcpipe.store.part import Part
 from arcpipe.store.schema import group_document
@@ -106,7 +107,7 @@ def damaged_numbers(rng: Rng, corpus: list[Path], folder: Path) -> Path:
     """The numbers of an array changed, written as the writer does, hashed and sealed."""
     path = _one(rng, corpus, folder)
     part = _choice(rng, sorted(file.parent for file in path.glob("*/*/offsets")))
-    own = Part(part)
+    own = Part(LocalStorage(part.parent), part.name)
     names = [name for name in DTYPES if own.has(name)]
     _rewrite(part, _choice(rng, names), own, rng)
     return path
@@ -118,7 +119,7 @@ def damaged_neighbours(rng: Rng, corpus: list[Path], folder: Path) -> Path:
     part = _choice(rng, sorted(file.parent for file in path.glob("*/*/offsets")))
     names = ["arrivals", "arrival_counts", "arrival_offsets", "position_gaps", "offsets", "pixel_offsets", "sizes"]
     for name in {_choice(rng, names) for _ in range(2)}:
-        _rewrite(part, name, Part(part), rng)
+        _rewrite(part, name, Part(LocalStorage(part.parent), part.name), rng)
     return path
 
 

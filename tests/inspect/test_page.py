@@ -22,12 +22,12 @@ from arcpipe.arc.decoder import Decoder
 from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.config import FitSection
 from arcpipe.convert import run_convert
-from arcpipe.errors import ConfigError, NotAStoreError
+from arcpipe.errors import ConfigError, NoSpaceError, NotAStoreError
 from arcpipe.inspect import charts, facts, write_page
 from arcpipe.inspect.markup import LONGEST_TEXT, escaped, tag
-from arcpipe.place import as_place
 from arcpipe.progress import byte_size
 from arcpipe.sources import Sample
+from arcpipe.storage import storage_at
 from arcpipe.store import StoreHeader, content_hash, create_or_open, open_store
 from tests.commands import arcpipe_here
 from tests.inspect.conftest import cloud_of, write_store
@@ -268,7 +268,7 @@ def test_no_more_latents_are_read_than_a_bound(
     sample = facts.gather(store).latents
     assert sample is not None
     assert (sample.n_clouds, sample.of_clouds, len(sample.values)) == (2, 4, 20)
-    page = Page(write_page(store.path, tmp_path / "a.html").files[0])
+    page = Page(write_page(store.storage.path, tmp_path / "a.html").files[0])
     assert "Read from 2 of the 4 clouds of the split train: 20 latents." in page.text
     monkeypatch.setattr(facts, "SAMPLED_POINTS", 1)  # one cloud is always read
     sample = facts.gather(store).latents
@@ -302,7 +302,7 @@ def test_a_failed_write_leaves_the_former_page(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", fail)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(NoSpaceError, match="no space"):
             write_page(store, folder / "a.html")
     assert (folder / "a.html").read_text() == "former"
     assert os.listdir(folder) == ["a.html"]
@@ -341,7 +341,7 @@ def test_the_command_refuses_what_the_page_cannot_heed(make_store: Make, tmp_pat
 
 
 def test_a_store_in_a_bucket_has_the_same_page(bucket: str, make_store: Make, images: Path, tmp_path: Path) -> None:
-    there = as_place(f"{bucket}/small.zarr")
+    there = storage_at(f"{bucket}/small.zarr")
     write_store(there, images, ("test", "train"), cache=True)
     pages = [Page(write_page(store, tmp_path / f"{i}.html").files[0]) for i, store in enumerate((make_store(), there))]
     assert pages[0].pictures() == pages[1].pictures()

@@ -90,7 +90,7 @@ def test_a_plain_file_keeps_its_plain_paths(write: Callable[..., Path]) -> None:
     plain = read_pipeline(write("[evaluate]\n", shared=PLAIN, name="mine.toml")).plain
     assert plain is not None
     assert plain.train is not None
-    assert (plain.convert.out, plain.train.store) == (Path("store/mine.zarr"), Path("store/mine.zarr"))
+    assert (str(plain.convert.out), str(plain.train.store)) == ("store/mine.zarr", "store/mine.zarr")
     assert plain.train.out == Path("runs/mine")
 
 

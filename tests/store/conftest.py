@@ -1,4 +1,7 @@
-"""Makes `store_samples` importable (pytest's importlib mode puts no folder on the path), and syncs nothing."""
+"""Makes `store_samples` importable (pytest's importlib mode puts no folder on the path), and syncs nothing.
+
+`place` is where one store can be made, once in a folder and once in a bucket: what holds for both asks for it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from arcpipe.storage import Storage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -29,7 +34,7 @@ def kill_a_writer() -> Iterator[Kill]:
         assert process.stdin is not None
         assert process.stdout is not None
 
-        def kill(place: Path, where: str, call: int, moment: str) -> int:
+        def kill(place: Storage, where: str, call: int, moment: str) -> int:
             environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
             asked = {"path": str(place), "where": where, "call": call, "moment": moment, "environment": environment}
             process.stdin.write(json.dumps(asked) + "\n")
@@ -46,3 +51,11 @@ def nothing_is_synced() -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """Where a store can be made, alone in its surroundings."""
+    from store_samples import place_of
+
+    return place_of(request.param, request, tmp_path)

@@ -15,16 +15,14 @@ from typing import Any
 
 from store_samples import make_batch, make_decoder, make_header
 
-from arcpipe import objects
-from arcpipe.place import as_place
-from arcpipe.store import bucket, commit, create, create_or_open, files, writer
+from arcpipe.storage import commits, local, objects, storage_at
+from arcpipe.store import commit, create, create_or_open
 
 MODULES = {
     "commit": commit,
     "create": create,
-    "writer": writer,
-    "files": files,
-    "bucket": bucket,
+    "local": local,
+    "commits": commits,
     "objects": objects,
 }
 
@@ -52,7 +50,7 @@ def kill_at(where: str, call: int, *, after: bool) -> None:
 def write(path: str, where: str, call: int, moment: str) -> None:
     kill_at(where, call, after=moment == "after")
     header = make_header({"train": {"samples": 5, "parts": 1}})
-    create_or_open(as_place(path), header, make_decoder()).commit_part("train", "0000", make_batch(range(5)))
+    create_or_open(storage_at(path), header, make_decoder()).commit_part("train", "0000", make_batch(range(5)))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 import time
 
-from arcpipe.place import as_place
-from arcpipe.store import store_lock
+from arcpipe.storage import storage_at
 
 if __name__ == "__main__":
-    with store_lock(as_place(sys.argv[1])):
+    with storage_at(sys.argv[1]).lock():
         print("held", flush=True)
         time.sleep(60)

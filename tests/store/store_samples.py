@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord, NetworkRecord, morton_codes
+from arcpipe.files import file_hashes
+from arcpipe.storage import BucketStorage, LocalStorage, Place, Storage, objects, storage_at
 from arcpipe.store import Part, StoreHeader, StoreWriter, create_or_open, fingerprint
 from arcpipe.store.arrays import write_array
-from arcpipe.store.files import file_hashes
 from arcpipe.store.group import read_group
 from arcpipe.store.schema import group_document
 
@@ -81,19 +83,20 @@ def make_basis() -> BasisRecord:
 def to_version_1(path: Path) -> None:
     """Make the store at `path` one of the first format version: positions and sets of neighbours in full."""
     for file in path.glob("*/*/offsets"):
-        part = Part(file.parent)
+        folder = file.parent
+        part = Part(LocalStorage(path), folder.relative_to(path).as_posix())
         clouds = part.clouds(0, part.n_clouds, neighbours=True)
         own = dict(part.attributes)
         for name in ("position_gaps", "arrivals", "arrival_counts", "arrival_offsets", "zarr.json"):
-            target = part.folder / name
+            target = folder / name
             target.unlink() if name == "zarr.json" else shutil.rmtree(target)
-        write_array(part.folder, "positions", clouds.positions)
+        write_array(folder, "positions", clouds.positions)
         assert clouds.neighbours is not None
-        write_array(part.folder, "neighbours", np.sort(clouds.neighbours, axis=1))
+        write_array(folder, "neighbours", np.sort(clouds.neighbours, axis=1))
         del own["positions_coding"], own["n_neighbours"]
-        own |= {"neighbours_coding": "sets", "files": file_hashes(part.folder)}
-        (part.folder / "zarr.json").write_bytes(group_document(own))
-    (path / "zarr.json").write_bytes(group_document({**read_group(path), "format_version": 1}))
+        own |= {"neighbours_coding": "sets", "files": file_hashes(folder)}
+        (folder / "zarr.json").write_bytes(group_document(own))
+    (path / "zarr.json").write_bytes(group_document({**read_group(LocalStorage(path), ""), "format_version": 1}))
 
 
 def make_header(splits: dict[str, dict[str, int]], *, steps: int = 500, **options: Any) -> StoreHeader:
@@ -111,14 +114,14 @@ def make_header(splits: dict[str, dict[str, int]], *, steps: int = 500, **option
 
 
 def empty_store(
-    path: Path, splits: dict[str, dict[str, int]], decoder: DecoderRecord | None = None, **options: Any
+    place: Place, splits: dict[str, dict[str, int]], decoder: DecoderRecord | None = None, **options: Any
 ) -> StoreWriter:
-    return create_or_open(path, make_header(splits, **options), decoder or make_decoder())
+    return create_or_open(place, make_header(splits, **options), decoder or make_decoder())
 
 
-def full_store(path: Path, **options: Any) -> StoreWriter:
+def full_store(place: Place, **options: Any) -> StoreWriter:
     """A finished store: two training parts of 5 clouds, one test part of 3."""
-    writer = empty_store(path, {"train": {"samples": 10, "parts": 2}, "test": {"samples": 3, "parts": 1}}, **options)
+    writer = empty_store(place, {"train": {"samples": 10, "parts": 2}, "test": {"samples": 3, "parts": 1}}, **options)
     for split, part, numbers in (
         ("train", "0000", range(5)),
         ("train", "0001", range(5, 10)),
@@ -130,6 +133,42 @@ def full_store(path: Path, **options: Any) -> StoreWriter:
         writer.commit_part(split, part, batch, [], {"seconds": 0.5})
     writer.finish()
     return writer
+
+
+def place_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """Where a store can be made, alone in its surroundings: in a `folder`, or in a `bucket`."""
+    around = str(tmp_path) if kind == "folder" else request.getfixturevalue("bucket")
+    return storage_at(f"{around}/s.zarr")
+
+
+def around(place: Storage) -> list[str]:
+    """Every file in the folder or the prefix that the store is in."""
+    if isinstance(place, BucketStorage):
+        return list(place.beside("").files())
+    return list(LocalStorage(Path(place.parent)).files())
+
+
+def flip(place: Storage, name: str, at: int = -1, bit: int = 4) -> None:
+    """Change a bit of one byte of a file."""
+    data = bytearray(place.read(name))
+    data[at] ^= bit
+    write(place, name, bytes(data))
+
+
+def write(place: Storage, name: str, data: bytes) -> None:
+    """Write or replace a file behind the store's back."""
+    if isinstance(place, LocalStorage):
+        (place.path / name).write_bytes(data)
+    else:
+        place.replace(name, data)
+
+
+def remove(place: Storage, name: str) -> None:
+    """Remove a file behind the store's back."""
+    if isinstance(place, BucketStorage):
+        objects.delete(place.address.root, [place.address.at(name).key])
+    else:
+        Path(str(place), name).unlink()
 
 
 def same_clouds(left: CloudBatch, right: CloudBatch) -> bool:

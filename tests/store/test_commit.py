@@ -14,12 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from store_samples import empty_store, full_store, make_batch, make_decoder, make_header, same_clouds
+from store_samples import (
+    around,
+    empty_store,
+    full_store,
+    make_batch,
+    make_decoder,
+    make_header,
+    place_of,
+    same_clouds,
+)
 
 from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.errors import DamagedStoreError, NoSpaceError, UnfinishedStoreError
+from arcpipe.files import attempt_folder
+from arcpipe.storage import Storage
 from arcpipe.store import StoreWriter, commit, create_or_open, open_store, verify
-from arcpipe.store.files import attempt_folder
 
 ONE_PART = {"train": {"samples": 5, "parts": 1}}
 
@@ -28,47 +38,72 @@ def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    ("where", "call", "moment", "committed"),
+    ("kind", "where", "call", "moment", "committed"),
     [
-        ("create.write_file", 2, "before", False),
-        ("create.publish", 1, "before", False),
-        ("commit.write_array", 1, "before", False),
-        ("commit.write_array", 4, "after", False),
-        ("commit.write_file", 1, "before", False),
-        ("commit.write_file", 1, "after", False),
-        ("files.sync_tree", 2, "after", False),
-        ("writer.publish", 1, "before", False),
-        ("writer.publish", 1, "after", True),
+        ("folder", "create.write_file", 2, "before", False),
+        ("folder", "local.move", 1, "before", False),
+        ("folder", "commit.write_array", 1, "before", False),
+        ("folder", "commit.write_array", 4, "after", False),
+        ("folder", "commit.write_file", 1, "before", False),
+        ("folder", "commit.write_file", 1, "after", False),
+        ("folder", "local.sync_tree", 2, "after", False),
+        ("folder", "local.move", 2, "before", False),
+        ("folder", "local.move", 2, "after", True),
+        ("bucket", "objects.put", 3, "before", False),  # sending the beginning of the store
+        ("bucket", "objects.create", 1, "after", False),  # choosing it
+        ("bucket", "objects.copy", 4, "after", False),  # carrying the choice out
+        ("bucket", "objects.create", 2, "before", False),  # its zarr.json
+        ("bucket", "objects.put", 30, "before", False),  # sending the part
+        ("bucket", "objects.create", 3, "after", True),  # choosing it
+        ("bucket", "objects.copy", 30, "before", True),  # carrying it out
+        ("bucket", "objects.create", 4, "after", True),  # its zarr.json
+        pytest.param("bucket", "objects.create", 1, "before", False, marks=SLOW),
+        pytest.param("bucket", "objects.create", 2, "after", False, marks=SLOW),
+        pytest.param("bucket", "commit.write_file", 1, "before", False, marks=SLOW),  # on the local disk
+        pytest.param("bucket", "objects.create", 4, "before", True, marks=SLOW),
+        pytest.param("bucket", "objects.delete_below", 2, "before", None, marks=SLOW),  # tidying up
     ],
 )
 def test_a_killed_writer_leaves_all_or_nothing(
-    tmp_path: Path, kill_a_writer: Callable[..., int], where: str, call: int, moment: str, committed: bool
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    kill_a_writer: Callable[..., int],
+    kind: str,
+    where: str,
+    call: int,
+    moment: str,
+    committed: bool | None,
 ) -> None:
-    path = tmp_path / "s.zarr"
-    assert kill_a_writer(path, where, call, moment) == -signal.SIGKILL  # the fault was reached
-    writer = empty_store(path, ONE_PART)  # the same command again
-    assert writer.committed() == {"train": {"0000"} if committed else set()}
+    """`committed`: whether the next run finds the part, which in a bucket it may carry out itself."""
+    place = place_of(kind, request, tmp_path)
+    assert kill_a_writer(place, where, call, moment) == -signal.SIGKILL  # the fault was reached
+    writer = empty_store(place, ONE_PART)  # the same command again
+    if committed is not None:
+        assert writer.committed() == {"train": {"0000"} if committed else set()}
     writer.commit_part("train", "0000", make_batch(range(5)))
     writer.finish()
-    assert same_clouds(open_store(path).read_part("train", "0000", neighbours=True), make_batch(range(5)))
-    assert verify(path).problems == []  # which also names every file that does not belong
-    assert files(tmp_path) == sorted(["s.zarr", *(f"s.zarr/{name}" for name in files(path))])  # no litter beside it
+    assert same_clouds(open_store(place).read_part("train", "0000", neighbours=True), make_batch(range(5)))
+    assert verify(place).problems == []  # which also names every file that does not belong
+    assert around(place) == [f"s.zarr/{name}" for name in place.files()]  # no litter beside it
 
 
-def test_two_writers_of_one_part_make_one_part(tmp_path: Path) -> None:
-    writer = empty_store(tmp_path / "s.zarr", ONE_PART)
+def test_two_writers_of_one_part_make_one_part(place: Storage) -> None:
+    writer = empty_store(place, ONE_PART)
     batch = make_batch(range(5))
     with ThreadPoolExecutor(4) as pool:
         records = list(pool.map(lambda _: writer.commit_part("train", "0000", batch, [], {"seconds": 2}), range(4)))
     assert len(set(map(str, records))) == 1
     assert records[0].seconds == 2
     writer.finish()
-    assert verify(tmp_path / "s.zarr").problems == []
+    assert verify(place).problems == []
 
 
-def test_a_task_that_runs_twice_does_no_harm(tmp_path: Path) -> None:
-    writer = empty_store(tmp_path / "s.zarr", ONE_PART)
+def test_a_task_that_runs_twice_does_no_harm(place: Storage) -> None:
+    writer = empty_store(place, ONE_PART)
     first = writer.commit_part("train", "0000", make_batch(range(5)), [], {"seconds": {"fit": 1, "total": 3.5}})
     again = writer.commit_part("train", "0000", make_batch(range(5, 10)))  # other clouds: those of before stay
     assert again == first == writer.record("train", "0000")
@@ -115,25 +150,25 @@ def test_everything_is_synced_before_the_part_gets_its_name(tmp_path: Path, monk
 
 def test_sweep_leaves_the_attempts_of_living_processes(tmp_path: Path) -> None:
     writer = empty_store(tmp_path / "s.zarr", ONE_PART)
-    (writer.path / ".attempts" / "train-0000.host-1-abcd" / "latents").mkdir(parents=True)
-    (writer.path / ".attempts" / "train-0000.host-1-abcd.lock").touch()
-    with attempt_folder(writer.path / ".attempts", "train-0000") as alive:
+    (writer.storage.path / ".attempts" / "train-0000.host-1-abcd" / "latents").mkdir(parents=True)
+    (writer.storage.path / ".attempts" / "train-0000.host-1-abcd.lock").touch()
+    with attempt_folder(writer.storage.path / ".attempts", "train-0000") as alive:
         assert writer.sweep() == 1
         assert alive.is_dir()
     assert writer.sweep() == 0
-    assert not (writer.path / ".attempts").exists()
+    assert not (writer.storage.path / ".attempts").exists()
 
 
 def test_a_finished_store_keeps_nothing_of_a_worker_that_was_killed_on_the_way(tmp_path: Path) -> None:
     writer = empty_store(tmp_path / "s.zarr", ONE_PART)
-    (writer.path / ".attempts" / "train-0000.host-1-abcd" / "latents").mkdir(parents=True)
-    (writer.path / ".attempts" / "train-0000.host-1-abcd.lock").touch()
+    (writer.storage.path / ".attempts" / "train-0000.host-1-abcd" / "latents").mkdir(parents=True)
+    (writer.storage.path / ".attempts" / "train-0000.host-1-abcd.lock").touch()
     writer.commit_part("train", "0000", make_batch(range(5)))
-    with attempt_folder(writer.path / ".attempts", "train-0000") as alive:
+    with attempt_folder(writer.storage.path / ".attempts", "train-0000") as alive:
         writer.finish()
-        assert [path.name for path in (writer.path / ".attempts").iterdir() if path.is_dir()] == [alive.name]
+        assert [path.name for path in (writer.storage.path / ".attempts").iterdir() if path.is_dir()] == [alive.name]
     writer.finish()
-    assert not (writer.path / ".attempts").exists()
+    assert not (writer.storage.path / ".attempts").exists()
 
 
 def test_what_is_read_back_wrong_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,8 +221,8 @@ def test_clouds_that_break_the_format_are_refused(tmp_path: Path, batch: CloudBa
     assert writer.committed() == {"train": set()}
 
 
-def test_every_sample_ends_as_its_clouds_or_as_one_failure(tmp_path: Path) -> None:
-    writer = empty_store(tmp_path / "s.zarr", ONE_PART)
+def test_every_sample_ends_as_its_clouds_or_as_one_failure(place: Storage) -> None:
+    writer = empty_store(place, ONE_PART)
     repeats = replace(
         make_batch(range(6)), sample_ids=np.array([0, 1, 2, 0, 1, 2]), repeats=np.array([0, 0, 0, 1, 1, 1])
     )
@@ -206,8 +241,8 @@ def test_a_part_outside_of_the_plan_is_refused(tmp_path: Path) -> None:
         writer.commit_part("train", "0001", make_batch(range(5)))
 
 
-def test_a_writer_travels_to_another_process(tmp_path: Path) -> None:
-    writer = empty_store(tmp_path / "s.zarr", ONE_PART)
+def test_a_writer_travels_to_another_process(place: Storage) -> None:
+    writer = empty_store(place, ONE_PART)
     there: StoreWriter = pickle.loads(pickle.dumps(writer))
     there.commit_part("train", "0000", make_batch(range(5)))
     assert writer.committed() == {"train": {"0000"}}
@@ -215,8 +250,8 @@ def test_a_writer_travels_to_another_process(tmp_path: Path) -> None:
     assert len(pickle.dumps(writer)) < 2000  # it goes with every task
 
 
-def test_finishing_needs_every_part(tmp_path: Path) -> None:
-    writer = empty_store(tmp_path / "s.zarr", {"train": {"samples": 10, "parts": 2}})
+def test_finishing_needs_every_part(place: Storage) -> None:
+    writer = empty_store(place, {"train": {"samples": 10, "parts": 2}})
     writer.commit_part("train", "0001", make_batch(range(5)))
     assert [part.id for part in writer.remaining()] == ["0000"]
     with pytest.raises(UnfinishedStoreError, match="lacks 1 of 2 parts") as caught:
@@ -224,19 +259,19 @@ def test_finishing_needs_every_part(tmp_path: Path) -> None:
     assert "first missing: train/0000" in str(caught.value)
 
 
-def test_parts_with_failures_are_taken_back(tmp_path: Path) -> None:
-    writer = empty_store(tmp_path / "s.zarr", {"train": {"samples": 10, "parts": 2}})
+def test_parts_with_failures_are_taken_back(place: Storage) -> None:
+    writer = empty_store(place, {"train": {"samples": 10, "parts": 2}})
     writer.commit_part("train", "0000", make_batch(range(5)))
     writer.commit_part("train", "0001", make_batch(range(5, 9)), [FailedSample(9, "cats/9.jpg", "truncated")])
     writer.finish()
     assert writer.drop_failed() == 1
     assert writer.committed() == {"train": {"0000"}}
     with pytest.raises(UnfinishedStoreError):  # and no reader takes it for finished
-        open_store(writer.path)
+        open_store(place)
     writer.commit_part("train", "0001", make_batch(range(5, 10)))
     writer.finish()
-    assert open_store(writer.path).failures("train") == []
-    assert verify(writer.path).problems == []
+    assert open_store(place).failures("train") == []
+    assert verify(place).problems == []
 
 
 def test_totals_and_statistics_are_those_of_the_arrays(tmp_path: Path) -> None:

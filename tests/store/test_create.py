@@ -17,6 +17,7 @@ from safetensors.numpy import save
 from store_samples import LATENT_DIM, empty_store, full_store, make_basis, make_batch, make_decoder, make_header
 
 from arcpipe.errors import DamagedStoreError, NotAStoreError, StoreBusyError, StoreMismatchError
+from arcpipe.storage import storage_at
 from arcpipe.store import (
     StoreHeader,
     create_or_open,
@@ -26,7 +27,6 @@ from arcpipe.store import (
     open_store,
     plan_parts,
     save_decoder_file,
-    store_lock,
     verify,
     with_mended_images,
 )
@@ -66,7 +66,10 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     empty_store(path, ONE_PART)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     other = make_header(ONE_PART, steps=200)
-    for attempt in (lambda: create_or_open(path, other, make_decoder()), lambda: existing_decoder(path, other)):
+    for attempt in (
+        lambda: create_or_open(path, other, make_decoder()),
+        lambda: existing_decoder(storage_at(path), other),
+    ):
         with pytest.raises(StoreMismatchError, match="cannot continue") as caught:
             attempt()
         assert caught.value.exit_code == 3
@@ -77,9 +80,9 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_the_decoder_of_before_is_used_again(tmp_path: Path) -> None:
-    assert existing_decoder(tmp_path / "s.zarr", make_header(ONE_PART)) is None
+    assert existing_decoder(storage_at(tmp_path / "s.zarr"), make_header(ONE_PART)) is None
     empty_store(tmp_path / "s.zarr", ONE_PART)
-    there = existing_decoder(tmp_path / "s.zarr", make_header(ONE_PART))
+    there = existing_decoder(storage_at(tmp_path / "s.zarr"), make_header(ONE_PART))
     assert there is not None
     assert there.sha256 == make_decoder().sha256
 
@@ -134,18 +137,18 @@ def test_a_second_converter_is_told_who_is_at_work(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, str(script), str(path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(StoreBusyError, match="another converter") as caught, store_lock(path):
+        with pytest.raises(StoreBusyError, match="another converter") as caught, storage_at(path).lock():
             pass
         assert caught.value.exit_code == 4
         assert re.search(rf"process {holder.pid} on \S+, since \d{{4}}-", str(caught.value))
         holder.kill()
-    with store_lock(path):  # a killed one leaves a file and no lock
+    with storage_at(path).lock():  # a killed one leaves a file and no lock
         assert names(path.parent) == [".s.zarr.lock"]
     assert names(path.parent) == []
 
 
 def test_one_process_cannot_take_the_lock_twice(tmp_path: Path) -> None:
-    with store_lock(tmp_path / "s.zarr"), pytest.raises(StoreBusyError), store_lock(tmp_path / "s.zarr"):
+    with storage_at(tmp_path / "s.zarr").lock(), pytest.raises(StoreBusyError), storage_at(tmp_path / "s.zarr").lock():
         pass
 
 
@@ -241,15 +244,15 @@ def test_names_that_no_split_can_have(tmp_path: Path, name: str) -> None:
 def test_a_file_system_without_locks_sweeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commits do not need locks; without them nobody can tell litter from work."""
     writer = empty_store(tmp_path / "s.zarr", ONE_PART)
-    (writer.path / ".attempts").mkdir()
-    (writer.path / ".attempts" / "train-0000.other-1-ab.lock").touch()
+    (writer.storage.path / ".attempts").mkdir()
+    (writer.storage.path / ".attempts" / "train-0000.other-1-ab.lock").touch()
 
     def unsupported(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
     assert writer.sweep() == 0
-    with store_lock(writer.path):
+    with storage_at(writer.storage.path).lock():
         writer.commit_part("train", "0000", make_batch(range(5)))
     assert writer.remaining() == ()
 
@@ -261,9 +264,9 @@ def test_mended_images_continue_the_store_and_other_settings_do_not(tmp_path: Pa
         return replace(plain, config={**plain.config, "content": content}, fingerprint=fingerprint(content))
 
     path = tmp_path / "s.zarr"
-    assert with_mended_images(path, header("a", 500)) == header("a", 500)  # nothing there yet
+    assert with_mended_images(storage_at(path), header("a", 500)) == header("a", 500)  # nothing there yet
     create_or_open(path, header("a", 500), make_decoder())
-    create_or_open(path, with_mended_images(path, header("b", 500)), make_decoder())
+    create_or_open(path, with_mended_images(storage_at(path), header("b", 500)), make_decoder())
     with pytest.raises(StoreMismatchError, match="cannot continue") as caught:
-        create_or_open(path, with_mended_images(path, header("b", 200)), make_decoder())
+        create_or_open(path, with_mended_images(storage_at(path), header("b", 200)), make_decoder())
     assert "steps: was 500, now 200" in str(caught.value)

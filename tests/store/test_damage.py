@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -13,19 +12,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-from store_samples import empty_store, full_store, make_batch, make_decoder, make_header, nearest, to_version_1
+from store_samples import (
+    empty_store,
+    flip,
+    full_store,
+    make_batch,
+    make_decoder,
+    make_header,
+    nearest,
+    remove,
+    to_version_1,
+    write,
+)
 
 from arcpipe.cloud import FailedSample
 from arcpipe.errors import DamagedStoreError, NotAStoreError
+from arcpipe.files import file_hashes
+from arcpipe.storage import LocalStorage, Storage, local
 from arcpipe.store import Part, create_or_open, open_store, verify
 from arcpipe.store import arrays as array_module
 from arcpipe.store.check import _nearest
-from arcpipe.store.files import file_hashes
 from arcpipe.store.group import read_group
 from arcpipe.store.schema import group_document
 
 # The package has a function of this name.
-verify_module = importlib.import_module("arcpipe.store.verify")
 
 
 @pytest.fixture(scope="module")
@@ -57,34 +67,43 @@ def test_a_sound_store_has_no_problems(sound: Path) -> None:
     assert report.complete
     assert (report.parts, report.clouds, report.failed, report.missing_parts) == (3, 13, 0, 0)
     assert report.files == sum(file.is_file() for file in sound.rglob("*"))  # all of them were looked at
-    longest = Part(sound / "train" / "0000").array("latents")
+    longest = Part(LocalStorage(sound), "train/0000").array("latents")
     assert longest.shape[0] > longest.chunks[0]
     assert report.chunks > report.arrays  # and every chunk of every shard
 
 
-def flip(file: Path, rng: np.random.Generator) -> None:
-    """Change one bit somewhere in a file."""
-    data = bytearray(file.read_bytes())
-    data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
-    file.write_bytes(data)
-
-
 @pytest.mark.parametrize("seed", range(2))
-def test_a_changed_byte_in_any_file_is_named(store: Path, sound: Path, seed: int) -> None:
+def test_a_changed_byte_in_any_file_is_named(place: Storage, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """A damaged group hides what is below it, so: all data files at once, all arrays' metadata, then group by group."""
+    monkeypatch.setattr(array_module, "CHUNK_BYTES", 64)
+    full_store(place)
     rng = np.random.default_rng(seed)
-    metadata = sorted(store.rglob("zarr.json"))
-    groups = [file for file in metadata if json.loads(file.read_text())["node_type"] == "group"]
-    arrays = [file for file in metadata if file not in groups]
+    whole = {name: place.read(name) for name in place.files()}
+    groups = [name for name, data in whole.items() if name.endswith("zarr.json") and b'"group"' in data]
+    arrays = [name for name in whole if name.endswith("zarr.json") and name not in groups]
     assert (len(groups), len(arrays)) == (7, 3 * 15 + 4)
-    for damaged in (data_files(store), arrays, *([group] for group in groups)):
-        for file in damaged:
-            flip(file, rng)
-        problems = {problem.where for problem in verify(store).problems}
-        assert {file.relative_to(store).as_posix() for file in damaged} <= problems
-        for file in damaged:
-            shutil.copyfile(sound / file.relative_to(store), file)
-    assert verify(store).ok
+    data_files = [name for name in whole if not name.endswith("zarr.json")]
+    for damaged in (data_files, arrays, *([group] for group in groups)):
+        for name in damaged:
+            flip(place, name, int(rng.integers(len(whole[name]))), 1 << int(rng.integers(8)))
+        assert set(damaged) <= {problem.where for problem in verify(place).problems}
+        for name in damaged:
+            write(place, name, whole[name])
+    assert verify(place).ok
+
+
+@pytest.mark.parametrize("change", ["missing", "cut"])
+def test_files_that_are_gone_or_short_are_named(place: Storage, change: str) -> None:
+    full_store(place)
+    lost = [name for name in place.files("train") if name.endswith(("/c/0", "/c/0/0", "labels/zarr.json"))]
+    for name in lost:
+        data = place.read(name)
+        remove(place, name)
+        if change == "cut":
+            write(place, name, data[: len(data) // 2])
+    assert set(lost) <= {problem.where for problem in verify(place).problems}
+    with pytest.raises(DamagedStoreError):
+        open_store(place).read_part("train", "0000")
 
 
 def test_a_changed_byte_of_data_is_never_read(store: Path) -> None:
@@ -184,11 +203,11 @@ def test_offsets_that_lead_outside_are_refused_at_once(small: Path, tmp_path: Pa
     """Sealed and hashed: found by fuzzing, a reader went through 2**40 chunks that are not there."""
     path = Path(shutil.copytree(small, tmp_path / "s.zarr"))
     part = path / "train" / "0000"
-    values = np.array(Part(part).raw(name))
+    values = np.array(Part(LocalStorage(part.parent), part.name).raw(name))
     values[1] = value
     shutil.rmtree(part / name)
     array_module.write_array(part, name, values)
-    own = read_group(part)
+    own = read_group(LocalStorage(part), "")
     (part / "zarr.json").unlink()
     (part / "zarr.json").write_bytes(group_document({**own, "files": file_hashes(part)}))
     with pytest.raises(DamagedStoreError, match=name):
@@ -206,11 +225,11 @@ def test_arrays_of_other_shapes_are_refused(
     """Sealed and hashed, as above; three clouds with latents of six values."""
     path = Path(shutil.copytree(small, tmp_path / "s.zarr"))
     part = path / "train" / "0000"
-    values = np.array(Part(part).raw(name))
+    values = np.array(Part(LocalStorage(part.parent), part.name).raw(name))
     values = np.resize(values, (rows,) if columns is None else (rows, columns))
     shutil.rmtree(part / name)
     array_module.write_array(part, name, values)
-    own = read_group(part)
+    own = read_group(LocalStorage(part), "")
     (part / "zarr.json").unlink()
     (part / "zarr.json").write_bytes(group_document({**own, "files": file_hashes(part)}))
     with pytest.raises(DamagedStoreError, match=name):
@@ -346,7 +365,7 @@ def test_sealed_metadata_that_lies_is_found(store: Path) -> None:
     """Somebody who seals again cannot pass off other numbers: arrays are compared with what the part says."""
 
     part = store / "train" / "0000"
-    own = read_group(part)
+    own = read_group(LocalStorage(part), "")
     sums = {**own["latent_sums"], "sum": [0.5] * 6}
     (part / "zarr.json").write_bytes(group_document({**own, "latent_sums": sums}))
     assert "latent_sums are not those of the latents" in named(store)
@@ -386,7 +405,7 @@ def test_neighbours_that_are_not_the_nearest_are_found(tmp_path: Path, coding: s
     writer.commit_part("train", "0000", batch)
     if coding == "sets":
         to_version_1(path)
-    assert Part(path / "train" / "0000").attributes["neighbours_coding"] == coding
+    assert Part(LocalStorage(path), "train/0000").attributes["neighbours_coding"] == coding
     [problem] = verify(path).problems
     assert problem.where == "train/0000/neighbours"
     assert re.match(r"pixel \(0, 0\) of cloud 1 has \[.*\], the nearest are \[", problem.what)
@@ -416,7 +435,7 @@ def test_the_nearest_of_many_anchors_are_those_of_a_full_sort() -> None:
     ],
 )
 def test_a_sealed_root_that_makes_no_sense_is_refused(store: Path, change: dict[str, Any], message: str) -> None:
-    (store / "zarr.json").write_bytes(group_document({**read_group(store), **change}))
+    (store / "zarr.json").write_bytes(group_document({**read_group(LocalStorage(store), ""), **change}))
     with pytest.raises(DamagedStoreError, match=re.escape(message)):
         open_store(store)
 
@@ -447,7 +466,7 @@ def test_a_damaged_root_stops_reading(store: Path) -> None:
 )
 def test_a_root_that_reaches_outside_or_promises_too_much_is_refused(store: Path, splits: dict[str, Any]) -> None:
 
-    (store / "zarr.json").write_bytes(group_document({**read_group(store), "splits": splits}))
+    (store / "zarr.json").write_bytes(group_document({**read_group(LocalStorage(store), ""), "splits": splits}))
     with pytest.raises(DamagedStoreError, match="is damaged") as caught:
         open_store(store)
     assert "split" in str(caught.value)
@@ -467,14 +486,14 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_looked_at(
 ) -> None:
     """As on a failing disk."""
     victim, whole = data_files(store)[-1], verify(store)
-    hash_file = verify_module.file_sha256
+    hash_file = local.file_sha256
 
     def fails(path: Path) -> str:
         if path == victim:
             raise OSError(5, "Input/output error", str(path))
         return hash_file(path)
 
-    monkeypatch.setattr(verify_module, "file_sha256", fails)
+    monkeypatch.setattr(local, "file_sha256", fails)
     report = verify(store)
     assert [str(problem) for problem in report.problems] == [
         f"{victim.relative_to(store).as_posix()}: cannot be read: Input/output error"

@@ -13,6 +13,7 @@ from store_samples import CLASSES, LATENT_DIM, empty_store, full_store, make_bat
 
 from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.errors import MissingSplitError, NotAStoreError, SampleNotFoundError, UnfinishedStoreError
+from arcpipe.storage import Storage
 from arcpipe.store import Store, open_store, part
 
 
@@ -136,7 +137,7 @@ def test_neighbours_of_a_store_without_them(tmp_path: Path) -> None:
 
 def test_threads_read_what_one_reads(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {"0000": make_batch(range(5)), "0001": make_batch(range(5, 10))}
-    fresh = open_store(store.path, cache_bytes=2000)  # so small that threads throw out each other's chunks
+    fresh = open_store(store.storage.path, cache_bytes=2000)  # so small that threads throw out each other's chunks
     rng = np.random.default_rng(0)
     wanted = [(f"000{rng.integers(2)}", *sorted(rng.integers(0, 6, 2).tolist())) for _ in range(200)]
 
@@ -154,12 +155,12 @@ def test_a_chunk_is_decoded_once(store: Store, monkeypatch: pytest.MonkeyPatch) 
     decoded: list[str] = []
     read = part.read_rows
 
-    def counted(array: object, start: int, stop: int, where: Path) -> np.ndarray:
-        decoded.append(where.name)
-        return read(array, start, stop, where)  # type: ignore[arg-type]
+    def counted(array: object, start: int, stop: int, storage: Storage, place: str) -> np.ndarray:
+        decoded.append(place.split("/")[-1])
+        return read(array, start, stop, storage, place)  # type: ignore[arg-type]
 
     monkeypatch.setattr(part, "read_rows", counted)
-    fresh = open_store(store.path)
+    fresh = open_store(store.storage.path)
     for start in range(5):
         fresh.read_block("train", "0000", start, start + 1)
     assert decoded.count("latents") == decoded.count("position_gaps") == 1

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import numpy as np
 import pytest
 from store_samples import empty_store, full_store, make_batch, make_decoder, make_header, same_clouds
 
-from arcpipe import objects
 from arcpipe.errors import (
     ArcpipeError,
     ConfigError,
@@ -26,54 +24,44 @@ from arcpipe.errors import (
     RemoteStoreError,
     StoreBusyError,
     StoreMismatchError,
-    UnfinishedStoreError,
 )
-from arcpipe.place import RemotePath, as_folder, as_place
-from arcpipe.store import bucket as commits
-from arcpipe.store import content_hash, create_or_open, lease, open_store, repair, store_lock, verify
+from arcpipe.storage import BucketStorage, LocalStorage, commits, folder_path, lease, objects, storage_at
+from arcpipe.storage.objects import Address
+from arcpipe.store import content_hash, create_or_open, open_store, verify
 from tests.bucket_server import USERS, BucketServer
 
 HERE = Path(__file__).resolve().parent
 
 
-def store_in(bucket: str, name: str = "deep/clouds.zarr") -> RemotePath:
-    place = as_place(f"{bucket}/{name}")
-    assert isinstance(place, RemotePath)
+def store_in(bucket: str, name: str = "deep/clouds.zarr") -> BucketStorage:
+    place = storage_at(f"{bucket}/{name}")
+    assert isinstance(place, BucketStorage)
     return place
 
 
-def keys(place: RemotePath) -> list[str]:
+def keys(place: BucketStorage) -> list[str]:
     return [key for key, _ in objects.listing(place.address)]
+
+
+def around(place: BucketStorage) -> list[str]:
+    """The keys of the store and of what lies beside it."""
+    return keys(place.beside(""))
 
 
 # Addresses, without a service
 
 
-def test_an_address_behaves_as_a_path_and_survives_the_trip_to_a_worker() -> None:
-    place = as_place("s3://photos/deep//clouds.zarr/")
+def test_an_address_survives_the_trip_to_a_worker() -> None:
+    place = storage_at("s3://photos/deep//clouds.zarr/")
     assert str(place) == f"{place}" == "s3://photos/deep/clouds.zarr"
-    assert (place.name, str(place.parent), place.suffix) == ("clouds.zarr", "s3://photos/deep", ".zarr")
-    assert str(place / "train" / "0000") == "s3://photos/deep/clouds.zarr/train/0000"
-    assert (place / "train/0000").relative_to(place).as_posix() == "train/0000"
-    assert str(place.with_name("other.zarr")) == "s3://photos/deep/other.zarr"
+    assert (place.name, place.parent) == ("clouds.zarr", "s3://photos/deep")
+    assert str(place.beside("other.zarr")) == "s3://photos/deep/other.zarr"
+    assert str(storage_at("s3://photos/clouds.zarr").beside("other.zarr")) == "s3://photos/other.zarr"
+    assert place.absolute() == place
     assert pickle.loads(pickle.dumps(place)) == place
-    assert as_place(str(place)) == place
-    assert as_place(place) is place
-    assert type(as_place("store/clouds.zarr")) is type(Path())
-
-
-def test_an_address_never_reaches_the_local_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    place = as_place("s3://photos/clouds.zarr")
-    for act in (
-        lambda: place.write_bytes(b""),
-        lambda: place.touch(),
-        lambda: place.rename("x"),
-        lambda: os.stat(place),
-    ):
-        with pytest.raises((TypeError, OSError)):
-            act()
-    assert os.listdir(tmp_path) == []
+    assert storage_at(str(place)) == place
+    assert storage_at(place) is place
+    assert storage_at("store/clouds.zarr") == LocalStorage(Path("store/clouds.zarr"))
 
 
 @pytest.mark.parametrize(
@@ -88,15 +76,15 @@ def test_an_address_never_reaches_the_local_disk(tmp_path: Path, monkeypatch: py
 )
 def test_other_addresses_are_refused(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
-        as_place(text)
+        storage_at(text)
     assert "secret" not in str(caught.value)
 
 
 def test_runs_are_kept_here() -> None:
     with pytest.raises(ConfigError, match="only stores are kept in buckets"):
-        as_folder("s3://photos/run")
+        folder_path("s3://photos/run")
     with pytest.raises(ConfigError, match="only stores are kept in buckets"):
-        as_folder(Path("s3://photos/run"))  # as the command line gives it
+        folder_path(Path("s3://photos/run"))  # as the command line gives it
 
 
 # Writing and reading
@@ -104,114 +92,59 @@ def test_runs_are_kept_here() -> None:
 
 def test_a_store_in_a_bucket_is_the_store_in_a_folder(bucket: str, tmp_path: Path) -> None:
     here, there = full_store(tmp_path / "clouds.zarr"), full_store(store_in(bucket))
-    left, right = open_store(here.path), open_store(str(there.path))
+    left, right = open_store(here.storage.path), open_store(str(there.storage))
     assert content_hash(left) == content_hash(right)
-    files = {path.relative_to(here.path).as_posix() for path in here.path.rglob("*") if path.is_file()}
-    start = len(there.path.address.key) + 1
-    assert {key[start:] for key in keys(there.path)} == files  # and nothing is left of the attempts
+    files = {path.relative_to(here.storage.path).as_posix() for path in here.storage.path.rglob("*") if path.is_file()}
+    start = len(there.storage.address.key) + 1
+    assert {key[start:] for key in keys(there.storage)} == files  # and nothing is left of the attempts
     assert same_clouds(
         left.read_part("train", "0001", neighbours=True), right.read_part("train", "0001", neighbours=True)
     )
     assert right.find("test/cats/0000.jpg") == left.find("test/cats/0000.jpg")
     np.testing.assert_array_equal(right.labels("train"), left.labels("train"))
     assert right.decoder.sha256 == left.decoder.sha256
-    report = verify(there.path)
+    report = verify(there.storage)
     assert (report.problems, report.parts, report.content) == ([], 3, content_hash(left))
-    assert pickle.loads(pickle.dumps(right)).path == there.path
-    assert keys(there.path.parent) == keys(there.path)  # no lock either
+    assert pickle.loads(pickle.dumps(right)).storage == there.storage
+    assert around(there.storage) == keys(there.storage)  # no lock either
 
 
 def test_credentials_are_in_no_object(bucket: str, bucket_server: BucketServer) -> None:
     place = store_in(bucket)
-    with store_lock(place):
+    with storage_at(place).lock():
         full_store(place)
-        everything = b"".join(objects.get(objects.Address(place.address.root, key)) for key in keys(place.parent))
+        everything = b"".join(objects.get(objects.Address(place.address.root, key)) for key in around(place))
     for word in [word for user in USERS.values() for word in user]:
         assert word.encode() not in everything
     assert str(bucket_server.relay.port).encode() not in everything
-
-
-def test_damage_in_a_bucket_is_named_and_repaired(bucket: str) -> None:
-    writer = full_store(store_in(bucket))
-    before = verify(writer.path).content
-    file = writer.path / "train" / "0001" / "latents" / "c" / "0" / "0"
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    objects.put(file.address, bytes(data))
-    (writer.path / "test/0000/labels/c/0").unlink()
-    objects.put((writer.path / "notes.txt").address, b"mine")
-    report = verify(writer.path)
-    named = {problem.where for problem in report.problems}
-    assert {"train/0001/latents/c/0/0", "test/0000/labels/c/0", "notes.txt"} <= named
-    assert not any(name.startswith("train/0000") for name in named)
-    done = repair(writer.path, report)
-    assert (done.parts, done.strangers, done.left) == (["test/0000", "train/0001"], ["notes.txt"], [])
-    with pytest.raises(UnfinishedStoreError):
-        open_store(writer.path)
-    assert writer.remaining() == tuple(p for p in writer.planned() if (p.split, p.id) != ("train", "0000"))
-    full_store(writer.path)
-    assert verify(writer.path).content == before
 
 
 def test_a_part_is_dropped_and_made_again(bucket: str) -> None:
     writer = full_store(store_in(bucket))
     writer.drop_part("train", "0000")
     assert writer.committed() == {"train": {"0001"}, "test": {"0000"}}
-    assert not keys(writer.path / "train" / "0000")
+    assert not list(writer.storage.files("train/0000"))
     again = writer.commit_part("train", "0000", make_batch(range(20, 25)))
     assert again.clouds == 5
     writer.finish()
-    assert verify(writer.path).problems == []
+    assert verify(writer.storage).problems == []
 
 
 def test_other_settings_are_refused_and_nothing_is_replaced(bucket: str) -> None:
-    place = full_store(store_in(bucket)).path
+    place = full_store(store_in(bucket)).storage
     splits = {"train": {"samples": 10, "parts": 2}, "test": {"samples": 3, "parts": 1}}
     with pytest.raises(StoreMismatchError, match=r"fit.steps: was 500, now 7") as caught:
         empty_store(place, splits, steps=7)
     assert "--overwrite" not in str(caught.value)
     with pytest.raises(ConfigError, match="--overwrite cannot replace"):
         create_or_open(place, make_header(splits, steps=7), make_decoder(), overwrite=True)
-    objects.put((store_in(bucket, "photos") / "holiday.jpg").address, b"mine")
+    store_in(bucket, "photos").replace("holiday.jpg", b"mine")
     with pytest.raises(NotAStoreError, match=r"no zarr\.json"):
         empty_store(store_in(bucket, "photos"), splits)
     assert verify(place).problems == []
 
 
 # Killed, and two at once
-
-SLOW = pytest.mark.slow
-MOMENTS = [
-    ("objects.put", 3, "before"),  # sending the beginning of the store
-    ("objects.create", 1, "after"),  # choosing it
-    ("objects.copy", 4, "after"),  # carrying the choice out
-    ("objects.create", 2, "before"),  # its zarr.json
-    ("objects.put", 30, "before"),  # sending the part
-    ("objects.create", 3, "after"),  # choosing it
-    ("objects.copy", 30, "before"),  # carrying it out
-    ("objects.create", 4, "after"),  # its zarr.json
-    pytest.param("objects.create", 1, "before", marks=SLOW),
-    pytest.param("objects.create", 2, "after", marks=SLOW),
-    pytest.param("commit.write_file", 1, "before", marks=SLOW),  # writing the part, on the local disk
-    pytest.param("objects.create", 4, "before", marks=SLOW),
-    pytest.param("bucket._delete_below", 2, "before", marks=SLOW),  # tidying up
-]
-
-
-@pytest.mark.parametrize(("where", "call", "moment"), MOMENTS)
-def test_a_killed_writer_leaves_all_or_nothing(
-    bucket: str, kill_a_writer: Callable[..., int], where: str, call: int, moment: str
-) -> None:
-    place = store_in(bucket)
-    assert kill_a_writer(place, where, call, moment) == -9
-    writer = empty_store(place, {"train": {"samples": 5, "parts": 1}})  # carries out what was chosen
-    if (where, call) in (("objects.create", 3), ("objects.create", 4), ("objects.copy", 30)):
-        assert writer.committed() == {"train": {"0000"}}
-    writer.commit_part("train", "0000", make_batch(range(5)))
-    writer.finish()
-    report = verify(place)
-    assert (report.problems, report.complete, report.clouds) == ([], True, 5)
-    assert not any(".attempts" in key for key in keys(place))
 
 
 def test_attempts_that_differ_never_mix(bucket: str) -> None:
@@ -229,13 +162,13 @@ def test_attempts_that_differ_never_mix(bucket: str) -> None:
 
             records = list(pool.map(attempt, attempts))
             assert len(set(map(str, records))) == 1
-    store = open_store(writer.path, allow_unfinished=True)
+    store = open_store(writer.storage, allow_unfinished=True)
     for part in writer.planned():
         found = store.read_part("train", part.id, neighbours=True)
         assert sum(same_clouds(found, batch) for batch in attempts) == 1
         for name, file in store.part("train", part.id).attributes["files"].items():
-            assert commits.blocks_sha256(store.path / "train" / part.id / name) == file["sha256"]
-    assert not any(".attempts" in key for key in keys(writer.path))
+            assert store.storage.sha256(f"train/{part.id}/{name}") == file["sha256"]
+    assert not any(".attempts" in key for key in keys(writer.storage))
 
 
 def test_a_straggler_that_read_an_old_choice_harms_nothing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +178,7 @@ def test_a_straggler_that_read_an_old_choice_harms_nothing(bucket: str, monkeypa
     chosen, go_on = threading.Event(), threading.Event()
     carry_out = commits._carry_out
 
-    def slowly(place: RemotePath, choice: commits.Choice, final: RemotePath) -> bool:
+    def slowly(place: Address, choice: commits.Choice, final: Address) -> bool:
         if threading.current_thread().name.startswith("straggler"):
             chosen.set()
             assert go_on.wait(30)
@@ -260,8 +193,8 @@ def test_a_straggler_that_read_an_old_choice_harms_nothing(bucket: str, monkeypa
         go_on.set()
         late.result(timeout=30)
     writer.finish()
-    assert verify(writer.path).problems == []
-    assert same_clouds(open_store(writer.path).read_part("train", "0000"), first.without_neighbours())
+    assert verify(writer.storage).problems == []
+    assert same_clouds(open_store(writer.storage).read_part("train", "0000"), first.without_neighbours())
 
 
 def test_a_second_converter_is_told_who_is_at_work(bucket: str) -> None:
@@ -271,22 +204,22 @@ def test_a_second_converter_is_told_who_is_at_work(bucket: str) -> None:
     with subprocess.Popen(holder, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
-        with pytest.raises(StoreBusyError, match=f"process {process.pid} on"), store_lock(place):
+        with pytest.raises(StoreBusyError, match=f"process {process.pid} on"), storage_at(place).lock():
             pass
         process.kill()
         process.wait()
     started = time.monotonic()
-    with store_lock(place):  # it died on this machine: nothing to wait for
+    with storage_at(place).lock():  # it died on this machine: nothing to wait for
         pass
     assert time.monotonic() - started < lease.STALE_S / 2
-    assert keys(place.parent) == []
+    assert around(place) == []
 
 
 def test_a_lease_of_another_machine_is_watched(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "STALE_S", 2.0)
     monkeypatch.setattr(lease, "RENEW_S", 0.3)
     place = store_in(bucket)
-    address = place.with_name(f".{place.name}.lock").address
+    address = place.beside(f".{place.name}.lock").address
     elsewhere = {"host": "far", "pid": 7, "since": "today", "token": "x", "machine": "other", "started": "1"}
     tag = objects.create(address, json.dumps(elsewhere).encode())
     renewing = threading.Event()
@@ -300,15 +233,15 @@ def test_a_lease_of_another_machine_is_watched(bucket: str, monkeypatch: pytest.
 
     thread = threading.Thread(target=renew)
     thread.start()
-    with pytest.raises(StoreBusyError, match="process 7 on far"), store_lock(place):
+    with pytest.raises(StoreBusyError, match="process 7 on far"), storage_at(place).lock():
         pass
     thread.join()
-    with store_lock(place):  # silent for longer than a living one is
+    with storage_at(place).lock():  # silent for longer than a living one is
         first = objects.head(address).tag
         time.sleep(1)
         assert objects.head(address).tag != first  # ours is renewed
         assert json.loads(objects.get(address))["pid"] == os.getpid()
-    assert keys(place.parent) == []
+    assert around(place) == []
 
 
 # Refusals and outages
@@ -317,7 +250,7 @@ def test_a_lease_of_another_machine_is_watched(bucket: str, monkeypatch: pytest.
 def test_what_a_user_can_mend_is_said(
     bucket: str, bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = full_store(store_in(bucket)).path
+    place = full_store(store_in(bucket)).storage
     with pytest.raises(NotAStoreError, match="there is no store"):
         open_store(store_in(bucket, "deep/cloud.zarr"))
     for act in (open_store, verify, _lock):
@@ -337,8 +270,8 @@ def test_what_a_user_can_mend_is_said(
         open_store(place)
 
 
-def _lock(place: RemotePath) -> None:
-    with store_lock(place):
+def _lock(place: BucketStorage) -> None:
+    with storage_at(place).lock():
         pass
 
 
@@ -355,7 +288,7 @@ def test_an_outage_is_waited_for_and_then_told(
 ) -> None:
     writer = full_store(store_in(bucket))
     writer.drop_part("train", "0000")
-    store = open_store(writer.path, allow_unfinished=True)
+    store = open_store(writer.storage, allow_unfinished=True)
     relay = bucket_server.relay
     relay.cut()
     try:
@@ -375,7 +308,7 @@ def test_an_outage_is_waited_for_and_then_told(
         if relay._listener is None:
             relay.mend()
     monkeypatch.delenv("ARCPIPE_REMOTE_PATIENCE")
-    assert verify(writer.path).problems == []
+    assert verify(writer.storage).problems == []
 
 
 # Requests
@@ -390,7 +323,7 @@ def test_every_chunk_is_fetched_once_and_metadata_is_not_fetched_again(
     for i, part in enumerate(writer.planned()):
         writer.commit_part("train", part.id, make_batch(range(30 * i, 30 * i + 30)))
     writer.finish()
-    store = open_store(writer.path)
+    store = open_store(writer.storage)
     for part in store.parts("train"):
         store.read_block("train", part.id, 0, 1)  # opens its arrays
     opened = store.part("train", "0000")

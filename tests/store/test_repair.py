@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
-from store_samples import full_store, make_batch
+from store_samples import around, flip, full_store, make_batch, remove, write
 
 from arcpipe.errors import UnfinishedStoreError
+from arcpipe.storage import BucketStorage, LocalStorage, Place, Storage, objects
 from arcpipe.store import RepairReport, Store, open_store, repair, verify
 from arcpipe.store.group import read_group
 from arcpipe.store.schema import group_document
@@ -31,92 +31,91 @@ def make_again(writer: StoreWriter) -> None:
     writer.finish()
 
 
-def tree(path: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Every file with its inode and times: not even written again with the same bytes."""
-    return {
-        file.relative_to(path).as_posix(): (file.stat().st_ino, file.stat().st_mtime_ns, file.read_bytes())
-        for file in path.rglob("*")
-        if file.is_file()
-    }
+def tree(place: Storage) -> dict[str, tuple[object, ...]]:
+    """Every file with its times, and in a folder its inode: not even written again with the same bytes."""
+
+    def state(name: str) -> tuple[object, ...]:
+        if isinstance(place, LocalStorage):
+            status = (place.path / name).stat()
+            return (status.st_ino, status.st_mtime_ns, place.read(name))
+        assert isinstance(place, BucketStorage)
+        return (objects.head(place.address.at(name)), place.read(name))
+
+    return {name: state(name) for name in place.files()}
 
 
-def flip(file: Path, place: int = -1) -> None:
-    data = bytearray(file.read_bytes())
-    data[place] ^= 4
-    file.write_bytes(data)
-
-
-def repaired(path: Path) -> RepairReport:
-    return repair(path, verify(path))
+def repaired(place: Place) -> RepairReport:
+    return repair(place, verify(place))
 
 
 @pytest.mark.parametrize("victim", ["latents/c/0/0", "latents/zarr.json", "zarr.json", "labels/c/0"])
-def test_a_damaged_part_is_moved_aside_and_made_again(written: tuple[StoreWriter, Path], victim: str) -> None:
-    writer, path = written
-    content, before = verify(path).content, tree(path)
-    flip(path / "train/0001" / victim)
-    done = repaired(path)
+def test_a_damaged_part_is_moved_aside_and_made_again(place: Storage, victim: str) -> None:
+    writer = full_store(place)
+    content, before = verify(place).content, tree(place)
+    flip(place, f"train/0001/{victim}")
+    done = repaired(place)
     assert (done.parts, done.strangers, done.left, done.mended) == (["train/0001"], [], [], [])
-    assert done.aside == path.with_name("s.zarr.damaged-1")
-    assert (done.aside / "train/0001" / victim).is_file()
-    after = tree(path)
+    assert done.aside == place.beside("s.zarr.damaged-1")
+    assert done.aside.is_file(f"train/0001/{victim}")
+    after = tree(place)
     sound = {name for name in before if not name.startswith("train/0001") and name != "zarr.json"}
     assert {name: after[name] for name in sound} == {name: before[name] for name in sound}
     with pytest.raises(UnfinishedStoreError):
-        open_store(path)
-    report = verify(path)
+        open_store(place)
+    report = verify(place)
     assert (report.ok, report.missing_parts, report.complete) == (True, 1, False)
     make_again(writer)
-    assert verify(path).content == content
+    assert verify(place).content == content
 
 
-def test_everything_at_once(written: tuple[StoreWriter, Path]) -> None:
-    writer, path = written
-    content = verify(path).content
-    shutil.rmtree(path / "train/0000")
-    flip(path / "train/zarr.json")
-    (path / "test/0000/zarr.json").unlink()
-    (path / "notes.txt").write_text("mine")
-    (path / "train/0001/psnr/c/1").write_text("mine too")
-    done = repaired(path)
+def test_everything_at_once(place: Storage) -> None:
+    writer = full_store(place)
+    content = verify(place).content
+    for name in list(place.files("train/0000")):
+        remove(place, name)
+    flip(place, "train/zarr.json")
+    remove(place, "test/0000/zarr.json")
+    write(place, "notes.txt", b"mine")
+    write(place, "train/0001/psnr/c/1", b"mine too")
+    done = repaired(place)
     assert done.parts == ["test/0000", "train/0000"]
     assert done.mended == ["train/zarr.json"]
     assert sorted(done.strangers) == ["notes.txt", "train/0001/psnr/c/1"]
     assert done.aside is not None
-    assert (done.aside / "notes.txt").read_text() == "mine", "nothing is deleted"
-    assert verify(path).ok
+    assert done.aside.read("notes.txt") == b"mine", "nothing is deleted"
+    assert verify(place).ok
     make_again(writer)
-    assert verify(path).content == content
+    assert verify(place).content == content
 
 
-def test_a_second_repair_gets_a_folder_of_its_own(written: tuple[StoreWriter, Path]) -> None:
-    _, path = written
+def test_a_second_repair_gets_a_folder_of_its_own(place: Storage) -> None:
+    full_store(place)
     for number in (1, 2):
-        (path / "notes.txt").write_text("mine")
-        assert repaired(path).aside == path.with_name(f"s.zarr.damaged-{number}")
-        assert Store(path).complete, "no part is missing"
+        write(place, "notes.txt", b"mine")
+        assert repaired(place).aside == place.beside(f"s.zarr.damaged-{number}")
+        assert Store(place).complete, "no part is missing"
 
 
 @pytest.mark.parametrize("victim", ["zarr.json", "decoder/zarr.json", "decoder/weight_0/c/0/0"])
-def test_what_cannot_be_made_again_is_left_with_advice(written: tuple[StoreWriter, Path], victim: str) -> None:
-    _, path = written
-    flip(path / victim, 40)
-    flip(path / "train/0001/latents/c/0/0")
-    before = tree(path)
-    done = repaired(path)
+def test_what_cannot_be_made_again_is_left_with_advice(place: Storage, victim: str) -> None:
+    full_store(place)
+    flip(place, victim, 40)
+    flip(place, "train/0001/latents/c/0/0")
+    before, beside = tree(place), around(place)
+    done = repaired(place)
     assert (done.parts, done.strangers, done.aside) == ([], [], None)
     assert victim in {problem.where for problem in done.left}
     assert any("from a copy of the store" in line for line in done.advice)
     assert any(line.startswith("or start again: mv ") for line in done.advice)
-    assert tree(path) == before
-    assert os.listdir(path.parent) == ["s.zarr"]
+    assert tree(place) == before
+    assert around(place) == beside
 
 
 def test_parts_survive_a_lost_root(written: tuple[StoreWriter, Path]) -> None:
     """The advice: begin again, stop, move the whole parts in, go on."""
-    _, path = written
+    writer, path = written
     content = verify(path).content
-    flip(path / "zarr.json", 40)
+    flip(writer.storage, "zarr.json", 40)
     path.rename(path.with_name("s.zarr.damaged"))
     writer = full_store(path)  # begun again ...
     for split, part in (("train", "0000"), ("train", "0001"), ("test", "0000")):
@@ -132,16 +131,16 @@ def test_a_part_that_reads_well_a_second_time_is_left(
     """Wrong bytes may come from memory or network: what is on the disk is looked at once more before it is moved."""
     _, path = written
     report = verify(path)
-    report.add(path / "train/0000/latents/c/0/0", "its bytes are not those that were written")
-    before = tree(path)
+    report.add("train/0000/latents/c/0/0", "its bytes are not those that were written")
+    before = tree(LocalStorage(path))
     done = repair(path, report)
     assert (done.parts, done.fleeting) == ([], ["train/0000"])
-    assert tree(path) == before
+    assert tree(LocalStorage(path)) == before
 
 
 def test_totals_that_lie_are_added_up_again(written: tuple[StoreWriter, Path]) -> None:
     writer, path = written
-    root = read_group(path)
+    root = read_group(LocalStorage(path), "")
     root["totals"]["splits"]["train"]["points"] += 1
     (path / "zarr.json").write_bytes(group_document(root))
     assert [problem.kind for problem in verify(path).problems] == ["totals"]

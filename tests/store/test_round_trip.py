@@ -25,6 +25,7 @@ from store_samples import (
 
 from arcpipe.cloud import CloudBatch, FailedSample, morton_codes
 from arcpipe.errors import DamagedStoreError, StoreMismatchError
+from arcpipe.storage import LocalStorage
 from arcpipe.store import StoreWriter, open_store, open_writer, round_latents, round_scales, verify
 from arcpipe.store import arrays as array_module
 from arcpipe.store.group import read_group
@@ -216,7 +217,7 @@ def test_another_step_of_a_part_is_damage(tmp_path: Path) -> None:
     writer = empty_store(tmp_path / "s.zarr", ONE_PART, make_basis(), dtype="int8")
     writer.commit_part("train", "0000", replace(batch, scales=np.ones(len(batch.positions), np.float32)))
     part = tmp_path / "s.zarr" / "train" / "0000"
-    own = read_group(part)
+    own = read_group(LocalStorage(part), "")
     (part / "zarr.json").write_bytes(group_document({**own, "latent_steps": [0.5] * LATENT_DIM}))
     assert "latent_steps are not those of the store" in str(verify(tmp_path / "s.zarr").problems[0])
     (part / "zarr.json").write_bytes(group_document({**own, "latent_steps": [0.5]}))

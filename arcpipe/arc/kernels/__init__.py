@@ -26,7 +26,6 @@ class Kernel(Protocol):
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
     ) -> list[FittedCloud]:
         """Fit the latents of each image; the decoder stays."""
-        ...
 
 
 class JointKernel(Kernel, Protocol):
@@ -48,7 +47,6 @@ class JointKernel(Kernel, Protocol):
         Returns:
             (steps,) the mean loss of the images before each step.
         """
-        ...
 
 
 def choose_kernel(name: str, decoder: Decoder | Basis) -> Kernel:

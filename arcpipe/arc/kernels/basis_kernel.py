@@ -27,11 +27,13 @@ from numpy.typing import NDArray
 from arcpipe.arc.anchors import draw_anchors
 from arcpipe.arc.basis import Basis
 from arcpipe.arc.kernels import basis_loops as loops
-from arcpipe.arc.kernels.numba_kernel import Helpers, share_out, spread, team
+from arcpipe.arc.kernels.numba_kernel import share_out
 from arcpipe.arc.neighbours import nearest_anchors
 from arcpipe.arc.problem import FittedCloud
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
+from arcpipe.threads import Helpers, team
+from arcpipe.threads import each as spread
 
 GROUP_PIXELS = 2**14
 """Small images are fitted in groups of at most so many pixels: a compiled call for each took a fifth of their time."""

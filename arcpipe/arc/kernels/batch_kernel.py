@@ -13,11 +13,11 @@ from torch import Tensor
 from arcpipe.arc.anchors import draw_anchors
 from arcpipe.arc.basis import NEAREST, Basis
 from arcpipe.arc.kernels.basis_batch import Batch, Found, Profiles, solve_plainly
-from arcpipe.arc.kernels.numba_kernel import spread
 from arcpipe.arc.neighbours import nearest_anchors
 from arcpipe.arc.problem import FittedCloud
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
+from arcpipe.threads import each as spread
 
 GROUP_PIXELS = {"torch": 2**20, "triton": 2**22}
 """Pixels of a batch: about 1.5 GB of plain torch, 1 GB of Triton. Chosen without a measurement."""

@@ -41,8 +41,6 @@ TOGETHER_PIXELS = 2**20
 """Larger images are fitted one after the other by all threads: one at a time is in memory. Smaller ones are too where
 there are fewer of them than threads."""
 
-__all__ = ["Helpers", "NumbaKernel", "fit_image", "share_out", "spread", "team"]
-
 
 class NumbaKernel:
     """See `arcpipe.arc.kernels.Kernel`. Uses as many threads as torch is set to."""

@@ -15,10 +15,10 @@ from torch import Tensor
 from arcpipe.arc.adam import Adam, learning_rates
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import DecoderGradient, Factorised, sum_rows
-from arcpipe.arc.kernels.numba_kernel import spread
 from arcpipe.arc.problem import FittedCloud, PreparedImage, Tiled, group_images, kept_bytes, prepare_image
 from arcpipe.arc.tiles import Tile
 from arcpipe.config import FitSection
+from arcpipe.threads import each as spread
 
 CPU_TILE_PIXELS = 4096
 """Pixels that a step works on together: 16 images of 32x32. On one thread 1024 to 4096 were equally fast (0.065 to 0.08

@@ -1,4 +1,4 @@
-"""Zarr's own object store, with patience, and without asking twice for what cannot change."""
+"""Zarr's own store of objects, with patience, and without asking twice for what cannot change."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from zarr.abc.store import ByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
-from arcpipe import objects
-from arcpipe.place import RemotePath
+from arcpipe.storage import objects
+from arcpipe.storage.objects import Address
 
 
-class RemoteArrayStore(ObjectStore):
+class BucketArrayStore(ObjectStore):
     """One array of a committed part, whose objects never change.
 
     Its metadata is given, and the index at the end of a shard is kept: Zarr would fetch it again for every chunk. So a
     chunk is one request for a range of bytes.
     """
 
-    def __init__(self, place: RemotePath, metadata: bytes) -> None:
-        super().__init__(objects.client(place.address.root), read_only=True)
+    def __init__(self, place: Address, metadata: bytes) -> None:
+        super().__init__(objects.client(place.root), read_only=True)
         self._place = place
         self._kept: dict[tuple[str, int | None], bytes] = {("zarr.json", None): metadata}
 
@@ -32,7 +32,7 @@ class RemoteArrayStore(ObjectStore):
         kept = self._kept.get((key, suffix)) if byte_range is None or suffix is not None else None
         if kept is not None:
             return prototype.buffer.from_bytes(kept)
-        address = (self._place / key).address
+        address = self._place.at(key)
         patience = objects.Patience(address)
         while True:
             try:

@@ -1,6 +1,6 @@
 """Who is at work on a store in a bucket: an object that its converter renews, and that goes stale when it dies.
 
-Commits do not need it (see `bucket`): like the lock beside a local store it only spares two converters doing the same
+Commits do not need it (see `commits`): like the lock beside a local store it only spares two converters doing the same
 work twice. Staleness is judged by watching for a renewal, never by comparing clocks; a converter that died on this
 machine is known to be dead at once.
 """
@@ -19,26 +19,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arcpipe import objects
-from arcpipe.errors import ArcpipeError, RemoteStoreError, StoreBusyError
-from arcpipe.objects import Address
-from arcpipe.place import RemotePath
+from arcpipe.errors import ArcpipeError, RemoteStoreError
+from arcpipe.storage import objects
+from arcpipe.storage.objects import Address
+from arcpipe.storage.protocol import busy
 
 RENEW_S = 10.0
 STALE_S = 45.0  # a renewal may be late by a few requests that had to be repeated
 
 
 @contextlib.contextmanager
-def store_lease(path: RemotePath) -> Iterator[None]:
-    """Hold the store at `path` for this process, as `store_lock` does for a folder.
+def hold(store: Address, address: Address) -> Iterator[None]:
+    """Hold a store for this process by its lease, the object at `address`.
 
     Raises:
         StoreBusyError: another converter renews its lease.
         RemoteStoreError: the service has no create-if-absent, so that it can hold no store.
     """
-    address = path.with_name(f".{path.name}.lock").address
     owner = {**_identity(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z"), "token": secrets.token_hex(8)}
-    tag = _acquire(path, address, owner)
+    tag = _acquire(store, address, owner)
     ended = threading.Event()
     renewals = threading.Thread(target=_renew, args=(address, owner, tag, ended), name="arcpipe-lease", daemon=True)
     renewals.start()
@@ -52,12 +51,12 @@ def store_lease(path: RemotePath) -> Iterator[None]:
                 objects.delete(address.root, [address.key])
 
 
-def _acquire(path: RemotePath, address: Address, owner: dict[str, Any]) -> str:
+def _acquire(store: Address, address: Address, owner: dict[str, Any]) -> str:
     while True:
         try:
             tag = objects.create(address, _document(owner, 0))
         except FileExistsError:
-            taken = _take_over(path, address, owner)
+            taken = _take_over(store, address, owner)
             if taken is not None:
                 return taken
             continue
@@ -72,7 +71,7 @@ def _acquire(path: RemotePath, address: Address, owner: dict[str, Any]) -> str:
         return tag
 
 
-def _take_over(path: RemotePath, address: Address, owner: dict[str, Any]) -> str | None:
+def _take_over(store: Address, address: Address, owner: dict[str, Any]) -> str | None:
     """Replace a lease whose owner is dead. None where it was released meanwhile. Raises StoreBusyError."""
     try:
         tag = objects.head(address).tag
@@ -80,7 +79,7 @@ def _take_over(path: RemotePath, address: Address, owner: dict[str, Any]) -> str
         who = f"process {other.get('pid')} on {other.get('host')}, since {other.get('since')}"
         alive = _lives_here(other)
         if alive is None:
-            print(f"{path}: {who}: waiting up to {STALE_S:.0f} s to see whether it lives", file=sys.stderr, flush=True)
+            print(f"{store}: {who}: waiting up to {STALE_S:.0f} s to see whether it lives", file=sys.stderr, flush=True)
             ends = time.monotonic() + STALE_S
             while time.monotonic() < ends and not alive:
                 time.sleep(1)
@@ -90,11 +89,7 @@ def _take_over(path: RemotePath, address: Address, owner: dict[str, Any]) -> str
                 return objects.swap(address, _document(owner, 0), tag)
     except FileNotFoundError:
         return None
-    raise StoreBusyError(
-        f"another converter is at work on {path}.",
-        details=[who],
-        fix=["wait for it to finish, then run the same command again", "or write another store: --out OTHER.zarr"],
-    )
+    raise busy(store, who)
 
 
 def _renew(address: Address, owner: dict[str, Any], tag: str, ended: threading.Event) -> None:

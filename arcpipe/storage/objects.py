@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 import random
 import sys
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from arcpipe.errors import ArcpipeError, ConfigError, RemoteStoreError, install
-from arcpipe.outages import Reason, reason_of
+from arcpipe.storage.outages import Reason, reason_of
 
 T = TypeVar("T")
 
@@ -50,6 +51,10 @@ class Address:
 
     def __str__(self) -> str:
         return f"{self.root}/{self.key}"
+
+    def at(self, name: str) -> Address:
+        """What has this name below the prefix; the prefix itself where it is empty."""
+        return Address(self.root, "/".join(filter(None, (self.key, name))))
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,15 @@ def head(address: Address) -> Head:
     """Size and version of an object."""
     about = patiently(address, lambda: _obstore().head(client(address.root), address.key))
     return Head(about["size"], about["e_tag"] or "", about["last_modified"].timestamp())
+
+
+def exists(address: Address) -> bool:
+    """Whether there is an object of just this key."""
+    try:
+        head(address)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def put(address: Address, data: Any) -> None:
@@ -141,7 +155,9 @@ def listing(prefix: Address) -> Iterator[tuple[str, int]]:
 def children(prefix: Address) -> tuple[list[str], list[str]]:
     """Keys (whole) of what is one step below a prefix: prefixes of their own, and objects."""
     found = patiently(prefix, lambda: _obstore().list_with_delimiter(client(prefix.root), _below(prefix)))
-    return sorted(found["common_prefixes"]), sorted(about["path"] for about in found["objects"])
+    return sorted(key.rstrip("/") for key in found["common_prefixes"]), sorted(
+        about["path"] for about in found["objects"]
+    )
 
 
 def any_below(prefix: Address) -> bool:
@@ -153,6 +169,11 @@ def any_below(prefix: Address) -> bool:
     return patiently(prefix, look)
 
 
+def delete_below(prefix: Address) -> None:
+    """Delete every object below a prefix."""
+    delete(prefix.root, [key for key, _ in listing(prefix)])
+
+
 def delete(root: str, keys: Iterable[str]) -> None:
     """Delete objects; those that are not there are no error."""
     chosen = list(keys)
@@ -162,6 +183,18 @@ def delete(root: str, keys: Iterable[str]) -> None:
 
 def _delete(root: str, keys: list[str]) -> None:
     patiently(Address(root, keys[0]), lambda: _obstore().delete(client(root), keys))
+
+
+def sha256(address: Address) -> str:
+    """Hash an object without holding it in memory."""
+
+    def read() -> str:
+        digest = hashlib.sha256()
+        for block in stream(address):
+            digest.update(block)
+        return digest.hexdigest()
+
+    return patiently(address, read)  # all over again where the connection broke
 
 
 def each(act: Callable[[T], Any], items: Iterable[T]) -> list[Any]:
