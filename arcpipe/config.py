@@ -134,7 +134,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "pretrain_lr": 0.005,
         "pretrain_betas": (0.9, 0.999),
     },
-    "basis": {"decoder_kind": "basis", "steps": 1, "pretrain_images": 400, "pretrain_steps": 400},
+    "basis": {"decoder_kind": "basis", "patch": 0.2, "steps": 1, "pretrain_images": 400, "pretrain_steps": 400},
     "siren": {
         "decoder_kind": "siren",
         "latents": 1,
@@ -189,7 +189,7 @@ class FitSection(Section):
     """Of `siren`: a fit ends at this PSNR; 0 takes all steps."""
     damping: Rate = 0.01
     """Of `basis`: added to the loss for the squared length of every latent, in squared colours of one pixel."""
-    patch: Strength = 0.2
+    patch: Strength = 0.0
     """Of `basis`: weight of the patch around its anchor that a latent describes, beside the pixels it decodes. More
     makes latents easier to read and reconstructions worse."""
     hidden: Annotated[tuple[Width, ...], Field(max_length=64)] | None = None
@@ -853,6 +853,14 @@ def without_later(values: Mapping[str, Any]) -> dict[str, Any]:
         for section, held in values.items()
     }
     return {**kept, "fit": {**kept["fit"], "whiten": False}} if isinstance(kept.get("fit"), Mapping) else kept
+
+
+def with_later(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same sections with what `without_later` leaves out."""
+    return {
+        section: {**LATER.get(section, {}), **held} if isinstance(held, Mapping) else held
+        for section, held in values.items()
+    }
 
 
 def read_toml(path: Path, fix: str = "") -> dict[str, Any]:

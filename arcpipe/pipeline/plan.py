@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from arcpipe.config import ConvertConfig, EvaluateConfig, Section, TrainConfig, build, without_later
+from arcpipe.config import ConvertConfig, EvaluateConfig, Section, TrainConfig, build, with_later, without_later
 from arcpipe.errors import ConfigError
 from arcpipe.options import default_store
 from arcpipe.pipeline.file import PLACEHOLDER, Arm, Column, Pipeline
@@ -146,7 +146,7 @@ def same_settings(recorded: Any, wanted: Mapping[str, Any]) -> bool:
             continue
         kind = name.rpartition("_")[2]  # evaluate_convert is a conversion
         try:
-            pair = [build(kinds[kind], {**settings, **paths[kind]}) for settings in (own, values)]
+            pair = [build(kinds[kind], {**with_later(settings), **paths[kind]}) for settings in (own, values)]
         except (ConfigError, TypeError):
             return False
         if pair[0] != pair[1]:
