@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from arcpipe.config import AugmentSection
+from arcpipe.config import AugmentSection, ConvertConfig, build
 from arcpipe.errors import ConfigError
 from arcpipe.pipeline import read_pipeline
 from arcpipe.pipeline.file import lay_over
-from arcpipe.pipeline.plan import plan_jobs, same_settings
+from arcpipe.pipeline.plan import of_conversion, plan_jobs, same_settings
 from tests.pipeline.conftest import ARMS
 
 FILES = sorted((Path(__file__).parents[2] / "pipelines").glob("*.toml"))
@@ -125,6 +125,16 @@ def test_a_result_stands_for_its_settings_and_a_setting_that_is_new_has_its_defa
         other[section][key] = value
         assert not same_settings(other, wanted)
     assert not same_settings(None, wanted)
+
+
+def test_a_setting_that_is_0_as_before_it_existed_is_not_its_default() -> None:
+    """`fit.patch = 0` is left out of what is recorded, and the recipe's own value is another one."""
+    settings = [
+        {"convert": of_conversion(build(ConvertConfig, {"source": {"source": "a"}, "out": "b", "fit": fit}))}
+        for fit in ({"recipe": "basis", "patch": 0.0}, {"recipe": "basis"}, {"recipe": "thesis"})
+    ]
+    for i, recorded in enumerate(settings):
+        assert [same_settings(recorded, wanted) for wanted in settings] == [i == j for j in range(3)]
 
 
 def test_another_recipe_makes_the_same_table_under_its_own_name(tmp_path: Path) -> None:
