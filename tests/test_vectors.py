@@ -17,7 +17,7 @@ BUILT_ON = {
     "arc/kernels/basis_loops.py": ["arc/kernels/simd.py", "vectors.py"],
     "arc/kernels/fused.py": ["arc/kernels/simd.py", "vectors.py"],
     "arc/kernels/squares.py": ["arc/kernels/simd.py"],
-    "models/cpu/attention_loops.py": ["models/cpu/lanes.py", "vectors.py"],
+    "models/cpu/attention_loops.py": ["models/cpu/lanes.py", "models/cpu/rows.py", "vectors.py"],
     "models/cpu/conv_loops.py": ["models/cpu/lanes.py", "vectors.py"],
     "siren/loops.py": ["vectors.py"],
 }
@@ -32,7 +32,7 @@ def test_a_change_of_what_is_compiled_in_is_a_change_of_the_file(name: str) -> N
 
 
 def test_every_file_that_is_built_on_vectors_is_listed() -> None:
-    vectors = {"arcpipe.vectors", "arcpipe.arc.kernels.simd", "arcpipe.models.cpu.lanes"}
+    vectors = {"arcpipe.vectors", "arcpipe.arc.kernels.simd", "arcpipe.models.cpu.lanes", "arcpipe.models.cpu.rows"}
     for path in PACKAGE.rglob("*.py"):
         imports = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)]
         modules = {node.module for node in imports}

@@ -188,17 +188,19 @@ class PatchAttention(nn.Module):
         return self.heads % 8 == 0 or (self.heads in (1, 2, 4) and self.out.in_features % 8 == 0)
 
     def _compiled(self, features: Tensor, coords: Tensor, patches: Patches) -> Tensor:
-        """The same, with a token's channels heads last: the rows of the weights are exchanged, not those of tokens."""
+        """The same, with a token's channels heads last, in groups of at most eight heads: the rows of the weights are
+        exchanged, not those of tokens."""
         from arcpipe.models.cpu.attention import CompiledAttention
 
         n, channels = features.shape
-        split = (self.heads, channels // self.heads)
-        weight = self.qkv.weight.view(3, *split, channels).transpose(1, 2).reshape(3 * channels, channels)
-        bias = self.qkv.bias.view(3, *split).transpose(1, 2).reshape(3 * channels)
-        qkv = nn.functional.linear(features, weight, bias).view(n, 3, *reversed(split))
+        inner = min(self.heads, 8)
+        split = (self.heads // inner, inner, channels // self.heads)
+        weight = self.qkv.weight.view(3, *split, channels).transpose(2, 3).reshape(3 * channels, channels)
+        bias = self.qkv.bias.view(3, *split).transpose(2, 3).reshape(3 * channels)
+        qkv = nn.functional.linear(features, weight, bias).view(n, 3, split[0], split[2], inner)
         reach = min(self.relative.reach, int((coords.amax(0) - coords.amin(0)).max())) if n else 0
         mixed: Tensor = CompiledAttention.apply(qkv, self.relative.biases(reach), coords, patches.order, patches.starts)
-        weight = self.out.weight.view(channels, *split).transpose(1, 2).reshape(channels, channels)
+        weight = self.out.weight.view(channels, *split).transpose(2, 3).reshape(channels, channels)
         return nn.functional.linear(mixed.view(n, channels), weight, self.out.bias)
 
 

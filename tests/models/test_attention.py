@@ -136,7 +136,7 @@ def test_threads_change_no_bit_of_the_compiled_attention(make_batch):
     tokens = lay(make_batch, [51, 107, 30] * 5)
     torch.manual_seed(0)
     patches, threads, found = cut_patches(tokens, 25)["z"], torch.get_num_threads(), []
-    values, table = torch.randn(len(tokens), 3, 2, 8, requires_grad=True), torch.randn(41, 41, 8, requires_grad=True)
+    values, table = torch.randn(len(tokens), 3, 1, 2, 8, requires_grad=True), torch.randn(41, 41, 8, requires_grad=True)
     try:
         for n in (1, 3):
             torch.set_num_threads(n)

@@ -1,11 +1,12 @@
 """Attention within patches as compiled loops: eight heads to a register, nothing padded, nothing copied.
 
-Heads have 2 to 16 channels and patches some 20 tokens, so products of matrices have no room to be fast, and the
-scores, one for each head and pair, are most of the memory. Here the scores of a pair of tokens are computed in
-registers from the tokens' own rows, and the backward computes them again instead of reading them.
+Heads have 2 to 16 channels and patches some 20 to 60 tokens, so products of matrices have no room to be fast, and the
+scores, one for each head and pair, are most of the memory. Here the scores of a few queries are computed at once from
+the tokens' own rows, and the backward computes them again instead of reading them.
 
 Channels lie heads last, so the same lane of all registers belongs to one head. With fewer than eight heads a register
-holds several channels of each, whose sums are folded together: its lanes then repeat the heads' scores.
+holds several channels of each, whose sums are folded together: its lanes then repeat the heads' scores. More than
+eight are worked on in groups of eight, whose rows lie one after the other.
 """
 
 # Compiled functions: Numba finds the types.
@@ -13,15 +14,14 @@ holds several channels of each, whose sums are folded together: its lanes then r
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from arcpipe.compiled import compiled
 from arcpipe.models.cpu.lanes import (
+    WIDE,
     add,
     divide,
-    exponential,
+    exponentials,
     fma,
     fold_1,
     fold_2,
@@ -33,77 +33,119 @@ from arcpipe.models.cpu.lanes import (
     store,
     subtract,
 )
+from arcpipe.models.cpu.rows import add_rows, halves, mixture, products, twice
 
-BUILT_ON_SHA256 = "da6dca721d9fae5d2aeec50b43fc0d936c959859de5073f1a610343fee34a9c3"
-"""See `arcpipe.compiled`: of `lanes.py` and `vectors.py`."""
+BUILT_ON_SHA256 = "fae7c19bbf9270f00445ad76c1af3fbb5fcd51c8a303d554ad4c9d1900341175"
+"""See `arcpipe.compiled`: of `lanes.py`, `rows.py` and `vectors.py`."""
+QUERIES = 4
+"""So many queries meet a key at once: its row is read for all of them."""
+
+load_wide, store_wide, splat_wide = WIDE.load, WIDE.store, WIDE.splat
+add_wide, subtract_wide, multiply_wide = WIDE.add, WIDE.subtract, WIDE.multiply
 
 
 @compiled
-def place_keys(query, n, members, coords, width, lanes, step, keys, places):
-    """Where to read for the n keys of a query: `keys` the token's row, `places` the biases of the distance."""
+def place_members(members, coords, step, rows, columns, starts):
+    """Grid positions of the tokens of a patch, and where their rows begin."""
+    for j in range(len(members)):
+        token = members[j]
+        rows[j], columns[j] = coords[token, 0], coords[token, 1]
+        starts[j] = token * step
+
+
+@compiled
+def place_biases(i, n, rows, columns, width, lanes, places):
+    """Where the biases of a query's distances to all keys begin."""
     reach = width // 2
+    row, column = rows[i], columns[i]
     for j in range(n):
-        key = members[j]
-        row = min(max(coords[query, 0] - coords[key, 0], -reach), reach) + reach
-        column = min(max(coords[query, 1] - coords[key, 1], -reach), reach) + reach
-        keys[j] = key * step
-        places[j] = (row * width + column) * lanes
+        up = min(max(row - rows[j], -reach), reach) + reach
+        left = min(max(column - columns[j], -reach), reach) + reach
+        places[j] = (up * width + left) * lanes
 
 
 @compiled
-def dot(a, a_at, b, b_at, channels, heads):
-    """For every lane's head, the product of its channels in `a` and `b`."""
-    total = splat(np.float32(0))
-    for c in range(0, channels, max(heads, 8)):
-        total = fma(load(a, a_at + c), load(b, b_at + c), total)
+def folded(value, heads):
+    """For every lane, the sum of all the lanes of its head."""
     if heads < 8:
-        total = fold_4(total)
+        value = fold_4(value)
         if heads < 4:
-            total = fold_2(total)
+            value = fold_2(value)
             if heads < 2:
-                total = fold_1(total)
-    return total
+                value = fold_1(value)
+    return value
 
 
 @compiled
-def attend(qkv, coords, table, order, starts, first, last, longest, heads, channels, out, top, share):
+def add_biases(scores, at, n, scale, heads, table, places, h):
+    """Make scores of products: times the scale, plus the bias of the distance. Gives the largest."""
+    most = splat(np.float32(-np.inf))
+    for j in range(n):
+        score = folded(load(scores, at + 8 * j), heads)
+        score = fma(score, scale, load(table, places[j] + h))
+        store(scores, at + 8 * j, score)
+        most = larger(most, score)
+    return most
+
+
+@compiled
+def exponentiate(scores, at, n, most):
+    """Make weights of scores, e**(score - most), two keys at a time. Gives their sum."""
+    store(scores, at + 8 * n, splat(np.float32(-np.inf)))  # the partner of the last key of an odd number
+    total, wide = splat_wide(np.float32(0)), twice(most)
+    for j in range(0, n, 2):
+        weight = exponentials(subtract_wide(load_wide(scores, at + 8 * j), wide))
+        store_wide(scores, at + 8 * j, weight)
+        total = add_wide(total, weight)
+    return halves(total)
+
+
+@compiled
+def attend(qkv, coords, table, width, order, starts, first, last, longest, heads, run, out, top, share):
     """Attend in the patches `first` to `last`. See `arcpipe.models.attention` for the equation.
 
-    Flat float32, t tokens, l = max(heads, 8): `qkv` (t, 3, channels), a token's channels heads last; `table`
-    (width, width, l), biases of the heads, repeated to eight; `out` (t, channels); and for the backward `top`, `share`
-    (t, l), the largest score and one over the sum of exponentials. `order`, `starts`: see `Patches`; `longest` patch.
+    Flat float32, t tokens, g groups of at most eight heads: `qkv` (t, 3, g, channels of a group), heads last; `table`
+    (width, width, g, 8), biases of the heads, repeated to eight; `out` (t, g, channels of a group); and for the
+    backward `top`, `share` (t, g, 8), the largest score and one over the sum of exponentials. `order`, `starts`: see
+    `Patches`; `longest` patch; `run`: see `arcpipe.models.cpu.rows`.
     """
-    lanes, step = max(heads, 8), 3 * channels
-    width, scale = int(math.sqrt(len(table) // lanes)), splat(np.float32(np.sqrt(heads / channels)))
-    keys, places = np.empty(longest, np.int64), np.empty(longest, np.int64)
-    weights = np.empty(longest * 8, np.float32)
+    group, groups = 8 * len(run), max(heads // 8, 1)
+    channels, lanes = group * groups, 8 * groups
+    scale, stride = splat(np.float32(np.sqrt(heads / channels))), 8 * (longest + 1)
+    rows, columns = np.empty(longest, np.int32), np.empty(longest, np.int32)
+    tokens, places = np.empty(longest, np.int64), np.empty(longest, np.int32)
+    scores = np.empty(QUERIES * stride, np.float32)
     for patch in range(first, last):
         members = order[starts[patch] : starts[patch + 1]]
         n = len(members)
-        for i in range(n):
-            query = members[i]
-            place_keys(query, n, members, coords, width, lanes, step, keys, places)
-            for h in range(0, lanes, 8):
-                own = query * step + h
-                most = splat(np.float32(-np.inf))
+        place_members(members, coords, 3 * channels, rows, columns, tokens)
+        for block in range(0, n, QUERIES):
+            one, two, three = min(block + 1, n - 1), min(block + 2, n - 1), min(block + 3, n - 1)
+            for g in range(groups):
+                at = g * group
+                queries = (tokens[block] + at, tokens[one] + at, tokens[two] + at, tokens[three] + at)
                 for j in range(n):
-                    score = dot(qkv, own, qkv, keys[j] + channels + h, channels, heads)
-                    score = fma(score, scale, load(table, places[j] + h))
-                    store(weights, 8 * j, score)
-                    most = larger(most, score)
-                total = splat(np.float32(0))
-                for j in range(n):
-                    weight = exponential(subtract(load(weights, 8 * j), most))
-                    store(weights, 8 * j, weight)
-                    total = add(total, weight)
-                inverse = divide(splat(np.float32(1)), total)
-                store(top, query * lanes + h, most)
-                store(share, query * lanes + h, inverse)
-                for c in range(h, channels, lanes):
-                    mixed = splat(np.float32(0))
-                    for j in range(n):
-                        mixed = fma(load(weights, 8 * j), load(qkv, keys[j] + 2 * channels + c), mixed)
-                    store(out, query * channels + c, multiply(mixed, inverse))
+                    products(qkv, queries, qkv, tokens[j] + channels + at, run, scores, 8 * j, stride)
+                for q in range(min(QUERIES, n - block)):
+                    query = members[block + q]
+                    place_biases(block + q, n, rows, columns, width, lanes, places)
+                    most = add_biases(scores, q * stride, n, scale, heads, table, places, 8 * g)
+                    total = exponentiate(scores, q * stride, n, most)
+                    inverse = divide(splat(np.float32(1)), total)
+                    store(top, query * lanes + 8 * g, most)
+                    store(share, query * lanes + 8 * g, inverse)
+                    to = query * channels + at
+                    mixture(scores, q * stride, qkv, tokens, 2 * channels + at, n, run, inverse, out, to)
+
+
+@compiled
+def slope_of_biases(weights, slopes, at, n, mean, scale, heads, table_grad, places, h):
+    """A softmax's gradient, weight times (slope - mean), is added to the biases, and left behind times the scale."""
+    for j in range(n):
+        slope = folded(load(slopes, at + 8 * j), heads)
+        slope = multiply(load(weights, at + 8 * j), subtract(slope, mean))
+        store(table_grad, places[j] + h, add(load(table_grad, places[j] + h), slope))
+        store(slopes, at + 8 * j, multiply(slope, scale))
 
 
 @compiled
@@ -111,13 +153,14 @@ def attend_backward(
     qkv,
     coords,
     table,
+    width,
     order,
     starts,
     first,
     last,
     longest,
     heads,
-    channels,
+    run,
     out,
     top,
     share,
@@ -125,38 +168,54 @@ def attend_backward(
     grad,
     table_grad,
 ):
-    """Gradients from `upstream` (t, channels), added to `grad` (as `qkv`) and `table_grad` (as `table`), both zeros."""
-    lanes, step = max(heads, 8), 3 * channels
-    width, scale = int(math.sqrt(len(table) // lanes)), splat(np.float32(np.sqrt(heads / channels)))
-    keys, places = np.empty(longest, np.int64), np.empty(longest, np.int64)
-    weights, slopes = np.empty(longest * 8, np.float32), np.empty(longest * 8, np.float32)
+    """Gradients from `upstream` (as `out`), added to `grad` (as `qkv`) and `table_grad` (as `table`), both zeros."""
+    group, groups = 8 * len(run), max(heads // 8, 1)
+    channels, lanes = group * groups, 8 * groups
+    scale, stride = splat(np.float32(np.sqrt(heads / channels))), 8 * (longest + 1)
+    rows, columns = np.empty(longest, np.int32), np.empty(longest, np.int32)
+    tokens, places = np.empty(longest, np.int64), np.empty(longest, np.int32)
+    weights, slopes = np.empty(QUERIES * stride, np.float32), np.empty(QUERIES * stride, np.float32)
+    own = np.empty(8, np.float32)
     for patch in range(first, last):
         members = order[starts[patch] : starts[patch + 1]]
         n = len(members)
-        for i in range(n):
-            query = members[i]
-            place_keys(query, n, members, coords, width, lanes, step, keys, places)
-            for h in range(0, lanes, 8):
-                own, mine = query * step + h, query * channels + h
-                most, inverse = load(top, query * lanes + h), load(share, query * lanes + h)
-                # A softmax's gradient: w (g - sum over keys of w g), and that sum is upstream times output.
-                mean = dot(upstream, mine, out, mine, channels, heads)
+        place_members(members, coords, 3 * channels, rows, columns, tokens)
+        for block in range(0, n, QUERIES):
+            one, two, three = min(block + 1, n - 1), min(block + 2, n - 1), min(block + 3, n - 1)
+            for g in range(groups):
+                at = g * group
+                queries = (tokens[block] + at, tokens[one] + at, tokens[two] + at, tokens[three] + at)
+                arriving = (
+                    members[block] * channels + at,
+                    members[one] * channels + at,
+                    members[two] * channels + at,
+                    members[three] * channels + at,
+                )
                 for j in range(n):
-                    other = keys[j] + channels + h
-                    score = fma(dot(qkv, own, qkv, other, channels, heads), scale, load(table, places[j] + h))
-                    weight = multiply(exponential(subtract(score, most)), inverse)
-                    slope = dot(upstream, mine, qkv, other + channels, channels, heads)
-                    slope = multiply(weight, subtract(slope, mean))
-                    store(table_grad, places[j] + h, add(load(table_grad, places[j] + h), slope))
-                    store(weights, 8 * j, weight)
-                    store(slopes, 8 * j, multiply(slope, scale))
-                for c in range(0, channels, lanes):
-                    asked, arriving = load(qkv, own + c), load(upstream, mine + c)
-                    query_slope = splat(np.float32(0))
-                    for j in range(n):
-                        at = keys[j] + channels + c + h
-                        slope = load(slopes, 8 * j)
-                        query_slope = fma(slope, load(qkv, at), query_slope)
-                        store(grad, at, fma(slope, asked, load(grad, at)))
-                        store(grad, at + channels, fma(load(weights, 8 * j), arriving, load(grad, at + channels)))
-                    store(grad, own + c, query_slope)
+                    products(qkv, queries, qkv, tokens[j] + channels + at, run, weights, 8 * j, stride)
+                    products(upstream, arriving, qkv, tokens[j] + 2 * channels + at, run, slopes, 8 * j, stride)
+                for q in range(QUERIES):
+                    if block + q >= n:  # a repeated query, which counts for nothing
+                        weights[q * stride : (q + 1) * stride] = 0
+                        slopes[q * stride : (q + 1) * stride] = 0
+                        continue
+                    query = members[block + q]
+                    mine = query * channels + at
+                    place_biases(block + q, n, rows, columns, width, lanes, places)
+                    add_biases(weights, q * stride, n, scale, heads, table, places, 8 * g)
+                    exponentiate(weights, q * stride, n, load(top, query * lanes + 8 * g))
+                    inverse = load(share, query * lanes + 8 * g)
+                    wide = twice(inverse)
+                    for j in range(0, n, 2):
+                        spot = q * stride + 8 * j
+                        store_wide(weights, spot, multiply_wide(load_wide(weights, spot), wide))
+                    # The sum over keys of weight times slope is upstream times output.
+                    products(upstream, (mine,), out, mine, run, own, 0, 0)
+                    mean = folded(load(own, 0), heads)
+                    slope_of_biases(weights, slopes, q * stride, n, mean, scale, heads, table_grad, places, 8 * g)
+                    to = query * 3 * channels + at
+                    mixture(slopes, q * stride, qkv, tokens, channels + at, n, run, splat(np.float32(1)), grad, to)
+                for j in range(n):
+                    key = tokens[j] + channels + at
+                    add_rows(slopes, 8 * j, stride, qkv, queries, run, grad, key)
+                    add_rows(weights, 8 * j, stride, upstream, arriving, run, grad, key + channels)

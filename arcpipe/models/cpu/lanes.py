@@ -1,6 +1,6 @@
 """Eight float32 in one register, for Numba: the compiler does not find them in loops over arrays that might overlap.
 
-Eight on every machine, for they are eight heads or eight channels.
+Eight on every machine, for they are eight heads or eight channels; `WIDE` is for where two of these go together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numba.core import cgutils
 from arcpipe.vectors import Vectors, intrinsic
 
 LANES = 8
-VECTORS = Vectors(LANES)
+VECTORS, WIDE = Vectors(LANES), Vectors(2 * LANES)
 load, store, splat, fma = VECTORS.load, VECTORS.store, VECTORS.splat, VECTORS.fma
 add, subtract, multiply, divide = VECTORS.add, VECTORS.subtract, VECTORS.multiply, VECTORS.divide
 
@@ -27,19 +27,22 @@ LOWEST = -87.0
 """Below it e**x is no normal float32 any more; it is taken as e**-87, 1.6e-38."""
 
 
-def _exponential(builder: Any, x: Any) -> Any:
-    integers, constant = VECTORS.integers, VECTORS.constant
-    x = builder.select(builder.fcmp_ordered("<", x, constant(LOWEST)), constant(LOWEST), x)
-    power = VECTORS.call(builder, "llvm.nearbyint", builder.fmul(x, constant(LOG2_E)))
-    rest = VECTORS.multiply_add(builder, power, constant(-LN2_HIGH), x)
-    rest = VECTORS.multiply_add(builder, power, constant(-LN2_LOW), rest)
-    series = constant(EXPONENTIAL[0])
-    for factor in EXPONENTIAL[1:]:
-        series = VECTORS.multiply_add(builder, series, rest, constant(factor))
-    value = VECTORS.multiply_add(builder, series, builder.fmul(rest, rest), builder.fadd(rest, constant(1.0)))
-    biased = builder.add(builder.fptosi(power, integers), ir.Constant(integers, [127] * LANES))
-    scale = builder.bitcast(builder.shl(biased, ir.Constant(integers, [23] * LANES)), VECTORS.floats)
-    return builder.fmul(value, scale)
+def _exponential(vectors: Vectors) -> Callable[..., Any]:
+    def exponential(builder: Any, x: Any) -> Any:
+        integers, constant = vectors.integers, vectors.constant
+        x = builder.select(builder.fcmp_ordered("<", x, constant(LOWEST)), constant(LOWEST), x)
+        power = vectors.call(builder, "llvm.nearbyint", builder.fmul(x, constant(LOG2_E)))
+        rest = vectors.multiply_add(builder, power, constant(-LN2_HIGH), x)
+        rest = vectors.multiply_add(builder, power, constant(-LN2_LOW), rest)
+        series = constant(EXPONENTIAL[0])
+        for factor in EXPONENTIAL[1:]:
+            series = vectors.multiply_add(builder, series, rest, constant(factor))
+        value = vectors.multiply_add(builder, series, builder.fmul(rest, rest), builder.fadd(rest, constant(1.0)))
+        biased = builder.add(builder.fptosi(power, integers), ir.Constant(integers, [127] * vectors.lanes))
+        scale = builder.bitcast(builder.shl(biased, ir.Constant(integers, [23] * vectors.lanes)), vectors.floats)
+        return builder.fmul(value, scale)
+
+    return exponential
 
 
 def _folded(distance: int) -> Callable[..., Any]:
@@ -54,8 +57,8 @@ larger = VECTORS.elementwise(2, lambda builder, a, b: builder.select(builder.fcm
 """`a` where it is above `b`, else `b`; a NaN in `a` is lost, one in `b` stays."""
 fold_4, fold_2, fold_1 = (VECTORS.elementwise(1, _folded(distance)) for distance in (4, 2, 1))
 """Add to every lane the one so far away: after `fold_4` the lanes 0 to 3 and 4 to 7 agree, and so on."""
-exponential = VECTORS.elementwise(1, _exponential)
-"""e**x for x <= 0 within 2e-7 of its value, and NaN for NaN."""
+exponentials = WIDE.elementwise(1, _exponential(WIDE))
+"""e**x for x <= 0 within 2e-7 of its value, and NaN for NaN, of sixteen lanes."""
 
 
 def _rows(builder: Any, context: Any, array_type: Any, rows: Any, first: Any, n: int, width: Any) -> list[Any]:
