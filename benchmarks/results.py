@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,107 @@ no number here was copied by hand. Ours are mean ± deviation over seeds (their 
 at the last epoch, on the reported split, which chose nothing unless it is said below. The thesis's are its own
 measurements, on more images and for more epochs than the small scale has: what compares is the order of the rows."""
 
+FIELD_HEAD = """\
+## Where this stands
+
+Classifiers that read an image's latents and never its pixels. In bold ours, of the tables below; the others are their
+authors' own numbers. What they may see differs, and moves the number more than the method does: labels in the training
+of the encoding, and many encodings of an image, made of crops and flips of its pixels. `numbers`: of one encoding."""
+
+DATA = {"cifar10": "CIFAR-10", "mnist": "MNIST", "imagenette": "Imagenette"}
+"""What a source's name begins with, and the data set's name."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the field's table. `accuracy` %, `psnr` dB; `source`: who measured it."""
+
+    data: str
+    method: str
+    accuracy: float
+    psnr: str
+    numbers: str
+    labels: str
+    views: str
+    head: str
+    source: str
+
+    def cells(self) -> list[str]:
+        accuracy = f"{self.accuracy:.1f}"
+        return [
+            self.data,
+            self.method,
+            accuracy,
+            self.psnr,
+            self.numbers,
+            self.labels,
+            self.views,
+            self.head,
+            self.source,
+        ]
+
+
+FIELD = (
+    Entry("CIFAR-10", "LH-NeF", 91.2, "44.4", "2,048", "no", "50", "ConvNeXt", "arXiv 2606.08204"),
+    Entry("CIFAR-10", "Spatial Functa", 90.3, "39.0", "1,024", "no", "50", "transformer", "in arXiv 2606.08204"),
+    Entry("CIFAR-10", "MetaLF", 83.3, "37.8", "1,024", "yes", "flips", "mean, linear", "arXiv 2610.08075"),
+    Entry("CIFAR-10", "ENF", 82.1, "42.2", "1,600", "no", "50", "equivariant attention", "in arXiv 2606.08204"),
+    Entry("CIFAR-10", "MWT", 64.7, "30.9", "SIREN weights", "yes", "crops", "transformer", "CVPR 2025"),
+    Entry("CIFAR-10", "ARC, the thesis", 58.47, "30.2", "1,632", "no", "1", "PTv3", "its table 3"),
+    Entry("CIFAR-10", "ScaleGMN", 38.82, "", "SIREN weights", "no", "1", "graph network", "the thesis's table 3"),
+    Entry("MNIST", "MWT", 98.8, "", "SIREN weights", "yes", "crops", "transformer", "CVPR 2025"),
+    Entry("MNIST", "ScaleGMN", 96.59, "", "SIREN weights", "no", "1", "graph network", "the thesis's table 3"),
+    Entry("MNIST", "ARC, the thesis", 92.69, "", "", "no", "1", "PTv3", "its table 3"),
+    Entry("Imagenette", "ARC, the thesis, full size", 75.92, "", "", "no", "1", "PTv3", "its table 2"),
+    Entry("Imagenette", "MWT", 60.8, "", "SIREN weights", "yes", "crops", "transformer", "CVPR 2025"),
+)
+"""What others report."""
+
 
 def main(folders: list[str]) -> None:
     """Print the page."""
     documents = [json.loads((Path(folder) / "results.json").read_text(encoding="utf-8")) for folder in folders]
     print(HEAD)
+    print("\n" + "\n".join(field(documents)))
     for document in documents:
         print("\n" + "\n".join(section(document)))
+
+
+def field(documents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The table of the field: theirs, and for each number of training images our best with the recipe basis."""
+    best: dict[tuple[str, str], Entry] = {}
+    for document in documents:
+        for entry in own_entries(document):
+            key = entry.data, entry.method
+            if key not in best or entry.accuracy > best[key].accuracy:
+                best[key] = entry
+    if not best:
+        return []
+    order = list(DATA.values())
+    entries = sorted([*FIELD, *best.values()], key=lambda entry: (order.index(entry.data), -entry.accuracy))
+    head = ["data", "method", "accuracy", "dB", "numbers", "labels in the encoding", "views", "read by", "measured by"]
+    lines = [" | ".join(cells) for cells in (head, ["---"] * 2 + ["--:"] * 3 + ["---"] * 4)]
+    lines += [" | ".join(entry.cells()) for entry in entries]
+    return [*FIELD_HEAD.split("\n"), "", *(f"| {line} |" for line in lines)]
+
+
+def own_entries(document: Mapping[str, Any]) -> list[Entry]:
+    """A row for every arm of an experiment on clouds that were solved for."""
+    means = {row.name: row.cells["accuracy"].mean for row in read_rows(document) if "accuracy" in row.cells}
+    entries = []
+    for result in document["results"]:
+        convert = result["settings"]["convert"]
+        source, mean = convert["source"]["source"], means.get(result["arm"])
+        data = [name for start, name in DATA.items() if source.startswith(start)]
+        if convert["fit"]["recipe"] != "basis" or not data or mean is None:
+            continue
+        card = Card.from_dict(result["card"], f"the arm {result['arm']} of {document['name']}")
+        method = f"**arcpipe, {result['training']['images']:,} training images**"
+        labels, views = "no" if card.labels.endswith("alone") else "yes", "1" if card.fits == 1 else str(card.fits)
+        made = f"`{document['name']}`"
+        numbers = f"{card.numbers:,.0f}"
+        entries.append(Entry(data[0], method, mean, f"{card.psnr:.1f}", numbers, labels, views, card.model, made))
+    return entries
 
 
 def section(document: Mapping[str, Any]) -> list[str]:

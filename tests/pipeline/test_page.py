@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ def page() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # data classes look for their module there
     spec.loader.exec_module(module)
     return module
 
@@ -88,3 +90,23 @@ def test_facts_of_all_arms_are_told_once() -> None:
     assert "augmented by" not in last[0]
     assert last[1:] == ["* a: augmented by: mask; epochs: 15.", "* b: augmented by: none; epochs: 3."]
     assert card_lines({}) == []
+
+
+def test_the_table_of_the_field_has_the_best_of_ours_among_theirs(page: ModuleType) -> None:
+    fit = {"fit": {"recipe": "basis"}, "source": {"source": "cifar10-10k.tar"}}
+
+    def document(name: str, accuracy: float, convert: dict[str, Any]) -> dict[str, Any]:
+        cells = {"accuracy": {"values": [accuracy], "mean": accuracy, "deviation": None, "thesis": None}}
+        card = replace(CARD, labels="in the training of the classifier alone").as_dict()
+        result = {"arm": "a", "settings": {"convert": convert}, "training": {"images": 8000}, "card": card}
+        rows = [{"name": "a", "reference": False, "cells": cells, "facts": {}}]
+        return {"name": name, "rows": rows, "results": [result]}
+
+    other = {**fit, "fit": {"recipe": "thesis"}}
+    lines = page.field([document("low", 60.0, fit), document("high", 70.0, fit), document("other", 80.0, other)])
+    (own,) = [line for line in lines if "arcpipe" in line]
+    assert own == "| CIFAR-10 | **arcpipe, 8,000 training images** | 70.0 | 36.4 | 1,734 | no | 1 | PTv3 | `high` |"
+    place = lines.index(own)
+    assert "| ENF | 82.1 |" in lines[place - 1]
+    assert "| MWT | 64.7 |" in lines[place + 1]
+    assert page.field([document("other", 80.0, other)]) == []
