@@ -210,6 +210,7 @@ def convert(
         int | None, typer.Option(min=1, help="Nearest anchors that decode a pixel; by default 4.")
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Fit every image so many times.")] = 1,
+    views: Annotated[int, typer.Option(min=1, help="Fit so many views of every image: itself, crops and flips.")] = 1,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Adam steps per image; thesis 500, fast 275, siren 1000.")
     ] = None,

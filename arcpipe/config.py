@@ -218,6 +218,10 @@ class FitSection(Section):
     """Of the joint stage; `betas` if not given."""
     repeats: Annotated[int, Field(ge=1, le=10**6)] = 1
     """Fit every image so many times, each with its own seed, all in the same split."""
+    views: Annotated[int, Field(ge=1, le=10**6)] = 1
+    """Fit so many views of every image, all in the same split: the image, then crops of it, see `view_flip`."""
+    view_flip: bool = True
+    """Whether every other view is mirrored, left to right, by chance."""
     decoder: Annotated[str, WrapValidator(_checked)] | None = None
     """A store or a safetensors file whose decoder is used instead of pretraining one."""
 
@@ -269,6 +273,12 @@ class FitSection(Section):
         return self
 
     @model_validator(mode="after")
+    def repeats_or_views(self) -> Self:
+        if self.repeats > 1 and self.views > 1:
+            raise ConfigError("--repeats and --views cannot be combined.", fix=["give only one of them"])
+        return self
+
+    @model_validator(mode="after")
     def one_network(self) -> Self:
         if self.decoder_kind != "siren":
             return self
@@ -284,6 +294,11 @@ class FitSection(Section):
                 fix=["--set fit.start=independent"],
             )
         return self
+
+    @property
+    def clouds_an_image(self) -> int:
+        """How many fits the store has of each image."""
+        return max(self.repeats, self.views)
 
     @property
     def joint(self) -> FitSection:
@@ -815,6 +830,8 @@ LATER: dict[str, dict[str, Any]] = {
         "decoder_kind": "concat",
         "damping": 0.01,
         "patch": 0.0,
+        "views": 1,
+        "view_flip": True,
         "variant": "siren",
         "start": "shared",
         "omega": 30.0,

@@ -174,7 +174,7 @@ def time_sample(work: Work, inventory: Inventory, scratch: Path) -> Timing | Non
         short, long = (_timed_fit(group, record, work, device, n) for n in (few, steps))
         per_step = max(long - short, 0) / max(steps - few, 1)
         whole = max(long - per_step * steps, 0) + per_step * work.fit.steps
-        return Timing(len(group), pixels, steps, short + long, whole / (pixels * work.fit.repeats) * 1e6)
+        return Timing(len(group), pixels, steps, short + long, whole / (pixels * work.fit.clouds_an_image) * 1e6)
     finally:
         torch.set_num_threads(threads)
 

@@ -26,6 +26,7 @@ from arcpipe.convert.work import Work, prepare
 from arcpipe.errors import DownloadError, FileAccessError, ImageError, SourceError
 from arcpipe.machine import is_out_of_memory
 from arcpipe.sources import Sample, Source, open_source
+from arcpipe.sources.shape import view_of
 from arcpipe.store import PartRecord, StoreWriter
 from arcpipe.threads import each
 
@@ -173,7 +174,7 @@ def out_of_memory(sample: Sample, message: str) -> FailedSample:
 
 
 def fit_group(group: Group, fitter: Fitter, memory_bytes: int, seconds: dict[str, float]) -> Made:
-    """Clouds of a group of images, every repeat of each; those that come out wrong are failures.
+    """Clouds of a group of images, every repeat or view of each; those that come out wrong are failures.
 
     Where memory does not suffice for the group its halves are fitted, and so on; a single image is then a failure.
     """
@@ -201,19 +202,24 @@ def let_go() -> None:
 
 
 def _fit_together(group: Group, fitter: Fitter, memory_bytes: int, seconds: dict[str, float]) -> Made:
-    items = [(sample, image, repeat) for sample, image in group for repeat in range(fitter.settings.repeats)]
-    fit_seeds = [seeds.derive_seed(fitter.seed, sample.key, repeat) for sample, _, repeat in items]
-    free = free_bytes(memory_bytes) - sum(image.nbytes for _, image in group)
-    made = fitter.clouds([image for _, image, _ in items], fit_seeds, memory_bytes=free, seconds=seconds)
+    settings = fitter.settings
     clouds: list[Cloud] = []
     lost: dict[int, FailedSample] = {}
-    for (sample, _, repeat), found in zip(items, made, strict=True):
-        if isinstance(found, Cloud):
-            clouds.append(
-                replace(found, label=sample.label, repeat=repeat, sample_id=sample.sample_id, path=sample.path)
-            )
+    for view in range(settings.views):  # one after the other, for each is a copy of the pixels
+        if settings.views == 1:
+            items = [(sample, image, repeat) for sample, image in group for repeat in range(settings.repeats)]
         else:
-            lost[sample.sample_id] = FailedSample(sample.sample_id, sample.path, found.reason, str(found))
+            items = [(s, view_of(image, view, settings, s.key, fitter.seed), view) for s, image in group]
+        fit_seeds = [seeds.derive_seed(fitter.seed, sample.key, repeat) for sample, _, repeat in items]
+        held = sum(image.nbytes for _, image in group) * min(settings.views, 2)
+        free = free_bytes(memory_bytes) - held
+        made = fitter.clouds([image for _, image, _ in items], fit_seeds, memory_bytes=free, seconds=seconds)
+        for (sample, _, repeat), found in zip(items, made, strict=True):
+            if isinstance(found, Cloud):
+                found = replace(found, label=sample.label, repeat=repeat)
+                clouds.append(replace(found, sample_id=sample.sample_id, path=sample.path))
+            else:
+                lost[sample.sample_id] = FailedSample(sample.sample_id, sample.path, found.reason, str(found))
     return [cloud for cloud in clouds if cloud.sample_id not in lost], list(lost.values())
 
 

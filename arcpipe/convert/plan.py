@@ -57,7 +57,7 @@ def count_parts(inventory: Inventory, config: ConvertConfig) -> dict[str, dict[s
         if config.store.part_samples is not None:
             n_parts = -(-len(samples) // config.store.part_samples)
         else:
-            work = sum(map(_pixels, samples)) * steps_of_work(config.fit) * config.fit.repeats
+            work = sum(map(_pixels, samples)) * steps_of_work(config.fit) * config.fit.clouds_an_image
             n_parts = max(LEAST_PARTS, round(work / PIXEL_STEPS_PER_PART))
         counts[split] = {"samples": len(samples), "parts": min(n_parts, len(samples))}
     return counts
@@ -112,16 +112,16 @@ def estimate(parts: Sequence[PartPlan], config: ConvertConfig) -> Estimate:
             if sample.size is None or sample.reason is not None:
                 continue
             area = sample.size[0] * sample.size[1]
-            clouds += fit.repeats
-            pixels += area * fit.repeats
+            clouds += fit.clouds_an_image
+            pixels += area * fit.clouds_an_image
             cache = 3 * area if config.store.neighbours_cache == "pixels" else 0
-            n_bytes += fit.repeats * (count_anchors(area, fit) * (fit.latent_dim * width + 4) + cache + 100)
+            n_bytes += fit.clouds_an_image * (count_anchors(area, fit) * (fit.latent_dim * width + 4) + cache + 100)
     return Estimate(clouds, pixels, pixels * steps_of_work(fit) / PIXEL_STEPS_PER_CORE_S, n_bytes)
 
 
 def core_seconds(samples: Iterable[Sample], fit: FitSection) -> float:
     """Seconds of one core that fitting some samples should take."""
-    return sum(map(_pixels, samples)) * steps_of_work(fit) * fit.repeats / PIXEL_STEPS_PER_CORE_S
+    return sum(map(_pixels, samples)) * steps_of_work(fit) * fit.clouds_an_image / PIXEL_STEPS_PER_CORE_S
 
 
 def steps_of_work(fit: FitSection) -> float:

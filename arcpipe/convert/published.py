@@ -52,6 +52,8 @@ def import_networks(
         StoreMismatchError, TooManyFailuresError, ...: as of every conversion.
     """
     started = time.monotonic()
+    if config.fit.views > 1:
+        raise ConfigError("networks that are there already have no views.", fix=["leave --views out"])
     inventory, files = found.inventory(config.source, config.fit.repeats)
     inventory = only_splits(inventory, config.source)
     config = config.model_copy(update={"fit": _fit(config.fit, found)})

@@ -176,7 +176,7 @@ def _decode(storage: Storage, count: int) -> tuple[int, list[str], list[str]]:
     for split, part_id, row in (rows[i] for i in chosen):
         cloud = store.read_cloud(split, part_id, row)
         try:
-            image = originals.load(split, cloud.path)
+            image = originals.load(split, cloud.path, cloud.repeat)
         except (ImageError, OSError) as error:
             what = error.what if isinstance(error, ImageError) else str(error)
             notes.append(f"{split}/{cloud.path}: the source has changed: {what}")

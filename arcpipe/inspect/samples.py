@@ -67,7 +67,7 @@ class View:
 def view_sample(store: Store, originals: Originals, place: CloudPlace, *, use_cache: bool = True) -> View:
     """Read and decode one cloud, and compare it with its original: the record must be reproduced."""
     cloud = store.read_cloud(*place.key, neighbours=use_cache and store.has_neighbours)
-    original = originals.read(place.split, cloud.path)
+    original = originals.read(place.split, cloud.path, cloud.repeat)
     image, measured = render_and_compare(cloud, store.decoder, original, use_cache=use_cache)
     warning = ""
     if original is not None and original.shape != image.shape:

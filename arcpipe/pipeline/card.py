@@ -59,8 +59,8 @@ class Card:
         return cls(
             labels="in the training of the classifier alone",
             teacher="none",
-            views="none of changed pixels",
-            fits=convert.fit.repeats,
+            views="none of changed pixels" if convert.fit.views == 1 else f"{convert.fit.views} of cropped pixels",
+            fits=convert.fit.clouds_an_image,
             numbers=split.points * (convert.fit.latent_dim + 2 + scale) / max(split.samples, 1),
             bytes=sum(report.bytes_by_array.values()) / max(images, 1),
             psnr=split.mean_psnr or 0.0,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.config import SourceSection, build
+from arcpipe.config import FitSection, SourceSection, build
 from arcpipe.errors import ArcpipeError
 from arcpipe.sources.inventory import Sample, Source
 from arcpipe.sources.opening import open_source
+from arcpipe.sources.shape import view_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,30 +24,37 @@ class Originals:
     samples: dict[tuple[str, str], Sample]
     channels: int
     why: str = ""
+    fit: FitSection = field(default_factory=FitSection)
+    seed: int = 0
 
     @property
     def note(self) -> str:
         """What a sheet says where there are no originals."""
         return f"Reconstructions only, {self.why}" if self.why else ""
 
-    def read(self, split: str, path: str) -> NDArray[np.float32] | None:
+    def read(self, split: str, path: str, repeat: int = 0) -> NDArray[np.float32] | None:
         """The image (H, W, C) as it was fitted, or None if it is gone or cannot be decoded."""
         try:
-            return self.load(split, path)
+            return self.load(split, path, repeat)
         except (ArcpipeError, OSError):  # a picture that has gone bad since: the sheet says so
             return None
 
-    def load(self, split: str, path: str) -> NDArray[np.float32] | None:
+    def load(self, split: str, path: str, repeat: int = 0) -> NDArray[np.float32] | None:
         """As `read`, but raises `ImageError` or `OSError` where the image is there and cannot be decoded."""
         sample = self.samples.get((split, path))
-        return None if self.source is None or sample is None else self.source.read(sample, self.channels)
+        if self.source is None or sample is None:
+            return None
+        image = self.source.read(sample, self.channels)
+        return image if self.fit.views == 1 else view_of(image, repeat, self.fit, sample.key, self.seed)
 
 
 def open_originals(config: Mapping[str, Any], channels: int) -> Originals:
     """Find the source of a store's resolved config. Nothing is downloaded; nothing is raised if it is gone."""
     try:
         section = build(SourceSection, _by_path(config["source"]), "the store's config")
-        source = open_source(section, seed=int(config.get("seed", 0)), download=False)
+        fit = build(FitSection, _views_of(config), "the store's config")
+        seed = int(config.get("seed", 0))
+        source = open_source(section, seed=seed, download=False)
         found = source.inventory().samples
     except KeyError:
         return Originals(None, {}, channels, "the store does not say where its images are.")
@@ -54,7 +62,13 @@ def open_originals(config: Mapping[str, Any], channels: int) -> Originals:
         why = error.what if isinstance(error, ArcpipeError) else str(error)
         return Originals(None, {}, channels, f"the source images cannot be opened: {why}")
     samples = {(split, sample.path): sample for split, rows in found.items() for sample in rows}
-    return Originals(source, samples, channels)
+    return Originals(source, samples, channels, fit=fit, seed=seed)
+
+
+def _views_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the views of an image depend on; stores of an older arcpipe have no views."""
+    held = config.get("fit", {})
+    return {name: held[name] for name in ("views", "view_flip") if name in held}
 
 
 def _by_path(source: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from arcpipe.config import SourceSection
+from arcpipe.config import FitSection, SourceSection
 from arcpipe.errors import ImageError
 from arcpipe.seeds import generator
 from arcpipe.sources.decode import MAX_DECODED_PIXELS
+
+VIEW_MARGIN = 1 / 8
+"""Share of a side by which a view may lie beside the image: 4 pixels of 32, as is usual for CIFAR-10."""
 
 
 def shaped_size(size: tuple[int, int], section: SourceSection, name: str) -> tuple[int, int]:
@@ -65,6 +68,30 @@ def shape_image(
         image = image.crop((left, top, left + crop, top + crop))
     pixels = _to_floats(image, channels)
     return _padded(pixels, section, name, seed) if section.pad else pixels
+
+
+def view_of(pixels: NDArray[np.float32], number: int, fit: FitSection, name: str, seed: int = 0) -> NDArray[np.float32]:
+    """A view of an image for `--views`: number 0 is the image.
+
+    The others are cut out, at random places, of the image mirrored at its edges by `VIEW_MARGIN` of its sides; half of
+    them are then mirrored left to right, if `fit.view_flip`. What is drawn follows from seed, name and number.
+
+    Args:
+        pixels: (height, width, channels).
+
+    Returns:
+        The same shape.
+    """
+    if number == 0:
+        return pixels
+    rng = generator("view", seed, name, number)
+    height, width = pixels.shape[:2]
+    rows, columns = round(height * VIEW_MARGIN), round(width * VIEW_MARGIN)
+    wider = np.pad(pixels, ((rows, rows), (columns, columns), (0, 0)), "symmetric")
+    top, left = int(rng.integers(2 * rows + 1)), int(rng.integers(2 * columns + 1))
+    cut = wider[top : top + height, left : left + width]
+    mirrored = fit.view_flip and rng.random() < 0.5
+    return np.ascontiguousarray(cut[:, ::-1] if mirrored else cut)
 
 
 def _resized(size: tuple[int, int], section: SourceSection, name: str) -> tuple[int, int]:

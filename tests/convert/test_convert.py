@@ -25,6 +25,7 @@ from arcpipe.errors import (
     StoreMismatchError,
     TooManyFailuresError,
 )
+from arcpipe.inspect import run_inspect
 from arcpipe.progress import Progress
 from arcpipe.sources import named, open_source
 from arcpipe.storage import storage_at
@@ -143,6 +144,27 @@ def test_repeats_are_other_fits_of_the_same_image_in_the_same_split(
         assert [cloud.repeat for cloud in clouds] == [0, 1, 2]
         assert len({cloud.label for cloud in clouds}) == 1
         assert not np.array_equal(clouds[0].latents, clouds[1].latents)
+
+
+def test_views_are_fits_of_crops_and_flips_of_the_image_which_verify_and_inspect_know(
+    pictures: Path, tmp_path: Path, here: Cluster
+) -> None:
+    run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
+    fit = {"views": 3, "decoder": str(tmp_path / "a.zarr")}
+    run_convert(settings(pictures, tmp_path / "b.zarr", fit=fit), cluster=here)
+    plain, store = open_store(tmp_path / "a.zarr"), open_store(tmp_path / "b.zarr")
+    names = store.sample_names("train")
+    assert names == sorted(plain.sample_names("train") * 3, key=names.index)
+    for name in dict.fromkeys(names):
+        clouds = [store[f"{name}#{number}"] for number in range(3)]
+        assert np.array_equal(clouds[0].latents, plain[name].latents)
+        assert len({cloud.size for cloud in clouds}) == 1
+        assert not np.array_equal(clouds[1].latents, clouds[2].latents)
+    assert run_verify(tmp_path / "b.zarr", decode=72).problems == ()  # every view is what its own pixels were
+    report = run_inspect(storage_at(tmp_path / "b.zarr"), [f"{names[0]}#2"], tmp_path / "sheet")
+    assert not any("changed" in line for line in report.lines())
+    with pytest.raises(ConfigError, match="--repeats and --views cannot be combined"):
+        settings(pictures, tmp_path / "c.zarr", fit={"views": 2, "repeats": 2})
 
 
 def test_the_decoder_of_another_store(pictures: Path, tmp_path: Path, here: Cluster) -> None:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from arcpipe.config import SourceSection
+from arcpipe.config import FitSection, SourceSection
 from arcpipe.errors import ImageError
-from arcpipe.sources.shape import shape_image, shaped_size
+from arcpipe.sources.shape import shape_image, shaped_size, view_of
 
 SIDES = st.integers(1, 24)
 
@@ -158,3 +158,28 @@ def test_the_suggested_option_makes_the_image_fit() -> None:
     assert shaped_size((10, 11), section(max_pixels=110), "x") == (10, 11)
     assert shaped_size((7, 20), section(shorter=8, center_crop=8), "x") == (8, 8)
     assert shaped_size((6000, 8000), section(shorter=1024), "x") == (1024, 1365)
+
+
+@pytest.mark.parametrize("size", [(32, 40), (1, 7), (3, 1)])
+def test_a_view_is_cut_out_near_the_image_and_may_be_mirrored(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).random((*size, 3), np.float32)
+    assert view_of(pixels, 0, FitSection(), "train/a") is pixels
+    views = [view_of(pixels, number, FitSection(), "train/a") for number in range(1, 40)]
+    assert {view.shape for view in views} == {pixels.shape}
+    assert np.array_equal(views[0], view_of(pixels, 1, FitSection(), "train/a"))
+    assert not np.array_equal(views[0], view_of(pixels, 1, FitSection(), "train/b", 1)) or min(size) == 1
+    straight = [view_of(pixels, number, FitSection(view_flip=False), "train/a") for number in range(1, 40)]
+    margin = [round(side / 8) for side in size]
+    wide = np.pad(pixels, ((margin[0], margin[0]), (margin[1], margin[1]), (0, 0)), "symmetric")
+    height, width = size
+    for view, plain in zip(views, straight, strict=True):
+        places = [
+            (row, column)
+            for row in range(2 * margin[0] + 1)
+            for column in range(2 * margin[1] + 1)
+            if np.array_equal(wide[row : row + height, column : column + width], plain)
+        ]
+        assert places
+        assert np.array_equal(view, plain) or np.array_equal(view, plain[:, ::-1])
+    if width > 1:
+        assert 5 < sum(np.array_equal(*pair) for pair in zip(views, straight, strict=True)) < 35
