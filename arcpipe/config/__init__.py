@@ -1,0 +1,49 @@
+"""Every setting of arcpipe: one pydantic model per room. Flags, TOML keys and stored configs share these names."""
+
+from __future__ import annotations
+
+from arcpipe.config.building import build, differences, read_toml, sectioned
+from arcpipe.config.converting import ConvertConfig, FitSection, RunSection, SourceSection, StoreSection
+from arcpipe.config.section import Count, Section, Seed
+from arcpipe.config.stored import with_later, without_later
+from arcpipe.config.training import (
+    OF_NETWORKS,
+    WEIGHT_MODELS,
+    Augmentation,
+    AugmentSection,
+    EvaluateConfig,
+    EvaluateSection,
+    FeaturesSection,
+    ModelSection,
+    OptimSection,
+    StreamSection,
+    TrainConfig,
+)
+
+__all__ = [
+    "OF_NETWORKS",
+    "WEIGHT_MODELS",
+    "AugmentSection",
+    "Augmentation",
+    "ConvertConfig",
+    "Count",
+    "EvaluateConfig",
+    "EvaluateSection",
+    "FeaturesSection",
+    "FitSection",
+    "ModelSection",
+    "OptimSection",
+    "RunSection",
+    "Section",
+    "Seed",
+    "SourceSection",
+    "StoreSection",
+    "StreamSection",
+    "TrainConfig",
+    "build",
+    "differences",
+    "read_toml",
+    "sectioned",
+    "with_later",
+    "without_later",
+]
