@@ -6,13 +6,15 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import secrets
 import shutil
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from arcpipe.errors import NoSpaceError
 
@@ -54,6 +56,13 @@ def write_atomically(path: Path, content: bytes) -> None:
         sync(partial)
     os.replace(partial, path)
     sync(path.parent)
+
+
+def write_drawn(path: Path, save: Callable[[BinaryIO], object]) -> None:
+    """Write a file as `write_atomically` does, with what `save` writes into an open one: a picture, a figure."""
+    drawn = io.BytesIO()
+    save(drawn)
+    write_atomically(path, drawn.getvalue())
 
 
 def replace_file(path: Path, data: bytes) -> None:

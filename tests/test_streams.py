@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from arcpipe.cli import app
 from arcpipe.config import RunSection, build
 from arcpipe.errors import ConfigError, DamagedStoreError, ImageError, ShortageError
-from arcpipe.files import write_atomically
+from arcpipe.files import write_atomically, write_drawn
 from arcpipe.machine import is_shortage
 from arcpipe.sources.decode import decode
 from arcpipe.store import open_store
@@ -138,3 +138,18 @@ def test_libtiff_says_nothing_by_itself(capfd: pytest.CaptureFixture[str]) -> No
     with pytest.raises(ImageError):
         decode(bytes(data), "x.tif")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_picture_that_meets_a_full_disk_is_named_and_the_former_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_drawn(tmp_path / "a.png", lambda file: file.write(b"former"))
+
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_drawn(tmp_path / "a.png", lambda file: file.write(b"new"))
+    assert caught.value.filename == str(tmp_path / "a.png.partial")
+    assert (tmp_path / "a.png").read_bytes() == b"former"

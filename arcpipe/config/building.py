@@ -27,7 +27,7 @@ def build(kind: type[S], values: Mapping[str, Any], where: str = "the command li
         if ".toml" not in where:
             raise
         what, *details = (_as_keys(text) for text in (error.what, *error.details))
-        raise ConfigError(f"{where}: {what}", details=details, fix=map(_as_keys, error.fix)) from None
+        raise ConfigError(f"{where.rstrip(',')}: {what}", details=details, fix=map(_as_keys, error.fix)) from None
 
 
 def _as_keys(text: str) -> str:

@@ -16,7 +16,7 @@ from arcpipe.errors import ConfigError, UnfinishedStoreError
 from arcpipe.inspect.edits import draw_edit
 from arcpipe.inspect.figures import draw_psnr
 from arcpipe.inspect.panels import Panels, finish, plain_panels, scaled_panels
-from arcpipe.inspect.pixels import to_picture
+from arcpipe.inspect.pixels import save_picture, to_picture
 from arcpipe.inspect.report import InspectReport, SampleReport
 from arcpipe.inspect.samples import (
     CloudPlace,
@@ -139,7 +139,7 @@ def _draw_overview(desk: Desk) -> tuple[list[Path], list[SampleReport]]:
     drawn, reports = _overview(desk, each=3)
     clouds = sum(len(values) for values in desk.psnr.values())
     sheet, histogram = desk.out / f"best-median-worst{desk.ending()}", desk.out / "psnr.png"
-    drawn.save(sheet)
+    save_picture(drawn, sheet)
     draw_psnr(desk.psnr, f"{desk.store.storage.name}: PSNR of {clouds:,} clouds", histogram)
     return [sheet, histogram], reports
 
@@ -162,9 +162,9 @@ def _draw_named(desk: Desk, places: Sequence[CloudPlace]) -> tuple[list[Path], l
         view = desk.view(place)
         stem = stems[view.name]
         sheet, full = (desk.out / f"{kind}-{stem}{desk.ending()}" for kind in ("sample", "reconstruction"))
-        to_picture(_rendered(desk, view)).save(full)
+        save_picture(to_picture(_rendered(desk, view)), full)
         panels = _panels(desk, view, SAMPLE_BOX)
-        draw_sheet(_sheet(desk, f"{desk.store.storage.name}: {view.name}", [panels])).save(sheet)
+        save_picture(draw_sheet(_sheet(desk, f"{desk.store.storage.name}: {view.name}", [panels])), sheet)
         files += [sheet, full]
         reports.append(SampleReport.of(view))
     return files, reports
@@ -180,7 +180,7 @@ def _draw_edits(
     file = desk.out / f"edit-{edit}.png"
     sheet = draw_edit(desk.store.decoder, views, edit, seed, EDIT_BOX)
     title = f"{desk.store.storage.name}: {sheet.title}"
-    draw_sheet(replace(sheet, title=title, subtitle=(_facts(desk), *sheet.subtitle))).save(file)
+    save_picture(draw_sheet(replace(sheet, title=title, subtitle=(_facts(desk), *sheet.subtitle))), file)
     return [file], [SampleReport.of(view) for view in views]
 
 

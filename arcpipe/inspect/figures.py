@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from arcpipe.inspect.pixels import display_size, draw_dots, faded, fit, to_picture
+from arcpipe.inspect.pixels import display_size, draw_dots, faded, fit, save_picture, to_picture
 from arcpipe.inspect.samples import CloudPlace, View, view_sample
 from arcpipe.inspect.sheet import INK, QUIET, font
 from arcpipe.sources import open_originals
@@ -82,7 +82,7 @@ def draw_hero(store: Store, samples: Sequence[str], out: Path, *, tile: int = 16
         for stage, picture in zip(stages, _stages_of(view, hue, tile), strict=True):
             stage.append(picture)
     grids = [_grid(pictures, tile, rows) for pictures in stages]
-    _join(grids, _headings(store, views)).save(out)
+    save_picture(_join(grids, _headings(store, views)), out)
 
 
 def _stages_of(view: View, hue: NDArray[np.uint8], tile: int) -> tuple[Image.Image, ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+from arcpipe.files import write_drawn
 
 VERMILLION = (213, 94, 0)  # these two and the colour maps below survive the common forms of colour blindness
 BLUE = (0, 114, 178)
@@ -19,6 +22,11 @@ def to_picture(image: NDArray[Any]) -> Image.Image:
     """Round an image (H, W, 1 or 3) in [0, 1] to 8-bit RGB."""
     levels = np.rint(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8)
     return Image.fromarray(np.broadcast_to(levels, (*levels.shape[:2], 3)).copy())
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    write_drawn(path, partial(image.save, format="PNG"))
 
 
 def display_size(size: tuple[int, int], box: int) -> tuple[int, int]:

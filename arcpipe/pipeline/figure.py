@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from arcpipe.files import write_drawn
 from arcpipe.pipeline.results import Row
 from arcpipe.pipeline.table import ours
 
@@ -53,6 +55,4 @@ def draw_results(path: Path, title: str, thesis: str, columns: Sequence[str], ro
     axes.set_axisbelow(True)
     if seen:
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, dpi=120, format="png")
-    partial.replace(path)
+    write_drawn(path, partial(figure.savefig, dpi=120, format="png"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from arcpipe.files import naming
+from arcpipe.files import write_drawn
 
 NUMBERS_UP_TO = 20
 """Classes up to which the matrix shows counts; above, cells are too small to read."""
@@ -38,8 +39,7 @@ def draw_curves(path: Path, epochs: Sequence[Mapping[str, Any]], splits: Sequenc
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    with naming(path):
-        figure.savefig(path, dpi=120)
+    write_drawn(path, partial(figure.savefig, dpi=120, format="png"))
 
 
 def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> None:
@@ -58,8 +58,7 @@ def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], classes: Sequ
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
     axes.set(title=title, xlabel="taken for", ylabel="true class")
-    with naming(path):
-        figure.savefig(path, dpi=100)
+    write_drawn(path, partial(figure.savefig, dpi=100, format="png"))
 
 
 def draw_calibration(path: Path, bins: Sequence[tuple[int, float, float]], error: float, split: str) -> None:
@@ -82,8 +81,7 @@ def draw_calibration(path: Path, bins: Sequence[tuple[int, float, float]], error
     lower.set(xlabel="confidence", ylabel="images, %", xlim=(0, 1))
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
-    with naming(path):
-        figure.savefig(path, dpi=110)
+    write_drawn(path, partial(figure.savefig, dpi=110, format="png"))
 
 
 def _curve(axes: Axes, points: Sequence[tuple[float, float]], name: str) -> None:
