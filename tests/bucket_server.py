@@ -40,7 +40,7 @@ class BucketServer:
         ]
         (folder / "users.json").write_text(json.dumps({"identities": identities}))
         (folder / "data").mkdir()
-        self.port, *others = _free_ports(8)
+        self.port, *others = self._ports = _free_ports(8)
         names = ("s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
         names += ("filer.port", "filer.port.grpc")
         options = {
@@ -100,6 +100,9 @@ class BucketServer:
         self.relay.cut()
         self.process.kill()
         self.process.wait()
+        for port in self._ports:  # it puts these there itself
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink(missing_ok=True)
 
 
 class Relay:
