@@ -262,9 +262,9 @@ def train(
         Model, typer.Option(help="The classifier: ptv3 and ptv1 of clouds, the others of sine networks.")
     ] = "ptv3",
     preset: Annotated[
-        Preset,
-        typer.Option(help="For clouds of tens of points, or of thousands; full: of sine networks, as published."),
-    ] = "small",
+        Preset | None,
+        typer.Option(help="By default plain; large for clouds of thousands of points. Of sine networks small or full."),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Times that every cloud is seen.")] = 40,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Clouds in a step; by default 128, of sine networks 64.")
@@ -272,7 +272,7 @@ def train(
     lr: Annotated[
         float | None, typer.Option(help="Learning rate of AdamW; by default 0.002, of sine networks 0.001.")
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(min=0, help="By default 0.001, or the network's own.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="By default 0.05, or the network's own.")] = None,
     schedule: Annotated[
         Schedule | None, typer.Option(help="Of the learning rate, after a short rise; by default cosine.")
     ] = None,

@@ -35,6 +35,7 @@ LATER: dict[str, dict[str, Any]] = {
     },
     "optim": {"ema": 0.0, "precision": "auto", "amsgrad": False},
     "stream": {"validation": 0.0},
+    "model": {"start": False},
 }
 """Settings that came after stores and runs had been made, with the value that changes nothing."""
 

@@ -187,10 +187,9 @@ class ModelSection(Section):
 
     model: Model = "ptv3"
     """`ptv3` and `ptv1` of clouds, the others of sine networks."""
-    preset: Preset = "small"
-    """`small`: for clouds of 10 to 100 points; of PTv3, the published network (0.45 M parameters). `large`: more.
-    `plain`: PTv3 without convolutions, which reads small clouds best. Of the classifiers of sine networks,
-    `full` is the published one and `small` one for two cores."""
+    preset: Preset | None = None
+    """Of PTv3, `plain` (the default) and `small`, the published network, are for clouds of tens of points, `large` for
+    thousands. Of the classifiers of sine networks, `full` is the published one, `small` (the default) for two cores."""
     channels: Stages | None = None
     """Numbers a point, by stage."""
     depths: Stages | None = None
@@ -225,10 +224,17 @@ class ModelSection(Section):
     """Of ng-gnn and ng-t: fixed random waves by which a number is described."""
     norm: Literal["graph", "batch"] = "graph"
     """Of ng-gnn: `batch` is the published norm, by which predictions depend on what else is in their batch."""
+    start: bool = False
+    """Of dws, ng-gnn and ng-t: where all networks began alike, a parameter's value at the start stands beside it."""
     direction: Literal["forward", "both"] = "forward"
     """Of scalegmn: along which directions of the edges messages go."""
     phases: Literal["as-stored", "canonical"] = "as-stored"
     """Of scalegmn: `canonical` brings the phases of all sines into a quarter turn, as was meant to be published."""
+
+    @property
+    def size(self) -> Preset:
+        """The preset, by default the model's own."""
+        return self.preset or ("plain" if self.model == "ptv3" else "small")
 
 
 class OptimSection(Section):
@@ -240,7 +246,7 @@ class OptimSection(Section):
     """Clouds in a step, of all processes together."""
     lr: LearningRate = 2e-3
     """Learning rate of AdamW, at its highest."""
-    weight_decay: Strength = 1e-3
+    weight_decay: Strength = 0.05
     """Of AdamW, times the rate."""
     schedule: Schedule = "cosine"
     """Of the rate, after the rise: `cosine` to 0, or `constant`."""
@@ -248,7 +254,7 @@ class OptimSection(Section):
     """Share of all steps in which the rate rises from 0."""
     label_smoothing: Share = 0.0
     """Share of the wish that is spread evenly over all classes."""
-    clip_norm: Annotated[float, Field(ge=0, le=10**9)] = 0.0
+    clip_norm: Annotated[float, Field(ge=0, le=10**9)] = 1.0
     """Gradient norm above which gradients are scaled down; 0 is off."""
     amsgrad: bool = False
     """The largest of all second moments so far, instead of the present one."""
@@ -304,7 +310,11 @@ WEIGHT_DEFAULTS: dict[Any, dict[str, dict[str, Any]]] = {
         "optim": {**_GRAPHS, "weight_decay": 5e-4, "amsgrad": True},
     },
     "scalegmn": {"stream": {"normalise": "none"}, "augment": _ALONE, "optim": {**_GRAPHS, "weight_decay": 0.01}},
-    "mlp": {"stream": {"normalise": "per-dim"}, "augment": _ALONE, "optim": {"lr": 1e-3, "batch_size": 64}},
+    "mlp": {
+        "stream": {"normalise": "per-dim"},
+        "augment": _ALONE,
+        "optim": {"lr": 1e-3, "batch_size": 64, "weight_decay": 1e-3, "clip_norm": 0.0},
+    },
 }
 WEIGHT_DEFAULTS["ng-t"] = WEIGHT_DEFAULTS["ng-gnn"]
 """Defaults of `TrainConfig` by classifier, where they are not those of clouds."""

@@ -86,7 +86,7 @@ OPEN = {
 
 
 MOST_PARAMETERS = 2**28
-OF_WEIGHTS = ("width", "layers", "dropout", "rows", "norm", "direction", "phases")
+OF_WEIGHTS = ("width", "layers", "dropout", "rows", "norm", "start", "direction", "phases")
 """What only classifiers of sine networks have."""
 
 
@@ -119,9 +119,9 @@ def resolve(section: ModelSection) -> ModelSection:
         return resolve_weight_model(section)
     check_backend(section.backend)
     given = section.model_dump(exclude_none=True)
-    if (section.model, section.preset) not in PRESETS:
+    if (section.model, section.size) not in PRESETS:
         known = [f"--preset {preset}" for model, preset in PRESETS if model == section.model]
-        raise ConfigError(f"{section.model} has no preset {section.preset}.", fix=known)
+        raise ConfigError(f"{section.model} has no preset {section.size}.", fix=known)
     foreign = set(given) & set().union(*OPEN.values()) - set(OPEN[section.model])
     fields = ModelSection.model_fields
     foreign |= {name for name in OF_WEIGHTS if getattr(section, name) != fields[name].default}
@@ -135,7 +135,7 @@ def resolve(section: ModelSection) -> ModelSection:
             details=[f"it has {', '.join(OPEN[section.model])}"],
             fix=[f"the same without model.{name}" for name in sorted(foreign)],
         )
-    full = PRESETS[section.model, section.preset].model_copy(update=given)
+    full = PRESETS[section.model, section.size].model_copy(update=given)
     staged = [name for name in ("channels", "depths", "heads") if name in OPEN[section.model]]
     lengths = {name: len(getattr(full, name)) for name in staged}
     if len(set(lengths.values())) > 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from arcpipe.cloud import SirenRecord
@@ -33,7 +34,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("scalegmn", "full"): {"width": 128, "layers": 4, "dropout": 0.2},
     ("scalegmn", "small"): {"width": 32, "layers": 4, "dropout": 0.2},
 }
-OWN = {"ng-gnn": ("norm",), "scalegmn": ("direction", "phases")}
+OWN = {"dws": ("start",), "ng-gnn": ("norm", "start"), "ng-t": ("start",), "scalegmn": ("direction", "phases")}
 """Settings of `ModelSection` beside those of the presets, by the models that read them."""
 CLASSES: dict[str, Any] = {"mlp": Mlp, "dws": DwsNet, "ng-gnn": NgGnn, "ng-t": NgT, "scalegmn": ScaleGmn}
 
@@ -44,9 +45,9 @@ def resolve_weight_model(section: ModelSection) -> ModelSection:
     Raises:
         ConfigError: the model has no such preset or setting.
     """
-    if (section.model, section.preset) not in PRESETS:
-        raise ConfigError(f"{section.model} has no preset {section.preset}.", fix=["--preset full", "--preset small"])
-    preset = PRESETS[section.model, section.preset]
+    if (section.model, section.size) not in PRESETS:
+        raise ConfigError(f"{section.model} has no preset {section.size}.", fix=["--preset full", "--preset small"])
+    preset = PRESETS[section.model, section.size]
     fields = type(section).model_fields
     known = {"model", "preset", *preset, *OWN.get(section.model, ())}
     foreign = [name for name in fields if name not in known and getattr(section, name) != fields[name].default]
@@ -63,8 +64,10 @@ def resolve_weight_model(section: ModelSection) -> ModelSection:
 def build_weight_model(section: ModelSection, record: SirenRecord, n_classes: int) -> nn.Module:
     """Make the classifier that `section` describes for networks of this shape, from torch's random state."""
     full = resolve_weight_model(section)
-    settings = full.model_dump(include=set(PRESETS[full.model, full.preset]))
+    settings = full.model_dump(include=set(PRESETS[full.model, full.size]))
     widths = record.widths_tuple
+    if full.start:
+        settings["start"] = _start_of(record)
     if full.model == "ng-gnn":
         settings["whole_batch"] = full.norm == "batch"
     if full.model == "scalegmn":
@@ -76,6 +79,15 @@ def build_weight_model(section: ModelSection, record: SirenRecord, n_classes: in
     _check_shape(full, widths)
     model: nn.Module = CLASSES[full.model](widths, n_classes, **settings)
     return model
+
+
+def _start_of(record: SirenRecord) -> torch.Tensor:
+    if not len(record.start):
+        raise ConfigError(
+            "the networks of this store did not begin alike: there is no start to show.",
+            fix=["leave model.start out", "arcpipe convert SOURCE --recipe siren --out OTHER.zarr"],
+        )
+    return torch.from_numpy(record.start)
 
 
 def _check_shape(section: ModelSection, widths: tuple[int, ...]) -> None:

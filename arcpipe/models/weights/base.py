@@ -36,11 +36,37 @@ class Draw:
 
 
 class WeightClassifier(nn.Module):
-    """Logits of networks. `widths`: neurons of every layer, from the coordinates to the channels."""
+    """Logits of networks.
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    Args:
+        widths: Neurons of every layer, from the coordinates to the channels.
+        start: (P,), the vector in which all networks began. What it was at a parameter then stands beside that
+            parameter, scaled to deviation 1 in every tensor: neurons that began alike can be told from others, whatever
+            their order. (0,): it is not given.
+    """
+
+    start: Tensor
+
+    def __init__(self, widths: Sequence[int], start: Tensor | None = None) -> None:
         super().__init__()
         self.widths = tuple(widths)
+        self.register_buffer("start", _scaled(start, widths) if start is not None else torch.zeros(0))
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers stand for a parameter."""
+        return 2 if len(self.start) else 1
+
+    def with_start(self, weights: list[Tensor], biases: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """The same with an axis of `numbers` at the end."""
+        if not len(self.start):
+            return [w.unsqueeze(-1) for w in weights], [b.unsqueeze(-1) for b in biases]
+        first = split(self.start.unsqueeze(0), self.widths)
+        made = [
+            [torch.stack([x, began.expand_as(x)], dim=-1) for x, began in zip(tensors, starts, strict=True)]
+            for tensors, starts in zip((weights, biases), first, strict=True)
+        ]
+        return made[0], made[1]
 
     def forward(
         self,
@@ -72,6 +98,11 @@ class WeightClassifier(nn.Module):
     @abstractmethod
     def logits(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
         """Logits (s, classes) of weights (s, d_i, d_{i+1}) and biases (s, d_{i+1})."""
+
+
+def _scaled(start: Tensor, widths: Sequence[int]) -> Tensor:
+    sizes = [size for n_in, n_out in pairwise(widths) for size in (n_in * n_out, n_out)]
+    return torch.cat([part / part.square().mean().sqrt().clamp_min(1e-12) for part in start.float().split(sizes)])
 
 
 def split(latents: Tensor, widths: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:

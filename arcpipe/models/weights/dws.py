@@ -133,11 +133,20 @@ class DwsNet(WeightClassifier):
     `width`: channels; `layers`: after the first one, which takes the parameters as they are.
     """
 
-    def __init__(self, widths: Sequence[int], n_classes: int, width: int, layers: int, dropout: float) -> None:
-        super().__init__(widths)
+    def __init__(
+        self,
+        widths: Sequence[int],
+        n_classes: int,
+        width: int,
+        layers: int,
+        dropout: float,
+        start: Tensor | None = None,
+    ) -> None:
+        super().__init__(widths, start)
         self.kinds, self.dropout = kinds_of(widths), dropout
         heads = [HEADS] * layers + [1]
-        self.layers = nn.ModuleList(DwsLayer(self.kinds, width if i else 1, width, h) for i, h in enumerate(heads))
+        inputs = [self.numbers] + [width] * layers
+        self.layers = nn.ModuleList(DwsLayer(self.kinds, n, width, h) for n, h in zip(inputs, heads, strict=True))
         self.norms = nn.ModuleList(nn.ModuleList(nn.BatchNorm1d(width) for _ in self.kinds) for _ in range(layers))
         self.head = nn.Linear(sum(kind.fold for kind in self.kinds) * width, n_classes)
 
@@ -152,12 +161,11 @@ class DwsNet(WeightClassifier):
         return logits
 
     def _begin(self, weights: list[Tensor], biases: list[Tensor]) -> list[Tensor]:
-        """Parameters as tensors (s, axes..., fold), one channel for each of the fold."""
-        last = len(weights) - 1
-        made = [w.unsqueeze(-1) for w in weights]
-        made[0] = weights[0].mT
-        made[last] = weights[last]
-        return [*made, *(b.unsqueeze(-1) for b in biases[:-1]), biases[-1]]
+        """Parameters as tensors (s, axes..., fold * numbers)."""
+        weights, biases = self.with_start(weights, biases)
+        first, *middle, last = weights
+        made = [first.transpose(1, 2).flatten(2), *middle, last.flatten(2)]
+        return [*made, *biases[:-1], biases[-1].flatten(1)]
 
     def _activate(self, norm: nn.Module, x: Tensor, draw: Draw) -> Tensor:
         """Batch norm over networks, positions and what is folded; ReLU; dropout."""

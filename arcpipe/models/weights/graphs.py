@@ -37,15 +37,16 @@ class Lift(nn.Module):
 class Nodes(nn.Module):
     """Biases to nodes: lifted, and a learned vector added for every input, hidden layer and output."""
 
-    def __init__(self, widths: Sequence[int], rows: int, sigma: float, width: int) -> None:
+    def __init__(self, widths: Sequence[int], numbers: int, rows: int, sigma: float, width: int) -> None:
         super().__init__()
         self.widths = tuple(widths)
-        self.lift = Lift(1, rows, sigma, width)
+        self.lift = Lift(numbers, rows, sigma, width)
         self.places = nn.Parameter(torch.randn(n_places(widths), width))
 
     def forward(self, biases: Sequence[Tensor]) -> list[Tensor]:
-        inputs = biases[0].new_zeros(len(biases[0]), self.widths[0])
-        lifted = [self.lift.project(self.lift(b.unsqueeze(-1))) for b in (inputs, *biases)]
+        """Nodes of every layer from biases (s, d_i, numbers)."""
+        inputs = biases[0].new_zeros(len(biases[0]), self.widths[0], biases[0].shape[-1])
+        lifted = [self.lift.project(self.lift(b)) for b in (inputs, *biases)]
         return [x + p for x, p in zip(lifted, by_layer(self.places, self.widths), strict=True)]
 
 
@@ -144,11 +145,12 @@ class NgGnn(WeightClassifier):
         dropout: float,
         rows: int,
         whole_batch: bool = False,
+        start: Tensor | None = None,
     ) -> None:
-        super().__init__(widths)
+        super().__init__(widths, start)
         self.dropout = dropout
-        self.nodes = Nodes(widths, rows, 3.0, width)
-        self.edges = Lift(3, rows, 3.0, width)
+        self.nodes = Nodes(widths, self.numbers, rows, 3.0, width)
+        self.edges = Lift(3 * self.numbers, rows, 3.0, width)
         self.layers = nn.ModuleList(MessageLayer(widths, width) for _ in range(layers))
         self.norms = nn.ModuleList(GraphNorm(width, whole_batch) for _ in range(layers - 1))
         self.updates = nn.ModuleList(EdgeUpdate(width) for _ in range(layers - 1))
@@ -157,6 +159,7 @@ class NgGnn(WeightClassifier):
         self.head = nn.Sequential(*head[:-1])
 
     def logits(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
+        weights, biases = self.with_start(weights, biases)
         nodes = self.nodes(biases)
         none = [torch.zeros_like(w) for w in weights]
         forward = [self._lifted(w, z, w) for w, z in zip(weights, none, strict=True)]
@@ -173,7 +176,7 @@ class NgGnn(WeightClassifier):
         return logits
 
     def _lifted(self, *numbers: Tensor) -> Tensor:
-        made: Tensor = self.edges.project(self.edges(torch.stack(numbers, dim=-1)))
+        made: Tensor = self.edges.project(self.edges(torch.cat(numbers, dim=-1)))
         return made
 
 
@@ -248,12 +251,19 @@ class NgT(WeightClassifier):
     """
 
     def __init__(
-        self, widths: Sequence[int], n_classes: int, width: int, layers: int, dropout: float, rows: int
+        self,
+        widths: Sequence[int],
+        n_classes: int,
+        width: int,
+        layers: int,
+        dropout: float,
+        rows: int,
+        start: Tensor | None = None,
     ) -> None:
-        super().__init__(widths)
+        super().__init__(widths, start)
         self.dropout = dropout
-        self.nodes = Nodes(widths, rows, 1.0, width)
-        self.edges = Lift(1, rows, 1.0, width // 2)
+        self.nodes = Nodes(widths, self.numbers, rows, 1.0, width)
+        self.edges = Lift(self.numbers, rows, 1.0, width // 2)
         self.layers = nn.ModuleList(
             RelationalLayer(width, width // 2, 2 * width, 8, last=i == layers - 1) for i in range(layers)
         )
@@ -261,6 +271,7 @@ class NgT(WeightClassifier):
         self.head = nn.Sequential(nn.Linear(*sizes), nn.ReLU(), nn.Linear(sizes[1], n_classes))
 
     def logits(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
+        weights, biases = self.with_start(weights, biases)
         x, e = torch.cat(self.nodes(biases), dim=1), self._all_edges(weights)
         for layer in self.layers:
             x, e = layer(x, e, self.dropout, draw, self.widths[-1])
@@ -270,7 +281,7 @@ class NgT(WeightClassifier):
     def _all_edges(self, weights: list[Tensor]) -> Tensor:
         """(s, n, n, c) for all n neurons: that of i and j is the weight from i to j, lifted."""
         starts, n = [0, *accumulate(self.widths)], sum(self.widths)
-        lifted = [self.edges.project(self.edges(w.unsqueeze(-1))) for w in (weights[0].new_zeros(1), *weights)]
+        lifted = [self.edges.project(self.edges(w)) for w in (weights[0].new_zeros(self.numbers), *weights)]
         edges = lifted[0].expand(len(weights[0]), n, n, -1).clone()
         for i, block in enumerate(lifted[1:]):
             edges[:, starts[i] : starts[i + 1], starts[i + 1] : starts[i + 2]] = block

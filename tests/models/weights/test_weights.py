@@ -317,3 +317,36 @@ def test_all_presets_exist() -> None:
     for model, preset in PRESETS:
         assert resolve(ModelSection.model_validate({"model": model, "preset": preset})).width
     assert FORWARD != BOTH
+
+
+@pytest.mark.parametrize("model", ["dws", "ng-gnn", "ng-t"])
+@pytest.mark.parametrize("widths", SHAPES)
+def test_a_shared_start_tells_neurons_apart_in_any_order_of_theirs_and_its_own(
+    model: str, widths: tuple[int, ...]
+) -> None:
+    vectors = vectors_of(widths)
+    begun = vectors_of(widths, 4)[3]
+
+    def answers(start: Tensor, seen: Tensor, asked: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        record = SirenRecord(record_of(widths).widths, record_of(widths).form, start.float().numpy())
+        section = ModelSection.model_validate({"model": model, "start": True})
+        return run(settled(build_model(section, record.latent_dim, 10, record).double(), seen), asked)
+
+    torch.manual_seed(1)
+    order = [torch.arange(widths[0]), *(torch.randperm(width) for width in widths[1:-1]), torch.arange(widths[-1])]
+
+    def moved(values: Tensor) -> Tensor:
+        weights, biases = split(values, widths)
+        weights = [w[:, order[i]][:, :, order[i + 1]] for i, w in enumerate(weights)]
+        return joined(weights, [b[:, order[i + 1]] for i, b in enumerate(biases)])
+
+    plain = answers(begun, vectors, vectors)
+    turned = answers(moved(begun[None])[0], moved(vectors), moved(vectors))
+    torch.testing.assert_close(turned, plain, atol=1e-5, rtol=1e-4)
+    assert (answers(begun, vectors, moved(vectors)) - plain).abs().max() > 1e-4  # the start stays: they are others now
+
+
+def test_no_start_is_shown_where_networks_did_not_begin_alike() -> None:
+    with pytest.raises(ConfigError, match="did not begin alike"):
+        build("dws", start=True)
