@@ -28,7 +28,6 @@ from arcpipe.options import (
     Cache,
     Dtype,
     Edit,
-    Features,
     Model,
     Normalise,
     Preset,
@@ -284,9 +283,6 @@ def train(
             "translate,rotate,jitter,drop,stretch,permute (docs/baselines.md); by default as their classifier has it."
         ),
     ] = None,
-    features: Annotated[
-        Features, typer.Option(help="Of a point: its latent, what its cloud decodes to around it, or both.")
-    ] = "latents",
     normalise: Annotated[
         Normalise | None, typer.Option(help="Of latents, by training statistics; by default per-dim, or the model's.")
     ] = None,
@@ -307,14 +303,14 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a point transformer on a store. Safe to run again: it continues."""
-    options = given(locals(), besides=("augment", "features", "resume", "overwrite", "expert", "as_json"))
+    options = given(locals(), besides=("augment", "resume", "overwrite", "expert", "as_json"))
     from arcpipe.config import TrainConfig, build, sectioned
     from arcpipe.threads import set_waiting
 
     set_waiting()
     from arcpipe.train import run_train
 
-    values = sectioned(TrainConfig, {"out": default_run(store), "kind": features, **options})
+    values = sectioned(TrainConfig, {"out": default_run(store), **options})
     if augment is not None:
         values["augment"] = {"apply": [] if augment == "none" else words(augment)}
     config = build(TrainConfig, with_expert(values, expert))

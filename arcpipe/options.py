@@ -13,7 +13,6 @@ from arcpipe.storage import Storage
 Dtype = Literal["float16", "float32", "int8"]
 Cache = Literal["pixels", "none"]
 Recipe = Literal["basis", "thesis", "fast", "siren"]
-Features = Literal["latents", "decoded", "both"]
 Normalise = Literal["per-dim", "whole", "per-layer", "none"]
 Schedule = Literal["constant", "cosine"]
 Model = Literal["ptv3", "ptv1", "dws", "ng-gnn", "ng-t", "scalegmn", "mlp"]

@@ -19,7 +19,6 @@ LATER: dict[str, dict[str, Any]] = {
         "stop_db": 0.0,
     },
     "store": {"bits": 8},
-    "features": {"scale": False},
     "augment": {
         "zoom": [0.5, 1.0],
         "crop": 4,
@@ -43,7 +42,7 @@ LATER: dict[str, dict[str, Any]] = {
 def without_later(values: Mapping[str, Any]) -> dict[str, Any]:
     """Sections without those of `LATER` that change nothing, so that what was made before keeps its name and hash.
 
-    For the same reason `fit` says `whiten`: a setting that is gone, but from the first store on it was in the hash.
+    For the same reason `fit` says `whiten` and a training its `features`: settings that are gone, but were in the hash.
     """
     kept = {
         section: {key: value for key, value in held.items() if key not in later or value != later[key]}
@@ -51,7 +50,11 @@ def without_later(values: Mapping[str, Any]) -> dict[str, Any]:
         else held
         for section, held in values.items()
     }
-    return {**kept, "fit": {**kept["fit"], "whiten": False}} if isinstance(kept.get("fit"), Mapping) else kept
+    if isinstance(kept.get("fit"), Mapping):
+        kept["fit"] = {**kept["fit"], "whiten": False}
+    if isinstance(kept.get("optim"), Mapping):
+        kept["features"] = {"kind": "latents", "windows": [7], "order": 3}
+    return kept
 
 
 def with_later(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from arcpipe.config.section import (
     Window,
 )
 from arcpipe.errors import ConfigError
-from arcpipe.options import Features, Model, Normalise, Preset, Schedule, Weights
+from arcpipe.options import Model, Normalise, Preset, Schedule, Weights
 
 Augmentation = Literal[
     "noise",
@@ -139,42 +139,6 @@ class AugmentSection(Section):
                     f"--augment {ours},{published} would do the same thing twice.",
                     fix=[f"--augment {ours}", f"--augment {published} (with its fault)"],
                 )
-        return self
-
-
-class FeaturesSection(Section):
-    """What the classifier is given of every point."""
-
-    kind: Features = "latents"
-    """`latents`: as in the thesis. `decoded`: what the cloud decodes to around the point. `both` in turn."""
-    windows: Annotated[tuple[Edge, ...], Field(max_length=64)] = (7,)
-    """Edges of the decoded windows around a point, pixels, odd."""
-    order: Annotated[int, Field(ge=0, le=1024)] = 3
-    """A window's cosine coefficients (u, v) up to u + v = order: 10 a channel for 3."""
-    scale: bool = False
-    """Of stores of the kind `basis`: also the binary logarithm of the anchor's scale."""
-    cache: Folder | None = None
-    """Folder for decoded features; by default `.features` beside the run's folder."""
-
-    @field_validator("windows")
-    @classmethod
-    def odd(cls, windows: tuple[int, ...]) -> tuple[int, ...]:
-        if not windows or any(window % 2 == 0 for window in windows):
-            raise ConfigError(
-                "features.windows must be odd numbers: a window has its point in the middle.",
-                details=[f"found {list(windows)}"],
-                fix=["--set features.windows=[7]"],
-            )
-        return windows
-
-    @model_validator(mode="after")
-    def waves_fit(self) -> Self:
-        if min(self.windows) <= self.order:
-            raise ConfigError(
-                "features.order is too high for the smallest of features.windows.",
-                details=[f"expected at most {min(self.windows) - 1}", f"found {self.order}"],
-                fix=[f"--set features.order={min(self.windows) - 1}"],
-            )
         return self
 
 
@@ -338,10 +302,24 @@ class TrainConfig(Section):
     gpus: Few | None = None
     """Train in one process for each of so many GPUs."""
     stream: StreamSection = StreamSection()
-    features: FeaturesSection = FeaturesSection()
     model: ModelSection = ModelSection()
     augment: AugmentSection = AugmentSection()
     optim: OptimSection = OptimSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def latents_alone(cls, values: Any) -> Any:
+        """Files and runs of an older arcpipe say so; what clouds decode to described points as well there."""
+        features = values.get("features") if isinstance(values, Mapping) else None
+        if not isinstance(features, Mapping):
+            return values
+        if features.get("kind", "latents") != "latents" or features.get("scale"):
+            raise ConfigError(
+                "a classifier reads latents: what clouds decode to, and scales, are no features any more.",
+                details=["latents of the recipe basis were as good, see CHANGELOG.md"],
+                fix=["leave [train.features] out", "arcpipe convert ... --recipe basis"],
+            )
+        return {key: value for key, value in values.items() if key != "features"}
 
     @model_validator(mode="before")
     @classmethod

@@ -37,7 +37,6 @@ class Card:
     numbers: float
     bytes: float
     psnr: float
-    features: str
     augment: str
     model: str
     head: str
@@ -64,7 +63,6 @@ class Card:
             numbers=split.points * (convert.fit.latent_dim + 2 + scale) / max(split.samples, 1),
             bytes=sum(report.bytes_by_array.values()) / max(images, 1),
             psnr=split.mean_psnr or 0.0,
-            features=train.features.kind,
             augment=", ".join(train.augment.apply) or "none",
             model=trained.model,
             head="one linear layer",
@@ -104,7 +102,6 @@ WORDS = {
     "numbers": "numbers of an image",
     "bytes": "bytes of an image in the store",
     "psnr": "dB",
-    "features": "features",
     "augment": "augmented by",
     "model": "model",
     "head": "head",

@@ -73,15 +73,11 @@ class Points:
 class Columns:
     """What the numbers (z,) that describe a point are, so that they can change with the picture.
 
-    `maps`: the first ones are a latent of this basis; None where latents are of another kind, which stay as they are.
-    `mirror` (2, z): factors that a flip of rows, of columns puts on all others; None where there are none.
-    `scale`: the last number is the binary logarithm of the anchor's scale. `networks`: they are all parameters of a
-    sine network, whose changes are those of `networks` (the module).
+    `maps`: they are a latent of this basis; None where latents are of another kind, which stay as they are.
+    `networks`: they are all parameters of a sine network, whose changes are those of `networks` (the module).
     """
 
     maps: Maps | None = None
-    mirror: NDArray[np.float32] | None = None
-    scale: bool = False
     networks: SirenRecord | None = None
 
 
@@ -140,24 +136,18 @@ def _described(
     latents: NDArray[np.floating], origin: Rows, keys: Keys, section: AugmentSection, columns: Columns
 ) -> NDArray[np.floating]:
     """What describes the points (m, z) after the changes of the clouds (m,) that they were in at first."""
-    flipped = _flipped(keys, section)[:, :, None] if "flip" in section.apply else None
-    if columns.mirror is not None and flipped is not None:
-        latents = latents * np.where(flipped, columns.mirror, np.float32(1)).prod(1)[origin]
-    if columns.scale and "zoom" in section.apply:
-        latents = np.array(latents, np.float32)
-        latents[:, -1] += np.log2(_zooms(keys, section)).astype(np.float32)[origin]
     maps = columns.maps if section.exact else None
     changes = {"rotate", "flip", *COLOURS}.intersection(section.apply)
     if maps is None or not changes:
         return latents
-    own = np.array(latents[:, : maps.latent_dim], np.float32)
+    own = np.array(latents, np.float32)
     if "rotate" in changes:
         own = maps.turned(own, maps.waves(_angles(keys, section))[origin])
-    if flipped is not None:
-        own *= np.where(flipped, maps.mirror, np.float32(1)).prod(1)[origin]
+    if "flip" in changes:
+        own *= np.where(_flipped(keys, section)[:, :, None], maps.mirror, np.float32(1)).prod(1)[origin]
     if changes.intersection(COLOURS):
         own = maps.recoloured(own, *(values[origin] for values in _colours(keys, section)))
-    return own if own.shape == latents.shape else np.concatenate([own, latents[:, own.shape[1] :]], axis=1)
+    return own
 
 
 def _begin(clouds: CloudBatch, keys: Keys) -> Points:

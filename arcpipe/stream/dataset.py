@@ -10,12 +10,12 @@ from torch import distributed
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from arcpipe.cloud import Cloud, CloudBatch
-from arcpipe.config import AugmentSection, FeaturesSection, StreamSection, build, differences
+from arcpipe.config import AugmentSection, StreamSection, build, differences
 from arcpipe.errors import ConfigError, MissingPackageError, install
 from arcpipe.options import Normalise
 from arcpipe.storage import Place
 from arcpipe.store import Store, open_store
-from arcpipe.stream.features import Features, check_changes
+from arcpipe.stream.changes import check_changes, columns_of
 from arcpipe.stream.loader import Batch, StreamLoader, collate, one_hot
 from arcpipe.stream.split import Normalisation, Split, from_statistics
 
@@ -75,9 +75,8 @@ class CloudStream(IterableDataset[Batch]):
         self.section = build(StreamSection, settings, "the stream")
         self.augment = as_augmentation(augment)
         self.normalisation = as_normalisation(self.store, normalise)
-        features = FeaturesSection()
-        check_changes(features, self.augment, self.store)
-        self._columns = Features(features, self.store.decoder).columns
+        check_changes(self.augment, self.store)
+        self._columns = columns_of(self.store.decoder)
         self.split = Split(self.store, split, cache_mb=self.section.cache_mb, readers=self.section.readers)
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.rank, self.world = _ranks(rank, world)

@@ -15,7 +15,6 @@ from arcpipe.cloud import CloudBatch, DecoderRecord, SirenRecord
 from arcpipe.errors import ConfigError
 from arcpipe.options import Normalise
 from arcpipe.store import Store
-from arcpipe.stream.features import FeatureCache
 from arcpipe.stream.order import Manifest
 
 
@@ -49,7 +48,6 @@ class Split:
         name: The split; `MissingSplitError` if the store has none of that name.
         cache_mb: A split of at most so many megabytes is read once and kept. Content and order are the same.
         readers: Threads that fill the memory.
-        features: Where features are computed from clouds and kept: clouds are read with these in place of latents.
         without: Leave out the last images of every part, about so large a share of its clouds.
         only: Take just those that `without` leaves out. Parts are drawn by a seed, so these are images of any kind;
             all clouds of an image are on one side.
@@ -62,28 +60,25 @@ class Split:
         *,
         cache_mb: float = 0,
         readers: int = 2,
-        features: FeatureCache | None = None,
         without: float = 0.0,
         only: float = 0.0,
     ) -> None:
-        self.store, self.split, self._cache = store, name, features
+        self.store, self.split = store, name
         self.name = "validation" if only else name
         self.whole = not (without or only)
         parts = store.parts(name)
         cuts = np.cumsum([part.n_clouds for part in parts])[:-1]
         columns = [np.split(store.column(name, column), cuts) if parts else [] for column in ("counts", "labels")]
-        self._before = [(0, 0)] * len(parts)  # clouds and points of a part before the first that is taken
+        self._before = [0] * len(parts)  # clouds of a part before the first that is taken
         if not self.whole and parts:
             ends = [_learned(ids, without or only) for ids in np.split(store.column(name, "sample_ids"), cuts)]
             if only:
-                self._before = [(end, int(points[:end].sum())) for end, points in zip(ends, columns[0], strict=True)]
+                self._before = ends
             taken = [slice(end, None) if only else slice(end) for end in ends]
             columns = [[values[rows] for values, rows in zip(column, taken, strict=True)] for column in columns]
         self.manifest = Manifest(
             parts=tuple(part.id for part in parts), points=tuple(columns[0]), labels=tuple(columns[1])
         )
-        if features is not None:
-            features.fill(name, threads=readers)
         self._memory: tuple[CloudBatch, ...] | None = None
         if self.n_bytes <= cache_mb * 2**20:
             with ThreadPoolExecutor(max(readers, self.least_readers), "arcpipe-read") as pool:
@@ -91,13 +86,8 @@ class Split:
 
     @property
     def width(self) -> int:
-        """Numbers in a point's features."""
-        return self.store.latent_dim if self._cache is None else self._cache.features.width
-
-    @property
-    def computed(self) -> bool:
-        """Whether features are more than the latents of the store."""
-        return self._cache is not None
+        """Numbers in a latent."""
+        return self.store.latent_dim
 
     @property
     def in_memory(self) -> bool:
@@ -110,7 +100,7 @@ class Split:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the split in memory: features (4 bytes a value at most), positions and a row per cloud."""
+        """Bytes of the split in memory: latents (4 bytes a value at most), positions and a row per cloud."""
         return self.manifest.n_points * (4 * self.width + 8) + 48 * len(self.manifest)
 
     def read(self, part: int, start: int, stop: int) -> CloudBatch:
@@ -120,13 +110,9 @@ class Split:
         return self._read(part, start, stop)
 
     def _read(self, part: int, start: int, stop: int) -> CloudBatch:
-        name, (row, first) = self.manifest.parts[part], self._before[part]
-        clouds = self.store.read_block(self.split, name, row + start, row + stop)
-        if self._cache is None:
-            return replace(clouds, scales=None)
-        first += int(self.manifest.points[part][:start].sum())
-        stencils = self._cache.read(self.split, name, slice(first, first + len(clouds.positions)))
-        return self._cache.features.put(clouds, stencils)
+        row = self._before[part]
+        clouds = self.store.read_block(self.split, self.manifest.parts[part], row + start, row + stop)
+        return replace(clouds, scales=None)
 
     def _read_part(self, part: int) -> CloudBatch:
         return self._read(part, 0, len(self.manifest.points[part]))
@@ -152,7 +138,7 @@ def normalisation(split: Split, kind: Normalise) -> Normalisation:
         return from_statistics({}, kind, split.width, split.store.decoder)
     statistics = split.store.latent_statistics
     # The store keeps those of its own training split only, and of all of it.
-    if statistics.get("split") != split.name or split.computed or not split.whole:
+    if statistics.get("split") != split.name or not split.whole:
         statistics = _statistics(split)
     return from_statistics(statistics, kind, split.width, split.store.decoder)
 

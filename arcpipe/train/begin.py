@@ -26,7 +26,6 @@ NO_MATTER = (
     ("threads",),
     ("workers",),
     ("gpus",),
-    ("features", "cache"),
     ("stream", "readers"),
     ("stream", "prefetch"),
     ("stream", "cache_mb"),

@@ -19,7 +19,6 @@ def train(
     out: Path | str | None = None,
     *,
     augment: Sequence[str] | Mapping[str, Any] | None = None,
-    features: str = "latents",
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -37,7 +36,6 @@ def train(
         out: The run's folder; by default `runs/NAME`.
         augment: Names of changes (docs/training.md), or a mapping that also says how strong. By default `mask` and
             `arcmix`, and of sine networks what their classifier was published with.
-        features: What describes a point: `latents`, `decoded` or `both`.
         resume: Insist that there is a run to continue.
         overwrite: Start again in a folder that holds a run of other settings.
         quiet: Show no progress.
@@ -48,7 +46,7 @@ def train(
         ArcpipeError: as the command, see its message.
     """
     place = store.storage if isinstance(store, Store) else storage_at(store)
-    values = sectioned(TrainConfig, {"store": place, "out": out or default_run(place), "kind": features, **settings})
+    values = sectioned(TrainConfig, {"store": place, "out": out or default_run(place), **settings})
     if augment is not None:
         names = {"apply": [augment] if isinstance(augment, str) else augment}
         values["augment"] = {**(augment if isinstance(augment, Mapping) else names), **values.get("augment", {})}

@@ -26,7 +26,7 @@ from arcpipe.paths import outside_stores
 from arcpipe.storage import Storage
 from arcpipe.store import Store, open_store
 from arcpipe.stream.augment import Columns
-from arcpipe.stream.features import feature_cache
+from arcpipe.stream.changes import columns_of
 from arcpipe.stream.loader import StreamLoader
 from arcpipe.stream.split import Normalisation, Split
 from arcpipe.threads import torch_threads
@@ -91,7 +91,7 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
         CheckpointError: there is no trained run.
         MissingSplitError: the store has no such split, or there is none to choose.
         StoreMismatchError: the store was made with another decoder, latent dimension or other classes.
-        ConfigError: the run's features cannot be moved, or it was trained on clouds as they are and `views` are asked.
+        ConfigError: sine networks cannot be moved, or the run was trained on clouds as they are and `views` are asked.
     """
     if config.out is not None:
         outside_stores(config.out)
@@ -109,7 +109,7 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
     model = run.model().to(device)
     run.load_weights(model, config.weights)
     check_moves(run, config)
-    split = Split(store, name, features=feature_cache(run.config.features, store, run.path))
+    split = Split(store, name)
     changes = [moves(config)] + [training_changes(run, config) for _ in range(1, config.views)]
     loader, *changed = [
         evaluation_loader(
@@ -121,7 +121,7 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
             change,
             config.seed,
             view=view,
-            columns=run.features.columns,
+            columns=columns_of(run.decoder()),
         )
         for view, change in enumerate(changes)
     ]
@@ -133,10 +133,10 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
 
 
 def check_moves(run: RunFolder, config: EvaluateConfig) -> None:
-    """Refuse to move clouds whose features were decoded: they would show the picture as it was before.
+    """Refuse to move what has no place.
 
     Raises:
-        ConfigError: `--push` or `--shift` with a run of decoded features.
+        ConfigError: `--push` or `--shift` with a run of sine networks.
     """
     if run.facts.decoder_kind == "siren" and (config.push or config.shift or config.displace):
         raise ConfigError(
@@ -145,14 +145,6 @@ def check_moves(run: RunFolder, config: EvaluateConfig) -> None:
                 "leave them out",
                 f"arcpipe convert ... --pad S --displace --recipe siren --decoder {run.config.store}",
             ],
-        )
-    if run.features.decoded and (config.push or config.shift or config.displace):
-        raise ConfigError(
-            "--push, --shift and --displace need a run that was trained on latents.",
-            details=[
-                f"{run.path} has --features {run.config.features.kind}, decoded from the clouds as they are stored"
-            ],
-            fix=[f"arcpipe train --store {config.store} --features latents"],
         )
 
 

@@ -19,7 +19,7 @@ from arcpipe.paths import outside_stores
 from arcpipe.progress import Progress
 from arcpipe.seeds import derive_seed
 from arcpipe.store import Store, open_store
-from arcpipe.stream.features import check_changes, feature_cache
+from arcpipe.stream.changes import check_changes, columns_of
 from arcpipe.stream.loader import Batch, StreamLoader
 from arcpipe.stream.order import Manifest, epoch_order, shuffle_quality
 from arcpipe.stream.split import Split
@@ -116,7 +116,7 @@ def train_rank(
         store = open_store(config.store, allow_unfinished=config.stream.allow_unfinished)
         names = choose_splits(store, config.stream)
         check_kind(config.model, store.decoder_kind)
-        check_changes(config.features, config.augment, store)
+        check_changes(config.augment, store)
         splits = open_splits(store, names, config, ranks)
         facts = store_facts(store, splits[0], names, config)
         run = RunFolder(config.out, config, facts)
@@ -140,13 +140,12 @@ def open_splits(
 ) -> tuple[Split, Split | None, Split | None]:
     """The splits to train on, to report and to choose by; in memory those that fit, in this order."""
     left = config.stream.cache_mb / ranks.local_world
-    cache = feature_cache(config.features, store, config.out)
     splits: list[Split | None] = []
     (train, test, validation), held_out = names, config.stream.validation
     shares = [{"without": held_out}, {}, {"only": held_out}]
     for name, share in zip((train, test, train if held_out else validation), shares, strict=True):
         readers = config.stream.readers
-        split = Split(store, name, cache_mb=left, readers=readers, features=cache, **share) if name else None
+        split = Split(store, name, cache_mb=left, readers=readers, **share) if name else None
         left -= split.n_bytes / 2**20 if split is not None and split.in_memory else 0
         splits.append(split)
     learnt, *others = splits
@@ -248,7 +247,7 @@ def _train_loader(job: Job, progress: Reached) -> StreamLoader:
         augment=job.config.augment,
         rank=job.ranks.rank,
         world=job.ranks.world,
-        columns=job.run.features.columns,
+        columns=columns_of(job.run.decoder()),
     )
 
 

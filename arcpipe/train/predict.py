@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -132,7 +132,7 @@ class TrainedRun:
         """Classify one cloud that was fitted under the run's decoder."""
         run = self.folder
         no_label = np.zeros((1, len(self.classes)), np.float32)
-        described = CloudBatch.join([run.features.describe(cloud)])
+        described = replace(CloudBatch.join([cloud]).without_neighbours(), scales=None)
         batch = collate(described, no_label, run.normalisation, 0).to(self.device)
         with torch.inference_mode():
             shares = self.model(batch.latents, batch.positions, batch.offsets).double().softmax(1)[0].tolist()

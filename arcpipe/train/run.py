@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from arcpipe.files import locked, naming, read_plain, write_atomically
 from arcpipe.models import build_model
 from arcpipe.options import Weights
 from arcpipe.store import decoder_kind
-from arcpipe.stream.features import Features
 from arcpipe.stream.split import Normalisation
 from arcpipe.train import checkpoint
 
@@ -113,7 +111,7 @@ class RunFolder:
         """A model of the run's shape; its weights come from the run's seed, whatever the global state."""
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            return build_model(self.config.model, self.features.width, len(self.facts.classes), self.features.decoder)
+            return build_model(self.config.model, self.facts.latent_dim, len(self.facts.classes), self.decoder())
 
     def load_weights(self, model: nn.Module, which: Weights = "last") -> None:
         """Put the weights of the last step, or those that the validation split chose, into `model`.
@@ -140,16 +138,11 @@ class RunFolder:
         """Of the run's training clouds. Raises CheckpointError where the run does not say it."""
         try:
             found = Normalisation.from_dict(dict(self.facts.normalisation))
-            if not found.mean.shape == found.std.shape == (self.features.width,):
-                raise ValueError(f"normalisation of {found.mean.shape} for {self.features.width} numbers a point")
+            if not found.mean.shape == found.std.shape == (self.facts.latent_dim,):
+                raise ValueError(f"normalisation of {found.mean.shape} for {self.facts.latent_dim} numbers a point")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _not_a_run(self.path, error) from None
         return found
-
-    @cached_property
-    def features(self) -> Features:
-        """How the points of the run's clouds are described."""
-        return Features(self.config.features, self.decoder())
 
     def decoder(self) -> DecoderRecord:
         """The decoder of the store that the run was trained on."""

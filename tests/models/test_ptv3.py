@@ -189,7 +189,7 @@ def test_shapes_that_disagree_are_refused(model, latents, positions, offsets):
 
 
 def test_the_small_network_has_the_published_shape_with_planar_kernels():
-    net = build_model(ModelSection(), 32, 10)
+    net = build_model(ModelSection(preset="small"), 32, 10)
     assert n_parameters(net) == 448_122
     assert describe(net) == "PTv3, 0.45 M parameters"
     # With 5x5x5 and 3x3x3 kernels it is the published 1.02 M, but for the reach of the relative positions.
@@ -206,17 +206,19 @@ def test_the_large_network_reads_a_large_cloud(make_batch):
 
 def test_a_setting_replaces_that_of_the_preset():
     resolved = resolve(ModelSection(patch=8, drop_path=0.0))
-    assert (resolved.patch, resolved.drop_path, resolved.channels) == (8, 0.0, (64, 64, 64, 64))
+    assert (resolved.patch, resolved.drop_path, resolved.channels) == (8, 0.0, (96, 96))
     assert resolve(resolved) == resolved
+    assert resolve(ModelSection(model="ptv1")).channels == (32, 64, 128)  # each model has a default of its own
     others = ["neighbours", "width", "layers", "dropout", "rows"]  # of other models
     assert [name for name, value in resolved.model_dump().items() if value is None] == others
 
 
-def test_plain_torch_and_compiled_loops_are_the_same_network(make_batch):
+@pytest.mark.parametrize("preset", ["small", "plain"])
+def test_plain_torch_and_compiled_loops_are_the_same_network(make_batch, preset):
     batch, found = make_batch([51, 107, 0, 30]), []
     for backend in ("auto", "torch"):
         torch.manual_seed(0)
-        net = build_model(ModelSection(backend=backend), 32, 10)
+        net = build_model(ModelSection(preset=preset, backend=backend), 32, 10)
         logits = net(*batch, torch.Generator().manual_seed(0))
         logits.square().sum().backward()
         found.append([logits, *(p.grad for p in net.parameters())])
@@ -226,8 +228,8 @@ def test_plain_torch_and_compiled_loops_are_the_same_network(make_batch):
 
 
 def test_settings_that_do_not_fit_together_are_refused():
-    with pytest.raises(ConfigError, match=r"stages disagree[\s\S]*model.depths has 2"):
-        resolve(ModelSection(depths=(1, 1)))
+    with pytest.raises(ConfigError, match=r"stages disagree[\s\S]*model.depths has 3"):
+        resolve(ModelSection(depths=(1, 1, 1)))
     with pytest.raises(ConfigError, match=r"multiple of its heads[\s\S]*try: 64 channels for 16 heads"):
         resolve(ModelSection(channels=(70,), heads=(16,), depths=(1,)))
 

@@ -31,7 +31,7 @@ def page() -> ModuleType:
 
 CARD = Card(
     labels="in training", teacher="none", views="none", fits=1, numbers=1734.0, bytes=3000.5, psnr=36.4,
-    features="latents", augment="mask", model="PTv3", head="linear", parameters=10, epochs=15,
+    augment="mask", model="PTv3", head="linear", parameters=10, epochs=15,
     chosen_by="nothing", seconds=150.0, device="cpu", command="arcpipe run exp.toml",
 )  # fmt: skip
 

@@ -11,7 +11,7 @@ import pytest
 from arcpipe.arc import edit
 from arcpipe.cloud import Cloud, CloudBatch
 from arcpipe.config import AugmentSection
-from arcpipe.stream.augment import Columns, augment
+from arcpipe.stream.augment import augment
 from arcpipe.stream.draws import beta, cloud_keys, normal, uniform
 from tests.made_up import augment_cloud
 
@@ -245,20 +245,6 @@ def test_moves_are_those_of_the_plain_edits() -> None:
     expected = edit.flip(cloud, "rows") if rows else cloud
     expected = edit.flip(expected, "columns") if columns else expected
     np.testing.assert_allclose(flipped, expected.positions, atol=1e-4)
-
-
-def test_a_flip_puts_its_factors_on_what_describes_the_points() -> None:
-    cloud, mirror = cloud_of(6), np.array([[1, -1, 1], [1, 1, -2]], np.float32)
-    section = AugmentSection(apply=("mask", "flip"), mask=0.5)
-    seen = set()
-    for seed in range(40):
-        plain, signed = (augment_cloud(cloud, seed, section, Columns(mirror=factors)) for factors in (None, mirror))
-        key = np.array([seed], np.uint64)
-        rows, columns = (bool(uniform(key, f"flip {axis}")[0] < 0.5) for axis in ("rows", "columns"))
-        factors = (mirror[0] if rows else 1) * (mirror[1] if columns else np.ones(3, np.float32))
-        np.testing.assert_array_equal(signed.latents, plain.latents * factors)
-        seen.add((rows, columns))
-    assert len(seen) == 4
 
 
 def test_keys_belong_to_seed_epoch_and_cloud() -> None:

@@ -181,24 +181,6 @@ def test_positions_alone_may_move_as_in_the_thesis() -> None:
     np.testing.assert_array_equal(made.positions, batch(section("rotate", "flip")).positions)
 
 
-def test_what_stands_behind_a_latent_changes_in_its_own_way() -> None:
-    log_scale = [np.log2(cloud.scales)[:, None] for cloud in CLOUDS if cloud.scales is not None]
-    wide = [
-        replace(cloud, latents=np.concatenate([cloud.latents, np.full((len(cloud), 1), 2), scale], axis=1))
-        for cloud, scale in zip(CLOUDS, log_scale, strict=True)
-    ]
-    mirror = np.ones((2, Z + 2), np.float32)
-    mirror[:, Z] = (-1, 3)
-    columns = Columns(MAPS, mirror, scale=True)
-    how = section("rotate", "flip", "zoom", "hue")
-    made = augment(CloudBatch.join(wide), np.ones((5, 1), np.float32), KEYS, how, columns)
-    plain = batch(how)
-    np.testing.assert_allclose(made.latents[:, :Z], plain.latents, atol=1e-6)
-    assert set(np.unique(made.latents[:, Z])) <= {2, -2, 6, -6}
-    assert plain.scales is not None
-    np.testing.assert_allclose(made.latents[:, -1], np.log2(plain.scales), atol=1e-5)
-
-
 def test_latents_of_another_kind_stay() -> None:
     made = batch(section("rotate", "flip", "crop"), Columns())
     assert made.latents.dtype == np.float16

@@ -139,8 +139,7 @@ def test_new_images_are_fitted_and_classified(store: Path, pictures: Path, tmp_p
     [
         ("ptv3", {}, "ptv3 reads clouds, and the store holds sine networks"),
         ("dws", {"augment": {"apply": ["mask"]}}, "no points to change"),
-        ("dws", {"features": {"kind": "decoded"}}, "no points to change or to describe"),
-        ("dws", {"augment": {"apply": ["rotate", "hue"]}}, "--augment rotate --features latents"),
+        ("dws", {"augment": {"apply": ["rotate", "hue"]}}, "--augment rotate"),
     ],
 )
 def test_what_reads_clouds_refuses_networks(

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arcpipe.config import EvaluateConfig, FeaturesSection, build
+from arcpipe.config import EvaluateConfig, build
 from arcpipe.store import open_store
-from arcpipe.stream.features import feature_cache
 from arcpipe.stream.split import Split, normalisation
 from arcpipe.train.evaluate import run_evaluate
 from arcpipe.train.run import open_run
@@ -41,18 +40,6 @@ def test_held_out_images_are_on_one_side_with_all_their_fits(
             read = split.read(part, 0, len(points))
             np.testing.assert_array_equal(np.diff(read.offsets), points)
             np.testing.assert_array_equal(read.labels, split.manifest.labels[part])
-
-
-def test_decoded_features_are_those_of_the_held_out_clouds(new_store: Callable[..., Path], tmp_path: Path) -> None:
-    store = open_store(new_store())
-    cache = feature_cache(FeaturesSection(kind="both", windows=(3,), order=1), store, tmp_path / "run")
-    assert cache is not None
-    held_out = Split(store, "train", only=0.3, features=cache)
-    plain = Split(store, "train", only=0.3)
-    for part, points in enumerate(held_out.manifest.points):
-        described = [cache.features.describe(cloud).latents for cloud in plain.read(part, 1, len(points))]
-        found = held_out.read(part, 1, len(points)).latents
-        np.testing.assert_allclose(found, np.concatenate(described), rtol=2e-3)
 
 
 def test_normalisation_does_not_see_what_is_held_out(new_store: Callable[..., Path]) -> None:
