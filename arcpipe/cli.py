@@ -262,7 +262,7 @@ def train(
     ] = "ptv3",
     preset: Annotated[
         Preset | None,
-        typer.Option(help="By default plain; large for clouds of thousands of points. Of sine networks small or full."),
+        typer.Option(help="By default plain; photo for clouds of thousands of points. Of sine networks small or full."),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Times that every cloud is seen.")] = 40,
     batch_size: Annotated[

@@ -16,7 +16,7 @@ Recipe = Literal["basis", "thesis", "fast", "siren"]
 Normalise = Literal["per-dim", "whole", "per-layer", "none"]
 Schedule = Literal["constant", "cosine"]
 Model = Literal["ptv3", "ptv1", "dws", "ng-gnn", "ng-t", "scalegmn", "mlp"]
-Preset = Literal["plain", "small", "large", "full"]
+Preset = Literal["plain", "photo", "small", "large", "full"]
 Weights = Literal["last", "best"]
 Edit = Literal[
     "push",

@@ -76,7 +76,7 @@ def test_a_store_has_a_name_also_where_it_is_the_working_folder(
 
 def test_a_model_of_too_many_parameters_is_refused_before_it_is_made() -> None:
     with pytest.raises(ConfigError, match="too large"):
-        resolve(ModelSection(channels=(8192,) * 4))
+        resolve(ModelSection(channels=(8192,) * 2))
 
 
 def test_a_machine_takes_some_processes_a_core() -> None:

@@ -43,6 +43,20 @@ PRESETS = {
         bias="network",
         convs=False,
     ),
+    # The same for thousands of points, whose number falls fast: few channels for all of them, many for the last fifty.
+    ("ptv3", "photo"): ModelSection(
+        model="ptv3",
+        preset="photo",
+        channels=(48, 96, 144, 192),
+        depths=(1, 2, 3, 2),
+        heads=(8, 8, 8, 8),
+        patch=128,
+        grid_px=4.0,
+        mlp_ratio=2.0,
+        drop_path=0.2,
+        bias="network",
+        convs=False,
+    ),
     # For thousands of points: wider with depth, 16 channels a head, patches that span about 50 x 50 pixels.
     ("ptv3", "large"): ModelSection(
         model="ptv3",

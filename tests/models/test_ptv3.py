@@ -198,9 +198,10 @@ def test_the_small_network_has_the_published_shape_with_planar_kernels():
 
 
 @torch.no_grad()
-def test_the_large_network_reads_a_large_cloud(make_batch):
+@pytest.mark.parametrize("preset", ["large", "photo"])
+def test_the_large_networks_read_a_large_cloud(make_batch, preset):
     torch.manual_seed(0)
-    net = build_model(ModelSection(preset="large"), 32, 3).eval()
+    net = build_model(ModelSection(preset=preset), 32, 3).eval()
     assert net(*make_batch([3000, 40], side=400)).isfinite().all()
 
 
