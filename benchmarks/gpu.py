@@ -362,7 +362,7 @@ def training(bench: Bench) -> list[dict[str, Any]]:
     cases = (
         [("small", 16, 51, 32)]
         if bench.quick
-        else [("small", 256, 51, 32), ("small", 1024, 51, 32), ("large", 16, 2508, 224)]
+        else [("small", 256, 51, 32), ("small", 1024, 51, 32), ("photo", 16, 2508, 224)]
     )
     rows = []
     for preset, n_clouds, n_points, side in cases:

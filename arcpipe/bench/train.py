@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Clouds = tuple[Tensor, Tensor, Tensor]
 
 LARGE_POINTS = 200
-"""From so many points a cloud on, the preset is `large`."""
+"""From so many points a cloud on, networks are those for photographs."""
 N_CLASSES = 10
 LATENT_DIM = 32
 
@@ -99,7 +99,7 @@ def _measure(clouds: Clouds, turns: int, progress: bool) -> BenchTrainReport:
     from arcpipe.models import n_parameters
 
     n_clouds, n_points = len(clouds[2]) - 1, len(clouds[0])
-    preset = "large" if n_points > LARGE_POINTS * n_clouds else "small"
+    preset = "photo" if n_points > LARGE_POINTS * n_clouds else "plain"
     networks = make_networks(preset, clouds[0].shape[1])
     steps = {name: _stepper(model, clouds) for name, model in networks.items()}
     times: dict[str, list[tuple[float, ...]]] = {name: [] for name in steps}
@@ -123,7 +123,7 @@ def _measure(clouds: Clouds, turns: int, progress: bool) -> BenchTrainReport:
 
 
 def make_networks(preset: str, latent_dim: int) -> dict[str, nn.Module]:
-    """What is compared; the first one is what `arcpipe train` uses by itself."""
+    """What is compared; the first one is the published network, the second that of the preset."""
     import torch
 
     from arcpipe.bench.spatial import make_spatial
@@ -132,16 +132,20 @@ def make_networks(preset: str, latent_dim: int) -> dict[str, nn.Module]:
 
     def build(**settings: Any) -> nn.Module:
         torch.manual_seed(0)
-        section = ModelSection.model_validate({"preset": preset, **settings})
+        section = ModelSection.model_validate({"preset": "small", **settings})
         return build_model(section, latent_dim, N_CLASSES).train()
 
-    networks = {"ptv3": build()}
+    networks = {"ptv3": build(), f"ptv3, {preset}": build(preset=preset)}
     for backend in available()[1:]:
         try:
             networks[f"ptv3, {backend}"] = build(backend=backend)
         except ConfigError:  # installed, and cannot be imported
             continue
-    return {**networks, "ptv3, 3-D by gathers": make_spatial(build()), "ptv1": build(model="ptv1")}
+    return {
+        **networks,
+        "ptv3, 3-D by gathers": make_spatial(build()),
+        "ptv1": build(model="ptv1", preset="large" if preset == "photo" else "small"),
+    }
 
 
 def _stepper(model: nn.Module, clouds: Clouds) -> Callable[[int], tuple[float, ...]]:

@@ -152,9 +152,9 @@ class ModelSection(Section):
     model: Model = "ptv3"
     """`ptv3` and `ptv1` of clouds, the others of sine networks."""
     preset: Preset | None = None
-    """Of PTv3, `plain` (the default) and `small`, the published network, are for clouds of tens of points, `photo` and
-    `large` for thousands. Of the classifiers of sine networks, `full` is the published one and `small`, the default,
-    one for two cores."""
+    """Of PTv3, `plain` (the default) and `small`, the published network, are for clouds of tens of points, `photo` for
+    thousands; of PTv1 `small` and `large`. Of the classifiers of sine networks, `full` is the published one and
+    `small`, the default, one for two cores."""
     channels: Stages | None = None
     """Numbers a point, by stage."""
     depths: Stages | None = None

@@ -57,20 +57,6 @@ PRESETS = {
         bias="network",
         convs=False,
     ),
-    # For thousands of points: wider with depth, 16 channels a head, patches that span about 50 x 50 pixels.
-    ("ptv3", "large"): ModelSection(
-        model="ptv3",
-        preset="large",
-        channels=(32, 64, 128, 256),
-        depths=(2, 2, 4, 2),
-        heads=(2, 4, 8, 16),
-        patch=128,
-        grid_px=2.0,
-        mlp_ratio=2.0,
-        drop_path=0.3,
-        bias="table",
-        convs=True,
-    ),
     # Stages of 51, 13 and 4 points; 4 pixels are about the distance of neighbours at 5 % of the pixels.
     ("ptv1", "small"): ModelSection(
         model="ptv1",

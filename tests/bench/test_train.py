@@ -37,6 +37,6 @@ def test_the_report_names_networks_ratios_and_parts() -> None:
     assert len(report.lines()) == 2 + len(names) + len(document["parts"])
 
 
-def test_the_first_network_is_the_default_of_training() -> None:
-    assert type(make_networks("small", 8)["ptv3"]).__name__ == "PTv3"
-    assert next(iter(make_networks("large", 8))) == "ptv3"
+@pytest.mark.parametrize("preset", ["plain", "photo"])
+def test_the_published_network_comes_first_and_then_that_of_the_preset(preset: str) -> None:
+    assert list(make_networks(preset, 8))[:2] == ["ptv3", f"ptv3, {preset}"]
