@@ -141,11 +141,8 @@ def make_networks(preset: str, latent_dim: int) -> dict[str, nn.Module]:
             networks[f"ptv3, {backend}"] = build(backend=backend)
         except ConfigError:  # installed, and cannot be imported
             continue
-    return {
-        **networks,
-        "ptv3, 3-D by gathers": make_spatial(build()),
-        "ptv1": build(model="ptv1", preset="large" if preset == "photo" else "small"),
-    }
+    size = "large" if preset == "photo" else "small"
+    return {**networks, "ptv3, 3-D by gathers": make_spatial(build()), "ptv1": build(model="ptv1", preset=size)}
 
 
 def _stepper(model: nn.Module, clouds: Clouds) -> Callable[[int], tuple[float, ...]]:

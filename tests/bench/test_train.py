@@ -26,7 +26,7 @@ def test_the_report_names_networks_ratios_and_parts() -> None:
     report = run_bench_train(n_clouds=4, turns=2, progress=False)
     document = json.loads(json.dumps(report.as_dict()))
     names = [result["name"] for result in document["results"]]
-    assert names[:2] == ["ptv3", "ptv3, torch"]
+    assert names[:3] == ["ptv3", "ptv3, plain", "ptv3, torch"]
     assert names[-2:] == ["ptv3, 3-D by gathers", "ptv1"]
     assert document["ratios"]["ptv3"] == 1
     for result in document["results"]:
