@@ -15,7 +15,7 @@ from arcpipe.models import build_model
 
 def test_three_dimensions_are_the_same_function_of_a_plane() -> None:
     torch.manual_seed(0)
-    planar, clouds = build_model(ModelSection(), 32, 10).eval(), _draw(4)
+    planar, clouds = build_model(ModelSection(preset="small"), 32, 10).eval(), _draw(4)
     with torch.no_grad():
         wanted = planar(*clouds)
         torch.testing.assert_close(make_spatial(planar)(*clouds), wanted, atol=1e-5, rtol=0)

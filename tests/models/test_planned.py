@@ -12,10 +12,10 @@ from arcpipe.models.moving import ALIGNED, moved
 SIZES = [51, 1, 0, 36, 107, 2, 25]
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=["small", "plain"])
+def model(request):
     torch.manual_seed(0)
-    return build_model(ModelSection(), 32, 10)
+    return build_model(ModelSection(preset=request.param), 32, 10)
 
 
 def drawn():
