@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -117,7 +117,7 @@ def own_entries(document: Mapping[str, Any]) -> list[Entry]:
     """A row for every arm of an experiment on clouds that were solved for."""
     means = {row.name: row.cells["accuracy"].mean for row in read_rows(document) if "accuracy" in row.cells}
     entries = []
-    for result in document["results"]:
+    for result in current(document, read_rows(document)):
         convert = result["settings"]["convert"]
         source, mean = convert["source"]["source"], means.get(result["arm"])
         data = [name for start, name in DATA.items() if source.startswith(start)]
@@ -138,15 +138,25 @@ def section(document: Mapping[str, Any]) -> list[str]:
     lines = [f"## {document['title'] or document['name']}", "", " ".join(document["about"].split()), ""]
     lines += markdown("", document["thesis"], document["columns"], rows)
     lines += ["", *(line for column in document["columns"] for line in order(rows, column))]
-    seconds = {entry["run"]: entry["training"]["seconds"] for entry in document["results"]}
+    shown = list(current(document, rows))
+    seconds = {entry["run"]: entry["training"]["seconds"] for entry in shown}
     cost = f"{len(seconds)} trainings, {duration(sum(seconds.values()))} in all on {machine['cores']} cores"
     cards = {
         entry["arm"]: Card.from_dict(entry.get("card", {}), f"the arm {entry['arm']} of {document['name']}")
-        for entry in document["results"]
+        for entry in shown
     }
     lines += card_lines(cards)
     lines += [f"* `{document['name']}`: {cost} ({machine['cpu']}), arcpipe {document['arcpipe']}."]
     return lines + [f"* Failed: {failure}" for failure in document["failed"]]
+
+
+def current(document: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[Mapping[str, Any]]:
+    """The results that the table shows: those of former settings of its arms are in the document as well."""
+    cells = {(row.name, column): cell for row in rows for column, cell in row.cells.items()}
+    for entry in document["results"]:
+        cell = cells.get((entry["arm"], entry["column"]))
+        if cell is not None and any(abs(value - 100 * entry["accuracy"]) < 1e-6 for value in cell.values):
+            yield entry
 
 
 def order(rows: Sequence[Row], column: str) -> list[str]:
