@@ -136,7 +136,7 @@ def read_pipeline(path: Path, data: Path | None = None, recipe: str | None = Non
 
     Args:
         data: folder of the datasets, where the file names none.
-        recipe: in place of the file's; stores, runs and results have it in their names.
+        recipe: in place of the file's; stores, runs, results and the table have it in their names.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong (with the arm that it is of).
@@ -146,7 +146,7 @@ def read_pipeline(path: Path, data: Path | None = None, recipe: str | None = Non
         path.stem,
     )
     if recipe is not None:
-        values, name = lay_over(values, {"convert": {"fit": {"recipe": recipe}}}), f"{path.stem}-{recipe}"
+        values, name = _with_recipe(values, recipe), f"{path.stem}-{recipe}"
     arms = values.get("arm", [])
     if not arms and not values.get("seeds") and not isinstance(values.get("evaluate"), list):
         plain = build(PipelineConfig, _with_paths(values, name), str(path))
@@ -234,6 +234,15 @@ def lay_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         old = result.get(key)
         result[key] = lay_over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
+
+
+def _with_recipe(values: Mapping[str, Any], recipe: str) -> dict[str, Any]:
+    """Another recipe for all arms that do not name theirs; title and text say so."""
+    table = values.get("table")
+    title = table.get("title") if isinstance(table, Mapping) else None
+    told = {"about": f"Here with the recipe {recipe} in place of the file's. {values.get('about', '')}"}
+    named = {"table": {"title": f"{title}: recipe {recipe}"}} if title else {}
+    return lay_over(values, {"convert": {"fit": {"recipe": recipe}}, **told, **named})
 
 
 def _with_source(values: Mapping[str, Any], data: Path | None) -> dict[str, Any]:

@@ -140,12 +140,18 @@ def test_a_setting_that_is_0_as_before_it_existed_is_not_its_default() -> None:
 def test_another_recipe_makes_the_same_table_under_its_own_name(tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
     path.write_text(
+        'about = "A."\n[table]\ntitle = "T"\n'
         '[convert]\nsource = "digits"\n[convert.fit]\nrecipe = "thesis"\nlatents = 9\n[train]\n[[arm]]\nname = "one"\n'
     )
     own, other = read_pipeline(path), read_pipeline(path, recipe="basis")
     assert (own.name, own.arms[0].convert.fit.recipe) == ("small", "thesis")
     assert (other.name, other.arms[0].convert.fit.recipe) == ("small-basis", "basis")
     assert other.arms[0].convert.fit.latents == 9
+    assert (own.table.title, own.about) == ("T", "A.")
+    assert (other.table.title, other.about) == (
+        "T: recipe basis",
+        "Here with the recipe basis in place of the file's. A.",
+    )
 
 
 def test_a_conversion_without_a_recipe_takes_the_basis(tmp_path: Path) -> None:
