@@ -6,6 +6,7 @@ about, seeds, [table], [convert], [train], [evaluate] or [[evaluate]], [[arm]]: 
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,12 @@ class Pipeline:
     seeds: tuple[int, ...]
     arms: tuple[Arm, ...]
     plain: PipelineConfig | None
+
+    @property
+    def command(self) -> str:
+        """What makes its results again."""
+        recipe = self.name.removeprefix(self.path.stem).removeprefix("-")
+        return f"arcpipe run {shlex.quote(str(self.path))}" + (f" --recipe {recipe}" if recipe else "")
 
     def columns(self) -> list[str]:
         """All columns of all arms, in the order of the file."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
@@ -228,7 +227,7 @@ def _measure(desk: _Desk, work: _Work, report: Any, trained: Any) -> None:
         "train_accuracy": trained.train_accuracy,
         "train_loss": trained.train_loss,
     }
-    command = f"arcpipe run {shlex.quote(str(desk.pipeline.path))}"
+    command = desk.pipeline.command
     card = Card.of(work.job.convert, work.job.train, report, trained, command)
     for evaluation in work.missing:
         try:

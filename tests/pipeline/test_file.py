@@ -148,6 +148,7 @@ def test_another_recipe_makes_the_same_table_under_its_own_name(tmp_path: Path) 
     assert (other.name, other.arms[0].convert.fit.recipe) == ("small-basis", "basis")
     assert other.arms[0].convert.fit.latents == 9
     assert (own.table.title, own.about) == ("T", "A.")
+    assert (own.command, other.command) == (f"arcpipe run {path}", f"arcpipe run {path} --recipe basis")
     assert (other.table.title, other.about) == (
         "T: recipe basis",
         "Here with the recipe basis in place of the file's. A.",
