@@ -63,9 +63,15 @@ def needed_bytes(size: tuple[int, int], channels: int, fit: FitSection) -> int:
     shape = (*size, channels)
     image, cloud = 4 * channels * size[0] * size[1], cloud_bytes(shape, fit)
     reading = image + 2 * channels * size[0] * size[1] + 4 * size[0] * size[1]
-    fitting = image + (fit.repeats - 1) * cloud + fit_bytes(shape, fit)
-    finishing = 2 * image + (fit.repeats + 1) * cloud
-    return LOADED_BYTES + max(reading, fitting, finishing, writing_bytes(fit.repeats * cloud))
+    copies, clouds = copies_of_image(fit), fit.clouds_an_image
+    fitting = copies * image + (clouds - 1) * cloud + fit_bytes(shape, fit)
+    finishing = (copies + 1) * image + (clouds + 1) * cloud
+    return LOADED_BYTES + max(reading, fitting, finishing, writing_bytes(clouds * cloud))
+
+
+def copies_of_image(fit: FitSection) -> int:
+    """How often the pixels of an image are held while it is fitted: a view is a copy of its own."""
+    return 2 if fit.views > 1 else 1
 
 
 def writing_bytes(clouds_bytes: int) -> int:
@@ -76,12 +82,12 @@ def writing_bytes(clouds_bytes: int) -> int:
 def group_bytes(shape: Sequence[int], fit: FitSection) -> int:
     """Count the bytes that an image takes in its group, from being read until its clouds are finished."""
     n_values = shape[0] * shape[1] * shape[2]
-    return 4 * n_values + fit.repeats * cloud_bytes(shape, fit)
+    return copies_of_image(fit) * 4 * n_values + fit.clouds_an_image * cloud_bytes(shape, fit)
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """The bytes that an image takes, with all of its repeats, and the number of `pixels` that are fitted.
+    """The bytes that an image takes, with all of its repeats or views, and the number of `pixels` that are fitted.
 
     `group`: from being read until its clouds are finished. `fit`: on top of that while it is fitted. `clouds`: from
     then on. `alone`: what a worker takes in all that has no other image.
@@ -112,12 +118,12 @@ class Needs:
         need = self._known.get(size)
         if need is None:
             height, width = size
-            shape, repeats = (height, width, self._channels), self._fit.repeats
+            shape, clouds = (height, width, self._channels), self._fit.clouds_an_image
             need = self._known[size] = Need(
-                pixels=height * width * repeats,
+                pixels=height * width * clouds,
                 group=group_bytes(shape, self._fit),
                 fit=fit_bytes(shape, self._fit),
-                clouds=repeats * cloud_bytes(shape, self._fit),
+                clouds=clouds * cloud_bytes(shape, self._fit),
                 alone=needed_bytes((height, width), self._channels, self._fit),
             )
         return need

@@ -119,7 +119,7 @@ def _convert(
     making.failures += known.values()
     _warm_up(making.fitter)
     _limit(request, making.device)
-    for rows in _groups(part, request["first"], known, work.fit.repeats):
+    for rows in _groups(part, request["first"], known, work.fit.clouds_an_image):
         group: list[tuple[int, Sample, Image]] = []
         for row in rows:
             says.write(encode({"stage": "read", "rows": [row]}))

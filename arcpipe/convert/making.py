@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe import seeds
-from arcpipe.arc.memory import Needs
+from arcpipe.arc.memory import Needs, copies_of_image
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
 from arcpipe.convert.budget import check_memory, free_bytes
 from arcpipe.convert.limits import within
@@ -211,7 +211,7 @@ def _fit_together(group: Group, fitter: Fitter, memory_bytes: int, seconds: dict
         else:
             items = [(s, view_of(image, view, settings, s.key, fitter.seed), view) for s, image in group]
         fit_seeds = [seeds.derive_seed(fitter.seed, sample.key, repeat) for sample, _, repeat in items]
-        held = sum(image.nbytes for _, image in group) * min(settings.views, 2)
+        held = sum(image.nbytes for _, image in group) * copies_of_image(settings)
         free = free_bytes(memory_bytes) - held
         made = fitter.clouds([image for _, image, _ in items], fit_seeds, memory_bytes=free, seconds=seconds)
         for (sample, _, repeat), found in zip(items, made, strict=True):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.memory import LOADED_BYTES, Needs, needed_bytes
+from arcpipe.arc.memory import LOADED_BYTES, Needs, group_bytes, needed_bytes
 from arcpipe.cluster import Cluster
 from arcpipe.config import ConvertConfig, FitSection, RunSection, build
 from arcpipe.convert import budget, run_convert
@@ -79,6 +79,14 @@ def test_no_budget_and_no_number_of_threads_changes_a_cloud(
         np.testing.assert_array_equal(cloud.latents, whole[name].latents)
         np.testing.assert_array_equal(cloud.neighbours, whole[name].neighbours)
         assert cloud.psnr == whole[name].psnr
+
+
+def test_views_are_counted_as_repeats_are_and_each_is_a_copy_of_the_pixels() -> None:
+    shape, views, repeats = (600, 900, 3), FitSection(views=3), FitSection(repeats=3)
+    image = 4 * 600 * 900 * 3
+    assert group_bytes(shape, views) == group_bytes(shape, repeats) + image
+    assert needed_bytes(shape[:2], 3, views) >= needed_bytes(shape[:2], 3, repeats)
+    assert Needs(3, views).of(shape[:2]).clouds == Needs(3, repeats).of(shape[:2]).clouds > 0
 
 
 def test_the_budget_is_a_share_of_the_machine_or_what_is_asked_for() -> None:
