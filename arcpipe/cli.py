@@ -269,7 +269,7 @@ def train(
         int | None, typer.Option(min=1, help="Clouds in a step; by default 128, of sine networks 64.")
     ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Learning rate of AdamW; by default 0.002, of sine networks 0.001.")
+        float | None, typer.Option(help="Learning rate; by default 0.002, of sine networks 0.001.")
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(min=0, help="By default 0.05, or the network's own.")] = None,
     schedule: Annotated[

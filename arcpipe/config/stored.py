@@ -32,7 +32,7 @@ LATER: dict[str, dict[str, Any]] = {
         "drop": 0.01,
         "stretch": [0.8, 1.2],
     },
-    "optim": {"ema": 0.0, "precision": "auto", "amsgrad": False},
+    "optim": {"optimiser": "adamw", "ema": 0.0, "precision": "auto", "amsgrad": False},
     "stream": {"validation": 0.0},
     "model": {"start": False},
 }

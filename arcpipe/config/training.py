@@ -203,16 +203,18 @@ class ModelSection(Section):
 
 
 class OptimSection(Section):
-    """How the classifier learns: AdamW, its rate, and how long."""
+    """How the classifier learns: by which steps, at which rate, and how long."""
 
     epochs: Count = 40
     """Times that every cloud is seen."""
     batch_size: Batch = 128
     """Clouds in a step, of all processes together."""
+    optimiser: Literal["muon", "adamw"] = "muon"
+    """`muon` (the linear layers inside the network by Muon, all else by AdamW), or `adamw` for all."""
     lr: LearningRate = 2e-3
-    """Learning rate of AdamW, at its highest."""
+    """Learning rate, at its highest."""
     weight_decay: Strength = 0.05
-    """Of AdamW, times the rate."""
+    """Share of the weights that a step takes away, over the rate."""
     schedule: Schedule = "cosine"
     """Of the rate, after the rise: `cosine` to 0, or `constant`."""
     warmup: Share = 0.05
@@ -222,7 +224,7 @@ class OptimSection(Section):
     clip_norm: Annotated[float, Field(ge=0, le=10**9)] = 1.0
     """Gradient norm above which gradients are scaled down; 0 is off."""
     amsgrad: bool = False
-    """The largest of all second moments so far, instead of the present one."""
+    """Of AdamW: the largest of all second moments so far, instead of the present one."""
     ema: Share = 0.0
     """Share of a moving average of the weights that stays after a step; the average is what is reported. 0 is off."""
     evaluate_every: Count = 1
@@ -260,7 +262,7 @@ class StreamSection(Section):
     """Train on what an unfinished store has."""
 
 
-_GRAPHS = {"lr": 1e-3, "batch_size": 64, "schedule": "constant", "clip_norm": 10.0}
+_GRAPHS = {"optimiser": "adamw", "lr": 1e-3, "batch_size": 64, "schedule": "constant", "clip_norm": 10.0}
 _ALONE: dict[str, Any] = {"apply": ()}
 _CHANGED: dict[str, Any] = {"apply": ("translate", "rotate", "jitter", "drop", "stretch"), "rotate": 45.0}
 WEIGHT_DEFAULTS: dict[Any, dict[str, dict[str, Any]]] = {
@@ -278,7 +280,7 @@ WEIGHT_DEFAULTS: dict[Any, dict[str, dict[str, Any]]] = {
     "mlp": {
         "stream": {"normalise": "per-dim"},
         "augment": _ALONE,
-        "optim": {"lr": 1e-3, "batch_size": 64, "weight_decay": 1e-3, "clip_norm": 0.0},
+        "optim": {"optimiser": "adamw", "lr": 1e-3, "batch_size": 64, "weight_decay": 1e-3, "clip_norm": 0.0},
     },
 }
 WEIGHT_DEFAULTS["ng-t"] = WEIGHT_DEFAULTS["ng-gnn"]
