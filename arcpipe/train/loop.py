@@ -14,6 +14,7 @@ from torch import nn
 
 from arcpipe.config import TrainConfig
 from arcpipe.errors import DeviceError, DivergedError, EndedElsewhereError, RankLostError, SourceError
+from arcpipe.machine import return_large_blocks
 from arcpipe.models import check_kind, describe, n_parameters, resolve
 from arcpipe.paths import outside_stores
 from arcpipe.progress import Progress
@@ -43,6 +44,7 @@ CHECKPOINT_EVERY_S = 60.0  # at most so much work is lost to a kill
 LOG_EVERY_STEPS = 50
 DRAW_EVERY_S = 10.0  # a figure takes 0.2 s: epochs may be shorter
 EVALUATION_BATCH = 256
+LARGE_CLOUD = 500  # points: blocks of a step differ by megabytes
 
 
 @dataclass
@@ -126,6 +128,8 @@ def train_rank(
         if run.summary is not None:
             run.check_finished()
             return replace(TrainReport.from_dict(run.summary), run=run.path, store=config.store, before=True)
+        if splits[0].manifest.n_points > LARGE_CLOUD * len(splits[0].manifest):
+            return_large_blocks()
         with _held(run, ranks), torch_threads(threads_of(ranks, config)), interrupts:
             model = run.model().to(device)
             optimiser = make_optimiser(model, config.optim, device)
