@@ -78,7 +78,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
     first, third, fifth = QUINTIC
     for _ in range(ROUNDS):
         square = wide @ wide.mT
-        wide = first * wide + (third * square + fifth * (square @ square)) @ wide
+        factors = torch.baddbmm(square, square, square, beta=third, alpha=fifth)
+        wide = torch.baddbmm(wide, factors, wide, beta=first)
     return wide if matrices.shape[1] <= matrices.shape[2] else wide.mT
 
 
