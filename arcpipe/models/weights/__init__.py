@@ -9,62 +9,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from arcpipe.cloud import SirenRecord
-from arcpipe.config import WEIGHT_MODELS, ModelSection
+from arcpipe.config import ModelSection
 from arcpipe.errors import ConfigError
 from arcpipe.models.weights.base import Mlp, WeightClassifier
 from arcpipe.models.weights.dws import DwsNet
 from arcpipe.models.weights.graphs import NgGnn, NgT
 from arcpipe.models.weights.scalegmn import BOTH, FORWARD, ScaleGmn
 
-__all__ = ["PRESETS", "WEIGHT_MODELS", "WeightClassifier", "build_weight_model", "resolve_weight_model"]
-
-PRESETS: dict[tuple[str, str], dict[str, Any]] = {
-    # `full`: as published. `small`: every mechanism, at a cost for two cores.
-    ("mlp", "full"): {"width": 512, "layers": 3, "dropout": 0.2},
-    ("mlp", "small"): {"width": 256, "layers": 2, "dropout": 0.2},
-    ("dws", "full"): {"width": 32, "layers": 4, "dropout": 0.0},
-    ("dws", "small"): {"width": 16, "layers": 2, "dropout": 0.0},
-    ("ng-gnn", "full"): {"width": 32, "layers": 4, "dropout": 0.2, "rows": 128},
-    ("ng-gnn", "small"): {"width": 16, "layers": 4, "dropout": 0.2, "rows": 32},
-    ("ng-t", "full"): {"width": 64, "layers": 4, "dropout": 0.2, "rows": 128},
-    ("ng-t", "small"): {"width": 32, "layers": 3, "dropout": 0.2, "rows": 32},
-    ("scalegmn", "full"): {"width": 128, "layers": 4, "dropout": 0.2},
-    ("scalegmn", "small"): {"width": 32, "layers": 4, "dropout": 0.2},
-}
-OWN = {"dws": ("start",), "ng-gnn": ("norm", "start"), "ng-t": ("start",), "scalegmn": ("direction", "phases")}
-"""Settings of `ModelSection` beside those of the presets, by the models that read them."""
 CLASSES: dict[str, Any] = {"mlp": Mlp, "dws": DwsNet, "ng-gnn": NgGnn, "ng-t": NgT, "scalegmn": ScaleGmn}
 
 
-def resolve_weight_model(section: ModelSection) -> ModelSection:
-    """Fill what `section` leaves open from its preset.
+def build_weight_model(
+    full: ModelSection, settings: dict[str, Any], record: SirenRecord, n_classes: int
+) -> WeightClassifier:
+    """Make the classifier that a resolved section describes for networks of this shape, from torch's random state.
 
-    Raises:
-        ConfigError: the model has no such preset or setting.
+    `settings`: what its presets have.
     """
-    if (section.model, section.size) not in PRESETS:
-        raise ConfigError(f"{section.model} has no preset {section.size}.", fix=["--preset full", "--preset small"])
-    preset = PRESETS[section.model, section.size]
-    fields = type(section).model_fields
-    known = {"model", "preset", *preset, *OWN.get(section.model, ())}
-    foreign = [name for name in fields if name not in known and getattr(section, name) != fields[name].default]
-    if foreign:
-        raise ConfigError(
-            f"{section.model} has no {', '.join(foreign)}.",
-            details=[f"it has {', '.join([*preset, *OWN.get(section.model, ())])}"],
-            fix=[f"the same without model.{name}" for name in foreign],
-        )
-    given = section.model_dump(include=set(preset), exclude_none=True)
-    return section.model_copy(update={**preset, **given})
-
-
-def build_weight_model(section: ModelSection, record: SirenRecord, n_classes: int) -> nn.Module:
-    """Make the classifier that `section` describes for networks of this shape, from torch's random state."""
-    full = resolve_weight_model(section)
-    settings = full.model_dump(include=set(PRESETS[full.model, full.size]))
     widths = record.widths_tuple
     if full.start:
         settings["start"] = _start_of(record)
@@ -77,7 +40,7 @@ def build_weight_model(section: ModelSection, record: SirenRecord, n_classes: in
             "canonical": full.phases == "canonical",
         }
     _check_shape(full, widths)
-    model: nn.Module = CLASSES[full.model](widths, n_classes, **settings)
+    model: WeightClassifier = CLASSES[full.model](widths, n_classes, **settings)
     return model
 
 
