@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arcpipe.models.cpu import compilable, has_numba
+from arcpipe.models.cpu import compilable
 from arcpipe.models.pooling import segment_mean, widened
 from arcpipe.models.serialization import CODE_BITS, COORD_BITS, spread
 from arcpipe.models.voxels import Tokens
@@ -49,7 +49,7 @@ class Pairs:
 
 
 def neighbour_pairs(keys: Tensor, coords: Tensor, kernel: int) -> Pairs:
-    """Find the pairs of an odd `kernel` >= 3 by binary search.
+    """Find the pairs of an odd `kernel` >= 3 by binary search: in compiled loops on a CPU, else in plain torch.
 
     Args:
         keys: (v,) int64, strictly rising: cloud and Morton code, so that clouds never touch.
@@ -57,10 +57,15 @@ def neighbour_pairs(keys: Tensor, coords: Tensor, kernel: int) -> Pairs:
 
     Within a place, targets rise.
     """
-    if keys.device.type == "cpu" and has_numba():
-        from arcpipe.models.cpu.conv import find_pairs
+    if keys.device.type != "cpu":
+        return search_pairs(keys, coords, kernel)
+    from arcpipe.models.cpu.conv import find_pairs
 
-        return Pairs(kernel, *find_pairs(keys, coords, kernel))
+    return Pairs(kernel, *find_pairs(keys, coords, kernel))
+
+
+def search_pairs(keys: Tensor, coords: Tensor, kernel: int) -> Pairs:
+    """Do what `neighbour_pairs` does in plain torch."""
     reach, middle = kernel // 2, kernel**2 // 2
     shifts = torch.arange(-reach, reach + 1, device=keys.device)[:, None, None]
     moved = coords.T[None] + shifts  # (kernel, 2, v): rows and columns moved by every step of the window

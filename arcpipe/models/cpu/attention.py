@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from arcpipe.models.cpu.attention_loops import attend, attend_backward
 from arcpipe.models.cpu.lanes import LANES
-from arcpipe.models.cpu.team import PIECES, spread
+from arcpipe.models.cpu.team import PIECES, flat, spread
 
 
 class CompiledAttention(torch.autograd.Function):
@@ -33,8 +33,8 @@ class CompiledAttention(torch.autograd.Function):
         ctx.bounds = _bounds(starts)
         longest = int(starts.diff().max()) if len(starts) > 1 else 0
         ctx.constants = longest, heads, (0,) * (depth * inner // LANES)
-        arrays = [_flat(qkv), coords.numpy(), _flat(repeated), len(repeated), order.numpy(), starts.numpy()]
-        results = [_flat(out), _flat(top), _flat(share)]
+        arrays = [flat(qkv), coords.numpy(), flat(repeated), len(repeated), order.numpy(), starts.numpy()]
+        results = [flat(out), flat(top), flat(share)]
         spread(lambda i: attend(*arrays, *ctx.bounds[i : i + 2], *ctx.constants, *results))
         return out
 
@@ -44,22 +44,12 @@ class CompiledAttention(torch.autograd.Function):
         qkv, repeated, coords, order, starts, out, top, share = ctx.saved_tensors
         grad = torch.zeros_like(qkv)
         tables = repeated.new_zeros(PIECES, *repeated.shape)
-        arrays = [_flat(qkv), coords.numpy(), _flat(repeated), len(repeated), order.numpy(), starts.numpy()]
-        results = [_flat(out), _flat(top), _flat(share), _flat(upstream.contiguous()), _flat(grad)]
+        arrays = [flat(qkv), coords.numpy(), flat(repeated), len(repeated), order.numpy(), starts.numpy()]
+        results = [flat(out), flat(top), flat(share), flat(upstream.contiguous()), flat(grad)]
         pieces = tables.flatten(1).numpy()
-
-        def work(piece: int) -> None:
-            bounds = ctx.bounds[piece : piece + 2]
-            arguments = (*arrays, *bounds, *ctx.constants, *results, pieces[piece])
-            attend_backward(*arguments)
-
-        spread(work)
+        spread(lambda i: attend_backward(*arrays, *ctx.bounds[i : i + 2], *ctx.constants, *[*results, pieces[i]]))
         heads = ctx.constants[1]
         return grad, tables.sum(0)[..., :heads], None, None, None  # the other lanes say the same
-
-
-def _flat(values: Tensor) -> Any:
-    return values.detach().view(-1).numpy()
 
 
 def _bounds(starts: Tensor) -> list[int]:

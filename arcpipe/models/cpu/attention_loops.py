@@ -54,6 +54,13 @@ def place_members(members, coords, step, rows, columns, starts):
 
 
 @compiled
+def rows_of(numbers, block, n, step, at):
+    """Where the rows of the four queries from `block` on begin; the last of n stands for those that are missing."""
+    one, two, three = min(block + 1, n - 1), min(block + 2, n - 1), min(block + 3, n - 1)
+    return numbers[block] * step + at, numbers[one] * step + at, numbers[two] * step + at, numbers[three] * step + at
+
+
+@compiled
 def place_biases(i, n, rows, columns, width, lanes, places):
     """Where the biases of a query's distances to all keys begin."""
     reach = width // 2
@@ -120,10 +127,9 @@ def attend(qkv, coords, table, width, order, starts, first, last, longest, heads
         n = len(members)
         place_members(members, coords, 3 * channels, rows, columns, tokens)
         for block in range(0, n, QUERIES):
-            one, two, three = min(block + 1, n - 1), min(block + 2, n - 1), min(block + 3, n - 1)
             for g in range(groups):
                 at = g * group
-                queries = (tokens[block] + at, tokens[one] + at, tokens[two] + at, tokens[three] + at)
+                queries = rows_of(tokens, block, n, 1, at)
                 for j in range(n):
                     products(qkv, queries, qkv, tokens[j] + channels + at, run, scores, 8 * j, stride)
                 for q in range(min(QUERIES, n - block)):
@@ -150,24 +156,9 @@ def slope_of_biases(weights, slopes, at, n, mean, scale, heads, table_grad, plac
 
 @compiled
 def attend_backward(
-    qkv,
-    coords,
-    table,
-    width,
-    order,
-    starts,
-    first,
-    last,
-    longest,
-    heads,
-    run,
-    out,
-    top,
-    share,
-    upstream,
-    grad,
-    table_grad,
-):
+    qkv, coords, table, width, order, starts, first, last, longest, heads, run,
+    out, top, share, upstream, grad, table_grad,
+):  # fmt: skip
     """Gradients from `upstream` (as `out`), added to `grad` (as `qkv`) and `table_grad` (as `table`), both zeros."""
     group, groups = 8 * len(run), max(heads // 8, 1)
     channels, lanes = group * groups, 8 * groups
@@ -181,16 +172,10 @@ def attend_backward(
         n = len(members)
         place_members(members, coords, 3 * channels, rows, columns, tokens)
         for block in range(0, n, QUERIES):
-            one, two, three = min(block + 1, n - 1), min(block + 2, n - 1), min(block + 3, n - 1)
             for g in range(groups):
                 at = g * group
-                queries = (tokens[block] + at, tokens[one] + at, tokens[two] + at, tokens[three] + at)
-                arriving = (
-                    members[block] * channels + at,
-                    members[one] * channels + at,
-                    members[two] * channels + at,
-                    members[three] * channels + at,
-                )
+                queries = rows_of(tokens, block, n, 1, at)
+                arriving = rows_of(members, block, n, channels, at)
                 for j in range(n):
                     products(qkv, queries, qkv, tokens[j] + channels + at, run, weights, 8 * j, stride)
                     products(upstream, arriving, qkv, tokens[j] + 2 * channels + at, run, slopes, 8 * j, stride)

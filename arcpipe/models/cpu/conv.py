@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from arcpipe.models.cpu.conv_loops import add_outer_products, add_products, find_neighbours, list_pairs
-from arcpipe.models.cpu.team import PIECES, spread
+from arcpipe.models.cpu.team import flat, pieces, spread
 from arcpipe.models.serialization import CODE_BITS, COORD_BITS
 
 
@@ -24,11 +24,11 @@ def find_pairs(keys: Tensor, coords: Tensor, kernel: int) -> tuple[Tensor, Tenso
     """Source, target and counts of `neighbour_pairs`."""
     codes, cells = keys.numpy(), coords.numpy()
     clouds = codes >> CODE_BITS
-    begins, ends = (np.searchsorted(clouds, clouds, side) for side in ("left", "right"))
+    firsts, lasts = (np.searchsorted(clouds, clouds, side) for side in ("left", "right"))
     near = np.empty((kernel**2 // 2, len(codes)), np.int32)
-    cuts = _cuts(len(codes))
+    ends = pieces(len(codes))
     constants = (kernel, CODE_BITS, COORD_BITS)
-    spread(lambda i: find_neighbours(codes, cells, *constants, cuts[i], cuts[i + 1], begins, ends, near))
+    spread(lambda i: find_neighbours(codes, cells, *constants, *ends[i], firsts, lasts, near))
     counts, nothing = np.zeros(2 * len(near), np.int64), np.zeros(0, np.int64)
     list_pairs(near, counts, nothing, nothing)
     source, target = np.empty((2, int(counts.sum())), np.int64)
@@ -67,9 +67,9 @@ class PairProducts(torch.autograd.Function):
 def _sums(features: Tensor, weights: Tensor, source: Tensor, target: Tensor, bounds: NDArray[np.int64]) -> Tensor:
     _, inputs, outputs = weights.shape
     out = features.new_zeros(len(features), outputs)
-    arrays = (_flat(features), _flat(weights), source.numpy(), target.numpy(), bounds)
-    cuts, into = _cuts(len(features)), _flat(out)
-    spread(lambda i: add_products(*arrays, cuts[i], cuts[i + 1], inputs, outputs, into))
+    arrays = (flat(features), flat(weights), source.numpy(), target.numpy(), bounds)
+    ends, into = pieces(len(features)), flat(out)
+    spread(lambda i: add_products(*arrays, *ends[i], inputs, outputs, into))
     return out
 
 
@@ -78,16 +78,7 @@ def _weight_gradient(
 ) -> Tensor:
     _, inputs, outputs = weights.shape
     grad = torch.zeros_like(weights)
-    arrays = (_flat(features), _flat(upstream), source.numpy(), target.numpy(), bounds)
-    cuts, into = [4 * cut for cut in _cuts(inputs // 4)], _flat(grad)
-    spread(lambda i: add_outer_products(*arrays, cuts[i], cuts[i + 1], inputs, outputs, into))
+    arrays = (flat(features), flat(upstream), source.numpy(), target.numpy(), bounds)
+    ends, into = [(4 * low, 4 * high) for low, high in pieces(inputs // 4)], flat(grad)
+    spread(lambda i: add_outer_products(*arrays, *ends[i], inputs, outputs, into))
     return grad
-
-
-def _cuts(n: int) -> list[int]:
-    """Where `PIECES` equal pieces of n rows begin and end."""
-    return [n * i // PIECES for i in range(PIECES + 1)]
-
-
-def _flat(values: Tensor) -> NDArray[np.float32]:
-    return values.detach().view(-1).numpy()

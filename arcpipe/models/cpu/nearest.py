@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from arcpipe.compiled import compiled
-from arcpipe.models.cpu.team import PIECES, spread
+from arcpipe.models.cpu.team import pieces, spread
 
 
 def nearest(coords: Tensor, offsets: Tensor, queries: Tensor, query_offsets: Tensor, k: int) -> Tensor:
@@ -27,15 +27,10 @@ def nearest(coords: Tensor, offsets: Tensor, queries: Tensor, query_offsets: Ten
     device = coords.device
     cloud = torch.repeat_interleave(offsets.diff())
     by_row = np.lexsort((coords[:, 0].cpu().numpy(), cloud.cpu().numpy()))
-    arrays = tuple(values.cpu().numpy() for values in (coords, offsets, queries, query_offsets))
+    arrays = (coords.cpu().numpy(), offsets.cpu().numpy(), queries.cpu().numpy(), query_offsets.cpu().numpy())
     found = np.full((len(queries), k), -1, np.int64)
-    cuts = [(len(offsets) - 1) * i // PIECES for i in range(PIECES + 1)]
-
-    def work(piece: int) -> None:
-        arguments = (*arrays, by_row, *cuts[piece : piece + 2], found)
-        find_nearest(*arguments)
-
-    spread(work)
+    ends = pieces(len(offsets) - 1)
+    spread(lambda i: find_nearest(*arrays, by_row, *ends[i], found))
     return torch.from_numpy(found).to(device)
 
 
@@ -46,15 +41,10 @@ def farthest(coords: Tensor, offsets: Tensor, ratio: int) -> tuple[Tensor, Tenso
     """
     counts = (offsets.diff() + ratio - 1) // ratio
     kept = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    arrays = tuple(values.cpu().numpy() for values in (coords, offsets, kept))
+    arrays = (coords.cpu().numpy(), offsets.cpu().numpy(), kept.cpu().numpy())
     chosen = np.empty(int(kept[-1]), np.int64)
-    cuts = [(len(offsets) - 1) * i // PIECES for i in range(PIECES + 1)]
-
-    def work(piece: int) -> None:
-        arguments = (*arrays, *cuts[piece : piece + 2], chosen)
-        find_farthest(*arguments)
-
-    spread(work)
+    ends = pieces(len(offsets) - 1)
+    spread(lambda i: find_farthest(*arrays, *ends[i], chosen))
     return torch.from_numpy(chosen).to(coords.device), kept
 
 
