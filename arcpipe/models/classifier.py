@@ -57,11 +57,7 @@ class Classifier(nn.Module):
         return logits
 
     def plan(
-        self,
-        positions: Tensor,
-        offsets: Tensor,
-        generator: torch.Generator | None = None,
-        share: Share | None = None,
+        self, positions: Tensor, offsets: Tensor, generator: torch.Generator | None = None, share: Share | None = None
     ) -> Any:
         """All that `forward` works out from places alone, and all that it draws; None where it does so itself.
 

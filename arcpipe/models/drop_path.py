@@ -11,11 +11,7 @@ from arcpipe.models.share import Share
 
 
 def draw_branches(
-    rates: Sequence[float],
-    n_clouds: int,
-    like: Tensor,
-    generator: torch.Generator | None,
-    share: Share | None = None,
+    rates: Sequence[float], n_clouds: int, like: Tensor, generator: torch.Generator | None, share: Share | None = None
 ) -> list[Tensor | None]:
     """For every block, factors (2, s) that drop a cloud's branch at the block's rate and keep the expectation.
 

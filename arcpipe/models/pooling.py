@@ -75,11 +75,10 @@ def batch_norm(norm: nn.BatchNorm1d, values: Tensor, share: Share | None = None)
 class GridPool(nn.Module):
     """Between stages: linear, maximum over each block of 2 x 2 voxels, batch norm, GELU. (t, in) -> (blocks, out)."""
 
-    def __init__(self, inputs: int, outputs: int, norm: nn.BatchNorm1d) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.backend = "auto"
-        self.linear = nn.Linear(inputs, outputs)
-        self.norm = norm
+        self.linear, self.norm = nn.Linear(inputs, outputs), new_batch_norm(outputs)
 
     def forward(self, features: Tensor, block: Tensor, n_blocks: int, share: Share | None = None) -> Tensor:
         pooled = segment_max(self.linear(features), block, n_blocks, self.backend)

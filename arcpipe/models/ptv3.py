@@ -138,7 +138,7 @@ class PTv3(Classifier):
             self.stem_norm = new_batch_norm(channels[0])
         else:
             self.embed = nn.Linear(latent_dim, channels[0])
-        self.pools = nn.ModuleList(GridPool(a, b, new_batch_norm(b)) for a, b in pairwise(channels))
+        self.pools = nn.ModuleList(GridPool(a, b) for a, b in pairwise(channels))
         self.blocks = nn.ModuleList(
             Block(width, n_heads, patch, mlp_ratio, bias, convs)
             for width, n_heads, depth in zip(channels, heads, depths, strict=True)
@@ -148,11 +148,7 @@ class PTv3(Classifier):
         self.drop_rates = torch.linspace(0, drop_path, len(self.blocks)).tolist()
 
     def plan(
-        self,
-        positions: Tensor,
-        offsets: Tensor,
-        generator: torch.Generator | None = None,
-        share: Share | None = None,
+        self, positions: Tensor, offsets: Tensor, generator: torch.Generator | None = None, share: Share | None = None
     ) -> Plan:
         """Voxels, pairs, patches, curves and dropped branches; drawn if there is a generator."""
         n_clouds, like = len(offsets) - 1, positions.new_empty(0, dtype=self.head.weight.dtype)

@@ -76,7 +76,11 @@ def voxelise(
         )
     keys, order = (cloud << CODE_BITS | morton(fine[:, 0], fine[:, 1])).sort(stable=True)
     fine = fine[order]  # clouds keep their rows: their number is the key's high part
-    return _tokens(cloud, counts, fine, keys & (1 << CODE_BITS) - 1, FINE_BITS), order
+    codes, coords = keys & (1 << CODE_BITS) - 1, fine >> FINE_BITS
+    keys, voxel = torch.unique_consecutive(cloud << CODE_BITS | codes >> 2 * FINE_BITS, return_inverse=True)
+    if len(keys) == len(cloud):
+        return Tokens(cloud, counts, coords, fine, keys, coords, None), order
+    return Tokens(cloud, counts, coords, fine, keys, _first(coords, voxel, len(keys)), voxel), order
 
 
 def coarsen(tokens: Tokens) -> tuple[Tokens, Tensor]:
@@ -93,14 +97,6 @@ def coarsen(tokens: Tokens) -> tuple[Tokens, Tensor]:
     counts = torch.bincount(cloud, minlength=len(tokens.counts))
     coarse = Tokens(cloud, counts, coords, coords, keys, coords, None)
     return coarse, parent if tokens.voxel is None else parent[tokens.voxel]
-
-
-def _tokens(cloud: Tensor, counts: Tensor, fine: Tensor, codes: Tensor, bits: int) -> Tokens:
-    coords = fine >> bits
-    keys, voxel = torch.unique_consecutive(cloud << CODE_BITS | codes >> 2 * bits, return_inverse=True)
-    alone = len(keys) == len(cloud)
-    voxel_coords = coords if alone else _first(coords, voxel, len(keys))
-    return Tokens(cloud, counts, coords, fine, keys, voxel_coords, None if alone else voxel)
 
 
 def _first(values: Tensor, segment: Tensor, n: int) -> Tensor:

@@ -16,10 +16,7 @@ from arcpipe.errors import ConfigError, install
 
 PACKAGES = {"spconv": "spconv", "torch-scatter": "torch_scatter"}
 """Backends that need a package, and how it is imported; the file beside this one has the same name."""
-INSTALL = {
-    "spconv": install("cuda"),
-    "torch-scatter": install("scatter", "--no-build-isolation "),
-}
+INSTALL = {"spconv": install("cuda"), "torch-scatter": install("scatter", "--no-build-isolation ")}
 BACKENDS = ("auto", "torch", *PACKAGES)
 
 

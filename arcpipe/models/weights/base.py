@@ -40,6 +40,7 @@ class WeightClassifier(nn.Module):
 
     Args:
         widths: Neurons of every layer, from the coordinates to the channels.
+        dropout: Share of the numbers that a step leaves out.
         start: (P,), the vector in which all networks began. What it was at a parameter then stands beside that
             parameter, scaled to deviation 1 in every tensor: neurons that began alike can be told from others, whatever
             their order. (0,): it is not given.
@@ -47,9 +48,9 @@ class WeightClassifier(nn.Module):
 
     start: Tensor
 
-    def __init__(self, widths: Sequence[int], start: Tensor | None = None) -> None:
+    def __init__(self, widths: Sequence[int], dropout: float, start: Tensor | None = None) -> None:
         super().__init__()
-        self.widths = tuple(widths)
+        self.widths, self.dropout = tuple(widths), dropout
         self.register_buffer("start", _scaled(start, widths) if start is not None else torch.zeros(0))
 
     @property
@@ -101,13 +102,18 @@ class WeightClassifier(nn.Module):
 
 
 def _scaled(start: Tensor, widths: Sequence[int]) -> Tensor:
-    sizes = [size for n_in, n_out in pairwise(widths) for size in (n_in * n_out, n_out)]
-    return torch.cat([part / part.square().mean().sqrt().clamp_min(1e-12) for part in start.float().split(sizes)])
+    parts = start.float().split(_sizes(widths))
+    return torch.cat([part / part.square().mean().sqrt().clamp_min(1e-12) for part in parts])
+
+
+def _sizes(widths: Sequence[int]) -> list[int]:
+    """How many numbers the weights and biases have, layer by layer."""
+    return [size for n_in, n_out in pairwise(widths) for size in (n_in * n_out, n_out)]
 
 
 def split(latents: Tensor, widths: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
     """Vectors (s, P) as weights (s, d_i, d_{i+1}) and biases (s, d_{i+1}). Raises ValueError where P is another."""
-    sizes = [size for n_in, n_out in pairwise(widths) for size in (n_in * n_out, n_out)]
+    sizes = _sizes(widths)
     if latents.shape[1] != sum(sizes):
         raise ValueError(f"{latents.shape[1]} parameters, a network {widths} has {sum(sizes)}")
     parts = latents.split(sizes, dim=1)
@@ -121,13 +127,11 @@ class Mlp(WeightClassifier):
     """The floor: all parameters as one vector. It does see the order of the neurons."""
 
     def __init__(self, widths: Sequence[int], n_classes: int, width: int, layers: int, dropout: float) -> None:
-        super().__init__(widths)
-        n_inputs = sum((n_in + 1) * n_out for n_in, n_out in pairwise(widths))
-        sizes = [n_inputs, *[width] * layers]
+        super().__init__(widths, dropout)
+        sizes = [sum(_sizes(widths)), *[width] * layers]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
         self.head = nn.Linear(width, n_classes)
-        self.dropout = dropout
 
     def logits(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
         values = torch.cat([part.flatten(1) for pair in zip(weights, biases, strict=True) for part in pair], dim=1)

@@ -142,8 +142,8 @@ class DwsNet(WeightClassifier):
         dropout: float,
         start: Tensor | None = None,
     ) -> None:
-        super().__init__(widths, start)
-        self.kinds, self.dropout = kinds_of(widths), dropout
+        super().__init__(widths, dropout, start)
+        self.kinds = kinds_of(widths)
         heads = [HEADS] * layers + [1]
         inputs = [self.numbers] + [width] * layers
         self.layers = nn.ModuleList(DwsLayer(self.kinds, n, width, h) for n, h in zip(inputs, heads, strict=True))

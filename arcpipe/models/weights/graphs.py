@@ -30,7 +30,7 @@ class Lift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         angles = 2 * math.pi * (x @ self.waves)
-        lifted: Tensor = self.lift(torch.cat([angles.cos(), angles.sin()], dim=-1))
+        lifted: Tensor = self.project(self.lift(torch.cat([angles.cos(), angles.sin()], dim=-1)))
         return lifted
 
 
@@ -46,7 +46,7 @@ class Nodes(nn.Module):
     def forward(self, biases: Sequence[Tensor]) -> list[Tensor]:
         """Nodes of every layer from biases (s, d_i, numbers)."""
         inputs = biases[0].new_zeros(len(biases[0]), self.widths[0], biases[0].shape[-1])
-        lifted = [self.lift.project(self.lift(b)) for b in (inputs, *biases)]
+        lifted = [self.lift(b) for b in (inputs, *biases)]
         return [x + p for x, p in zip(lifted, by_layer(self.places, self.widths), strict=True)]
 
 
@@ -147,8 +147,7 @@ class NgGnn(WeightClassifier):
         whole_batch: bool = False,
         start: Tensor | None = None,
     ) -> None:
-        super().__init__(widths, start)
-        self.dropout = dropout
+        super().__init__(widths, dropout, start)
         self.nodes = Nodes(widths, self.numbers, rows, 3.0, width)
         self.edges = Lift(3 * self.numbers, rows, 3.0, width)
         self.layers = nn.ModuleList(MessageLayer(widths, width) for _ in range(layers))
@@ -164,30 +163,28 @@ class NgGnn(WeightClassifier):
         none = [torch.zeros_like(w) for w in weights]
         forward = [self._lifted(w, z, w) for w, z in zip(weights, none, strict=True)]
         backward = [self._lifted(z, w, w).transpose(1, 2) for w, z in zip(weights, none, strict=True)]
-        for i, layer in enumerate(self.layers):
-            nodes = layer(nodes, forward, backward, outputs_only=i == len(self.norms))
-            if i == len(self.norms):
-                break
-            nodes = [draw.dropout(nn.functional.silu(x), self.dropout) for x in self.norms[i](nodes)]
-            update = self.updates[i]
+        *layers, last = self.layers
+        for layer, norm, update in zip(layers, self.norms, self.updates, strict=True):
+            nodes = layer(nodes, forward, backward)
+            nodes = [draw.dropout(nn.functional.silu(x), self.dropout) for x in norm(nodes)]
             forward = [update(e, a, b) for e, (a, b) in zip(forward, pairwise(nodes), strict=True)]
             backward = [update(e, b, a) for e, (a, b) in zip(backward, pairwise(nodes), strict=True)]
-        logits: Tensor = self.head(nodes[-1].flatten(1))
+        (outputs,) = last(nodes, forward, backward, outputs_only=True)
+        logits: Tensor = self.head(outputs.flatten(1))
         return logits
 
     def _lifted(self, *numbers: Tensor) -> Tensor:
-        made: Tensor = self.edges.project(self.edges(torch.cat(numbers, dim=-1)))
+        made: Tensor = self.edges(torch.cat(numbers, dim=-1))
         return made
 
 
-def xavier(module: nn.Module) -> nn.Module:
+def xavier(module: nn.Module) -> None:
     """Xavier's uniform weights and no biases, for all linear maps inside."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-    return module
 
 
 class Mixer(nn.Module):
@@ -215,11 +212,8 @@ class RelationalLayer(nn.Module):
         self.project, self.again, self.norm = nn.Linear(width, nodes), nn.Linear(nodes, nodes), nn.LayerNorm(nodes)
         self.mixer = Mixer(nodes)
         if not last:
-            self.pair, self.source, self.target = (
-                nn.Linear(2 * edges, nodes),
-                nn.Linear(nodes, nodes),
-                nn.Linear(nodes, nodes),
-            )
+            self.pair = nn.Linear(2 * edges, nodes)
+            self.source, self.target = nn.Linear(nodes, nodes), nn.Linear(nodes, nodes)
             self.edge_out, self.edge_norm, self.edge_mixer = nn.Linear(nodes, edges), nn.LayerNorm(edges), Mixer(edges)
         xavier(self)
 
@@ -260,8 +254,7 @@ class NgT(WeightClassifier):
         rows: int,
         start: Tensor | None = None,
     ) -> None:
-        super().__init__(widths, start)
-        self.dropout = dropout
+        super().__init__(widths, dropout, start)
         self.nodes = Nodes(widths, self.numbers, rows, 1.0, width)
         self.edges = Lift(self.numbers, rows, 1.0, width // 2)
         self.layers = nn.ModuleList(
@@ -281,7 +274,7 @@ class NgT(WeightClassifier):
     def _all_edges(self, weights: list[Tensor]) -> Tensor:
         """(s, n, n, c) for all n neurons: that of i and j is the weight from i to j, lifted."""
         starts, n = [0, *accumulate(self.widths)], sum(self.widths)
-        lifted = [self.edges.project(self.edges(w)) for w in (weights[0].new_zeros(self.numbers), *weights)]
+        lifted = [self.edges(w) for w in (weights[0].new_zeros(self.numbers), *weights)]
         edges = lifted[0].expand(len(weights[0]), n, n, -1).clone()
         for i, block in enumerate(lifted[1:]):
             edges[:, starts[i] : starts[i + 1], starts[i + 1] : starts[i + 2]] = block

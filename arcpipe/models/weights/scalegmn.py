@@ -171,8 +171,8 @@ class ScaleGmn(WeightClassifier):
         omega: float = 30.0,
         canonical: bool = False,
     ) -> None:
-        super().__init__(widths)
-        self.dropout, self.settings, self.omega, self.canonical = dropout, settings, omega, canonical
+        super().__init__(widths, dropout)
+        self.settings, self.omega, self.canonical = settings, omega, canonical
         self.lift_node, self.lift_edge = (nn.Linear(1, width, bias=False) for _ in range(2))
         self.places = nn.Parameter(torch.randn(n_places(widths), width))
         n_edges = widths[0] + len(widths) - 3 + widths[-1]
