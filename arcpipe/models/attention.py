@@ -184,7 +184,7 @@ class PatchAttention(nn.Module):
 
     @property
     def _fills_registers(self) -> bool:
-        """Of 8 heads, or of all the channels of 1, 2 or 4."""
+        """Whether registers are filled: by eight heads, or by several channels of 1, 2 or 4 heads."""
         return self.heads % 8 == 0 or (self.heads in (1, 2, 4) and self.out.in_features % 8 == 0)
 
     def _compiled(self, features: Tensor, coords: Tensor, patches: Patches) -> Tensor:

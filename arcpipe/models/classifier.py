@@ -79,11 +79,7 @@ class Classifier(nn.Module):
 
 
 def check_batch(latents: Tensor, positions: Tensor, offsets: Tensor) -> None:
-    """Latents (m, z), positions (m, 2) and offsets (s + 1,) that end at m.
-
-    Raises:
-        ValueError: they disagree.
-    """
+    """Raise ValueError unless these are latents (m, z), positions (m, 2), and offsets (s + 1,) that end at m."""
     points, last = len(latents), int(offsets[-1])
     if positions.shape != (points, 2) or last != points:
         raise ValueError(f"latents {tuple(latents.shape)}, positions {tuple(positions.shape)}, offsets end at {last}")

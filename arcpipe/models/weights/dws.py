@@ -32,7 +32,7 @@ class Kind:
 
 
 def kinds_of(widths: Sequence[int]) -> list[Kind]:
-    """Of all weights, then of all biases."""
+    """Return the kinds of all weights, then of all biases."""
     last = len(widths) - 1
     weights = []
     for i in range(last):
@@ -71,7 +71,7 @@ class SetLayer(nn.Module):
 
 
 class MatrixLayer(nn.Module):
-    """A quarter of: a map of the entry, of the largest of its column, of its row, and of all; (s, n, m, in)."""
+    """The mean of four maps: of the entry, of the largest of its column, of its row, and of all; (s, n, m, in)."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
