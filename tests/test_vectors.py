@@ -15,6 +15,13 @@ from arcpipe.vectors import Vectors
 PACKAGE = Path(__file__).resolve().parents[1] / "arcpipe"
 BUILT_ON = {
     "arc/kernels/basis_loops.py": ["arc/kernels/simd.py", "vectors.py"],
+    "arc/kernels/basis_solve.py": ["arc/kernels/basis_loops.py", "arc/kernels/simd.py", "vectors.py"],
+    "arc/kernels/basis_learn.py": [
+        "arc/kernels/basis_loops.py",
+        "arc/kernels/basis_solve.py",
+        "arc/kernels/simd.py",
+        "vectors.py",
+    ],
     "arc/kernels/fused.py": ["arc/kernels/simd.py", "vectors.py"],
     "arc/kernels/squares.py": ["arc/kernels/simd.py"],
     "models/cpu/attention_loops.py": ["models/cpu/lanes.py", "models/cpu/rows.py", "vectors.py"],

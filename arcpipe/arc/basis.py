@@ -20,17 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from arcpipe.arc.kernels.basis_loops import (
-    Patches,
-    Scenes,
-    Table,
-    distances_between,
-    lay_patches,
-    lay_rows,
-    lay_scenes,
-)
+from arcpipe.arc.decoder import OfRecord
+from arcpipe.arc.kernels.basis_loops import Patches, Scenes, Table, lay_rows, lay_scenes
+from arcpipe.arc.kernels.basis_solve import lay_patches
 from arcpipe.arc.kernels.simd import LANES, padded_length
-from arcpipe.cloud import BasisRecord, DecoderKind, ends_from
+from arcpipe.arc.kernels.spacing import distances_between
+from arcpipe.arc.maps import orders_of, units_of
+from arcpipe.cloud import BasisRecord, ends_from
 
 STEPS = 2
 """Scales in an octave: they are powers of 2 ** (1 / STEPS)."""
@@ -63,7 +59,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Basis:
+class Basis(OfRecord):
     """A basis with the tables that compiled code reads. `device`: where clouds are fitted; the tables lie on the CPU.
 
     Raises:
@@ -73,32 +69,9 @@ class Basis:
     record: BasisRecord
     device: torch.device = CPU
 
-    @property
-    def kind(self) -> DecoderKind:
-        return "basis"
-
-    @property
-    def n_neighbours(self) -> int:
-        return self.record.n_neighbours
-
-    @property
-    def latent_dim(self) -> int:
-        return self.record.latent_dim
-
-    @property
-    def channels(self) -> int:
-        return self.record.channels
-
-    @property
-    def hidden(self) -> tuple[int, ...]:
-        return ()
-
     def to(self, device: str | torch.device) -> Basis:
         """The same basis for fits on this device."""
         return self if torch.device(device) == self.device else replace(self, device=torch.device(device))
-
-    def to_record(self) -> BasisRecord:
-        return self.record
 
     @cached_property
     def table(self) -> Table:
@@ -125,17 +98,6 @@ class Basis:
     def scales_of(self, positions: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
         """The scales (k,) of the anchors (k, 2) of each image, in pixels."""
         return anchor_scales(positions, self.record.scale_rule)
-
-
-def orders_of(orders: NDArray[Any]) -> NDArray[np.int64]:
-    """The order of every number of a latent, (z,), from those of the profiles."""
-    whole = orders.astype(np.int64)
-    return np.repeat(whole, np.where(whole == 0, 1, 2))
-
-
-def units_of(orders: NDArray[Any]) -> NDArray[np.int64]:
-    """The profile of every number of a latent, (z,)."""
-    return np.repeat(np.arange(len(orders)), np.where(orders == 0, 1, 2))
 
 
 def lay_table(record: BasisRecord) -> Table:

@@ -15,9 +15,12 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from arcpipe.arc.basis import Basis, changed_basis, level_scales, new_basis, orders_of, units_of
+from arcpipe.arc.basis import Basis, changed_basis, level_scales, new_basis
 from arcpipe.arc.kernels import basis_loops as loops
 from arcpipe.arc.kernels.basis_kernel import place
+from arcpipe.arc.kernels.basis_learn import gram, learn_each, pull_profiles
+from arcpipe.arc.kernels.basis_solve import solve_each
+from arcpipe.arc.maps import orders_of, units_of
 from arcpipe.arc.memory import PIECE
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
@@ -111,16 +114,16 @@ def draw_batch(images: Sequence[NDArray[Any]], rng: np.random.Generator, count: 
 
 
 def batch_slopes(basis: Basis, batch: Chosen, fit: FitSection) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """The slope of the mean loss of a batch by the profiles, (knots, channels, units), the sums of
-    `basis_loops.learn` with slopes by pixel, and the number of values."""
+    """Return the slope of the mean loss of a batch by the profiles, (knots, channels, units), the sums of
+    `basis_learn.learn` (the slope by sharpness for each pixel), and the number of values."""
     table, inverse = basis.table, (1 / level_scales(basis.record)).astype(np.float32)
 
     def some(chosen: Chosen) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         scenes, latents = solved(basis, chosen, fit)
         slopes, sums = np.zeros(table.profiles.size, np.float32), np.zeros(3)
         pulled = np.zeros_like(table.patches.rows)
-        loops.learn_each(table, scenes, latents, fit.patch, pulled, slopes, sums)
-        loops.pull_profiles(table, inverse, pulled, slopes)
+        learn_each(table, scenes, latents, fit.patch, pulled, slopes, sums)
+        pull_profiles(table, inverse, pulled, slopes)
         return slopes, sums
 
     made = spread(some, together(batch), torch.get_num_threads())
@@ -143,7 +146,7 @@ def solved(basis: Basis, chosen: Chosen, fit: FitSection) -> tuple[loops.Scenes,
     images, seeds = [image for image, _ in chosen], [seed for _, seed in chosen]
     scenes = basis.scenes(images, *place(basis, images, fit, seeds))
     latents = np.zeros(scenes.anchor_ends[-1] * basis.table.width, np.float32)
-    loops.solve_each(basis.table, scenes, fit.patch, fit.damping, latents)
+    solve_each(basis.table, scenes, fit.patch, fit.damping, latents)
     return scenes, latents
 
 
@@ -186,8 +189,12 @@ def _mixed(basis: Basis, batch: Chosen, fit: FitSection) -> Basis:
 def _measure(
     basis: Basis, batch: Chosen, fit: FitSection
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Of the clouds of some images: the mean products of a latent's numbers (z, z), those of the basis's functions as
-    weighted in a fit (z, z), and the size (z,) below which 99.95 % of the numbers are."""
+    """Measure the clouds of some images.
+
+    Returns:
+        The mean products of a latent's numbers (z, z), those of the basis's functions as weighted in a fit (z, z), and
+        the size (z,) below which 99.95 % of the numbers are.
+    """
     table, z = basis.table, basis.latent_dim
 
     def some(chosen: Chosen) -> tuple[NDArray[np.float32], NDArray[np.float64], float]:
@@ -196,7 +203,7 @@ def _measure(
         for i in range(len(chosen)):
             scene = loops.scene_of(scenes, i)
             for block in scene.blocks:
-                weights += loops.gram(table, scene, block, squares)
+                weights += gram(table, scene, block, squares)
         return latents.reshape(-1, table.width)[:, :z], squares[:z, :z], weights
 
     made = spread(some, together(batch), torch.get_num_threads())

@@ -36,6 +36,16 @@ RIDGE = 1e-6
 """Added to the diagonal of a least-squares problem, as a share of its mean."""
 
 
+def orders_of(orders: NDArray[Any]) -> NDArray[np.int64]:
+    """The order of every number of a latent, (z,), from those of the profiles."""
+    return orders.astype(np.int64)[units_of(orders)]
+
+
+def units_of(orders: NDArray[Any]) -> NDArray[np.int64]:
+    """The profile of every number of a latent, (z,), from the orders of the profiles."""
+    return np.repeat(np.arange(len(orders)), np.where(orders == 0, 1, 2))
+
+
 @dataclass(frozen=True, slots=True)
 class LatentMap:
     """Latents (k, z) become `latents @ matrix.T + vector`.
@@ -64,14 +74,10 @@ class Maps:
 
     record: BasisRecord
 
-    @property
-    def latent_dim(self) -> int:
-        return self.record.latent_dim
-
     @cached_property
     def orders(self) -> NDArray[np.int64]:
         """The order of every number of a latent, (z,)."""
-        return self._whole_orders[self._units]
+        return orders_of(self.record.orders)
 
     @cached_property
     def turning(self) -> NDArray[np.int64]:
@@ -181,7 +187,7 @@ class Maps:
     @cached_property
     def _units(self) -> NDArray[np.int64]:
         """The profile of every number of a latent, (z,)."""
-        return np.repeat(np.arange(len(self._whole_orders)), np.where(self._whole_orders == 0, 1, 2))
+        return units_of(self.record.orders)
 
     @cached_property
     def _sines(self) -> NDArray[np.bool_]:

@@ -131,6 +131,19 @@ def group_images(sizes: Sequence[tuple[int, int]], fit: FitSection, step_pixels:
     yield from waiting.values()
 
 
+def cut_groups(rows: Sequence[int], pixels: Sequence[int], most: int) -> list[list[int]]:
+    """Cut rows, of so many pixels each, into groups that follow each other: of one row, or of at most `most` pixels."""
+    groups: list[list[int]] = []
+    held = most
+    for row, count in zip(rows, pixels, strict=True):
+        if held + count > most:
+            groups.append([])
+            held = 0
+        groups[-1].append(row)
+        held += count
+    return groups
+
+
 def places(pixels: NDArray[Any], width: int) -> NDArray[np.int64]:
     """(p, 2) row and column of pixel numbers (p,) of an image `width` pixels wide."""
     return np.stack(np.divmod(pixels, width), axis=1).astype(np.int64)

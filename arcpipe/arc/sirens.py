@@ -11,40 +11,22 @@ import torch
 from numpy.typing import NDArray
 
 from arcpipe.arc.adam import learning_rates
+from arcpipe.arc.decoder import OfRecord
 from arcpipe.arc.problem import FittedCloud
-from arcpipe.cloud import DecoderKind, SirenRecord
+from arcpipe.cloud import SirenRecord
 from arcpipe.config import FitSection
 from arcpipe.siren import fit_sirens
 
 
 @dataclass(frozen=True, slots=True)
-class Sirens:
+class Sirens(OfRecord):
     """What the networks of a store have in common, in the place of a decoder."""
 
     record: SirenRecord
 
-    @property
-    def kind(self) -> DecoderKind:
-        return "siren"
-
-    @property
-    def n_neighbours(self) -> int:
-        return self.record.n_neighbours
-
-    @property
-    def latent_dim(self) -> int:
-        return self.record.latent_dim
-
-    @property
-    def channels(self) -> int:
-        return self.record.channels
-
     def to(self, device: Any) -> Sirens:
         """The same: networks are fitted on the CPU."""
         return self
-
-    def to_record(self) -> SirenRecord:
-        return self.record
 
 
 def fit_siren_clouds(

@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arcpipe.arc.basis import NEAREST, STEPS, Basis, orders_of, units_of
+from arcpipe.arc.basis import NEAREST, STEPS, Basis
 from arcpipe.arc.factorised import sum_rows
+from arcpipe.arc.maps import orders_of, units_of
 
 CHUNK = 32
 """Pairs of an anchor that are summed at once. An anchor has about 30 pairs."""

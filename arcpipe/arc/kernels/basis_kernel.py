@@ -27,16 +27,18 @@ from numpy.typing import NDArray
 from arcpipe.arc.anchors import draw_anchors
 from arcpipe.arc.basis import Basis
 from arcpipe.arc.kernels import basis_loops as loops
+from arcpipe.arc.kernels.basis_solve import solve_each, solve_latents, users_of
 from arcpipe.arc.kernels.numba_kernel import share_out
 from arcpipe.arc.neighbours import nearest_anchors
-from arcpipe.arc.problem import FittedCloud
+from arcpipe.arc.problem import FittedCloud, cut_groups
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
 from arcpipe.threads import Helpers, team
 from arcpipe.threads import each as spread
 
 GROUP_PIXELS = 2**14
-"""Small images are fitted in groups of at most so many pixels: a compiled call for each took a fifth of their time."""
+"""Small images are fitted in groups of at most so many pixels (of fewer, where threads would have nothing to do): a
+compiled call for each took a fifth of their time."""
 
 
 class BasisKernel:
@@ -52,14 +54,15 @@ class BasisKernel:
         alone, together = share_out([image.shape for image in images], fit, threads, memory_bytes)
         clouds: dict[int, FittedCloud] = {}
         for rows, workers in alone:
-            groups = group(rows, [images[i].shape for i in rows], workers)
+            pixels = [images[i].shape[0] * images[i].shape[1] for i in rows]
+            groups = cut_groups(rows, pixels, min(GROUP_PIXELS, max(1, sum(pixels) // (2 * workers))))
             made = spread(
                 lambda some: self.fit_group([images[i] for i in some], fit, [seeds[i] for i in some]), groups, workers
             )
             clouds.update(zip(rows, chain.from_iterable(made), strict=True))
         for i in together:
             with team(threads) as helpers:
-                clouds.update({i: self.fit_group([images[i]], fit, [seeds[i]], helpers)[0]})
+                (clouds[i],) = self.fit_group([images[i]], fit, [seeds[i]], helpers)
         return [clouds[i] for i in range(len(images))]
 
     def fit_group(
@@ -70,7 +73,7 @@ class BasisKernel:
         scenes = self.basis.scenes(images, *placed)
         latents = np.zeros((scenes.anchor_ends[-1], table.width), np.float32)
         if helpers is None or helpers.count < 2:
-            loops.solve_each(table, scenes, fit.patch, fit.damping, latents.ravel())
+            solve_each(table, scenes, fit.patch, fit.damping, latents.ravel())
         else:
             solve_together(table, loops.scene_of(scenes, 0), fit, latents.ravel(), helpers)
         rows = np.split(np.ascontiguousarray(latents[:, : self.basis.latent_dim]), scenes.anchor_ends[1:-1])
@@ -78,21 +81,6 @@ class BasisKernel:
             FittedCloud(anchors, mine, neighbours, (0.0, 1.0), np.zeros(0, np.float32), scales=scales)
             for anchors, scales, neighbours, mine in zip(*placed, rows, strict=True)
         ]
-
-
-def group(rows: Sequence[int], shapes: Sequence[tuple[int, ...]], threads: int) -> list[list[int]]:
-    """Cut rows into groups that follow each other, of at most `GROUP_PIXELS`, and enough of them for the threads."""
-    pixels = [shape[0] * shape[1] for shape in shapes]
-    most = min(GROUP_PIXELS, max(1, sum(pixels) // (2 * threads)))
-    groups: list[list[int]] = []
-    held = most
-    for row, count in zip(rows, pixels, strict=True):
-        if held + count > most:
-            groups.append([])
-            held = 0
-        groups[-1].append(row)
-        held += count
-    return groups
 
 
 Placed = tuple[list[NDArray[np.int64]], list[NDArray[np.float32]], list[NDArray[np.int32]]]
@@ -116,14 +104,14 @@ ANCHORS = 512
 def solve_together(
     table: loops.Table, scene: loops.Scene, fit: FitSection, latents: NDArray[np.float32], helpers: Helpers
 ) -> None:
-    """What `basis_loops.solve_each` does, of one image by several threads, with the same bits."""
+    """What `basis_solve.solve_each` does, of one image by several threads, with the same bits."""
     k = len(scene.anchors)
     helpers.each(lambda block: loops.lay_shares(table, scene, block), list(scene.blocks))
-    starts, pairs = loops.users_of(scene, k)
+    starts, pairs = users_of(scene, k)
 
     def solve(first: int) -> None:
         last = min(first + ANCHORS, k)
-        loops.solve_latents(table, scene, starts, pairs, fit.patch, fit.damping, first, last, latents)
+        solve_latents(table, scene, starts, pairs, fit.patch, fit.damping, first, last, latents)
 
     helpers.each(solve, range(0, k, ANCHORS))
 

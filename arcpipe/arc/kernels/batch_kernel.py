@@ -14,7 +14,7 @@ from arcpipe.arc.anchors import draw_anchors
 from arcpipe.arc.basis import NEAREST, Basis
 from arcpipe.arc.kernels.basis_batch import Batch, Found, Profiles, solve_plainly
 from arcpipe.arc.neighbours import nearest_anchors
-from arcpipe.arc.problem import FittedCloud
+from arcpipe.arc.problem import FittedCloud, cut_groups
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
 from arcpipe.threads import each as spread
@@ -43,8 +43,10 @@ class BatchKernel:
     ) -> list[FittedCloud]:
         clouds: list[FittedCloud] = []
         last: Iterator[list[FittedCloud]] = iter(())
-        for start, stop in self._groups(images):
-            now = self._fit(images[start:stop], fit, seeds[start:stop])
+        most = GROUP_PIXELS[self.solver] if self.device.type == "cuda" else CPU_GROUP_PIXELS
+        pixels = [image.shape[0] * image.shape[1] for image in images]
+        for group in cut_groups(range(len(images)), pixels, most):
+            now = self._fit([images[i] for i in group], fit, [seeds[i] for i in group])
             next(now)  # on its way: the CPU lays out a group while the device works on the one before
             for made in last:
                 clouds += made
@@ -52,18 +54,6 @@ class BatchKernel:
         for made in last:
             clouds += made
         return clouds
-
-    def _groups(self, images: Sequence[NDArray[Any]]) -> Iterator[tuple[int, int]]:
-        most = GROUP_PIXELS[self.solver] if self.device.type == "cuda" else CPU_GROUP_PIXELS
-        start = filled = 0
-        for i, image in enumerate(images):
-            area = image.shape[0] * image.shape[1]
-            if i > start and filled + area > most:
-                yield start, i
-                start, filled = i, 0
-            filled += area
-        if len(images):
-            yield start, len(images)
 
     def _fit(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]
@@ -92,7 +82,7 @@ class BatchKernel:
     def place(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]
     ) -> tuple[list[NDArray[np.int64]], list[Found] | None]:
-        """By the CPU's threads: the anchors of each image, and scales and neighbours where the device leaves them."""
+        """Draw anchors by the CPU's threads, and find scales and neighbours if the device does not."""
 
         def work(i: int) -> tuple[NDArray[np.int64], Found | None]:
             anchors = draw_anchors(images[i], fit, generator(seeds[i], "anchors"))
