@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,10 +67,7 @@ def fit_clouds(
         DeviceError: there is no such device.
     """
     check_decoder(decoder, fit)
-    if len(seeds) != len(images):
-        raise ValueError(f"{len(images)} images need as many seeds, found {len(seeds)}")
-    for image in images:
-        check_image(image, decoder.channels)
+    check_images(images, seeds, decoder.channels)
     decoder = decoder.to(choose_device(device))
     if isinstance(decoder, Sirens):
         return fit_siren_clouds(images, decoder, fit, seeds)
@@ -111,44 +108,47 @@ def decode(
     """
     if isinstance(decoder, Sirens):
         return render(decoder.record, latents[0], size, scale)
-    if isinstance(decoder, Basis):
-        return _decode_basis(latents, positions, size, decoder, scales, neighbours, scale)
+    colours = colours_at(decoder, latents, positions, relative, scales)
+    whole = scale == 1 and np.issubdtype(positions.dtype, np.integer)
+    if isinstance(decoder, Basis) and scales is not None and whole:
+        near = nearest_anchors(positions, size, decoder.n_neighbours) if neighbours is None else neighbours
+        return render_cloud(decoder, latents, positions, scales, size, near)
     height, width = size[0] * scale, size[1] * scale
     picture = np.empty((height, width, decoder.channels), np.float32)
     cache = None if neighbours is None or scale != 1 else neighbours.reshape(height, width, -1)
     find = Finder(positions, decoder.n_neighbours)
-    network = Factorised(decoder)
-    source = torch.tensor(np.asarray(latents, np.float32), device=decoder.device)
     for rows, columns in _blocks(height, width):
         points = _points(rows, columns, scale)
         near = find(points) if cache is None else cache[rows, columns].reshape(len(points), -1)
-        gaps = standardised_gaps(positions, near, points, relative)
-        values = decode_pixels(network, source, near, gaps)
-        picture[rows, columns] = values.reshape(rows.stop - rows.start, columns.stop - columns.start, -1)
+        picture[rows, columns] = colours(points, near).reshape(rows.stop - rows.start, columns.stop - columns.start, -1)
     return picture
 
 
-def _decode_basis(
+def colours_at(
+    decoder: Decoder | Basis,
     latents: NDArray[Any],
     positions: NDArray[Any],
-    size: tuple[int, int],
-    basis: Basis,
+    relative: tuple[float, float],
     scales: NDArray[Any] | None,
-    neighbours: NDArray[Any] | None,
-    scale: int,
-) -> NDArray[np.float32]:
-    if scales is None:
-        raise ValueError("a cloud of the kind basis is decoded with the scales of its anchors")
-    if scale == 1 and np.issubdtype(positions.dtype, np.integer):
-        near = nearest_anchors(positions, size, basis.n_neighbours) if neighbours is None else neighbours
-        return render_cloud(basis, latents, positions, scales, size, near)
-    picture = np.empty((size[0] * scale, size[1] * scale, basis.channels), np.float32)
-    find = Finder(positions, basis.n_neighbours)
-    for rows, columns in _blocks(*picture.shape[:2]):
-        points = _points(rows, columns, scale)
-        values = render_places(basis, latents, positions, scales, points, find(points))
-        picture[rows, columns] = values.reshape(rows.stop - rows.start, columns.stop - columns.start, -1)
-    return picture
+) -> Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float32]]:
+    """Return the function that decodes a cloud at places (p, 2), given the rows (p, n) of their nearest anchors.
+
+    It returns colours (p, channels), not clamped.
+
+    Raises:
+        ValueError: a basis is given and no scales.
+    """
+    if isinstance(decoder, Basis):
+        if scales is None:
+            raise ValueError("a cloud of the kind basis is decoded with the scales of its anchors")
+        return lambda places, near: render_places(decoder, latents, positions, scales, places, near)
+    network = Factorised(decoder)
+    source = torch.tensor(np.asarray(latents, np.float32), device=decoder.device)
+
+    def decode_places(places: NDArray[Any], near: NDArray[Any]) -> NDArray[np.float32]:
+        return decode_pixels(network, source, near, standardised_gaps(positions, near, places, relative))
+
+    return decode_places
 
 
 def first_decoder(fit: FitSection, channels: int, seed: int, device: str = "cpu") -> AnyDecoder:
@@ -208,12 +208,20 @@ def check_decoder(decoder: AnyDecoder, fit: FitSection) -> None:
         )
 
 
-def check_image(image: NDArray[Any], channels: int) -> None:
-    """Refuse an image that cannot be fitted.
+def check_images(images: Sequence[NDArray[Any]], seeds: Sequence[int], channels: int) -> None:
+    """Refuse images that cannot be fitted.
 
     Raises:
-        ImageError: not (height, width, channels), no pixels, or values that are not finite.
+        ValueError: there is not one seed for each.
+        ImageError: one is not (height, width, channels), has no pixels, or values that are not finite.
     """
+    if len(seeds) != len(images):
+        raise ValueError(f"{len(images)} images need as many seeds, found {len(seeds)}")
+    for image in images:
+        _check_image(image, channels)
+
+
+def _check_image(image: NDArray[Any], channels: int) -> None:
     if image.ndim != 3 or image.shape[2] != channels:
         raise ImageError(
             "The image does not have the channels of the decoder.",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from arcpipe.arc.basis import Basis
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import check_image
+from arcpipe.arc.engine import check_images
 from arcpipe.arc.kernels import choose_network_kernel
 from arcpipe.arc.learn_basis import learn_basis
 from arcpipe.config import FitSection
@@ -53,10 +53,7 @@ def pretrain_decoder(
         ImageError: an image has another number of channels, no pixels, or values that are not finite.
         DeviceError: there is no such device.
     """
-    if len(seeds) != len(images):
-        raise ValueError(f"{len(images)} images need as many seeds, found {len(seeds)}")
-    for image in images:
-        check_image(image, channels)
+    check_images(images, seeds, channels)
     if fit.decoder_kind == "basis":
         return learn_basis(images, fit, seed, channels, stepped)
     decoder = Decoder.initial(fit, channels, seed).to(choose_device(device))

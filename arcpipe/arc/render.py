@@ -6,16 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from arcpipe.arc.basis import Basis
-from arcpipe.arc.engine import AnyDecoder, decode, decode_pixels, decoder_of
-from arcpipe.arc.factorised import Factorised
-from arcpipe.arc.kernels import basis_kernel
+from arcpipe.arc.engine import AnyDecoder, colours_at, decode, decoder_of
 from arcpipe.arc.metrics import psnr
 from arcpipe.arc.neighbours import Finder
-from arcpipe.arc.problem import standardised_gaps
 from arcpipe.arc.sirens import Sirens
 from arcpipe.cloud import Cloud, DecoderRecord
 
@@ -78,18 +73,9 @@ def render_places(cloud: Cloud, decoder: DecoderRecord, places: NDArray[np.float
     ready, find = decoder_of(decoder), Finder(cloud.positions, decoder.n_neighbours)
     if isinstance(ready, Sirens):
         raise ValueError("a sine network is rendered whole")
-    latents, found = np.asarray(cloud.latents, np.float32), []
-    for start in range(0, len(places), PLACES):
-        some = places[start : start + PLACES]
-        near = find(some)
-        if isinstance(ready, Basis):
-            if cloud.scales is None:
-                raise ValueError("a cloud of the kind basis is decoded with the scales of its anchors")
-            found.append(basis_kernel.render_places(ready, latents, cloud.positions, cloud.scales, some, near))
-            continue
-        gaps = standardised_gaps(cloud.positions, near, some, cloud.relative)
-        found.append(decode_pixels(Factorised(ready), torch.from_numpy(latents), near, gaps))
-    return np.concatenate(found)
+    colours = colours_at(ready, cloud.latents, cloud.positions, cloud.relative, cloud.scales)
+    pieces = (places[start : start + PLACES] for start in range(0, len(places), PLACES))
+    return np.concatenate([colours(some, find(some)) for some in pieces])
 
 
 def render_and_compare(
