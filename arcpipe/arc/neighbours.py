@@ -1,32 +1,30 @@
 """The indexing function U_n (thesis eq. 7): the nearest anchors of every pixel, exact to the last tie.
 
-By `kernels.grid` where anchors are whole pixels (0.03 to 0.05 microseconds a pixel from 32x32 to
-12 megapixels), else by NumPy and SciPy (0.3 to 1.5). Distances are compared as squared distances, equal ones by the
-lower row: what a brute-force comparison in integers gives.
+All pixels of an image are looked up by `kernels.grid`, where anchors are whole pixels (0.03 to 0.05 microseconds a
+pixel from 32x32 to 12 megapixels), other places by NumPy and SciPy (0.3 to 1.5). Distances are compared as squared
+distances, equal ones by the lower row: what a brute-force comparison in integers gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from arcpipe.arc.kernels.grid import nearest_of_all, sum_gaps
 from arcpipe.errors import TooFewAnchorsError
 
 DENSE_ANCHORS = 128
 """Up to so many anchors every distance is computed; a tree is faster beyond (32x32 pixels, process CPU time)."""
-BAND = 2**16
-"""Pixels looked up at once: bounds the work memory to some 30 MB, whatever the image."""
 
 
-def nearest_anchors(positions: NDArray[Any], size: tuple[int, int], n: int) -> NDArray[np.int32]:
+def nearest_anchors(positions: NDArray[np.integer[Any]], size: tuple[int, int], n: int) -> NDArray[np.int32]:
     """Find the `n` anchors nearest to every pixel centre.
 
     Args:
-        positions: (k, 2) row and column, pixels; integers, or floats after an edit. Pixel (0, 0) is centred on 0.
+        positions: (k, 2) row and column, whole pixels; `Finder` serves others. Pixel (0, 0) is centred on 0.
         size: height and width of the image, pixels.
         n: neighbours per pixel.
 
@@ -37,59 +35,44 @@ def nearest_anchors(positions: NDArray[Any], size: tuple[int, int], n: int) -> N
     Raises:
         TooFewAnchorsError: k < n.
     """
-    find = Finder(positions, n)
-    height, width = size
-    if find.whole:
-        from arcpipe.arc.kernels.grid import nearest_of_all
-
-        # A copy: Numba compiles once more for arrays that may not be written.
-        nearest: NDArray[np.int32] = nearest_of_all(np.array(positions, np.int64, order="C"), height, width, n)
-        return nearest
-    found = np.empty((height * width, n), np.int32)
-    for start, stop in _bands(height * width):
-        found[start:stop] = find(np.stack(np.divmod(np.arange(start, stop), width), axis=1))
-    return found
+    _check_number(len(positions), n)
+    nearest: NDArray[np.int32] = nearest_of_all(_whole(positions), *size, n)
+    return nearest
 
 
 def relative_statistics(
-    positions: NDArray[Any], neighbours: NDArray[Any], size: tuple[int, int]
+    positions: NDArray[np.integer[Any]], neighbours: NDArray[Any], size: tuple[int, int]
 ) -> tuple[float, float]:
     """Mean and standard deviation of all relative positions `anchor - pixel` of one image, one scalar each.
 
     Args:
-        positions: (k, 2) row and column, pixels.
+        positions: (k, 2) row and column, whole pixels.
         neighbours: (height * width, n) rows of `positions`, raster order.
         size: height and width of the image, pixels.
 
     Returns:
         mean, std over pixels, neighbours and both axes, in pixels, each a float32 value, as a store keeps them. A std
-        of 0 (one pixel) is given as 1. Population std, summed in float64 (exact for integer positions).
+        of 0 (one pixel) is given as 1. Population std, of exact sums.
     """
-    total = squares = 0.0
-    if np.issubdtype(positions.dtype, np.integer):
-        from arcpipe.arc.kernels.grid import sum_gaps
-
-        total, squares = sum_gaps(np.array(positions, np.int64, order="C"), _as_rows(neighbours), size[1])
-        return _mean_and_std(total, squares, neighbours.size * 2)
-    for start, stop in _bands(len(neighbours)):
-        pixels = np.stack(np.divmod(np.arange(start, stop), size[1]), axis=1)
-        gaps = positions[neighbours[start:stop]].astype(np.float64) - pixels[:, None]
-        total += float(gaps.sum())
-        squares += float(np.square(gaps).sum())
-    return _mean_and_std(total, squares, neighbours.size * 2)
-
-
-def _as_rows(neighbours: NDArray[Any]) -> NDArray[np.int32]:
-    """The one kind of array that the compiled loop is made for; no copy of what the search gives."""
-    rows = np.ascontiguousarray(neighbours, np.int32)
-    return rows if rows.flags.writeable else rows.copy()
-
-
-def _mean_and_std(total: float, squares: float, count: int) -> tuple[float, float]:
-    count = max(1, count)
+    total, squares = sum_gaps(_whole(positions), np.require(neighbours, np.int32, ["C", "A", "W"]), size[1])
+    count = max(1, neighbours.size * 2)
     mean = total / count
     std = float(np.float32(np.sqrt(max(0.0, squares / count - mean * mean))))
     return float(np.float32(mean)), std or 1.0
+
+
+def _whole(positions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """A copy: Numba compiles once more for arrays that may not be written. Floats raise a TypeError."""
+    return positions.astype(np.int64, order="C", casting="same_kind")
+
+
+def _check_number(k: int, n: int) -> None:
+    if k < n:
+        raise TooFewAnchorsError(
+            "A cloud has fewer anchors than neighbours are asked for.",
+            details=[f"expected at least {n} anchors", f"found {k}"],
+            fix=["keep more anchors: mask or mix a smaller share of the cloud"],
+        )
 
 
 class Finder:
@@ -100,12 +83,7 @@ class Finder:
     """
 
     def __init__(self, positions: NDArray[Any], n: int) -> None:
-        if len(positions) < n:
-            raise TooFewAnchorsError(
-                "A cloud has fewer anchors than neighbours are asked for.",
-                details=[f"expected at least {n} anchors", f"found {len(positions)}"],
-                fix=["keep more anchors: mask or mix a smaller share of the cloud"],
-            )
+        _check_number(len(positions), n)
         self.n = n
         self.whole = np.issubdtype(positions.dtype, np.integer)
         self.anchors: NDArray[Any] = positions.astype(np.int64 if self.whole else np.float64)
@@ -155,7 +133,3 @@ def _by_tree(tree: cKDTree, anchors: NDArray[Any], points: NDArray[Any], n: int)
         open_points = open_points[~closed]
         asked = min(2 * asked, len(anchors))
     return found
-
-
-def _bands(count: int) -> Iterator[tuple[int, int]]:
-    return ((start, min(start + BAND, count)) for start in range(0, count, BAND))

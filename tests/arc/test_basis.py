@@ -15,9 +15,9 @@ from arcpipe.arc.engine import decode, decoder_of, fit_clouds
 from arcpipe.arc.kernels import basis_loops as loops
 from arcpipe.arc.kernels.basis_kernel import BasisKernel, place, solve_together
 from arcpipe.arc.learn_basis import batch_slopes, learn_basis, solved
-from arcpipe.arc.reference import basis_functions_reference, solve_basis_reference
 from arcpipe.config import FitSection
 from arcpipe.threads import team
+from tests.arc.basis_reference import basis_functions_reference, solve_basis_reference
 
 
 def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> NDArray[np.float32]:

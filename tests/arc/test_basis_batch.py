@@ -12,7 +12,7 @@ from arcpipe.arc.kernels import basis_batch, batch_kernel
 from arcpipe.arc.kernels.basis_batch import Batch, cut, sort
 from arcpipe.arc.kernels.basis_kernel import BasisKernel
 from arcpipe.arc.kernels.batch_kernel import BatchKernel
-from arcpipe.arc.reference import solve_basis_reference
+from tests.arc.basis_reference import solve_basis_reference
 from tests.arc.test_basis import picture, random_basis, settings
 
 ODD = [(9, 11, 0.1, 4), (1, 30, 5, 4), (30, 1, 4, 2), (12, 12, 3, 3), (2, 2, 1, 1), (1, 1, 1, 1)]

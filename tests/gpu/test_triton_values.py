@@ -19,7 +19,7 @@ from arcpipe.arc.kernels.basis_kernel import BasisKernel
 from arcpipe.arc.kernels.batch_kernel import BatchKernel
 from arcpipe.arc.kernels.nearest_triton import nearest_of
 from arcpipe.arc.neighbours import nearest_anchors
-from arcpipe.arc.reference import solve_basis_reference
+from tests.arc.basis_reference import solve_basis_reference
 from tests.arc.test_basis import picture, random_basis, settings
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
