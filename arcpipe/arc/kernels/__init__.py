@@ -77,9 +77,10 @@ def choose_network_kernel(name: str, decoder: Decoder) -> JointKernel:
     """
     _check_name(name)
     if name != "torch":
+        from arcpipe.arc.kernels.layout import fits
         from arcpipe.arc.kernels.numba_kernel import NumbaKernel
 
-        if NumbaKernel.supports(decoder):
+        if fits(decoder):
             return NumbaKernel(decoder)
     if name == "numba":
         raise ConfigError(

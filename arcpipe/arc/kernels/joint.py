@@ -83,18 +83,8 @@ class Chunk:
             part.fill(0)
         fused.accumulate(step, network, self.scene, work, self.latents, self.gradient, self.losses, True, self.learned)
         rate = learning_rates(fit)[step]
-        fused.move(
-            self.latents,
-            self.gradient,
-            self.first,
-            self.second,
-            0,
-            len(self.first),
-            step + 1,
-            rate,
-            *fit.betas,
-            fit.eps,
-        )
+        moments, whole = (self.first, self.second), (0, len(self.first))
+        fused.move(self.latents, self.gradient, *moments, *whole, step + 1, rate, *fit.betas, fit.eps)
 
 
 def step_chunks(step: int, chunks: Sequence[Chunk], work: Work, network: Network, fit: FitSection) -> None:

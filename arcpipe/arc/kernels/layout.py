@@ -128,6 +128,11 @@ class Work(NamedTuple):
     carried: Floats
 
 
+def fits(decoder: Decoder) -> bool:
+    """Whether the fused kernel can work with a decoder: on a CPU, with hidden layers and few channels."""
+    return decoder.device.type == "cpu" and len(decoder.hidden) > 0 and decoder.channels <= MOST_CHANNELS
+
+
 def lay_network(decoder: Decoder) -> Network:
     """Copy a decoder of at most `MOST_CHANNELS` channels into the arrays of a `Network`."""
     n, z, h, channels = decoder.n_neighbours, decoder.latent_dim, decoder.hidden[0], decoder.channels

@@ -19,7 +19,6 @@ from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.kernels import fused, plan
 from arcpipe.arc.kernels.layout import (
-    MOST_CHANNELS,
     Network,
     Scene,
     Work,
@@ -43,21 +42,10 @@ there are fewer of them than threads."""
 
 
 class NumbaKernel:
-    """See `arcpipe.arc.kernels.Kernel`. Uses as many threads as torch is set to."""
+    """See `arcpipe.arc.kernels.JointKernel`; for `layout.fits`. Uses as many threads as torch is set to."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
-
-    @staticmethod
-    def supports(decoder: Decoder) -> bool:
-        """The kind `concat`, hidden layers, few channels, on a CPU."""
-        return (
-            decoder.kind == "concat"
-            and decoder.device.type == "cpu"
-            and decoder.dtype == torch.float32
-            and len(decoder.hidden) > 0
-            and decoder.channels <= MOST_CHANNELS
-        )
 
     def run(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int

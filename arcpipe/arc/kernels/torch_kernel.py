@@ -59,7 +59,7 @@ class TorchKernel:
         return [clouds[i] for i in range(len(images))]
 
     def _prepare(self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]) -> list[PreparedImage]:
-        """By all threads where they have nothing else to do."""
+        """Prepare images, by all threads where these have nothing else to do."""
         threads = torch.get_num_threads() if self.decoder.device.type == "cuda" else 1
         return spread(lambda i: prepare_image(images[i], fit, seeds[i]), range(len(images)), threads)
 
