@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from arcpipe.arc.basis import Basis, anchor_scales, changed_basis, new_basis, orders_of, units_of
+from arcpipe.arc.basis import Basis, anchor_scales, changed_basis, new_basis
 from arcpipe.arc.engine import decode, decoder_of, fit_clouds
 from arcpipe.arc.kernels import basis_loops as loops
 from arcpipe.arc.kernels.basis_kernel import BasisKernel, place, solve_together
 from arcpipe.arc.learn_basis import batch_slopes, learn_basis, solved
+from arcpipe.arc.maps import orders_of, units_of
 from arcpipe.config import FitSection
 from arcpipe.threads import team
 from tests.arc.basis_reference import basis_functions_reference, solve_basis_reference
