@@ -17,14 +17,15 @@ from arcpipe.errors import ImageError, SourceError
 from arcpipe.sources.decode import check_bytes
 from arcpipe.sources.files import Entry, Listing
 from arcpipe.sources.folder import readable
-from arcpipe.sources.inflating import Inflating
 from arcpipe.sources.inventory import Locator
-from arcpipe.sources.randomfile import RandomFile, Window
+from arcpipe.sources.randomfile import RandomFile, Seekable, Window
 from arcpipe.sources.tarheaders import BLOCK, list_plain, open_tar
 
 LOCAL_HEADER_BYTES = 30
 PARSER_ERRORS = (OSError, EOFError, ValueError, OverflowError, IndexError, KeyError, struct.error)
 """What `tarfile` and `zipfile` raise for damage besides their own errors."""
+INFLATED_BYTES = 2**20
+"""Inflated at once."""
 READ_WHOLE = 2**24
 """Larger members of a zip are inflated only as far as their header needs: a bomb is met before it goes off."""
 
@@ -51,7 +52,8 @@ class Tar:
         except (tarfile.TarError, *PARSER_ERRORS) as error:
             raise _damaged(self.file.path, str(error)) from None
         # tarfile takes a broken header for the end of the archive, and the rest of the images would be lost silently
-        if any(self.file.read(end, min(BLOCK, self._nbytes - end), self.name) if end < self._nbytes else b""):
+        rest = max(0, min(BLOCK, self.file.path.stat().st_size - end))
+        if any(self.file.read(end, rest, self.name)):
             raise _damaged(self.file.path, f"{len(members)} members, then bytes at {end} that are no tar header")
         return _listing(
             (
@@ -64,10 +66,6 @@ class Tar:
             for m in members
             if not m.isdir()
         )
-
-    @property
-    def _nbytes(self) -> int:
-        return self.file.path.stat().st_size
 
     def open(self, locator: Locator, key: str) -> BinaryIO:
         return io.BufferedReader(Window(self.file, int(locator[0]), int(locator[1]), key))
@@ -135,6 +133,38 @@ class Zip:
             raise ImageError(f"{key} is not where the zip says.", details=[f"no local header at {offset}"])
         skip = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         return offset + LOCAL_HEADER_BYTES + skip
+
+
+class Inflating(Seekable):
+    """A seekable stream of `nbytes` bytes, inflated from `packed` on the way and kept, so that it can go back.
+
+    Raises ImageError where the deflated bytes are damaged or end too early; `name` is the image.
+    """
+
+    def __init__(self, packed: io.RawIOBase, nbytes: int, name: str) -> None:
+        super().__init__(nbytes)
+        self._packed, self._name = packed, name
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._data = bytearray()
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]  # a writable buffer of any kind
+        end = min(self._at + len(buffer), self._nbytes)
+        self._inflate_to(end)
+        data = self._data[self._at : end]
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def _inflate_to(self, end: int) -> None:
+        try:
+            while len(self._data) < end and not self._inflater.eof:
+                more = self._inflater.unconsumed_tail or self._packed.read(INFLATED_BYTES) or b""
+                step = self._inflater.decompress(more, INFLATED_BYTES)
+                if not (more or step):
+                    raise zlib.error("it ends too early")
+                self._data += step
+        except zlib.error as error:
+            raise ImageError(f"{self._name} is damaged in the zip.", details=[str(error)]) from None
 
 
 def _inflate(data: bytes, nbytes: int, key: str) -> bytes:

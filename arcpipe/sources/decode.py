@@ -10,7 +10,7 @@ import ctypes
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -135,24 +135,17 @@ def check_bytes(nbytes: int, name: str) -> None:
         raise ImageError(f"{name} has {nbytes:,} bytes, more than {MAX_FILE_BYTES:,}.", reason="too-large")
 
 
-def silence_libtiff() -> bool:
-    """Keep libtiff from printing on stderr: what it complains about is in the image's record, or harmless.
-
-    Returns whether the library that Pillow has loaded was found.
-    """
-    try:
+def _silence_libtiff() -> None:
+    """Keep libtiff from printing on stderr: what it complains about is in the image's record, or harmless."""
+    with suppress(OSError, AttributeError):
         loaded = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-        lines = [line for line in loaded if "libtiff" in line]
-        library = ctypes.CDLL("/" + lines[0].partition("/")[2]) if lines else None
-        if library is not None:
+        for line in [line for line in loaded if "libtiff" in line][:1]:  # the library that Pillow has loaded
+            library = ctypes.CDLL("/" + line.partition("/")[2])
             library.TIFFSetErrorHandler(None)
             library.TIFFSetWarningHandler(None)
-    except (OSError, AttributeError):
-        return False
-    return library is not None
 
 
-silence_libtiff()
+_silence_libtiff()
 
 
 @contextmanager

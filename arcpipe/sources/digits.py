@@ -91,7 +91,7 @@ def _load() -> NDArray[np.float32]:
 
 
 def _open(paths: list[Path], section: SourceSection, seed: int, progress: Tell) -> Source:
-    return ImageRows(DigitRecords(), section, seed=seed, progress=progress)
+    return ImageRows(DigitRecords(), section, seed=seed)
 
 
 DIGITS = NamedSet("digits", _open)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import http.client
 import os
@@ -12,14 +11,13 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from arcpipe.errors import DownloadError, NoSpaceError
+from arcpipe.files import NO_SPACE, locked
 from arcpipe.sources.inventory import Tell, silent
 
 STEP_BYTES = 2**18
@@ -88,16 +86,24 @@ def fetch(
     target, partial = folder / remote.name, folder / f"{remote.name}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("ab") as out, _locked(out, remote):
-            _fill(_opener(remote.url, allow_http), remote, out, progress, attempts, pause_s)
+        with partial.open("ab") as out, locked(partial, wait=False):  # two processes would mix their bytes
+            _check_scheme(remote.url, allow_http)
+            opener = urllib.request.build_opener(_CheckedRedirects(allow_http))
+            _fill(opener, remote, out, progress, attempts, pause_s)
             try:
                 verify(partial, remote)
             except DownloadError:
                 partial.unlink()
                 raise
             partial.replace(target)
+    except BlockingIOError:
+        raise DownloadError(
+            f"another process is downloading {remote.name}.",
+            details=[f"it writes to {partial}"],
+            fix=["wait until it is done, then run the same command again"],
+        ) from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_SPACE:
             raise NoSpaceError(f"no space for {remote.name} in {folder}.", details=[str(error)]) from None
         raise DownloadError(
             f"{remote.name} cannot be written to {folder}.",
@@ -176,28 +182,6 @@ def _copy(response: http.client.HTTPResponse, out: BinaryIO, remote: RemoteFile,
             progress(f"{remote.name}: {done / remote.nbytes:.0%} of {remote.nbytes / 1e6:,.0f} MB, {rate:.1f} MB/s")
     if response.length and done < remote.nbytes:
         raise ConnectionError(f"the connection ended {response.length:,} bytes too early")
-
-
-@contextmanager
-def _locked(out: BinaryIO, remote: RemoteFile) -> Iterator[None]:
-    """Two processes that append to one file would mix their bytes."""
-    try:
-        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise DownloadError(
-            f"another process is downloading {remote.name}.",
-            details=[f"it writes to {out.name}"],
-            fix=["wait until it is done, then run the same command again"],
-        ) from None
-    try:
-        yield
-    finally:
-        fcntl.flock(out, fcntl.LOCK_UN)
-
-
-def _opener(url: str, allow_http: bool) -> urllib.request.OpenerDirector:
-    _check_scheme(url, allow_http)
-    return urllib.request.build_opener(_CheckedRedirects(allow_http))
 
 
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Protocol
 
@@ -177,7 +176,6 @@ def _suffix(name: str) -> str:
     return f"*{file[file.rfind('.') :]}" if file.rfind(".") > 0 else file
 
 
-def _first(what: str, lines: Iterable[str], n: int = 3) -> str:
+def _first(what: str, lines: list[str]) -> str:
     """`what: a, b, c, ...`"""
-    lines = list(lines)
-    return f"{what}: {', '.join(lines[:n])}{', ...' if len(lines) > n else ''}"
+    return f"{what}: {', '.join(lines[:3])}{', ...' if len(lines) > 3 else ''}"

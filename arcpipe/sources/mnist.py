@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +25,8 @@ IMAGES_MAGIC, LABELS_MAGIC = 0x00000803, 0x00000801  # unsigned bytes of 3 and o
 IMAGES_HEADER, LABELS_HEADER = 16, 8
 
 DIGITS = tuple("0123456789")
-CLOTHES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 # Both sets name their files alike and decompressed files have no pin, so the first ten labels tell them apart.
 FIRST_LABELS = {
     "mnist": {"train": (5, 0, 4, 1, 9, 2, 1, 3, 1, 4), "test": (7, 2, 1, 0, 4, 1, 4, 9, 5, 9)},
@@ -76,8 +68,10 @@ class IdxRecords:
         return Rows(labels, numbered(len(labels)), locators, zlib.crc32(pixels.data).to_bytes(4, "little"))
 
 
-def open_idx(name: str, classes: tuple[str, ...], paths: list[Path], section: SourceSection, seed: int) -> ImageRows:
-    """Open the four decompressed files: train images, train labels, test images, test labels."""
+def open_idx(
+    name: str, classes: tuple[str, ...], paths: list[Path], section: SourceSection, seed: int, progress: Tell
+) -> Source:
+    """Open the four decompressed files, in the order of `FILES`."""
     files = [RandomFile(path) for path in paths]
     records = IdxRecords(name, classes, {"train": files[0], "test": files[2]}, {"train": files[1], "test": files[3]})
     return ImageRows(records, section, seed=seed)
@@ -102,53 +96,37 @@ def _no_idx(path: Path, why: str) -> SourceError:
     )
 
 
-def _mnist(paths: list[Path], section: SourceSection, seed: int, progress: Tell) -> Source:
-    return open_idx("mnist", DIGITS, paths, section, seed)
+def _set(name: str, classes: tuple[str, ...], folder: str, address: str, pins: Sequence[tuple[int, str]]) -> NamedSet:
+    """A set whose files lie at an address; `pins` are the bytes and the sha256 of each."""
+    files = tuple(
+        RemoteFile(f"{address}{file}.gz", nbytes, f"sha256:{sha256}", same_as=(file,))
+        for file, (nbytes, sha256) in zip(FILES, pins, strict=True)
+    )
+    return NamedSet(name, partial(open_idx, name, classes), files, folders=(folder,))
 
 
-def _fashion(paths: list[Path], section: SourceSection, seed: int, progress: Tell) -> Source:
-    return open_idx("fashion-mnist", CLOTHES, paths, section, seed)
-
-
-def _file(address: str, name: str, nbytes: int, sha256: str) -> RemoteFile:
-    return RemoteFile(f"{address}{name}.gz", nbytes, f"sha256:{sha256}", same_as=(name,))
-
-
-_AT = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-MNIST = NamedSet(
+MNIST = _set(
     "mnist",
-    _mnist,
+    DIGITS,
+    "MNIST/raw",
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
     (
-        _file(
-            _AT, "train-images-idx3-ubyte", 9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
-        ),
-        _file(
-            _AT, "train-labels-idx1-ubyte", 28881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
-        ),
-        _file(
-            _AT, "t10k-images-idx3-ubyte", 1648877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
-        ),
-        _file(_AT, "t10k-labels-idx1-ubyte", 4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+        (9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+        (28881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+        (1648877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+        (4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
     ),
-    folders=("MNIST/raw",),
 )
-
-# The authors' repository: their other address (s3-website) has no https.
-_AT = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
-FASHION_MNIST = NamedSet(
+FASHION_MNIST = _set(
     "fashion-mnist",
-    _fashion,
+    CLOTHES,
+    "FashionMNIST/raw",
+    # The authors' repository: their other address (s3-website) has no https.
+    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
     (
-        _file(
-            _AT, "train-images-idx3-ubyte", 26421880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"
-        ),
-        _file(
-            _AT, "train-labels-idx1-ubyte", 29515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"
-        ),
-        _file(
-            _AT, "t10k-images-idx3-ubyte", 4422102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"
-        ),
-        _file(_AT, "t10k-labels-idx1-ubyte", 5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+        (26421880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+        (29515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+        (4422102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+        (5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
     ),
-    folders=("FashionMNIST/raw",),
 )

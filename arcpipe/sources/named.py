@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from arcpipe.config import SourceSection
@@ -51,30 +52,20 @@ def open_named(
     for remote in named.files:
         path = _find(named, remote, root) or _fetch(named, remote, root, progress, download)
         if path.is_file():
-            path = uncompressed(path, check=_Check(path, remote, progress), progress=progress, scratch=scratch)
+            path = uncompressed(path, check=partial(_check, path, remote, progress), progress=progress, scratch=scratch)
         paths.append(path)
     return named.open(paths, section, seed, progress)
 
 
-@dataclass(frozen=True, slots=True)
-class _Check:
-    """Compares a file with its pin: once, before its first decompression."""
-
-    path: Path
-    remote: RemoteFile
-    progress: Tell
-
-    def __call__(self) -> None:
-        self.progress(f"checking {self.path}")
-        verify(self.path, self.remote)
-
-
-def _places(named: NamedSet, root: Path) -> list[Path]:
-    return [root / named.name, *(root / folder for folder in named.folders), root]
+def _check(path: Path, remote: RemoteFile, progress: Tell) -> None:
+    """Compare a file with its pin: once, before its first decompression."""
+    progress(f"checking {path}")
+    verify(path, remote)
 
 
 def _find(named: NamedSet, remote: RemoteFile, root: Path) -> Path | None:
-    candidates = (place / name for place in _places(named, root) for name in (remote.name, *remote.same_as))
+    places = [root / named.name, *(root / folder for folder in named.folders), root]
+    candidates = (place / name for place in places for name in (remote.name, *remote.same_as))
     return next((path for path in candidates if path.exists()), None)
 
 

@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -195,10 +195,8 @@ def _first_widths(folder: Path, files: tuple[Network, ...]) -> tuple[int, ...]:
     try:
         return read_network(min(files, key=lambda file: (file.repeat, file.split, file.index)).path).widths
     except ImageError as error:
-        fix = ["fetch the set again"]
-        raise SourceError(
-            f"{folder} lies as a set of networks, but {error.what}", details=error.details, fix=fix
-        ) from None
+        what = f"{folder} lies as a set of networks, but {error.what}"
+        raise SourceError(what, details=error.details, fix=["fetch the set again"]) from None
 
 
 def _mnist(root: Path) -> Iterator[Network]:
@@ -242,7 +240,7 @@ def _with_split(file: Network, channels: int) -> Network:
     """Numbers run over the training and then the test images; the last 5,000 of training are validation."""
     train = 50_000 if channels == 3 else 60_000
     split = "train" if file.index < train - 5_000 else "val" if file.index < train else "test"
-    return Network(split, file.index, file.label, file.repeat, file.path)
+    return replace(file, split=split)
 
 
 LAYOUTS: tuple[tuple[Variant, Callable[[Path], Iterator[Network]]], ...] = (

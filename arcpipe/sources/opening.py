@@ -74,14 +74,13 @@ def open_source(
 
 def located(section: SourceSection) -> SourceSection:
     """The section with absolute paths, so that workers and later commands find the images from any folder."""
-    if section.source not in SETS:
-        found = _found(section)  # what is nowhere stays as it was written, for the error to say where it was looked for
-        if not found.exists():
-            return section
-        return section.model_copy(update={"source": str(found.absolute())})
-    return (
-        section.model_copy(update={"data": data_folder(section).absolute()}) if SETS[section.source].files else section
-    )
+    update: dict[str, object] = {}
+    if section.source in SETS:
+        if SETS[section.source].files:
+            update["data"] = data_folder(section).absolute()
+    elif (found := _found(section)).exists():  # what is nowhere stays as it was written, for the error to name it
+        update["source"] = str(found.absolute())
+    return section.model_copy(update=update)
 
 
 def only_splits(inventory: Inventory, section: SourceSection) -> Inventory:

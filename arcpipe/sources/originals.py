@@ -51,8 +51,12 @@ class Originals:
 def open_originals(config: Mapping[str, Any], channels: int) -> Originals:
     """Find the source of a store's resolved config. Nothing is downloaded; nothing is raised if it is gone."""
     try:
-        section = build(SourceSection, _by_path(config["source"]), "the store's config")
-        fit = build(FitSection, _views_of(config), "the store's config")
+        # By these settings every image is listed under the path that the store has: its limit chose among what was
+        # there. Stores of an older arcpipe had no share of class folders held out, and no views.
+        listed = {"held_out": 0.0, **config["source"], "limit": None}
+        views = {name: value for name, value in config.get("fit", {}).items() if name in ("views", "view_flip")}
+        section = build(SourceSection, listed, "the store's config")
+        fit = build(FitSection, views, "the store's config")
         seed = int(config.get("seed", 0))
         source = open_source(section, seed=seed, download=False)
         found = source.inventory().samples
@@ -63,17 +67,3 @@ def open_originals(config: Mapping[str, Any], channels: int) -> Originals:
         return Originals(None, {}, channels, f"the source images cannot be opened: {why}")
     samples = {(split, sample.path): sample for split, rows in found.items() for sample in rows}
     return Originals(source, samples, channels, fit=fit, seed=seed)
-
-
-def _views_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the views of an image depend on; stores of an older arcpipe have no views."""
-    held = config.get("fit", {})
-    return {name: held[name] for name in ("views", "view_flip") if name in held}
-
-
-def _by_path(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by which every image is listed under the path that the store has: its limit chose among what was there.
-
-    Stores of an older arcpipe had no share of class folders held out.
-    """
-    return {"held_out": 0.0, **source, "limit": None}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from arcpipe.config import SourceSection
 from arcpipe.errors import ImageError
-from arcpipe.sources.inventory import Inventory, Locator, Sample, Tell, check_usable, choose, digest, silent
+from arcpipe.sources.inventory import Inventory, Locator, Sample, check_usable, choose, digest
 from arcpipe.sources.shape import shape_image, shaped_size
 
 
@@ -50,11 +50,8 @@ class Records(Protocol):
 class ImageRows:
     """The `Source` of records."""
 
-    def __init__(self, records: Records, section: SourceSection, *, seed: int = 0, progress: Tell = silent) -> None:
-        self.records, self.section, self.seed, self.progress = records, section, seed, progress
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "progress": silent}  # a terminal does not travel to a worker
+    def __init__(self, records: Records, section: SourceSection, *, seed: int = 0) -> None:
+        self.records, self.section, self.seed = records, section, seed
 
     def read(self, sample: Sample, channels: int) -> NDArray[np.float32]:
         image = self.records.image(sample.locator, sample.key)
@@ -68,16 +65,11 @@ class ImageRows:
         for split, rows in sorted(records.scan().items()):
             kept = choose(rows.labels, self.section.limit, split)
             samples[split] = self._samples(split, rows, kept)
-            evidence += [
-                split.encode(),
-                kept.astype("<i8").tobytes(),
-                rows.labels.astype("<i8").tobytes(),
-                rows.evidence,
-            ]
+            chosen, labels = (numbers.astype("<i8").tobytes() for numbers in (kept, rows.labels))
+            evidence += [split.encode(), chosen, labels, rows.evidence]
         check_usable(records.name, samples)
-        return Inventory(
-            records.name, records.classes, channels, samples, digest(records.classes, channels, evidence), 0
-        )
+        content = digest(records.classes, channels, evidence)
+        return Inventory(records.name, records.classes, channels, samples, content, 0)
 
     def _samples(self, split: str, rows: Rows, kept: NDArray[np.int64]) -> tuple[Sample, ...]:
         """All images have one size, so one look at the shape answers for all."""

@@ -349,7 +349,7 @@ def damaged_idx(rng: Rng, corpus: list[bytes], folder: Path) -> list[Path]:
 
 def read_mnist(paths: list[Path]) -> None:
     for name, classes in (("mnist", DIGITS), ("fashion-mnist", CLOTHES)):
-        reader = partial(open_idx, name, classes, paths, SourceSection(source=name), 0)
+        reader = partial(open_idx, name, classes, paths, SourceSection(source=name), 0, silent)
         if name == "mnist":
             _read_all(reader())
         else:  # the labels tell that it is another set
