@@ -115,6 +115,10 @@ class CloudBatch:
     def __iter__(self) -> Iterator[Cloud]:
         return (self[index] for index in range(len(self)))
 
+    def pixel_counts(self) -> NDArray[np.int64]:
+        """Pixels (s,) of every image."""
+        return np.asarray(self.sizes, np.int64).prod(axis=1)
+
     def without_neighbours(self) -> CloudBatch:
         """The same clouds without the neighbours of their pixels."""
         return replace(self, neighbours=None, pixel_offsets=None)

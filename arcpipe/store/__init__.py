@@ -6,50 +6,21 @@ for part in store.parts("train"):
     clouds = store.read_block("train", part.id, 0, 32)
 """
 
-from arcpipe.store.content import content_hash
-from arcpipe.store.create import (
-    check_place,
-    create_or_open,
-    existing_decoder,
-    open_writer,
-    with_mended_images,
-)
+from arcpipe.store.create import check_place, create_or_open, existing_decoder, open_writer, with_mended_images
 from arcpipe.store.decoder_file import decoder_kind, load_decoder_file, save_decoder_file
 from arcpipe.store.part import Part
-from arcpipe.store.quantise import (
-    Rounding,
-    dequantise,
-    latent_steps,
-    position_dtype,
-    quantise_latents,
-    quantise_to_steps,
-    round_latents,
-    round_scales,
-)
+from arcpipe.store.quantise import Rounding, latent_steps, position_dtype
 from arcpipe.store.reader import Store, open_store
 from arcpipe.store.repair import RepairReport, advice, repair
-from arcpipe.store.schema import (
-    FORMAT,
-    FORMAT_VERSION,
-    PartInfo,
-    PartRecord,
-    PlannedPart,
-    StoreHeader,
-    fingerprint,
-    plan_parts,
-)
-from arcpipe.store.verify import verify
-from arcpipe.store.verify_report import Problem, VerifyReport
+from arcpipe.store.schema import PartRecord, PlannedPart, StoreHeader, fingerprint, plan_parts
+from arcpipe.store.verify import content_hash, verify
+from arcpipe.store.verify_report import VerifyReport
 from arcpipe.store.writer import StoreWriter, committed_parts
 
 __all__ = [
-    "FORMAT",
-    "FORMAT_VERSION",
     "Part",
-    "PartInfo",
     "PartRecord",
     "PlannedPart",
-    "Problem",
     "RepairReport",
     "Rounding",
     "Store",
@@ -62,7 +33,6 @@ __all__ = [
     "content_hash",
     "create_or_open",
     "decoder_kind",
-    "dequantise",
     "existing_decoder",
     "fingerprint",
     "latent_steps",
@@ -71,11 +41,7 @@ __all__ = [
     "open_writer",
     "plan_parts",
     "position_dtype",
-    "quantise_latents",
-    "quantise_to_steps",
     "repair",
-    "round_latents",
-    "round_scales",
     "save_decoder_file",
     "verify",
     "with_mended_images",

@@ -1,11 +1,12 @@
-"""Zarr v3 arrays as the store uses them: cut, compressed and checked on writing, opened with care on reading."""
+"""Zarr v3 arrays and groups as the store uses them: cut and compressed on writing, opened with care on reading."""
 
 from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +19,15 @@ from zarr.storage import LocalStore
 from arcpipe.errors import ArcpipeError, DamagedStoreError
 from arcpipe.machine import is_shortage
 from arcpipe.storage import Storage
+from arcpipe.store.schema import group_document
 
 CHUNK_BYTES = 2**20  # what is read to get one row; smaller chunks compress worse and cost more calls
 MAX_CHUNK_BYTES = 2**26  # of an array somebody else wrote: more is refused before it is allocated
 MAX_METADATA_BYTES = 2**28
 MIN_STORED_CHUNK_BYTES = 16  # a chunk's entry in the shard index: a file of b bytes cannot hold more than b / 16 chunks
 
+Kinds = Mapping[str, type | tuple[type, ...]]
+"""Attributes that a group must have, and their types."""
 READABLE_CODECS = {"sharding_indexed", "bytes", "transpose", "blosc", "zstd", "gzip", "crc32c"}
 NUMBERS = {
     *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
@@ -66,12 +70,7 @@ def write_array(folder: Path, name: str, values: NDArray[Any], packing: Packing 
         shards=(n_chunks * chunk_rows, *values.shape[1:]) if n_chunks > 1 else None,
         filters=[TransposeCodec(order=(1, 0))] if packing.columns_first else None,
         compressors=[
-            BloscCodec(
-                cname="zstd",
-                clevel=packing.level,
-                shuffle=packing.shuffle,
-                typesize=values.dtype.itemsize,
-            ),
+            BloscCodec(cname="zstd", clevel=packing.level, shuffle=packing.shuffle, typesize=values.dtype.itemsize),
             Crc32cCodec(),
         ],
         fill_value=0,
@@ -95,7 +94,7 @@ def open_array(storage: Storage, group: str, name: str, size_of: Callable[[str],
             more data declared than the array's file can hold.
     """
     place = posixpath.join(group, name)
-    document = read_json(storage, f"{place}/zarr.json")
+    document, data = read_json(storage, f"{place}/zarr.json")
     try:
         problem = _implausible(name, document, size_of)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
@@ -103,7 +102,7 @@ def open_array(storage: Storage, group: str, name: str, size_of: Callable[[str],
     if problem:
         raise damaged(storage, place, problem)
     try:
-        return zarr.open_array(storage.array(place, json.dumps(document).encode()), mode="r", zarr_format=3)
+        return zarr.open_array(storage.array(place, data), mode="r", zarr_format=3)
     except ArcpipeError:
         raise
     except Exception as error:
@@ -128,10 +127,10 @@ def read_rows(array: zarr.Array, start: int, stop: int, storage: Storage, place:
         raise damaged(storage, place, f"{type(error).__name__}: {error}") from error
 
 
-def read_metadata(storage: Storage, name: str) -> bytes:
-    """The bytes of a metadata document. Raises DamagedStoreError where it is missing, no file or too large."""
+def read_json(storage: Storage, name: str) -> tuple[dict[str, Any], bytes]:
+    """Read a metadata document and its bytes. Raises DamagedStoreError where it is missing, too large or no object."""
     try:
-        return storage.read(name, at_most=MAX_METADATA_BYTES)
+        data = storage.read(name, at_most=MAX_METADATA_BYTES)
     except FileNotFoundError:
         raise damaged(storage, name, "missing") from None
     except OSError as error:
@@ -140,17 +139,38 @@ def read_metadata(storage: Storage, name: str) -> bytes:
         raise damaged(storage, name, f"not JSON: {error}") from error
     except ValueError as error:
         raise damaged(storage, name, f"{error}, expected metadata") from None
-
-
-def read_json(storage: Storage, name: str, data: bytes | None = None) -> dict[str, Any]:
-    """Read a metadata document (`data`: its bytes, where they were read before), or raise DamagedStoreError."""
     try:
-        document = json.loads(read_metadata(storage, name) if data is None else data)
+        document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise damaged(storage, name, f"not JSON: {error}") from error
     if not isinstance(document, dict):
         raise damaged(storage, name, "not a JSON object")
-    return document
+    return document, data
+
+
+def read_group(storage: Storage, group: str, required: Kinds | None = None) -> dict[str, Any]:
+    """The attributes of a sealed group, without the seal.
+
+    Raises:
+        DamagedStoreError: missing, not JSON, any byte of it was changed since it was written, or one of the `required`
+            attributes is absent or of another type.
+    """
+    name = posixpath.join(group, "zarr.json")
+    document, data = read_json(storage, name)
+    attributes = document.get("attributes")
+    if not isinstance(attributes, dict):
+        raise damaged(storage, name, "no attributes")
+    own = {key: value for key, value in attributes.items() if key != "seal"}
+    try:
+        whole = data == group_document(own)
+    except (ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise damaged(storage, name, "its seal does not match: some byte of it was changed")
+    for key, kind in (required or {}).items():
+        if not isinstance(own.get(key), kind):
+            raise damaged(storage, name, f"attribute {key!r} is {own.get(key)!r}")
+    return own
 
 
 def damaged(storage: Storage, name: str, what: str) -> DamagedStoreError:
@@ -188,15 +208,15 @@ def _implausible(name: str, document: dict[str, Any], size_of: Callable[[str], i
         inner = [int(n) for n in document["codecs"][0]["configuration"]["chunk_shape"]]
     if not len(shape) == len(outer) == len(inner) or min([*shape, 0]) < 0 or min(outer) < 1 or min(inner) < 1:
         return f"shape {shape} in chunks of {outer} and {inner}"
-    if _product(inner) * kind.itemsize > MAX_CHUNK_BYTES:
-        return f"chunks of {_product(inner) * kind.itemsize} bytes"
-    if _product(shape) == 0:
+    if prod(inner) * kind.itemsize > MAX_CHUNK_BYTES:
+        return f"chunks of {prod(inner) * kind.itemsize} bytes"
+    if prod(shape) == 0:
         return None
     if any(n > size for n, size in zip(shape, outer, strict=True)):
         return f"shape {shape} does not fit in one shard of {outer}"
     file = data_file(name, len(shape))
     n_bytes = size_of(file)
-    if _product(outer) // _product(inner) * MIN_STORED_CHUNK_BYTES > n_bytes:
+    if prod(outer) // prod(inner) * MIN_STORED_CHUNK_BYTES > n_bytes:
         return f"shape {shape} declared, but {file.removeprefix(f'{name}/')} has {n_bytes} bytes"
     return None
 
@@ -208,11 +228,3 @@ def _codec_names(codecs: list[dict[str, Any]]) -> set[str]:
         inside = codec.get("configuration", {})
         names |= _codec_names(inside.get("codecs", [])) | _codec_names(inside.get("index_codecs", []))
     return names
-
-
-def _product(numbers: list[int]) -> int:
-    """Exact where NumPy's would overflow."""
-    result = 1
-    for number in numbers:
-        result *= number
-    return result

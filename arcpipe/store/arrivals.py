@@ -61,10 +61,12 @@ def encode_arrivals(neighbours: NDArray[Any], where: Geometry) -> Arrivals | Non
     pixels, anchors = pixels[order], anchors[order]
     cloud = np.searchsorted(where.pixel_offsets, pixels, side="right") - 1
     rows_columns = np.stack(np.divmod(pixels - where.pixel_offsets[cloud], sizes[cloud, 1]), axis=1)
+    places = rows_columns - where.positions[anchors].astype(np.int64)
+    low, high = int(places.min(initial=0)), int(places.max(initial=0))
     counts = np.bincount(anchors, minlength=len(where.positions))
     coded = Arrivals(
-        places=_narrow(rows_columns - where.positions[anchors].astype(np.int64), "int"),
-        counts=_narrow(counts, "uint"),
+        places=places.astype(np.min_scalar_type(min(low, -1 - high))),  # the narrowest signed type for both
+        counts=counts.astype(np.min_scalar_type(int(counts.max(initial=0)))),
         offsets=ends_from(counts)[where.offsets],
     )
     try:
@@ -146,13 +148,3 @@ def _check_sizes(sizes: NDArray[np.int64], pixel_offsets: NDArray[np.int64]) -> 
 
 def _outside(places: NDArray[np.int64], sizes: NDArray[np.int64]) -> bool:
     return bool(((places < 0) | (places >= sizes)).any())
-
-
-def _narrow(values: NDArray[np.int64], kind: str) -> NDArray[Any]:
-    """The narrowest type of 8, 16, 32 or 64 bits that holds all values."""
-    low, high = int(values.min(initial=0)), int(values.max(initial=0))
-    for bits in (8, 16, 32):
-        limits = np.iinfo(f"{kind}{bits}")
-        if limits.min <= low and high <= limits.max:
-            return values.astype(f"{kind}{bits}")
-    return values.astype(f"{kind}64")

@@ -61,11 +61,11 @@ def sample_problems(batch: CloudBatch, failures: Sequence[FailedSample], n_sampl
     return problems
 
 
-def nearest_problems(batch: CloudBatch, rng: np.random.Generator, n_pixels: int = SAMPLED_PIXELS) -> Problems:
-    """Compare the neighbours of `n_pixels` random pixels of every cloud with a search through all its anchors.
+def nearest_problems(batch: CloudBatch, rng: np.random.Generator) -> Problems:
+    """Compare the neighbours of `SAMPLED_PIXELS` pixels of every cloud with a search through all its anchors.
 
     Nearest first by squared distance, equal distances by lower row: exact, for positions are integers. The corners of
-    each image are always among the pixels. The batch has passed `batch_problems`.
+    each image are always among the pixels, the others are random. The batch has passed `batch_problems`.
     """
     if batch.neighbours is None or batch.pixel_offsets is None:
         return []
@@ -73,7 +73,7 @@ def nearest_problems(batch: CloudBatch, rng: np.random.Generator, n_pixels: int 
     for i in range(len(batch)):
         height, width = (int(side) for side in batch.sizes[i])
         corners = [0, width - 1, (height - 1) * width, height * width - 1]
-        pixels = np.unique([*corners, *rng.integers(height * width, size=max(0, n_pixels - len(corners)))])
+        pixels = np.unique([*corners, *rng.integers(height * width, size=SAMPLED_PIXELS - len(corners))])
         positions = batch.positions[batch.offsets[i] : batch.offsets[i + 1]].astype(np.int64)
         stored = batch.neighbours[batch.pixel_offsets[i] + pixels]
         nearest = _nearest(positions, np.stack(np.divmod(pixels, width), axis=1), n)
@@ -114,8 +114,7 @@ def _offset_problems(batch: CloudBatch) -> Problems:
         problems.append(("sizes", "an image without pixels"))
     if problems or batch.neighbours is None:
         return problems
-    pixels = np.prod(np.asarray(batch.sizes, np.int64), axis=1)
-    ends = batch.pixel_offsets
+    ends, pixels = batch.pixel_offsets, batch.pixel_counts()
     if ends is None or not _rises(ends, len(batch.neighbours)) or not np.array_equal(np.diff(ends), pixels):
         problems.append(("pixel_offsets", "not the running sum of height x width"))
     return problems

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from arcpipe.store.arrays import write_array
 from arcpipe.store.layout import packing, part_arrays
 from arcpipe.store.part import Part
 from arcpipe.store.quantise import Rounding
-from arcpipe.store.schema import PartRecord, PlannedPart, failures_to_json, group_document
-from arcpipe.store.statistics import latent_sums
+from arcpipe.store.schema import PartRecord, PlannedPart, group_document
+from arcpipe.store.statistics import latent_sums, psnr_sum
 
 PIECE_BYTES = 2**24
 """Read back at once: some chunks."""
@@ -40,21 +40,20 @@ def write_part(folder: Path, content: PartContent, fingerprint: str, rounding: R
     Raises:
         DamagedStoreError: what was read back is not what was written.
     """
-    clouds = content.clouds
+    planned, clouds = content.planned, content.clouds
     arrays, about = part_arrays(clouds, rounding, cache)
     for name, values in arrays.items():
         write_array(folder, name, values, packing(name, values))
-    known = clouds.psnr[np.isfinite(clouds.psnr)].astype(np.float64)
     attributes = {
-        "split": content.planned.split,
-        "part": content.planned.id,
+        "split": planned.split,
+        "part": planned.id,
         "fingerprint": fingerprint,
-        "samples": content.planned.n_samples,
+        "samples": planned.n_samples,
         "clouds": len(clouds),
         "points": len(clouds.positions),
-        "pixels": int(np.prod(np.asarray(clouds.sizes, np.int64), axis=1).sum()),
-        "failures": failures_to_json(content.failures),
-        "psnr": {"sum": float(known.sum()), "count": len(known)},
+        "pixels": int(clouds.pixel_counts().sum()),
+        "failures": [asdict(failure) for failure in content.failures],
+        "psnr": psnr_sum(clouds),
         "latent_sums": latent_sums(rounding.dequantise(arrays["latents"], arrays.get("latent_scale"), clouds.offsets)),
         **about,
         "files": file_hashes(folder),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -46,16 +47,13 @@ def create_or_open(
         if not overwrite or (
             root["fingerprint"] == header.fingerprint and root.get("replaces") and not root["complete"]
         ):
-            _require_same(storage, root, header, decoder)
-            return _writer(storage, root)
+            return _continued(storage, root, header, decoder)
         replaces = storage.set_aside()  # and if this process is killed now, `undo_set_aside` moves it back
     with storage.attempt("") as attempt:
         _write_empty_store(attempt, header, decoder, replaces)
         if not storage.publish(attempt, "") and not storage.occupied():
             raise StoreBusyError(f"{storage} appeared and disappeared.", fix=["run the same command again"])
-    root = read_root(storage)
-    _require_same(storage, root, header, decoder)  # another converter may have been first
-    return _writer(storage, root)
+    return _continued(storage, read_root(storage), header, decoder)  # another converter may have been first
 
 
 def with_mended_images(storage: Storage, header: StoreHeader) -> StoreHeader:
@@ -110,7 +108,8 @@ def open_writer(place: Place) -> StoreWriter:
     return _handle(storage, read_root(storage))
 
 
-def _writer(storage: Storage, root: Mapping[str, Any]) -> StoreWriter:
+def _continued(storage: Storage, root: Mapping[str, Any], header: StoreHeader, decoder: DecoderRecord) -> StoreWriter:
+    _require_same(storage, root, header, decoder)
     writer = _handle(storage, root)
     writer.sweep()
     return writer
@@ -215,9 +214,5 @@ def _content(header: StoreHeader) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back: tuples become lists."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inside) for key, inside in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inside) for inside in value]
-    return value
+    """The value as JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps(value))

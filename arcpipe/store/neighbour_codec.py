@@ -6,27 +6,22 @@ and in a set the neighbours of a pixel may have any order. `arrivals` are smalle
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from arcpipe.store.arrivals import Geometry
+
 SETS, PLAIN = "sets", "plain"
-MAX_SIDE = 2**16  # a squared distance has then at most 33 bits, which leaves 31 for the row of the anchor
-ROW_BITS = np.uint64(31)
-BAND = 2**17  # pixels decoded at once, to bound the work memory
+ROW_BITS = 31
+"""Of a key, (squared distance, row). A squared distance has the other 33: images had at most 2**16 pixels a side."""
+BAND = 2**17
+"""Pixels decoded at once, to bound the work memory."""
 
 
-def decode_neighbours(
-    stored: NDArray[Any],
-    coding: str,
-    positions: NDArray[Any],
-    offsets: NDArray[np.int64],
-    pixel_offsets: NDArray[np.int64],
-    sizes: NDArray[Any],
-) -> NDArray[Any]:
-    """The lists (pixels, n) of some clouds, nearest first, from what is stored and their positions (m, 2).
+def decode_neighbours(stored: NDArray[Any], coding: str, where: Geometry) -> NDArray[Any]:
+    """The lists (pixels, n) of some clouds, nearest first, from what is stored and their positions.
 
     Raises:
         ValueError: an unknown coding, or a row that no cloud has.
@@ -36,62 +31,17 @@ def decode_neighbours(
     if coding != SETS:
         raise ValueError(f"unknown coding of neighbours: {coding!r}")
     decoded = np.empty_like(stored)
-    places = positions.astype(np.int64)
-    for band in _bands(len(stored)):
-        decoded[band] = _decode_band(stored, band, places, offsets, pixel_offsets, sizes)
+    places = where.positions.astype(np.int64)
+    for start in range(0, len(stored), BAND):
+        rows = stored[start : start + BAND].astype(np.int64)
+        pixels = np.arange(start, start + len(rows))
+        cloud = np.searchsorted(where.pixel_offsets, pixels, side="right") - 1
+        counts = np.diff(where.offsets)[cloud]
+        if rows.size and (rows.min() < 0 or (rows.max(axis=1) >= counts).any()):
+            raise ValueError("a neighbour is a row that its cloud does not have")
+        y, x = np.divmod(pixels - where.pixel_offsets[cloud], where.sizes[cloud, 1])
+        gaps = places[where.offsets[cloud, None] + rows] - np.stack([y, x], axis=1)[:, None]
+        keys = ((gaps * gaps).sum(axis=2).view(np.uint64) << ROW_BITS) | rows.view(np.uint64)
+        keys.sort(axis=1)
+        decoded[start : start + BAND] = keys & (2**ROW_BITS - 1)
     return decoded
-
-
-def _bands(count: int) -> Iterator[slice]:
-    return (slice(start, min(start + BAND, count)) for start in range(0, count, BAND))
-
-
-def _decode_band(
-    stored: NDArray[Any],
-    band: slice,
-    places: NDArray[np.int64],
-    offsets: NDArray[np.int64],
-    pixel_offsets: NDArray[np.int64],
-    sizes: NDArray[Any],
-) -> NDArray[np.uint64]:
-    """Decode some rows. Raises ValueError for a row that no cloud has."""
-    pixels = np.arange(band.start, band.stop)
-    cloud = np.searchsorted(pixel_offsets, pixels, side="right") - 1
-    counts = np.diff(offsets)[cloud]
-    if stored[band].size and (stored[band].min() < 0 or (stored[band].max(axis=1) >= counts).any()):
-        raise ValueError("a neighbour is a row that its cloud does not have")
-    row, column = np.divmod(pixels - pixel_offsets[cloud], sizes[cloud, 1])
-    keys = _distance_keys(stored[band], places, offsets[cloud], row, column)
-    _sort_planes(keys)
-    own: NDArray[np.uint64] = (keys & ((np.uint64(1) << ROW_BITS) - np.uint64(1))).T
-    return own
-
-
-def _distance_keys(
-    neighbours: NDArray[Any],
-    positions: NDArray[np.int64],
-    first_point: NDArray[np.int64],
-    row: NDArray[np.int64],
-    column: NDArray[np.int64],
-) -> NDArray[np.uint64]:
-    """(n, pixels): squared distance in the high 33 bits, the anchor's row in the low 31: sorting them is the order."""
-    keys = np.empty((neighbours.shape[1], len(neighbours)), np.uint64)
-    for slot in range(len(keys)):
-        own = neighbours[:, slot].astype(np.int64)
-        points = first_point + own
-        gap_row, gap_column = positions[points, 0] - row, positions[points, 1] - column
-        distance = (gap_row * gap_row + gap_column * gap_column).astype(np.uint64)
-        keys[slot] = (distance << ROW_BITS) | own.astype(np.uint64)
-    return keys
-
-
-def _sort_planes(keys: NDArray[np.uint64]) -> None:
-    """Sort each column of (n, pixels) in place: whole planes compared and exchanged, where that is few exchanges."""
-    if len(keys) > 8:
-        keys.sort(axis=0)
-        return
-    for end in range(len(keys) - 1, 0, -1):
-        for i in range(end):
-            low = np.minimum(keys[i], keys[i + 1])
-            np.maximum(keys[i], keys[i + 1], out=keys[i + 1])
-            keys[i] = low

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,13 @@ from numpy.typing import NDArray
 from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.errors import DamagedStoreError
 from arcpipe.storage import Storage
-from arcpipe.store.arrays import damaged, data_file, open_array, read_rows
+from arcpipe.store.arrays import Kinds, damaged, data_file, open_array, read_group, read_rows
 from arcpipe.store.arrivals import Arrivals, Geometry, decode_arrivals
 from arcpipe.store.attributes import files_problem, part_problem
-from arcpipe.store.group import Kinds, read_group
-from arcpipe.store.layout import DTYPES, PER_CLOUD, SMALL, decode_paths
+from arcpipe.store.layout import ARRAYS, PER_CLOUD, decode_paths
 from arcpipe.store.neighbour_codec import decode_neighbours
 from arcpipe.store.position_codec import decode_gaps
-from arcpipe.store.quantise import Rounding, dequantise, scales_of
-from arcpipe.store.schema import failures_from_json
+from arcpipe.store.quantise import Rounding, scales_of
 
 DECODER_ATTRIBUTES: Kinds = {"files": dict, "sha256": str}
 PART_ATTRIBUTES: Kinds = {
@@ -112,7 +111,8 @@ class Part:
         return int(self.attributes["clouds"])
 
     def failures(self) -> list[FailedSample]:
-        return failures_from_json(self.attributes["failures"])
+        records = self.attributes["failures"]
+        return [FailedSample(r["sample_id"], r["path"], r["reason"], r.get("message", "")) for r in records]
 
     def has(self, name: str) -> bool:
         return f"{name}/zarr.json" in self.attributes["files"]
@@ -148,7 +148,8 @@ class Part:
             return self._read(array, start, stop, name)
         pieces = []
         for i in range(start // n, (stop - 1) // n + 1):
-            chunk = self._chunk(array, self._cache, name, i)
+            decode = partial(self._read, array, i * n, min((i + 1) * n, array.shape[0]), name)
+            chunk = self._cache.get((self.group, name, i), decode)
             pieces.append(chunk[max(0, start - i * n) : stop - i * n])
         return np.concatenate(pieces)
 
@@ -173,19 +174,13 @@ class Part:
         name = "arrivals" if coding == "arrivals" else "neighbours"
         try:
             if coding == "arrivals":
-                return decode_arrivals(self._arrivals(start, stop), where, self.attributes["n_neighbours"])
-            stored = self.rows("neighbours", int(pixels[0]), int(pixels[-1]))
-            return decode_neighbours(stored, coding, where.positions, where.offsets, where.pixel_offsets, where.sizes)
+                ends = self.small("arrival_offsets")[start : stop + 1]
+                places = self.rows("arrivals", int(ends[0]), int(ends[-1]))
+                counts = self.rows("arrival_counts", int(points[0]), int(points[-1]))
+                return decode_arrivals(Arrivals(places, counts, ends - ends[0]), where, self.attributes["n_neighbours"])
+            return decode_neighbours(self.rows("neighbours", int(pixels[0]), int(pixels[-1])), coding, where)
         except (ValueError, IndexError) as error:
             raise self.damaged(name, str(error)) from error
-
-    def _arrivals(self, start: int, stop: int) -> Arrivals:
-        points, arrivals = self.small("offsets")[start : stop + 1], self.small("arrival_offsets")[start : stop + 1]
-        return Arrivals(
-            places=self.rows("arrivals", int(arrivals[0]), int(arrivals[-1])),
-            counts=self.rows("arrival_counts", int(points[0]), int(points[-1])),
-            offsets=arrivals - arrivals[0],
-        )
 
     def clouds(self, start: int, stop: int, *, neighbours: bool = False) -> CloudBatch:
         """Clouds `start:stop` of the part."""
@@ -211,10 +206,12 @@ class Part:
             if stored.shape[1:] != (len(steps),):
                 raise self.damaged("latents", f"shape {stored.shape}, and {len(steps)} steps")
             return Rounding("int8", steps=tuple(steps)).dequantise(stored)
-        scale = self.small("latent_scale")[start:stop] if self.has("latent_scale") else None
-        if scale is not None and stored.shape[1:] != scale.shape[1:]:
+        if not self.has("latent_scale"):
+            return stored
+        scale = self.small("latent_scale")[start:stop]
+        if stored.shape[1:] != scale.shape[1:]:
             raise self.damaged("latent_scale", f"{scale.shape[1:]} values a cloud for latents of {stored.shape[1:]}")
-        return dequantise(stored, scale, rows - rows[0])
+        return Rounding("int8").dequantise(stored, scale, rows - rows[0])
 
     def paths(self, start: int, stop: int) -> tuple[str, ...]:
         """Source paths of clouds `start:stop`, as the sources name them inside the split."""
@@ -247,7 +244,7 @@ class Part:
 
     def _open(self, name: str) -> zarr.Array:
         array = open_array(self.storage, self.group, name, self._size_of)
-        allowed = DTYPES.get(name, {"float32"})  # the others are a decoder's
+        allowed, shape = ARRAYS.get(name, ({"float32"}, None))  # the others are a decoder's
         if str(array.dtype) not in allowed:
             raise self.damaged(name, f"data type {array.dtype}, expected {' or '.join(sorted(allowed))}")
         if array.shape[0]:
@@ -256,13 +253,9 @@ class Part:
             n_bytes = self._size_of(file)
             if n_bytes != recorded:  # Zarr would read a missing file as zeros
                 raise self.damaged(name, f"{file} has {n_bytes} bytes, expected {recorded}")
-        if name in SMALL and array.shape[0] != self.n_clouds + (name.endswith("offsets")):
+        if shape and shape[0] in ("clouds", "ends") and array.shape[0] != self.n_clouds + (shape[0] == "ends"):
             raise self.damaged(name, f"{array.shape[0]} rows for {self.n_clouds} clouds")
         return array
 
     def _read(self, array: zarr.Array, start: int, stop: int, name: str) -> NDArray[Any]:
         return read_rows(array, start, stop, self.storage, self.place(name))
-
-    def _chunk(self, array: zarr.Array, cache: ChunkCache, name: str, i: int) -> NDArray[Any]:
-        start, stop = i * array.chunks[0], min((i + 1) * array.chunks[0], array.shape[0])
-        return cache.get((self.group, name, i), lambda: self._read(array, start, stop, name))

@@ -22,8 +22,7 @@ def encode_gaps(positions: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[
     gaps = np.diff(codes, prepend=np.uint64(0))
     first = offsets[:-1][np.diff(offsets) > 0]
     gaps[first] = codes[first]
-    largest = int(gaps.max(initial=0))
-    return gaps.astype(next(f"uint{bits}" for bits in (8, 16, 32, 64) if largest < 2**bits))
+    return gaps.astype(np.min_scalar_type(int(gaps.max(initial=0))))
 
 
 def decode_gaps(gaps: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[Any]:

@@ -44,13 +44,39 @@ class Rounding:
     def quantise(
         self, latents: NDArray[Any], offsets: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-        """Round latents to the stored numbers, and the scales of the clouds where each has its own.
+        """Round latents to the stored numbers.
 
-        As `quantise_latents`.
+        Args:
+            latents: (m, z) floats.
+            offsets: (s + 1,) where the clouds lie in `latents`; None is one cloud.
+
+        Returns:
+            The stored latents (m, z). With `steps` whole numbers of them, at most 127 to each side. For `int8` without
+            `steps` also the scales (s, z) float32 of the clouds, by which each number is at most 2 ** (bits - 1) - 1,
+            `most`; else None. A scale belongs to one cloud and one dimension: its largest magnitude over `most`,
+            rounded up to 16 significant bits, so that `most * scale` is exact and rounding again gives the same bytes.
+            It is per cloud because a cloud must not depend on what else is in its part.
+
+        Raises:
+            ImageError: reason `not-finite`: a latent is NaN or infinite, or becomes so in float16 (beyond 65,504).
         """
-        if self.steps is None:
-            return quantise_latents(latents, self.dtype, offsets, self.bits)
-        return quantise_to_steps(latents, np.array(self.steps, np.float32)), None
+        values = np.asarray(latents, np.float32)
+        if self.dtype not in DTYPES:
+            raise ValueError(f"latents are stored as one of {DTYPES}, not {self.dtype}")
+        if self.dtype != "int8":
+            with np.errstate(over="ignore"):
+                stored = values.astype(self.dtype)
+            _require_finite(stored, self.dtype)
+            return stored, None
+        _require_finite(values, "int8")
+        if self.steps is not None:
+            return _counted(values, np.array(self.steps, np.float32), 127), None
+        most = 2 ** (self.bits - 1) - 1
+        bounds = _bounds(values, offsets)
+        scale = _scales(values, bounds, most)
+        with np.errstate(over="ignore"):
+            _require_finite(scale * np.float32(most), "int8")
+        return _counted(values, np.repeat(scale, np.diff(bounds), axis=0), most), scale
 
     def round(self, latents: NDArray[Any], offsets: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """Round latents to what a reader of the store will see: the values to compute PSNR and statistics from."""
@@ -66,7 +92,9 @@ class Rounding:
         """Undo `quantise`: float16 and float32 stay as they are, int8 becomes float32."""
         if self.steps is not None:
             return stored.astype(np.float32) * np.array(self.steps, np.float32)
-        return dequantise(stored, scale, offsets)
+        if scale is None:
+            return stored
+        return stored.astype(np.float32) * np.repeat(scale, np.diff(_bounds(stored, offsets)), axis=0)
 
 
 def latent_steps(ranges: NDArray[Any], costs: NDArray[Any] | None = None, bits: int = 8) -> NDArray[np.float32]:
@@ -96,19 +124,6 @@ def latent_steps(ranges: NDArray[Any], costs: NDArray[Any] | None = None, bits: 
     return (step / roots).astype(np.float32)
 
 
-def quantise_to_steps(latents: NDArray[Any], steps: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Round latents (m, z) to whole steps (z,), at most 127 to each side.
-
-    Raises:
-        ImageError: reason `not-finite`: a latent is NaN or infinite.
-    """
-    values = np.asarray(latents, np.float32)
-    _require_finite(values, "int8")
-    with np.errstate(over="ignore"):
-        counts = np.divide(values, steps, out=np.zeros_like(values), where=steps > 0)
-    return np.clip(np.rint(counts, out=counts), -127, 127).astype(np.int8)
-
-
 def scale_codes(scales: NDArray[Any]) -> NDArray[np.uint8]:
     """Codes of scales in pixels: eight times their binary logarithm, whole numbers from 0 (1 pixel) to 255."""
     return np.clip(np.rint(8 * np.log2(np.asarray(scales, np.float64))), 0, 255).astype(np.uint8)
@@ -117,67 +132,6 @@ def scale_codes(scales: NDArray[Any]) -> NDArray[np.uint8]:
 def scales_of(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Scales in pixels, `2 ** (code / 8)`."""
     return np.exp2(np.arange(256) / 8).astype(np.float32)[codes]
-
-
-def round_scales(scales: NDArray[Any]) -> NDArray[np.float32]:
-    """What a reader of the store will see. Rounding twice is rounding once."""
-    return scales_of(scale_codes(scales))
-
-
-def quantise_latents(
-    latents: NDArray[Any], dtype: str, offsets: NDArray[np.int64] | None = None, bits: int = 8
-) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-    """Round latents to the stored type, each cloud by itself.
-
-    Args:
-        latents: (m, z) floats.
-        dtype: `float16`, `float32` or `int8`.
-        offsets: (s + 1,) where the clouds lie in `latents`; None is one cloud.
-        bits: only of `int8`: each number is at most 2 ** (bits - 1) - 1 steps, `most`.
-
-    Returns:
-        The stored latents (m, z), and for `int8` the scales (s, z) float32, else None. A scale belongs to one cloud
-        and one dimension: its largest magnitude over `most`, rounded up to 16 significant bits, so that `most * scale`
-        is exact and rounding again gives the same bytes. It is per cloud because a cloud must not depend on what
-        else is in its part.
-
-    Raises:
-        ImageError: reason `not-finite`: a latent is NaN or infinite, or becomes so in float16 (beyond 65,504).
-    """
-    if dtype not in DTYPES:
-        raise ValueError(f"latents are stored as one of {DTYPES}, not {dtype}")
-    values = np.asarray(latents, np.float32)
-    if dtype == "int8":
-        _require_finite(values, dtype)
-        most = 2 ** (bits - 1) - 1
-        bounds = np.array([0, len(values)], np.int64) if offsets is None else offsets
-        scale = _scales(values, bounds, most)
-        with np.errstate(over="ignore"):
-            _require_finite(scale * np.float32(most), dtype)
-        steps = np.repeat(scale, np.diff(bounds), axis=0)
-        quotient = np.divide(values, steps, out=np.zeros_like(values), where=steps > 0)
-        return np.clip(np.rint(quotient), -most, most).astype(np.int8), scale
-    with np.errstate(over="ignore"):
-        stored = values.astype(dtype)
-    _require_finite(stored, dtype)
-    return stored, None
-
-
-def dequantise(
-    stored: NDArray[Any], scale: NDArray[np.float32] | None = None, offsets: NDArray[np.int64] | None = None
-) -> NDArray[Any]:
-    """Undo `quantise_latents`: float16 and float32 stay as they are, int8 becomes float32 `stored * scale`."""
-    if scale is None:
-        return stored
-    bounds = np.array([0, len(stored)], np.int64) if offsets is None else offsets
-    return stored.astype(np.float32) * np.repeat(scale, np.diff(bounds), axis=0)
-
-
-def round_latents(
-    latents: NDArray[Any], dtype: str, offsets: NDArray[np.int64] | None = None, bits: int = 8
-) -> NDArray[np.float32]:
-    """Round latents to what a reader of a store sees whose clouds have their own steps, as float32."""
-    return Rounding(dtype, bits).round(latents, offsets)
 
 
 def position_dtype(size: tuple[int, int]) -> np.dtype[Any]:
@@ -192,6 +146,18 @@ def _require_finite(values: NDArray[Any], dtype: str) -> None:
             reason="not-finite",
             fix=["--dtype float32"] if dtype == "float16" else [],
         )
+
+
+def _bounds(values: NDArray[Any], offsets: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Where the clouds lie: `offsets`, or all rows as one cloud."""
+    return np.array([0, len(values)], np.int64) if offsets is None else offsets
+
+
+def _counted(values: NDArray[np.float32], steps: NDArray[np.float32], most: int) -> NDArray[np.int8]:
+    """How many steps each value is, at most `most` to each side; 0 where a step is 0."""
+    with np.errstate(over="ignore"):
+        counts = np.divide(values, steps, out=np.zeros_like(values), where=steps > 0)
+    return np.clip(np.rint(counts, out=counts), -most, most).astype(np.int8)
 
 
 def _scales(values: NDArray[np.float32], offsets: NDArray[np.int64], most: int) -> NDArray[np.float32]:

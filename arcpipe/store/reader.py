@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,7 @@ class Store:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.storage, self._cache_bytes))
+        return partial(Store, cache_bytes=self._cache_bytes), (self.storage,)
 
     def __len__(self) -> int:
         return sum(part.n_clouds for split in self.splits for part in self.parts(split))
@@ -218,7 +218,9 @@ class Store:
     def column(self, split: str, name: str) -> NDArray[Any]:
         """`labels`, `psnr`, `sample_ids`, `repeats`, `sizes`, `relative` or `counts` (points), part after part."""
         pieces = self.storage.each(lambda info: _column(self.part(split, info.id), name), self.parts(split))
-        return self._joined(split, pieces, name)
+        if pieces:
+            return np.concatenate(pieces)
+        return np.zeros((0, 2) if name in ("sizes", "relative") else 0, np.float32 if name == "psnr" else np.int64)
 
     def labels(self, split: str) -> NDArray[np.int64]:
         return self.column(split, "labels")
@@ -259,11 +261,6 @@ class Store:
             index.add_failures(split, self.failures(split))
         return index
 
-    def _joined(self, split: str, pieces: list[NDArray[Any]], name: str) -> NDArray[Any]:
-        if pieces:
-            return np.concatenate(pieces)
-        return np.zeros((0, 2) if name in ("sizes", "relative") else 0, np.float32 if name == "psnr" else np.int64)
-
     def _ids(self, split: str) -> list[str]:
         planned = [part.id for part in plan_parts({split: self.root["splits"][split]})]
         if self.complete:  # a part that is missing is noticed when it is opened
@@ -278,10 +275,6 @@ class Store:
                 details=[f"its splits: {', '.join(self.splits)}"],
                 fix=[f"choose another one: --split {name}" for name in self.splits[:1]],
             )
-
-
-def _reopen(storage: Storage, cache_bytes: int) -> Store:
-    return Store(storage, cache_bytes=cache_bytes)
 
 
 def _column(part: Part, name: str) -> NDArray[Any]:

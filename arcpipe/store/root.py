@@ -9,10 +9,9 @@ from typing import Any
 from arcpipe.cloud import DecoderRecord, record_from_arrays
 from arcpipe.errors import NotAStoreError
 from arcpipe.storage import Storage
-from arcpipe.store.arrays import MAX_METADATA_BYTES, damaged
+from arcpipe.store.arrays import MAX_METADATA_BYTES, Kinds, damaged, read_group
 from arcpipe.store.attributes import root_problem
 from arcpipe.store.decoder_file import decoder_kind, misfit
-from arcpipe.store.group import Kinds, read_group
 from arcpipe.store.part import Part
 from arcpipe.store.schema import FORMAT, READABLE_VERSIONS
 

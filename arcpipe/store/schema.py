@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
-
-from arcpipe.cloud import FailedSample
 
 FORMAT = "arcpipe-store"
 FORMAT_VERSION = 2
@@ -45,10 +43,6 @@ class StoreHeader:
     """Of `int8`, see `latent_steps`."""
     neighbours_cache: str = "pixels"
     versions: Mapping[str, str] = field(default_factory=dict)
-
-    def planned(self) -> tuple[PlannedPart, ...]:
-        """Every part of the plan, split after split."""
-        return plan_parts(self.splits)
 
 
 def plan_parts(splits: Mapping[str, Mapping[str, int]]) -> tuple[PlannedPart, ...]:
@@ -113,17 +107,3 @@ def group_document(attributes: Mapping[str, Any]) -> bytes:
     document = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
     document["attributes"] = {**attributes, "seal": hashlib.sha256(canonical(document)).hexdigest()}
     return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
-
-
-def seal_is_whole(data: bytes, attributes: Mapping[str, Any]) -> bool:
-    """Whether `data` is, byte for byte, the sealed document of these attributes."""
-    unsealed = {key: value for key, value in attributes.items() if key != "seal"}
-    return data == group_document(unsealed)
-
-
-def failures_to_json(failures: Sequence[FailedSample]) -> list[dict[str, Any]]:
-    return [asdict(failure) for failure in failures]
-
-
-def failures_from_json(records: Sequence[Mapping[str, Any]]) -> list[FailedSample]:
-    return [FailedSample(r["sample_id"], r["path"], r["reason"], r.get("message", "")) for r in records]

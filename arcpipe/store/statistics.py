@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from arcpipe.cloud import CloudBatch
 from arcpipe.store.part import Part
 
 TRAINING_SPLIT = "train"
@@ -21,6 +22,12 @@ def latent_sums(latents: NDArray[Any]) -> dict[str, Any]:
         total += block.sum(axis=0)
         squares += (block**2).sum(axis=0)
     return {"count": len(latents), "sum": total.tolist(), "sum_squares": squares.tolist()}
+
+
+def psnr_sum(clouds: CloudBatch) -> dict[str, Any]:
+    """Sum (dB) and count of the PSNR of those clouds where it is known, as JSON."""
+    known = clouds.psnr[np.isfinite(clouds.psnr)].astype(np.float64)
+    return {"sum": float(known.sum()), "count": len(known)}
 
 
 def combine_statistics(parts: Sequence[Part], splits: Sequence[str]) -> dict[str, Any]:

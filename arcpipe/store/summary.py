@@ -14,7 +14,7 @@ from arcpipe.cloud import FailedSample
 from arcpipe.progress import Progress
 from arcpipe.store.commit import part_record
 from arcpipe.store.reader import Store
-from arcpipe.store.schema import PartRecord
+from arcpipe.store.schema import PartInfo, PartRecord
 
 QUANTILES = ("worst", "5%", "median", "95%", "best")
 SHARES = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -63,9 +63,14 @@ def summarise_store(
     n_parts = store.n_committed if records is None else len(records)
     with Progress("adding up", n_parts, "parts", enabled=progress) as shown:
         for split in store.splits:
-            splits[split], lost, own = _summarise_split(store, split, shown)
-            failures += lost
-            kept += own
+            quality = [np.zeros(0, np.float32)]
+            for info in store.parts(split):
+                part = store.part(split, info.id)
+                quality.append(part.small("psnr"))
+                failures += part.failures()
+                kept.append(part_record(part))
+                shown.update(shown.done + 1)
+            splits[split] = _summarise_split(store.parts(split), np.concatenate(quality))
     n_bytes: Counter[str] = Counter()
     stages: Counter[str] = Counter()
     for record in kept if records is None else records:
@@ -79,25 +84,12 @@ def summarise_store(
     )
 
 
-def _summarise_split(
-    store: Store, split: str, progress: Progress
-) -> tuple[SplitSummary, list[FailedSample], list[PartRecord]]:
-    parts = store.parts(split)
-    records: list[PartRecord] = []
-    quality: list[NDArray[np.float32]] = []
-    failures: list[FailedSample] = []
-    for info in parts:
-        part = store.part(split, info.id)
-        quality.append(part.small("psnr"))
-        failures += part.failures()
-        records.append(part_record(part))
-        progress.update(progress.done + 1)
-    known = np.concatenate([*quality, np.zeros(0, np.float32)]).astype(np.float64)
-    known = known[np.isfinite(known)]
-    summary = SplitSummary(
+def _summarise_split(parts: Sequence[PartInfo], psnr: NDArray[np.float32]) -> SplitSummary:
+    known = psnr[np.isfinite(psnr)].astype(np.float64)
+    return SplitSummary(
         planned=sum(part.n_samples for part in parts),
         samples=sum(part.n_samples - part.n_failures for part in parts),
-        failed=len(failures),
+        failed=sum(part.n_failures for part in parts),
         clouds=sum(part.n_clouds for part in parts),
         points=sum(part.n_points for part in parts),
         pixels=sum(part.n_pixels for part in parts),
@@ -105,7 +97,6 @@ def _summarise_split(
         mean_psnr=float(known.mean()) if len(known) else None,
         psnr=dict(zip(QUANTILES, np.quantile(known, SHARES).tolist(), strict=True)) if len(known) else None,
     )
-    return summary, failures, records
 
 
 def failed_by_reason(failures: Sequence[FailedSample]) -> dict[str, int]:

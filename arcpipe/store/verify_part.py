@@ -14,10 +14,10 @@ from arcpipe.errors import DamagedStoreError
 from arcpipe.seeds import generator
 from arcpipe.store.arrays import read_rows
 from arcpipe.store.check import batch_problems, nearest_problems, sample_problems
-from arcpipe.store.layout import array_names, expected_shapes
+from arcpipe.store.layout import ARRAYS, array_names
 from arcpipe.store.part import Part
 from arcpipe.store.reader import Store
-from arcpipe.store.statistics import latent_sums
+from arcpipe.store.statistics import latent_sums, psnr_sum
 from arcpipe.store.verify_report import VerifyReport
 
 SeenSamples = dict[str, NDArray[np.int64]]
@@ -27,7 +27,8 @@ SeenSamples = dict[str, NDArray[np.int64]]
 def check_arrays(store: Store, part: Part, report: VerifyReport, *, say: bool) -> bool:
     """Decode every chunk by itself, so that a damaged one is named; `say`: its file is not in the report yet."""
     names = array_names(store.dtype, store.root["neighbours_cache"], store.decoder_kind, part.attributes)
-    shapes = expected_shapes(part.attributes, store.latent_dim, store.n_neighbours, names)
+    counts = {**part.attributes, "ends": part.n_clouds + 1}
+    counts |= {"latent_dim": store.latent_dim, "n_neighbours": store.n_neighbours}
     sound = True
     if part.attributes.get("latent_steps") != store.root.get("latent_steps"):
         report.add(part.place("zarr.json"), "latent_steps are not those of the store")
@@ -40,9 +41,10 @@ def check_arrays(store: Store, part: Part, report: VerifyReport, *, say: bool) -
             if say:
                 report.add(part.place(name), "; ".join(error.details))
             continue
-        if array.shape != shapes.get(name, array.shape):
+        shape = tuple(counts.get(length, length) for length in ARRAYS[name][1] or array.shape)
+        if array.shape != shape:
             sound = False
-            report.add(part.place(name), f"shape {array.shape}, expected {shapes[name]}")
+            report.add(part.place(name), f"shape {array.shape}, expected {shape}")
         if name == "latents" and str(array.dtype) != store.dtype:
             report.add(part.place(name), f"{array.dtype}, the store says {store.dtype}")
         step = array.chunks[0]
@@ -84,15 +86,12 @@ def check_content(store: Store, part: Part, report: VerifyReport, seen: SeenSamp
 
 
 def _check_sums(part: Part, clouds: CloudBatch, report: VerifyReport) -> None:
-    known = clouds.psnr[np.isfinite(clouds.psnr)].astype(np.float64)
-    found = {
-        "latent_sums": latent_sums(clouds.latents),
-        "psnr": {"sum": float(known.sum()), "count": len(known)},
-        "pixels": int(np.prod(np.asarray(clouds.sizes, np.int64), axis=1).sum()),
-    }
-    for name, values in found.items():
+    for name, of, values in (
+        ("latent_sums", "latents", latent_sums(clouds.latents)),
+        ("psnr", "clouds", psnr_sum(clouds)),
+        ("pixels", "sizes", int(clouds.pixel_counts().sum())),
+    ):
         if not nearly_equal(values, part.attributes[name]):
-            of = {"latent_sums": "latents", "psnr": "clouds", "pixels": "sizes"}[name]
             report.add(part.place("zarr.json"), f"{name} are not those of the {of}")
 
 

@@ -77,7 +77,7 @@ class StoreWriter:
     ) -> PartRecord:
         """Write one part under a temporary name, sync it, read it back, and rename it into place: all or nothing.
 
-        Latents and scales are rounded (no change where `rounding` and `round_scales` did it before). A part that exists
+        Latents and scales are rounded (no change where that was done before). A part that exists
         already is left alone and its record returned, so a task may run twice, even at the same time.
 
         Args:

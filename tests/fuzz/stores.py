@@ -17,7 +17,7 @@ from arcpipe.store import arrays as array_module
 from arcpipe.store import load_decoder_file, open_store, save_decoder_file, verify
 from arcpipe.store.arrays import write_array
 from arcpipe.store.decoder_file import misfit
-from arcpipe.store.layout import DTYPES, packing
+from arcpipe.store.layout import ARRAYS, packing
 from arcpipe.store.part import Part
 from arcpipe.store.schema import group_document
 from tests.fuzz.mutate import mutate, mutate_json, to_bytes
@@ -108,7 +108,7 @@ def damaged_numbers(rng: Rng, corpus: list[Path], folder: Path) -> Path:
     path = _one(rng, corpus, folder)
     part = _choice(rng, sorted(file.parent for file in path.glob("*/*/offsets")))
     own = Part(LocalStorage(part.parent), part.name)
-    names = [name for name in DTYPES if own.has(name)]
+    names = [name for name in ARRAYS if own.has(name)]
     _rewrite(part, _choice(rng, names), own, rng)
     return path
 

@@ -111,7 +111,7 @@ def test_neighbours_of_any_numbers(numbers: list[int], places: list[int], coding
     positions = np.array(places, np.uint32).reshape(3, 2)
     offsets, pixels, sizes = np.array([0, 1, 3]), np.array([0, 1, 4]), np.array([[1, 1], [1, 3]])
     try:
-        decoded = decode_neighbours(stored, coding, positions, offsets, pixels, sizes)
+        decoded = decode_neighbours(stored, coding, Geometry(positions, offsets, pixels, sizes))
     except ValueError:
         return
     np.testing.assert_array_equal(np.sort(decoded, axis=1), np.sort(stored, axis=1))

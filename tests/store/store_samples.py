@@ -14,8 +14,7 @@ from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord, Network
 from arcpipe.files import file_hashes
 from arcpipe.storage import BucketStorage, LocalStorage, Place, Storage, objects, storage_at
 from arcpipe.store import Part, StoreHeader, StoreWriter, create_or_open, fingerprint
-from arcpipe.store.arrays import write_array
-from arcpipe.store.group import read_group
+from arcpipe.store.arrays import read_group, write_array
 from arcpipe.store.schema import group_document
 
 LATENT_DIM = 6

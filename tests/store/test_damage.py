@@ -31,8 +31,8 @@ from arcpipe.files import file_hashes
 from arcpipe.storage import LocalStorage, Storage, local
 from arcpipe.store import Part, create_or_open, open_store, verify
 from arcpipe.store import arrays as array_module
+from arcpipe.store.arrays import read_group
 from arcpipe.store.check import _nearest
-from arcpipe.store.group import read_group
 from arcpipe.store.schema import group_document
 
 # The package has a function of this name.

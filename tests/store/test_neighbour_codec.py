@@ -157,10 +157,9 @@ def test_sets_of_older_stores_are_read_in_any_order(monkeypatch: pytest.MonkeyPa
     assert batch.neighbours is not None
     stored = np.random.default_rng(0).permuted(batch.neighbours, axis=1)
     where = geometry(batch)
-    fields = (where.positions, where.offsets, where.pixel_offsets, where.sizes)
-    assert np.array_equal(decode_neighbours(stored, "sets", *fields), batch.neighbours)
+    assert np.array_equal(decode_neighbours(stored, "sets", where), batch.neighbours)
     monkeypatch.setattr(neighbour_codec, "BAND", 5)
-    assert np.array_equal(decode_neighbours(stored, "sets", *fields), batch.neighbours)
+    assert np.array_equal(decode_neighbours(stored, "sets", where), batch.neighbours)
     stored[3, 0] = 999
     with pytest.raises(ValueError, match="row that its cloud does not have"):
-        decode_neighbours(stored, "sets", *fields)
+        decode_neighbours(stored, "sets", where)

@@ -11,7 +11,7 @@ from store_samples import around, flip, full_store, make_batch, remove, write
 from arcpipe.errors import UnfinishedStoreError
 from arcpipe.storage import BucketStorage, LocalStorage, Place, Storage, objects
 from arcpipe.store import RepairReport, Store, open_store, repair, verify
-from arcpipe.store.group import read_group
+from arcpipe.store.arrays import read_group
 from arcpipe.store.schema import group_document
 from arcpipe.store.writer import StoreWriter
 

@@ -26,10 +26,11 @@ from store_samples import (
 from arcpipe.cloud import CloudBatch, FailedSample, morton_codes
 from arcpipe.errors import DamagedStoreError, StoreMismatchError
 from arcpipe.storage import LocalStorage
-from arcpipe.store import StoreWriter, open_store, open_writer, round_latents, round_scales, verify
+from arcpipe.store import Rounding, StoreWriter, open_store, open_writer, verify
 from arcpipe.store import arrays as array_module
-from arcpipe.store.group import read_group
+from arcpipe.store.arrays import read_group
 from arcpipe.store.position_codec import decode_gaps, encode_gaps
+from arcpipe.store.quantise import scale_codes, scales_of
 from arcpipe.store.schema import group_document
 
 ONE_PART = {"train": {"samples": 3, "parts": 1}}
@@ -57,7 +58,7 @@ def test_ragged_clouds_come_back(shapes: list, data: st.DataObject, dtype: str, 
         assert (record.samples, record.clouds, record.failed) == (len(clouds) + 1, len(clouds), 1)
         writer.finish()
         store = open_store(path)
-        rounded = round_latents(batch.latents, dtype, batch.offsets)
+        rounded = Rounding(dtype).round(batch.latents, batch.offsets)
         assert same_clouds(
             replace(batch, latents=rounded), store.read_part("train", "0000", neighbours=cache == "pixels")
         )
@@ -173,7 +174,7 @@ def test_clouds_of_a_basis_come_back_with_their_scales(tmp_path: Path, dtype: st
     writer.commit_part("train", "0000", batch)
     writer.finish()
     store = open_store(tmp_path / "s.zarr")
-    expected = replace(batch, latents=writer.rounding.round(batch.latents), scales=round_scales(batch.scales))
+    expected = replace(batch, latents=writer.rounding.round(batch.latents), scales=scales_of(scale_codes(batch.scales)))
     assert same_clouds(expected, store.read_part("train", "0000", neighbours=True))
     assert same_clouds(CloudBatch.join([expected[1]]), store.read_block("train", "0000", 1, 2, neighbours=True))
     assert store.root.get("latent_steps") == (list(writer.rounding.steps) if writer.rounding.steps else None)
