@@ -12,6 +12,7 @@ import secrets
 import shutil
 import socket
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -148,6 +149,20 @@ def attempt_folder(place: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)  # published: no longer under this name
         _lock_of(folder).unlink(missing_ok=True)
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def temporary_folder(kind: str, name: str) -> Iterator[Path]:
+    """A new folder in this user's own `arcpipe-KIND-UID` of the temporary folder; those of dead processes go first."""
+    place = Path(tempfile.gettempdir()) / f"arcpipe-{kind}-{os.getuid()}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    if place.is_symlink() or place.stat().st_uid != os.getuid():  # somebody else was here first: nothing is swept
+        with tempfile.TemporaryDirectory(prefix="arcpipe-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+        return
+    remove_stale(place)
+    with attempt_folder(place, name) as own:
+        yield own
 
 
 def _locked_folder(place: Path, name: str) -> tuple[Path, int]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, TypeVar
 
 from arcpipe.errors import ConfigError
-from arcpipe.files import attempt_folder, remove_stale
+from arcpipe.files import temporary_folder
 from arcpipe.storage import commits, lease, objects
 from arcpipe.storage.objects import Address
 from arcpipe.storage.protocol import ATTEMPTS
@@ -98,8 +96,7 @@ class BucketStorage:
         return (name for name in names if left_out.isdisjoint(map(str, PurePosixPath(name).parents)))
 
     def stores_around(self) -> list[str]:
-        folders, _ = objects.children(self.beside("").address)
-        names = [key.rpartition("/")[2] for key in folders]
+        names = [key.rpartition("/")[2] for key in objects.folders(self.beside("").address)]
         return sorted(name for name in names if name.endswith(".zarr"))
 
     def array(self, name: str, metadata: bytes) -> Any:
@@ -110,13 +107,8 @@ class BucketStorage:
     def each(self, act: Callable[[T], Any], items: Iterable[T]) -> list[Any]:
         return objects.each(act, items)
 
-    @contextlib.contextmanager
-    def attempt(self, name: str) -> Iterator[Path]:
-        place = Path(tempfile.gettempdir()) / f"arcpipe-staging-{os.getuid()}"  # this user's
-        place.mkdir(mode=0o700, exist_ok=True)
-        remove_stale(place)
-        with attempt_folder(place, name.replace("/", "-") or "store") as folder:
-            yield folder
+    def attempt(self, name: str) -> AbstractContextManager[Path]:
+        return temporary_folder("staging", name.replace("/", "-") or "store")
 
     def publish(self, attempt: Path, name: str) -> bool:
         return commits.publish(attempt, self.address, name)

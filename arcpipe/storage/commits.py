@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from arcpipe.errors import DamagedStoreError, StoreBusyError
@@ -35,7 +35,7 @@ Files = dict[str, dict[str, int | str]]
 class Choice:
     """The attempt that becomes a group. `files`: bytes and sha256 of each, by name below the group."""
 
-    tag: str
+    attempt: str
     target: str
     files: Files
 
@@ -61,7 +61,7 @@ def publish(attempt: Path, store: Address, group: str) -> bool:
             if choice is None:
                 continue
             if _carry_out(place, choice, final):
-                return choice.tag == tag
+                return choice.attempt == tag
             # Its files were deleted and it is not committed: nobody can carry it out any more.
             objects.delete(place.root, [place.at("chosen").key])
     finally:
@@ -74,7 +74,7 @@ def publish(attempt: Path, store: Address, group: str) -> bool:
 def recover(store: Address) -> int:
     """Carry out the choices that killed runs left. Returns how many."""
     done = 0
-    for key in objects.children(store.at(ATTEMPTS))[0]:
+    for key in objects.folders(store.at(ATTEMPTS)):
         place = Address(store.root, key)
         choice = _read_choice(place)
         if choice is not None:
@@ -94,10 +94,8 @@ def move(store: Address, name: str, target: Address) -> None:
     """Move a group of a store, or one object in it, to another prefix of the bucket."""
     source = store.at(name)
     keys = [key for key, _ in objects.listing(source)] or [source.key]
-    objects.each(
-        lambda key: objects.copy(Address(store.root, key), Address(store.root, target.key + key[len(source.key) :])),
-        keys,
-    )
+    targets = {key: Address(store.root, target.key + key[len(source.key) :]) for key in keys}
+    objects.each(lambda key: objects.copy(Address(store.root, key), targets[key]), keys)
     drop(store, name)
     objects.delete(store.root, [source.key])
 
@@ -105,7 +103,7 @@ def move(store: Address, name: str, target: Address) -> None:
 def _carry_out(place: Address, choice: Choice, final: Address) -> bool:
     """Make a choice the group `final`. False where its files have gone and nothing is committed: dropped meanwhile."""
     if not _committed(final):
-        payload = place.at(choice.tag)
+        payload = place.at(choice.attempt)
         names = [name for name in choice.files if name != "zarr.json"]
         try:
             objects.each(lambda name: objects.copy(payload.at(name), final.at(name)), names)
@@ -122,9 +120,8 @@ def _carry_out(place: Address, choice: Choice, final: Address) -> bool:
 
 
 def _choose(place: Address, choice: Choice) -> Choice | None:
-    document = {"attempt": choice.tag, "target": choice.target, "files": choice.files}
     try:
-        objects.create(place.at("chosen"), (json.dumps(document, indent=1) + "\n").encode())
+        objects.create(place.at("chosen"), (json.dumps(asdict(choice), indent=1) + "\n").encode())
     except FileExistsError:
         return _read_choice(place)
     return choice
@@ -135,7 +132,7 @@ def _read_choice(place: Address) -> Choice | None:
         document = json.loads(objects.get(place.at("chosen")))
     except FileNotFoundError:
         return None
-    return Choice(document["attempt"], document["target"], document["files"])
+    return Choice(**document)
 
 
 def _require_same(address: Address, expected: dict[str, int | str]) -> None:

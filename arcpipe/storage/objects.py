@@ -78,12 +78,6 @@ def get(address: Address, at_most: int | None = None) -> bytes:
     return patiently(address, read)
 
 
-def stream(address: Address) -> Iterator[bytes]:
-    """An object in pieces, by one request that is not repeated: for use inside `patiently`."""
-    for block in _obstore().get(client(address.root), address.key).stream(min_chunk_size=BLOCK_BYTES):
-        yield bytes(block)
-
-
 def head(address: Address) -> Head:
     """Size and version of an object."""
     about = patiently(address, lambda: _obstore().head(client(address.root), address.key))
@@ -101,10 +95,8 @@ def exists(address: Address) -> bool:
 
 def put(address: Address, data: Any) -> None:
     """Write an object, replacing an older one at once. `data`: bytes, or the Path of a local file."""
-    whole = isinstance(data, bytes) or data.stat().st_size <= SINGLE_PUT_BYTES
-    patiently(
-        address, lambda: _obstore().put(client(address.root), address.key, data, use_multipart=not whole, mode=None)
-    )
+    large = not isinstance(data, bytes) and data.stat().st_size > SINGLE_PUT_BYTES
+    patiently(address, lambda: _obstore().put(client(address.root), address.key, data, use_multipart=large, mode=None))
 
 
 def create(address: Address, data: bytes) -> str:
@@ -152,12 +144,10 @@ def listing(prefix: Address) -> Iterator[tuple[str, int]]:
             yield about["path"], about["size"]
 
 
-def children(prefix: Address) -> tuple[list[str], list[str]]:
-    """Keys (whole) of what is one step below a prefix: prefixes of their own, and objects."""
+def folders(prefix: Address) -> list[str]:
+    """Keys (whole) of the prefixes that lie one step below a prefix."""
     found = patiently(prefix, lambda: _obstore().list_with_delimiter(client(prefix.root), _below(prefix)))
-    return sorted(key.rstrip("/") for key in found["common_prefixes"]), sorted(
-        about["path"] for about in found["objects"]
-    )
+    return sorted(key.rstrip("/") for key in found["common_prefixes"])
 
 
 def any_below(prefix: Address) -> bool:
@@ -178,11 +168,8 @@ def delete(root: str, keys: Iterable[str]) -> None:
     """Delete objects; those that are not there are no error."""
     chosen = list(keys)
     for start in range(0, len(chosen), 1000):
-        _delete(root, chosen[start : start + 1000])
-
-
-def _delete(root: str, keys: list[str]) -> None:
-    patiently(Address(root, keys[0]), lambda: _obstore().delete(client(root), keys))
+        some = chosen[start : start + 1000]
+        patiently(Address(root, some[0]), functools.partial(_obstore().delete, client(root), some))
 
 
 def sha256(address: Address) -> str:
@@ -190,8 +177,8 @@ def sha256(address: Address) -> str:
 
     def read() -> str:
         digest = hashlib.sha256()
-        for block in stream(address):
-            digest.update(block)
+        for block in _obstore().get(client(address.root), address.key).stream(min_chunk_size=BLOCK_BYTES):
+            digest.update(bytes(block))
         return digest.hexdigest()
 
     return patiently(address, read)  # all over again where the connection broke
@@ -228,10 +215,13 @@ class Patience:
         return pause
 
     def _gone(self, reason: Reason, waited: float) -> RemoteStoreError:
+        at = endpoint()
+        advice = "check AWS_ENDPOINT_URL" if at else "for a service other than Amazon's, set AWS_ENDPOINT_URL"
+        where = [f"endpoint {at} (AWS_ENDPOINT_URL)"] if at else []
         return RemoteStoreError(
             f"{self._address.root} does not answer.",
-            details=[f"{reason.short}; tried again for {waited:.0f} s", *endpoint_line()],
-            fix=["run the same command again once it answers: it continues", *endpoint_advice()],
+            details=[f"{reason.short}; tried again for {waited:.0f} s", *where],
+            fix=["run the same command again once it answers: it continues", advice],
         )
 
 
@@ -280,7 +270,8 @@ def patience_s() -> float:
 
 def client(root: str) -> Any:
     """The obstore client of a bucket: one for each process and set of credentials, since it keeps connections."""
-    return _client(root, tuple((name, value) for name, value in sorted(os.environ.items()) if _matters(name)))
+    settings = (pair for pair in sorted(os.environ.items()) if pair[0].startswith(("AWS_", "GOOGLE_", "AZURE_")))
+    return _client(root, tuple(settings))
 
 
 @functools.lru_cache(maxsize=8)
@@ -300,10 +291,6 @@ def _client(root: str, environment: tuple[tuple[str, str], ...]) -> Any:
     return from_url(root, client_options=options, retry_config={"max_retries": 0})  # type: ignore[call-overload]
 
 
-def _matters(name: str) -> bool:
-    return name.startswith(("AWS_", "GOOGLE_", "AZURE_"))
-
-
 def endpoint() -> str | None:
     """The S3 endpoint that the environment names, without credentials; None: Amazon's own."""
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
@@ -311,15 +298,6 @@ def endpoint() -> str | None:
             scheme, _, rest = os.environ[name].partition("://")
             return f"{scheme}://{rest.rpartition('@')[2]}"
     return None
-
-
-def endpoint_line() -> list[str]:
-    at = endpoint()
-    return [f"endpoint {at} (AWS_ENDPOINT_URL)"] if at else []
-
-
-def endpoint_advice() -> list[str]:
-    return ["check AWS_ENDPOINT_URL"] if endpoint() else ["for a service other than Amazon's, set AWS_ENDPOINT_URL"]
 
 
 @functools.cache
