@@ -28,24 +28,15 @@ def free_bytes(memory: int) -> int:
     return memory - max(LOADED_BYTES, resident_bytes())
 
 
-def check_memory(
-    size: tuple[int, int] | None,
-    channels: int,
-    fit: FitSection,
-    memory: int,
-    kept_bytes: int = 0,
-    needs: Needs | None = None,
-) -> None:
+def check_memory(size: tuple[int, int] | None, needs: Needs, memory: int, kept_bytes: int = 0) -> None:
     """Refuse an image that does not fit into a worker of so much memory, which already keeps `kept_bytes` of clouds.
-
-    `needs`: those of `channels` and `fit`, where many images are asked for.
 
     Raises:
         ImageError: reason `out-of-memory`.
     """
     if size is None:
         return
-    needed = (needs or Needs(channels, fit)).of(size).beside(kept_bytes)
+    needed = needs.of(size).beside(kept_bytes)
     if needed <= memory:
         return
     raise ImageError(

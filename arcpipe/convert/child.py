@@ -73,16 +73,16 @@ def _serve(request: Mapping[str, Any], says: BinaryIO) -> None:
     work, part = read_work(request["work"]), read_part(request["part"])
     known = {int(row): FailedSample(**failure) for row, failure in request["failures"].items()}
     device = prepare(work)
+    memory = request["memory_bytes"] if device == "cpu" else None  # CUDA's address space is not its memory
     if request["writer"] is None:
-        _limit(request, device)
+        limit_memory(memory)
         _read_all(work, part, known, says)
         return
-    _convert(work, part, known, request, says)
-
-
-def _limit(request: Mapping[str, Any], device: str) -> None:
-    if device == "cpu":  # the address space of CUDA has nothing to do with its memory
-        limit_memory(request["memory_bytes"])
+    making = Making.begin(work, part, open_writer(request["writer"]))
+    making.failures += known.values()
+    _warm_up(making.fitter)
+    limit_memory(memory)
+    _convert(making, request["first"], known, says)
 
 
 def _warm_up(fitter: Fitter) -> None:
@@ -107,19 +107,10 @@ def _read_all(work: Work, part: PartPlan, known: Mapping[int, FailedSample], say
     says.write(encode({"record": None}))
 
 
-def _convert(
-    work: Work,
-    part: PartPlan,
-    known: Mapping[int, FailedSample],
-    request: Mapping[str, Any],
-    says: BinaryIO,
-) -> None:
-    """Convert and commit the part without the samples that are `known` to fail."""
-    making = Making.begin(work, part, open_writer(request["writer"]))
-    making.failures += known.values()
-    _warm_up(making.fitter)
-    _limit(request, making.device)
-    for rows in _groups(part, request["first"], known, work.fit.clouds_an_image):
+def _convert(making: Making, first: Sequence[Sequence[int]], known: Mapping[int, FailedSample], says: BinaryIO) -> None:
+    """Convert and commit the part without the samples that are `known` to fail; the suspects come `first`."""
+    part = making.part
+    for rows in _groups(part, first, known, making.work.fit.clouds_an_image):
         group: list[tuple[int, Sample, Image]] = []
         for row in rows:
             says.write(encode({"stage": "read", "rows": [row]}))

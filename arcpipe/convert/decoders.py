@@ -1,12 +1,13 @@
-"""The decoder that `--decoder` names: that of another store, or a safetensors file."""
+"""The decoder of a store that needs no pretraining: one that is given, or what sine networks have in common."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from arcpipe.cloud import DecoderRecord
+from arcpipe.cloud import DecoderRecord, SirenRecord
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError
+from arcpipe.seeds import derive_seed
 from arcpipe.storage import storage_at
 
 
@@ -53,3 +54,22 @@ def check_decoder(decoder: DecoderRecord, fit: FitSection, channels: int, name: 
         details=[f"{key}: expected {expected}, found {found}" for key, (expected, found) in wrong.items()],
         fix=[*fix, "leave --decoder out: a new one is pretrained"],
     )
+
+
+def with_network_size(fit: FitSection, channels: int) -> FitSection:
+    """The settings with the number of a network's parameters, which depends on the images' channels."""
+    if fit.decoder_kind != "siren":
+        return fit
+    record = _record(fit, channels, 0)
+    return fit.model_copy(update={"latent_dim": record.latent_dim})
+
+
+def shared_network(fit: FitSection, channels: int, seed: int) -> SirenRecord | None:
+    """What all networks of a new store have in common; None for other recipes."""
+    return _record(fit, channels, seed) if fit.decoder_kind == "siren" else None
+
+
+def _record(fit: FitSection, channels: int, seed: int) -> SirenRecord:
+    from arcpipe.siren import new_record
+
+    return new_record(fit, channels, derive_seed(seed, "decoder"))

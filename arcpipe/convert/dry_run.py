@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe import seeds
-from arcpipe.arc.memory import Needs
 from arcpipe.cloud import DecoderRecord
 from arcpipe.config import ConvertConfig
 from arcpipe.convert.making import Group, fit_group, fitter_of, read_sample
-from arcpipe.convert.plan import PIXEL_STEPS_PER_CORE_S, Estimate, PartPlan
+from arcpipe.convert.plan import PIXEL_STEPS_PER_CORE_S, PartPlan, estimate
 from arcpipe.convert.work import Work, prepare
 from arcpipe.progress import byte_size, counted, duration
 from arcpipe.sources import Inventory, Sample, open_source
@@ -115,17 +114,14 @@ def plan_report(
     header: StoreHeader,
     parts: Sequence[PartPlan],
     todo: Sequence[PartPlan],
-    expected: Estimate,
-    free_bytes: int | None,
     work: Work,
     n_workers: int,
     scratch: Path,
 ) -> DryRunReport:
     """Put the plan together and time a sample of it. Writes nothing but to `scratch`."""
+    expected, space = estimate(todo, config), config.out.free_space()
     timing = time_sample(work, inventory, scratch) if todo else None
-    core_s = expected.core_s
-    if timing is not None:
-        core_s = expected.pixels * timing.microseconds_per_pixel / 1e6
+    core_s = expected.core_s if timing is None else expected.pixels * timing.microseconds_per_pixel / 1e6
     samples = [sample for rows in inventory.samples.values() for sample in rows]
     sizes = sorted((sample.size for sample in samples if sample.size and sample.reason is None), key=_area)
     failing = [sample.reason for sample in samples if sample.reason is not None]
@@ -143,7 +139,7 @@ def plan_report(
             "largest": sizes[-1] if sizes else None,
         },
         expected_bytes=expected.n_bytes,
-        free_bytes=free_bytes,
+        free_bytes=space[1] if space else None,
         workers=n_workers,
         expected_core_s=core_s,
         expected_s=core_s / max(1, min(n_workers, len(todo))),
@@ -206,9 +202,8 @@ def _timed_fit(group: Group, record: DecoderRecord, work: Work, device: str, ste
 
 def _peak_bytes(todo: Sequence[PartPlan], work: Work) -> int:
     """The most memory that a worker takes for any of the parts, by the model that keeps it within its budget."""
-    needs = Needs(work.channels, work.fit)
     sizes = ([sample.size for sample in part.samples if sample.reason is None] for part in todo)
-    return max((needs.peak(rows, work.memory_bytes, max(1, work.threads)) for rows in sizes), default=0)
+    return max((work.needs.peak(rows, work.memory_bytes, max(1, work.threads)) for rows in sizes), default=0)
 
 
 def _area(size: tuple[int, int]) -> int:

@@ -70,17 +70,10 @@ def _bisect(
     failures: dict[int, FailedSample] = {}
     strikes: Counter[int] = Counter()
     first: list[list[int]] = []
-    memory = getattr(work.run, "memory", None) or memory_share(2)
+    memory = work.run.memory or memory_share(2)
     while len(failures) <= MOST_BLAMED:
-        request = {
-            "work": work,
-            "part": part,
-            "writer": writer,
-            "first": first,
-            "failures": failures,
-            "memory_bytes": memory,
-        }
-        ended = attempts.run(request)
+        asked = {"work": work, "part": part, "writer": writer}
+        ended = attempts.run({**asked, "first": first, "failures": failures, "memory_bytes": memory})
         if not isinstance(ended, Ended):
             return ended, list(failures.values())
         if not ended.rows:

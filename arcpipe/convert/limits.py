@@ -63,11 +63,13 @@ def memory_share(n_workers: int) -> int:
     return max(LEAST_MEMORY, free_memory() // max(n_workers, 1))
 
 
-def limit_memory(n_bytes: int) -> None:
+def limit_memory(n_bytes: int | None) -> None:
     """Let this process allocate so much beyond what it has mapped already; allocations that go further fail.
 
-    What is mapped at the start is libraries, gigabytes of addresses and little memory.
+    What is mapped at the start is libraries, gigabytes of addresses and little memory. None is no limit.
     """
+    if n_bytes is None:
+        return
     with open("/proc/self/statm", encoding="ascii") as file:
         mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (mapped + n_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe import seeds
-from arcpipe.arc.memory import Needs, copies_of_image
+from arcpipe.arc.memory import copies_of_image
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
 from arcpipe.convert.budget import check_memory, free_bytes
 from arcpipe.convert.limits import within
@@ -63,26 +62,22 @@ class Making:
         device = prepare(work)
         return cls(work, part, writer, device, fitter_of(work, writer.decoder(), device), open_images(work), started)
 
-    @cached_property
-    def needs(self) -> Needs:
-        """Memory by the size of an image."""
-        return Needs(self.work.channels, self.work.fit)
-
     def read(self, samples: Sequence[Sample]) -> list[tuple[Sample, Image]]:
         """Read the images of some samples, by the worker's threads; those that cannot be read are failures."""
         started = time.perf_counter()
-        found: Iterable[tuple[Image | None, FailedSample | None]]
-        if self.work.threads > 1 and len(samples) > 1 and self._all_fit(samples):
-            found = each(self._read, samples, self.work.threads)
-        else:
-            found = map(self._read, samples)
+
+        def one(sample: Sample) -> tuple[Image | None, FailedSample | None]:
+            return read_sample(self.source, sample, self.work, self.kept_bytes)
+
+        together = self.work.threads > 1 and len(samples) > 1 and self._all_fit(samples)
+        found = each(one, samples, self.work.threads) if together else map(one, samples)
         group: list[tuple[Sample, Image]] = []
         for sample, (image, failure) in zip(samples, found, strict=True):
             if failure is not None:
                 self.failures.append(failure)
             if image is not None:
                 group.append((sample, image))
-                self.kept_bytes += self.needs.of(image.shape[:2]).clouds
+                self.kept_bytes += self.work.needs.of(image.shape[:2]).clouds
         self.stages["read"] += time.perf_counter() - started
         return group
 
@@ -94,20 +89,34 @@ class Making:
 
     def commit(self) -> PartRecord:
         """Write and commit what was made, in the order of the part's samples; the clouds are gone afterwards."""
-        rows = {sample.sample_id: row for row, sample in enumerate(self.part.samples)}
+        work, part, writer = self.work, self.part, self.writer
+        rows = {sample.sample_id: row for row, sample in enumerate(part.samples)}
         self.clouds.sort(key=lambda cloud: (rows[cloud.sample_id], cloud.repeat))
         self.failures.sort(key=lambda failure: rows[failure.sample_id])
-        times = (self.stages, self.started)
-        return commit(self.work, self.part, self.writer, self.clouds, self.failures, *times, self.device)
-
-    def _read(self, sample: Sample) -> tuple[Image | None, FailedSample | None]:
-        return read_sample(self.source, sample, self.work, self.kept_bytes, self.needs)
+        if any(failure.reason == "unreadable" for failure in self.failures):
+            open_images(work)  # one image that cannot be read is its own fault, a disk that is gone is not
+        batch = CloudBatch.join(self.clouds, latent_dim=work.fit.latent_dim, n_neighbours=work.fit.neighbours)
+        self.clouds.clear()  # joined: not in memory twice while they are written
+        if work.store.neighbours_cache == "none":
+            batch = batch.without_neighbours()
+        write = time.perf_counter()
+        how = {"seconds": {**self.stages, "total": write - self.started}, "device": self.device}
+        try:
+            record = writer.commit_part(part.split, part.part_id, batch, self.failures, how)
+        except OSError as error:  # nothing of this part is to blame, and all others would meet it too
+            details = [f"part {part.split}/{part.part_id}, {error.filename or 'no file named'}"]
+            raise FileAccessError(
+                f"{writer.storage} cannot be written: {error.strerror or error}.",
+                details=[*details, "committed parts are safe"],
+                fix=["mend what is in the way, then run the same command again: it continues"],
+            ) from None
+        return replace(record, stages={**record.stages, "write": time.perf_counter() - write})
 
     def _all_fit(self, samples: Sequence[Sample]) -> bool:
         """Whether memory suffices for every image even if all can be read: then none depends on those before it."""
         kept, memory = self.kept_bytes, self.work.memory_bytes
         for sample in samples:
-            need = self.needs.of(sample.size)
+            need = self.work.needs.of(sample.size)
             if need.beside(kept) > memory:
                 return False
             kept += need.clouds
@@ -144,13 +153,11 @@ def fitter_of(work: Work, record: DecoderRecord, device: str) -> Fitter:
     return Fitter(decoder, work.fit, work.store, work.source, work.seed, device, max(1, work.threads))
 
 
-def read_sample(
-    source: Source, sample: Sample, work: Work, kept: int = 0, needs: Needs | None = None
-) -> tuple[Image | None, FailedSample | None]:
+def read_sample(source: Source, sample: Sample, work: Work, kept: int = 0) -> tuple[Image | None, FailedSample | None]:
     """One image that fits into memory beside `kept` bytes of clouds, or why there is none."""
     try:
         if sample.reason is None:
-            check_memory(sample.size, work.channels, work.fit, work.memory_bytes, kept, needs)
+            check_memory(sample.size, work.needs, work.memory_bytes, kept)
         with within(work.read_limit_s):
             image = source.read(sample, work.channels)
         if sample.size is not None and image.shape[:2] != sample.size:
@@ -186,19 +193,14 @@ def fit_group(group: Group, fitter: Fitter, memory_bytes: int, seconds: dict[str
         message = str(error).split("\n")[0]
     # Outside of the handler, whose traceback keeps the arrays of the attempt alive.
     if fitter.device != "cpu":
-        let_go()
+        import torch
+
+        torch.cuda.empty_cache()  # it keeps memory in pieces, which may be too small for what comes
     if len(group) == 1:
         return [], [out_of_memory(group[0][0], message)]
     middle = len(group) // 2
     first, second = (fit_group(half, fitter, memory_bytes, seconds) for half in (group[:middle], group[middle:]))
     return first[0] + second[0], first[1] + second[1]
-
-
-def let_go() -> None:
-    """Give back the memory of the GPU that torch keeps in pieces, which may be too small for what comes."""
-    import torch
-
-    torch.cuda.empty_cache()
 
 
 def _fit_together(group: Group, fitter: Fitter, memory_bytes: int, seconds: dict[str, float]) -> Made:
@@ -221,36 +223,3 @@ def _fit_together(group: Group, fitter: Fitter, memory_bytes: int, seconds: dict
             else:
                 lost[sample.sample_id] = FailedSample(sample.sample_id, sample.path, found.reason, str(found))
     return [cloud for cloud in clouds if cloud.sample_id not in lost], list(lost.values())
-
-
-def commit(
-    work: Work,
-    part: PartPlan,
-    writer: StoreWriter,
-    clouds: list[Cloud],
-    failures: Sequence[FailedSample],
-    stages: dict[str, float],
-    started: float,
-    device: str,
-) -> PartRecord:
-    """Write and commit the clouds of a part, emptying the list; `started` by `time.perf_counter()`."""
-    if any(failure.reason == "unreadable" for failure in failures):
-        open_images(work)  # one image that cannot be read is its own fault, a disk that is gone is not
-    batch = CloudBatch.join(clouds, latent_dim=work.fit.latent_dim, n_neighbours=work.fit.neighbours)
-    clouds.clear()  # joined: not in memory twice while they are written
-    if work.store.neighbours_cache == "none":
-        batch = batch.without_neighbours()
-    seconds = {**stages, "total": time.perf_counter() - started}
-    try:
-        write = time.perf_counter()
-        record = writer.commit_part(part.split, part.part_id, batch, failures, {"seconds": seconds, "device": device})
-        return replace(record, stages={**record.stages, "write": time.perf_counter() - write})
-    except OSError as error:  # nothing of this part is to blame, and all others would meet it too
-        raise FileAccessError(
-            f"{writer.storage} cannot be written: {error.strerror or error}.",
-            details=[
-                f"part {part.split}/{part.part_id}, {error.filename or 'no file named'}",
-                "committed parts are safe",
-            ],
-            fix=["mend what is in the way, then run the same command again: it continues"],
-        ) from None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from arcpipe.cloud import Cloud, CloudBatch, FailedSample
 from arcpipe.config import ConvertConfig, FitSection
+from arcpipe.convert.decoders import with_network_size
 from arcpipe.convert.plan import PartPlan, deal
 from arcpipe.convert.report import ConvertReport, summarise
 from arcpipe.errors import ConfigError, ImageError
@@ -61,7 +61,8 @@ def import_networks(
     counts = {
         split: {"samples": len(rows), "parts": -(-len(rows) // n_samples)} for split, rows in inventory.samples.items()
     }
-    say(f"{found.root}: {sum(map(len, inventory.samples.values()))} images as networks, {_widths(found)}")
+    n_images, widths = sum(map(len, inventory.samples.values())), "-".join(map(str, found.widths))
+    say(f"{found.root}: {n_images} images as networks, {widths}, variant {found.variant}")
     say(recognised(found, [fits[0] for (split, _), fits in files.items() if split == "train"]))
     header = header_of(config, inventory, counts, None)
     record = new_record(config.fit, found.widths[-1], 0)
@@ -128,16 +129,7 @@ def _fit(fit: FitSection, found: NetworkSet) -> FitSection:
     """The settings by which more such networks can be made. The public sets have independent starts."""
     made: dict[str, Any] = {"variant": found.variant, "start": "independent", "hidden": found.widths[1:-1]}
     made |= {"stop_db": 40.0} if found.variant == "siren-dws" else {}
-    values = {**fit.model_dump(), **made, "latent_dim": _n_parameters(found)}
-    return FitSection.model_validate(values)
-
-
-def _n_parameters(found: NetworkSet) -> int:
-    return sum((n_in + 1) * n_out for n_in, n_out in pairwise(found.widths))
-
-
-def _widths(found: NetworkSet) -> str:
-    return f"{'-'.join(map(str, found.widths))}, variant {found.variant}"
+    return with_network_size(FitSection.model_validate({**fit.model_dump(), **made}), found.widths[-1])
 
 
 def _write(

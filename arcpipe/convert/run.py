@@ -16,17 +16,16 @@ from arcpipe.cloud import DecoderRecord
 from arcpipe.cluster import Cluster, check_jobs, open_cluster
 from arcpipe.config import ConvertConfig
 from arcpipe.convert.budget import worker_memory
-from arcpipe.convert.decoders import check_decoder, load_decoder
+from arcpipe.convert.decoders import check_decoder, load_decoder, shared_network, with_network_size
 from arcpipe.convert.dry_run import DryRunReport, plan_report
 from arcpipe.convert.gather import Gathering, convert_parts
 from arcpipe.convert.plan import PartPlan, check_space, content_settings, count_parts, deal, estimate
 from arcpipe.convert.pretraining import pretrain_decoder
 from arcpipe.convert.report import ConvertReport, summarise
-from arcpipe.convert.scratch import scratch_folder
-from arcpipe.convert.sirens import shared_network, with_network_size
 from arcpipe.convert.work import Work
 from arcpipe.devices import check_gpus, check_workers
 from arcpipe.errors import ConfigError, DownloadError, NoSpaceError
+from arcpipe.files import temporary_folder
 from arcpipe.machine import available_cores
 from arcpipe.progress import Progress, byte_size, counted
 from arcpipe.sources import Inventory, NetworkSet, located, only_splits, open_networks, open_source
@@ -83,7 +82,7 @@ def run_convert(
 
         decoder = given or there or shared_network(config.fit, inventory.channels, config.seed)
         if decoder is None:
-            decoder = pretrain_decoder(_work(config, inventory, workers()), inventory, workers(), say)
+            decoder = pretrain_decoder(_work_of(config, inventory, workers()), inventory, workers(), say)
         writer = create_or_open(config.out, header, decoder, overwrite=overwrite)
         if retry_failed:
             writer.drop_failed()
@@ -165,7 +164,7 @@ def _missing(parts: Sequence[PartPlan], out: Storage) -> list[PartPlan]:
 
 def _open_workers(stack: ExitStack, config: ConvertConfig) -> Cluster:
     far = config.run.scheduler is not None or config.run.cluster is not None
-    scratch = None if far else stack.enter_context(scratch_folder())
+    scratch = None if far else stack.enter_context(temporary_folder("workers", "run"))
     workers = stack.enter_context(open_cluster(config.run, scratch, _shared_files(config)))
     if workers.dashboard:
         say(f"dashboard: {workers.dashboard}")
@@ -211,7 +210,7 @@ def _convert_missing(
     expected_s = estimate(todo, config).core_s / (workers.n_workers * max(workers.threads, 1))
     with Progress("convert", total, "images", done=done, expected_s=expected_s) as progress:
         try:
-            convert_parts(todo, _work(config, inventory, workers), writer, workers, state, progress)
+            convert_parts(todo, _work_of(config, inventory, workers), writer, workers, state, progress)
         except NoSpaceError as error:
             details = [*error.details, *_what_is_missing(config, parts)]
             raise NoSpaceError(error.what, details=details, fix=error.fix) from None
@@ -237,22 +236,10 @@ def _dry_run(config: ConvertConfig, scratch: Path, *, overwrite: bool, retry_fai
         raise DownloadError(error.what, details=error.details, fix=fix) from None
     there = _check_store(config, header, parts, overwrite=overwrite)
     todo = _missing(parts, config.out) if there else list(parts)
-    expected = estimate(todo, config)
     n_workers = config.run.gpus or config.run.workers or available_cores()
-    work = Work(
-        source=config.source,
-        channels=inventory.channels,
-        fit=config.fit,
-        store=config.store,
-        seed=config.seed,
-        threads=max(1, available_cores() // n_workers),
-        device="cuda" if config.run.gpus else "cpu",
-        run=config.run,
-        guarded=False,
-    )
-    space = config.out.free_space()
-    free = space[1] if space else None
-    return plan_report(config, inventory, header, parts, todo, expected, free, work, n_workers, scratch)
+    threads, device = max(1, available_cores() // n_workers), "cuda" if config.run.gpus else "cpu"
+    work = _work(config, inventory, threads, device)
+    return plan_report(config, inventory, header, parts, todo, work, n_workers, scratch)
 
 
 def _header(
@@ -273,16 +260,29 @@ def _header(
     )
 
 
-def _work(config: ConvertConfig, inventory: Inventory, workers: Cluster) -> Work:
+def _work_of(config: ConvertConfig, inventory: Inventory, workers: Cluster) -> Work:
+    memory = worker_memory(config.run, workers.n_workers) if workers.threads else int(config.run.memory or 0)
+    return _work(config, inventory, workers.threads, workers.device, guarded=workers.guarded, memory=memory)
+
+
+def _work(
+    config: ConvertConfig,
+    inventory: Inventory,
+    threads: int,
+    device: str,
+    *,
+    guarded: bool = False,
+    memory: int = 0,
+) -> Work:
     return Work(
         source=config.source,
         channels=inventory.channels,
         fit=config.fit,
         store=config.store,
         seed=config.seed,
-        threads=workers.threads,
-        device=workers.device,
+        threads=threads,
+        device=device,
         run=config.run,
-        guarded=workers.guarded,
-        memory=worker_memory(config.run, workers.n_workers) if workers.threads else int(config.run.memory or 0),
+        guarded=guarded,
+        memory=memory,
     )

@@ -106,5 +106,5 @@ def _groups(making: Making) -> Iterator[Sequence[Sample]]:
     memory = work.memory_bytes
     if making.device != "cpu":  # see `_read_ahead`
         memory = LOADED_BYTES + (memory - LOADED_BYTES) // 2
-    for rows in making.needs.groups([sample.size for sample in samples], memory, max(1, work.threads)):
+    for rows in work.needs.groups([sample.size for sample in samples], memory, max(1, work.threads)):
         yield samples[rows]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from arcpipe.arc.memory import Needs
 from arcpipe.config import FitSection, RunSection, SourceSection, StoreSection
 from arcpipe.convert.budget import worker_memory
 from arcpipe.convert.limits import fit_limit_s
@@ -31,6 +33,11 @@ class Work:
     """Whether the process that works may be ended where it takes too long: not where it is the user's own."""
     memory: int = 0
     """Bytes of a worker; 0: the share of its machine that a worker for each core would have."""
+
+    @cached_property
+    def needs(self) -> Needs:
+        """The memory that an image takes, by its size."""
+        return Needs(self.channels, self.fit)
 
     @property
     def memory_bytes(self) -> int:

@@ -110,10 +110,10 @@ def test_a_large_image_fits_after_the_advice_and_not_before() -> None:
     size, fit = (2912, 4268), FitSection()
     needed = needed_bytes(size, 3, fit)
     assert needed < 1.5 * 2**30
-    check_memory(size, 3, fit, needed)
-    check_memory(None, 3, fit, 0)
+    check_memory(size, Needs(3, fit), needed)
+    check_memory(None, Needs(3, fit), 0)
     with pytest.raises(ImageError, match="pixels need") as caught:
-        check_memory(size, 3, fit, needed - 1)
+        check_memory(size, Needs(3, fit), needed - 1)
     assert caught.value.reason == "out-of-memory"
 
 

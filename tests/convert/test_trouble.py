@@ -21,8 +21,8 @@ import pytest
 
 from arcpipe.cluster import Cluster
 from arcpipe.convert import run_convert, run_verify
-from arcpipe.convert.scratch import scratch_folder
 from arcpipe.errors import ArcpipeError, FileAccessError, NoSpaceError
+from arcpipe.files import temporary_folder
 from arcpipe.progress import Progress
 from arcpipe.storage import Place
 from arcpipe.store import create, open_store
@@ -194,14 +194,14 @@ def test_a_kill_between_moving_aside_and_creating_brings_the_old_store_back(
 def test_folders_of_killed_runs_are_removed_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = (
-        "import os, tempfile\nfrom arcpipe.convert.scratch import scratch_folder\n"
+        "import os, tempfile\nfrom arcpipe.files import temporary_folder\n"
         f"tempfile.tempdir = {str(tmp_path)!r}\n"
-        "with scratch_folder() as folder:\n    (folder / 'file').touch()\n    os.kill(os.getpid(), 9)\n"
+        "with temporary_folder('workers', 'run') as own:\n    (own / 'file').touch()\n    os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=False)
     (place,) = tmp_path.iterdir()
     assert len(list(place.rglob("file"))) == 1
-    with scratch_folder() as first, scratch_folder() as second:
+    with temporary_folder("workers", "run") as first, temporary_folder("workers", "run") as second:
         assert not list(place.rglob("file"))
         assert first.is_dir()
         assert second.is_dir()
