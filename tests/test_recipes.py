@@ -35,11 +35,18 @@ def written(folder: Path, /, **values: Any) -> Path:
 GOOD: dict[str, Any] = {"kind": "slurm", "cores": 8, "memory": "16 GB"}
 
 
+def job_script(section: jobs.QueueSection) -> str:
+    """What would be submitted; the address and certificates are made when a run starts."""
+    job = jobs._cluster_class(section.kind).job_cls
+    address = f"{'tls' if section.tls else 'tcp'}://SCHEDULER:PORT"
+    return job(scheduler=address, **jobs._job(section)).job_script()
+
+
 @NEEDS_JOBQUEUE
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_recipe_becomes_a_job_script(path: Path, tmp_path: Path) -> None:
     section = jobs.read_queue(path).model_copy(update={"folder": tmp_path / "logs"})
-    script = jobs.job_script(section)
+    script = job_script(section)
     worker = next(line for line in script.splitlines() if "dask_worker" in line).split()
     assert any(word.startswith("tls://") for word in worker), "encrypted unless it is switched off"
     assert worker[len(worker) - worker[::-1].index("--nthreads")] == "1", "one task at a time"
@@ -70,7 +77,7 @@ def test_ctrl_c_stays_ours() -> None:
 @pytest.mark.parametrize("kind", ["slurm", "pbs", "sge", "lsf"])
 def test_every_kind_has_a_script_with_queue_and_account(kind: str, tmp_path: Path) -> None:
     values = {**GOOD, "kind": kind, "queue": "short", "account": "mine", "folder": tmp_path, "walltime": "01:00:00"}
-    script = jobs.job_script(build(jobs.QueueSection, {**values, "prologue": ["module load python"]}))
+    script = job_script(build(jobs.QueueSection, {**values, "prologue": ["module load python"]}))
     for word in ("short", "mine", "module load python", "dask_worker"):
         assert word in script
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -80,7 +80,11 @@ def open_cluster(run: RunSection, scratch: Path | None = None, must_see: Sequenc
         _quieten()
         stack.enter_context(dask.config.set({"distributed.comm.timeouts.connect": ANSWER_WITHIN}))
         if run.scheduler is not None or run.cluster is not None:
-            client, executor, n_workers = stack.enter_context(_far(run, must_see))
+            if run.cluster is not None:
+                far = queued(read_queue(run.cluster), run.wait_s, must_see)
+            else:
+                far = join(run.scheduler or "", run.wait_s or WAIT_S, must_see)
+            client, executor, n_workers = stack.enter_context(far)
             yield Cluster(executor, n_workers, 0, "auto", _dashboard(client), guarded=True, client=client)
             return
         n_workers = run.gpus or run.workers or available_cores()
@@ -90,13 +94,6 @@ def open_cluster(run: RunSection, scratch: Path | None = None, must_see: Sequenc
         window = WindowExecutor(client.get_executor(pure=False))
         window.widen(n_workers)
         yield Cluster(window, n_workers, threads, device, _dashboard(client), guarded=True, client=client)
-
-
-def _far(run: RunSection, must_see: Sequence[Path]) -> AbstractContextManager[tuple[Client, Executor, int]]:
-    """Workers that are not children of this process: those of a scheduler, or jobs of a batch system."""
-    if run.cluster is not None:
-        return queued(read_queue(run.cluster), run.wait_s, must_see)
-    return join(run.scheduler or "", run.wait_s or WAIT_S, must_see)
 
 
 def died(future: Future[Any]) -> bool:
@@ -117,10 +114,17 @@ def describe_loss(future: Future[Any]) -> str | None:
 
 def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None, run: RunSection) -> Any:
     """A cluster of worker processes on this machine, one task at a time each; worker i of GPUs sees device i only."""
+    import dask
     from distributed import Nanny, Scheduler, SpecCluster
 
     environment = worker_environment(threads)
-    stack.enter_context(_dask_settings(environment))
+    settings = {
+        # Dask sets thread counts and MALLOC_TRIM_THRESHOLD_ of its own before it spawns; ours must win.
+        "distributed.nanny.pre-spawn-environ": environment,
+        "distributed.scheduler.allowed-failures": 1,  # the second death is looked into: `convert.isolate`
+        "distributed.worker.memory.terminate": 0.95,
+    }
+    stack.enter_context(dask.config.set(settings))
     stack.enter_context(_without_script())
     if scratch is None:
         temporary = tempfile.TemporaryDirectory(prefix="arcpipe-", ignore_cleanup_errors=True)
@@ -135,10 +139,8 @@ def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None,
         # Dask's own share would be one core's, however many a worker has. Where it ends, Dask kills the worker.
         "memory_limit": max(int(1.2 * (run.memory or 0)), machine_memory() // n_workers),
     }
-    on_gpus = run.gpus is not None
-    workers = {
-        i: {"cls": Nanny, "options": {**options, "env": environment | _one_gpu(i, on_gpus)}} for i in range(n_workers)
-    }
+    environments = [environment | (_one_gpu(i) if run.gpus is not None else {}) for i in range(n_workers)]
+    workers = {i: {"cls": Nanny, "options": {**options, "env": env}} for i, env in enumerate(environments)}
     scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0"}}
     # A worker that is killed cannot tidy up its semaphore; Python's tracker does it, and need not say so.
     stack.enter_context(_environment("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning"))
@@ -151,19 +153,6 @@ def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None,
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return cluster
-
-
-def _dask_settings(environment: dict[str, str]) -> Any:
-    import dask
-
-    return dask.config.set(
-        {
-            # Dask sets thread counts and MALLOC_TRIM_THRESHOLD_ of its own before it spawns; ours must win.
-            "distributed.nanny.pre-spawn-environ": environment,
-            "distributed.scheduler.allowed-failures": 1,  # the second death is looked into: `convert.isolate`
-            "distributed.worker.memory.terminate": 0.95,
-        }
-    )
 
 
 @contextmanager
@@ -196,9 +185,7 @@ def _without_script() -> Iterator[None]:
         main.__dict__.update(before)
 
 
-def _one_gpu(index: int, on_gpus: bool) -> dict[str, str]:
-    if not on_gpus:
-        return {}
+def _one_gpu(index: int) -> dict[str, str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return {"CUDA_VISIBLE_DEVICES": visible.split(",")[index].strip() if visible else str(index)}
 

@@ -25,13 +25,7 @@ from arcpipe.errors import ClusterError, ConfigError, install
 if TYPE_CHECKING:
     from distributed import Client
 
-KINDS = {
-    "slurm": "SLURM",
-    "pbs": "PBS",
-    "sge": "SGE",
-    "lsf": "LSF",
-    "local": "Local",
-}
+KINDS = {"slurm": "SLURM", "pbs": "PBS", "sge": "SGE", "lsf": "LSF", "local": "Local"}
 WAIT_S = 86400.0
 ROLES = ("client", "scheduler", "worker")
 LOOK_AT = {"slurm": "squeue --me", "pbs": "qstat", "sge": "qstat", "lsf": "bjobs"}
@@ -107,13 +101,6 @@ def read_queue(path: Path) -> QueueSection:
     return build(QueueSection, read_toml(path, "docs/clusters.md has such files"), str(path))
 
 
-def job_script(section: QueueSection) -> str:
-    """What would be submitted, for people and tests; the address and certificates are made when a run starts."""
-    job = _cluster_class(section.kind).job_cls
-    script: str = job(scheduler=f"{'tls' if section.tls else 'tcp'}://SCHEDULER:PORT", **_job(section)).job_script()
-    return script
-
-
 @contextmanager
 def queued(
     section: QueueSection, wait_s: float | None = None, must_see: Sequence[Path] = ()
@@ -179,16 +166,9 @@ def _job(section: QueueSection) -> dict[str, Any]:
         "worker_extra_args": ["--nthreads", "1", "--dashboard-address", f"{LOOPBACK}:0"],
         "log_directory": str(section.folder),
     }
-    for name, value in (
-        ("walltime", section.walltime),
-        ("queue", section.queue),
-        ("account", section.account),
-        ("python", section.python),
-        ("interface", section.interface),
-        ("local_directory", None if section.scratch is None else str(section.scratch)),
-    ):
-        if value is not None:
-            options[name] = value
+    given = {name: getattr(section, name) for name in ("walltime", "queue", "account", "python", "interface")}
+    given["local_directory"] = None if section.scratch is None else str(section.scratch)
+    options |= {name: value for name, value in given.items() if value is not None}
     if section.kind in ("sge", "lsf") and section.account is not None:
         options["project"] = options.pop("account")
     if section.kind == "local":  # it runs the "script" as one command line, and knows no queue

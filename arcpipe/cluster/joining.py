@@ -58,15 +58,13 @@ class Workforce:
     admitted: dict[str, int] = field(default_factory=dict)
     refused: dict[str, list[str]] = field(default_factory=dict)
     here: Versions = field(default_factory=versions_here)
-    _stop: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def watch(self) -> None:
-        """Look at the workers until `stop`; run in a thread of its own."""
+        """Look at the workers until `stop` is set; run in a thread of its own."""
         last_seen, said = time.monotonic(), False
         while True:
-            with suppress(
-                *GONE
-            ):  # the scheduler is going, and its futures say so; or a worker is: the next look says it
+            with suppress(*GONE):  # the scheduler goes, as its futures say; or a worker, as the next look will say
                 self._look()
             alone = 0 if self.admitted else time.monotonic() - last_seen
             if self.admitted:
@@ -83,11 +81,8 @@ class Workforce:
                     f"no worker that can be used is connected to {self.address}: waiting for up to "
                     f"{duration(self.wait_s)}; {self.hint}"
                 )
-            if self._stop.wait(LOOK_EVERY_S):
+            if self.stop.wait(LOOK_EVERY_S):
                 return
-
-    def stop(self) -> None:
-        self._stop.set()
 
     def _look(self) -> None:
         connected = set(self.client.scheduler_info(n_workers=-1)["workers"])
@@ -145,7 +140,7 @@ def staffed(
         _first_worker(workforce)
         yield window, len(workforce.admitted)
     finally:
-        workforce.stop()
+        workforce.stop.set()
         watcher.join(timeout=5)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ from arcpipe.config import FitSection
 from arcpipe.seeds import generator
 from arcpipe.siren import loops
 from arcpipe.siren.network import coordinates, first_values, layer_sizes
+from arcpipe.threads import each
 
 SCRATCH_BYTES = 3 * 2**19
 """What one fit may keep of its activations: most of a core's own cache, where the work is 2 times as fast."""
@@ -48,14 +48,7 @@ def fit_sirens(
     Returns:
         Networks in the order of the images; each is the same bit for bit whatever is fitted beside it.
     """
-
-    def one(i: int) -> FittedSiren:
-        return _fit(images[i], record, fit, seeds[i], rates)
-
-    if min(threads, len(images)) < 2:
-        return [one(i) for i in range(len(images))]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(one, range(len(images))))
+    return each(lambda i: _fit(images[i], record, fit, seeds[i], rates), range(len(images)), threads)
 
 
 def _fit(
