@@ -52,7 +52,7 @@ def part_problem(own: Mapping[str, Any]) -> str | None:
         ("psnr", lambda o: _is_number(o["psnr"].get("sum")) and _counts(o["psnr"], "count")),
         ("latent_sums", lambda _: _counts(sums, "count") and _numbers(sums.get("sum"), sums.get("sum_squares"))),
         ("failures", lambda o: all(map(_is_failure, o["failures"]))),
-        ("neighbours_coding", lambda o: _coding(o)),
+        ("neighbours_coding", _coding),
         ("positions_coding", lambda o: o.get("positions_coding", "plain") in ("plain", "gaps")),
         ("latent_steps", lambda o: _are_steps(o.get("latent_steps"))),
         ("provenance", lambda o: _is_seconds(o["provenance"].get("seconds", 0.0))),

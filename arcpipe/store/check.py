@@ -125,15 +125,12 @@ def _rises(offsets: NDArray[np.int64], end: int) -> bool:
 
 
 def _position_problems(batch: CloudBatch, owner: NDArray[np.int64]) -> Problems:
-    problems: Problems = []
     inside = ((batch.positions >= 0) & (batch.positions < batch.sizes[owner])).all(axis=1)
     if not inside.all():
         return [("positions", f"outside of the image in cloud {owner[np.argmin(inside)]}")]
     codes = morton_codes(batch.positions)
     sorted_ = (codes[1:] >= codes[:-1]) | (owner[1:] != owner[:-1])
-    if not sorted_.all():
-        problems.append(("positions", f"not in Morton order in cloud {owner[1:][np.argmin(sorted_)]}"))
-    return problems
+    return [] if sorted_.all() else [("positions", f"not in Morton order in cloud {owner[1:][np.argmin(sorted_)]}")]
 
 
 def _scale_problems(batch: CloudBatch, with_scales: bool) -> Problems:

@@ -41,7 +41,8 @@ def check_arrays(store: Store, part: Part, report: VerifyReport, *, say: bool) -
             if say:
                 report.add(part.place(name), "; ".join(error.details))
             continue
-        shape = tuple(counts.get(length, length) for length in ARRAYS[name][1] or array.shape)
+        lengths = ARRAYS[name][1] or array.shape
+        shape = tuple(counts[length] if isinstance(length, str) else length for length in lengths)
         if array.shape != shape:
             sound = False
             report.add(part.place(name), f"shape {array.shape}, expected {shape}")
