@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,21 +25,8 @@ import numpy as np
 
 from arcpipe.store import content_hash, open_store, verify
 
-CONVERT = [
-    "convert",
-    "digits",
-    "--limit",
-    "12",
-    "--recipe",
-    "thesis",
-    "--steps",
-    "20",
-    "--latent-dim",
-    "8",
-    "--dtype",
-    "int8",
-]
-CONVERT += ["--set", "store.part_samples=6", "--set", "fit.pretrain_images=6", "--set", "fit.pretrain_steps=20"]
+CONVERT = shlex.split("convert digits --limit 12 --recipe thesis --steps 20 --latent-dim 8 --dtype int8")
+CONVERT += shlex.split("--set store.part_samples=6 --set fit.pretrain_images=6 --set fit.pretrain_steps=20")
 
 
 def kind_of(name: str) -> str:

@@ -28,6 +28,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +178,9 @@ def parity(bench: Bench) -> list[dict[str, Any]]:
         images = pictures(size, min(count, 16 if size[0] * size[1] < 2**12 else 2))
         seeds, memory = range(len(images)), 2**30
         kernels = {f"basis, {name}": BatchKernel(basis.to(bench.device), name) for name in bench.solvers()}
-        cases = [(name, basis, bench.basis_fit, BasisKernel(basis), kernel) for name, kernel in kernels.items()]
+        cases: list[tuple[str, Any, FitSection, Any, Any]] = [
+            (name, basis, bench.basis_fit, BasisKernel(basis), kernel) for name, kernel in kernels.items()
+        ]
         if size[0] * size[1] <= 2**16 or bench.left_s > 300:
             thesis = TorchKernel(concat.to(bench.device))
             cases.append(("thesis, torch", concat, bench.thesis, NumbaKernel(concat), thesis))
@@ -235,8 +239,8 @@ def fits(bench: Bench) -> list[dict[str, Any]]:
             rows.append({"size": label, "what": f"what the CPU does for {name}", "images_s": count / seconds})
         for name in bench.solvers():
             rows.append({"size": label, "what": f"basis, {name}", **basis_speed(bench, basis, name, images)})
-        kernel = TorchKernel(concat)
-        seconds = bench.seconds(lambda: kernel.run(images, bench.thesis, range(count), 2**33), most=2)  # noqa: B023
+        thesis = TorchKernel(concat)
+        seconds = bench.seconds(lambda: thesis.run(images, bench.thesis, range(count), 2**33), most=2)  # noqa: B023
         work = thesis_work(area, bench.thesis)
         rows.append(
             {"size": label, "what": "thesis, torch", "images_s": count / seconds}
@@ -253,12 +257,13 @@ def tuning(bench: Bench) -> list[dict[str, Any]]:
         return []
     from arcpipe.arc.kernels import basis_triton
 
+    tuned: Any = basis_triton
     basis, size = decoder_of(bench.records["basis"], bench.device), next(iter(bench.sizes))
     assert isinstance(basis, Basis)
     images, fit = pictures(size, bench.sizes[size]), bench.basis_fit
     kernel = BatchKernel(basis, "triton")
     placed = kernel.place(images, fit, range(len(images)))
-    usual, rows = (basis_triton.WARPS, basis_triton.CHUNK), []
+    usual, rows = (tuned.WARPS, tuned.CHUNK), []
 
     def measure(what: str) -> None:
         batch = Batch.lay(images, *placed, basis, bench.device)
@@ -270,14 +275,14 @@ def tuning(bench: Bench) -> list[dict[str, Any]]:
 
     try:
         for warps in (1, 2, 4, 8):
-            basis_triton.WARPS = warps
+            tuned.WARPS = warps
             measure(f"{warps} warps")
-        basis_triton.WARPS = usual[0]
+        tuned.WARPS = usual[0]
         for chunk in (16, 32, 64, 128):
-            basis_triton.CHUNK = chunk
+            tuned.CHUNK = chunk
             measure(f"{chunk} pairs at once")
     finally:
-        basis_triton.WARPS, basis_triton.CHUNK = usual
+        tuned.WARPS, tuned.CHUNK = usual
     return rows
 
 
@@ -369,16 +374,15 @@ def training(bench: Bench) -> list[dict[str, Any]]:
         latents, positions, offsets = clouds_of(n_clouds, n_points, side)
         labels = torch.eye(10)[torch.arange(n_clouds) % 10]
 
-        def batch(index: int, held: Any = (latents, positions, offsets, labels)) -> Any:
-            return TrainBatch(*held, np.arange(len(held[3])), index, 0, len(held[3]))
+        first = TrainBatch(latents, positions, offsets, labels, np.arange(n_clouds), 0, 0, n_clouds)
 
-        def run(device: torch.device, precision: str, steps: int, preset: str = preset, batch: Any = batch) -> Any:
+        def run(device: torch.device, precision: str, steps: int, preset: str = preset, first: Any = first) -> Any:
             torch.manual_seed(0)
             model = build_model(ModelSection.model_validate({"preset": preset}), 32, 10).to(device).train()
-            optim = OptimSection(precision=precision)
+            optim = OptimSection.model_validate({"precision": precision})
             optimiser, losses, moments = make_optimiser(model, optim, device), [], []
             batches = made_ready(
-                (batch(i) for i in range(steps)), device,
+                (replace(first, index=i) for i in range(steps)), device,
                 lambda made, step: plan_of(model, made, torch.Generator().manual_seed(step)),
             )  # fmt: skip
             for step, made in enumerate(batches):
@@ -404,6 +408,7 @@ def conversions(bench: Bench) -> list[dict[str, Any]]:
     from arcpipe.cluster import Cluster
     from arcpipe.config import ConvertConfig, build
     from arcpipe.convert import run_convert
+    from arcpipe.convert.report import ConvertReport
 
     rows = []
     cases = [((32, 32), 24), ((40, 60), 4)] if bench.quick else [((32, 32), 8192), ((375, 500), 192)]
@@ -429,6 +434,7 @@ def conversions(bench: Bench) -> list[dict[str, Any]]:
             with ThreadPoolExecutor(1) as pool, watched(bench) as used:
                 report = run_convert(config, cluster=Cluster(pool, 1, torch.get_num_threads(), bench.device.type, None))
             seconds = time.perf_counter() - started
+            assert isinstance(report, ConvertReport)
             stages = {stage: round(spent, 3) for stage, spent in report.seconds_by_stage.items()}
         rows.append({"size": f"{size[0]}x{size[1]}", "recipe": name, "images": count, "seconds": seconds})
         rows[-1] |= {"images_s": count / seconds, "stages_s": stages, "over_fit": seconds / max(stages["fit"], 1e-9)}
@@ -467,7 +473,7 @@ def profiles(bench: Bench) -> dict[str, list[dict[str, Any]]]:
     assert isinstance(concat, Decoder)
     assert isinstance(basis, Basis)
     works: dict[str, Callable[[], Any]] = {
-        f"basis, {name}": lambda name=name: BatchKernel(basis, name).run(images, bench.basis_fit, range(len(images)), 0)
+        f"basis, {name}": partial(BatchKernel(basis, name).run, images, bench.basis_fit, range(len(images)), 0)
         for name in bench.solvers()
     }
     works["thesis, torch"] = lambda: TorchKernel(concat).run(images, bench.thesis, range(len(images)), 2**33)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shlex
 import signal
 import socket
 import subprocess
@@ -26,18 +27,9 @@ import psutil
 from arcpipe.store import content_hash, open_store
 
 PYTHON = [sys.executable, "-m"]
-SMALL = [
-    "--recipe",
-    "thesis",
-    "--steps",
-    "60",
-    "--latent-dim",
-    "8",
-    "--set",
-    "fit.pretrain_images=20",
-    "--set",
-    "fit.pretrain_steps=30",
-]
+SMALL = shlex.split(
+    "--recipe thesis --steps 60 --latent-dim 8 --set fit.pretrain_images=20 --set fit.pretrain_steps=30"
+)
 LOCAL, REMOTE = ("worker", "worker", "client"), ("worker", "worker", "client", "nanny", "scheduler")
 
 
@@ -148,7 +140,8 @@ def main() -> None:
     options = parser.parse_args()
     random.seed(options.seed)
     tried: Counter[str] = Counter()
-    commands, hashes = 0, []
+    commands = 0
+    hashes: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         clean = Path(folder) / "undisturbed.zarr"
         subprocess.run(convert(clean, options.limit, None, workers=1), check=True, stdout=subprocess.DEVNULL)

@@ -10,14 +10,15 @@ that holds all of a picture's pixels that are not black: means over the test spl
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import arcpipe as ap
+from arcpipe.arc.metrics import psnr
 from arcpipe.sources.originals import open_originals
 
 
@@ -30,7 +31,8 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=["thesis", "basis"])
     parser.add_argument("--data", type=Path, default=None)
     given = parser.parse_args()
-    shapes = [("as they are", {}), *((f"padded to {pad}", {"pad": pad}) for pad in given.pads)]
+    shapes: list[tuple[str, dict[str, Any]]] = [("as they are", {})]
+    shapes += [(f"padded to {pad}", {"pad": pad}) for pad in given.pads]
     shapes += [(f"displaced in {pad}", {"pad": pad, "displace": True}) for pad in given.pads]
     print(f"{'recipe':8} {'pictures':18} {'anchors':>8} {'dB':>7} {'dB inside':>10}")
     with tempfile.TemporaryDirectory() as folder:
@@ -38,10 +40,8 @@ def main() -> None:
             first = Path(folder) / f"{recipe}-0.zarr"
             for i, (words, shape) in enumerate(shapes):
                 out = Path(folder) / f"{recipe}-{i}.zarr"
-                decoder = {"decoder": str(first)} if i else {}
-                ap.convert(
-                    given.source, out, recipe=recipe, limit=given.limit, data=given.data, workers=1, **shape, **decoder
-                )
+                changes: dict[str, Any] = {**shape, "decoder": str(first)} if i else shape
+                ap.convert(given.source, out, recipe=recipe, limit=given.limit, data=given.data, workers=1, **changes)
                 anchors, whole, inside = measured(out)
                 print(f"{recipe:8} {words:18} {anchors:8.0f} {whole:7.2f} {inside:10.2f}", flush=True)
 
@@ -57,7 +57,7 @@ def measured(folder: Path) -> tuple[float, float, float]:
         assert original is not None
         decoded = ap.decode(cloud)
         box = around(original)
-        rows.append((len(cloud.positions), decibels(decoded, original), decibels(decoded[box], original[box])))
+        rows.append((len(cloud.positions), psnr(original, decoded), psnr(original[box], decoded[box])))
     anchors, whole, inside = np.mean(rows, axis=0)
     return anchors, whole, inside
 
@@ -67,11 +67,6 @@ def around(pixels: NDArray[np.float32]) -> tuple[slice, slice]:
     bright = pixels.max(2) > 0
     rows, columns = bright.any(1).nonzero()[0], bright.any(0).nonzero()[0]
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def decibels(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
-    """Peak signal-to-noise ratio of values in [0, 1]."""
-    return -10 * math.log10(float(np.square(found - wanted).mean()) + 1e-12)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,9 @@ import argparse
 import time
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from arcpipe.arc.engine import decoder_of
 from arcpipe.arc.metrics import psnr
@@ -59,7 +55,8 @@ def main() -> None:
     chosen = [samples[i] for i in np.linspace(0, len(samples) - 1, options.images).astype(int)]
     concat, basis = (decoder_of(open_store(path).decoder) for path in (options.thesis, options.basis))
     images = [source.read(sample, concat.channels) for sample in chosen]
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     names = {"loop": "one image at a time, autograd", "thesis": "recipe thesis"}
     for method, name in names.items():
         few = images[:4] if method == "loop" else images

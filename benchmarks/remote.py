@@ -15,48 +15,18 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from arcpipe.cloud import Cloud, CloudBatch, NetworkRecord, morton_codes
+from arcpipe.bench.clouds import write_clouds
 from arcpipe.config import StreamSection
 from arcpipe.storage import storage_at
-from arcpipe.store import Store, StoreHeader, create_or_open, open_store
+from arcpipe.store import Store, open_store
 from arcpipe.stream.loader import StreamLoader
 from arcpipe.stream.split import Split, normalisation
 from tests.bucket_server import BucketServer, find_server
 
-PARTS, CLOUDS, POINTS, WIDTH = 10, 128, 512, 32
+PARTS, CLOUDS = 10, 128
 KEPT_BYTES = 2**24  # decoded chunks; an epoch has three times as many
-
-
-def cloud(i: int) -> Cloud:
-    """512 anchors in a picture of 100 x 100."""
-    rng = np.random.default_rng(i)
-    positions = np.stack(np.divmod(rng.choice(10_000, POINTS, replace=False), 100), axis=1)
-    positions = positions[np.argsort(morton_codes(positions))].astype(np.uint16)
-    latents = rng.normal(size=(POINTS, WIDTH)).astype(np.float16)
-    return Cloud(positions, latents, (100, 100), label=i % 10, psnr=30.0, sample_id=i, path=f"{i % 10}/{i}.png")
-
-
-def write(place: Path) -> None:
-    rng = np.random.default_rng(0)
-    width = 4 * (WIDTH + 2)
-    decoder = NetworkRecord((rng.normal(size=(3, width)).astype(np.float32),), (np.zeros(3, np.float32),), 4, WIDTH)
-    header = StoreHeader(
-        config={"benchmark": "remote"},
-        fingerprint="0" * 64,
-        classes=[str(i) for i in range(10)],
-        channels=3,
-        splits={"train": {"samples": PARTS * CLOUDS, "parts": PARTS}},
-        neighbours_cache="none",
-    )
-    writer = create_or_open(place, header, decoder)
-    for i, part in enumerate(writer.planned()):
-        batch = CloudBatch.join([cloud(i * CLOUDS + j) for j in range(CLOUDS)], latent_dim=WIDTH, n_neighbours=4)
-        writer.commit_part("train", part.id, batch.without_neighbours())
-    writer.finish()
 
 
 def n_chunks(store: Store) -> int:
@@ -97,7 +67,7 @@ def main() -> None:
             os.environ.update(server.environment())
             here, there = Path(scratch) / "clouds.zarr", storage_at(f"{server.new_place()}/clouds.zarr")
             for place in (here, there):
-                write(place)
+                write_clouds(place, PARTS * CLOUDS, points=512, side=100, part_samples=CLOUDS)
             server.relay.delay_s = asked.latency / 1000
             before = server.relay.requests.total()
             stores = [open_store(place, cache_bytes=KEPT_BYTES) for place in (here, there)]

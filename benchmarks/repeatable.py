@@ -26,6 +26,7 @@ from arcpipe.arc.engine import decode, fit_clouds
 from arcpipe.arc.metrics import psnr
 from arcpipe.arc.problem import FittedCloud
 from arcpipe.bench.photographs import photographs
+from arcpipe.cloud import NetworkRecord
 from arcpipe.config import FitSection, SourceSection
 from arcpipe.seeds import generator
 from arcpipe.sources import open_source
@@ -48,7 +49,9 @@ def main() -> None:
     parser.add_argument("source", nargs="?")
     parser.add_argument("--images", type=int, default=48)
     given = parser.parse_args()
-    decoder = Decoder.from_record(open_store(given.store).decoder)
+    record = open_store(given.store).decoder
+    assert isinstance(record, NetworkRecord), "a store of the recipe thesis or fast"
+    decoder = Decoder.from_record(record)
     images = load(given.source, given.images) if given.source else photographs((32, 32), given.images)
     print(f"{'recipe':70}    PSNR  mean |w|^2  correlation")
     for variant in VARIANTS:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -55,18 +55,7 @@ class Entry:
     source: str
 
     def cells(self) -> list[str]:
-        accuracy = f"{self.accuracy:.1f}"
-        return [
-            self.data,
-            self.method,
-            accuracy,
-            self.psnr,
-            self.numbers,
-            self.labels,
-            self.views,
-            self.head,
-            self.source,
-        ]
+        return [f"{cell:.1f}" if isinstance(cell, float) else cell for cell in astuple(self)]
 
 
 FIELD = (
@@ -179,9 +168,8 @@ def order(rows: Sequence[Row], column: str) -> list[str]:
         elif spread is None or -gap <= spread:
             unclear += 1
         else:
-            against.append(
-                f"{low_name} above {high_name} by {-gap:.1f} (thesis: below by {high.thesis - low.thesis:.1f})"
-            )
+            below = (high.thesis or 0) - (low.thesis or 0)
+            against.append(f"{low_name} above {high_name} by {-gap:.1f} (thesis: below by {below:.1f})")
     line = f"* Order of *{column}*: {same} of {len(pairs)} pairs of arms as in the thesis"
     line += f", {unclear} undecided within the spread" if unclear else ""
     line += f", {len(against)} the other way round beyond it: {'; '.join(against)}" if against else ""

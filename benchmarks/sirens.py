@@ -71,7 +71,7 @@ def main() -> None:
     short = max(1, options.steps // 20)
 
     def one_by_one(some: list[np.ndarray], steps: int) -> list[float]:
-        return [fit_reference(image, record, record.start, rates[:steps])[1][-1] for image in some]
+        return [fit_reference(image, record, record.start, rates[:steps].tolist())[1][-1] for image in some]
 
     def together(some: list[np.ndarray], steps: int) -> list[float]:
         return batched(some, record, steps, fit.lr)

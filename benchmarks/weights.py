@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ def tell_spreads(path: Path) -> None:
     taken: list[np.ndarray] = []
     for part in store.parts("train"):
         taken.append(store.read_block("train", part.id, 0, min(part.n_clouds, 1000 - sum(map(len, taken)))).latents)
-    values = np.concatenate(taken).astype(np.float64)
+    values: Any = np.concatenate(taken).astype(np.float64)
     print(f"{len(values)} networks, PSNR {np.nanmean(store.psnr('train')):.1f} dB")
     print(f"{'tensor':8}{'all':>9}{'images':>9}{'share':>8}")
     for i, layer in enumerate(split_layers(values, record.widths_tuple)):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from arcpipe.cloud import CloudBatch, DecoderRecord, NetworkRecord, ends_from, morton_codes
+from arcpipe.storage import Place
 from arcpipe.store import Store, StoreHeader, create_or_open, fingerprint, open_store
 
 CLASSES = 10
@@ -14,7 +13,7 @@ NEIGHBOURS = 4
 
 
 def write_clouds(
-    path: Path, n: int, *, points: int = 51, latent_dim: int = 32, side: int = 32, part_samples: int = 512
+    place: Place, n: int, *, points: int = 51, latent_dim: int = 32, side: int = 32, part_samples: int = 512
 ) -> Store:
     """Write a finished store with a split `train` of `n` clouds of `points` points in pictures of `side` pixels."""
     sizes = [min(part_samples, n - start) for start in range(0, n, part_samples)]
@@ -26,13 +25,13 @@ def write_clouds(
         splits={"train": {"samples": n, "parts": len(sizes)}},
         neighbours_cache="none",
     )
-    writer = create_or_open(path, header, _decoder(latent_dim))
+    writer = create_or_open(place, header, _decoder(latent_dim))
     first = 0
     for part in writer.planned():
         writer.commit_part(part.split, part.id, _clouds(first, part.n_samples, points, latent_dim, side))
         first += part.n_samples
     writer.finish()
-    return open_store(path)
+    return open_store(place)
 
 
 def _clouds(first: int, n: int, points: int, latent_dim: int, side: int) -> CloudBatch:

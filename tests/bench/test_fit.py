@@ -16,7 +16,7 @@ from arcpipe.bench.fit import METHODS, RATIOS, BenchFitReport, FitResult, parse_
 from arcpipe.bench.photographs import photographs
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError
-from benchmarks.growth import measure_size
+from benchmarks.fit import measure_size
 
 
 def test_loop_batch_and_engine_solve_the_same_problem() -> None:
