@@ -14,14 +14,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from arcpipe import __version__
-from arcpipe.errors import (
-    ArcpipeError,
-    ConfigError,
-    EndedElsewhereError,
-    FileAccessError,
-    NoSpaceError,
-    ShortageError,
-)
+from arcpipe.errors import ArcpipeError, ConfigError, EndedElsewhereError, FileAccessError, NoSpaceError, ShortageError
 from arcpipe.interrupts import Terminated, heeded, same_command
 from arcpipe.machine import is_shortage
 from arcpipe.options import (
@@ -37,7 +30,7 @@ from arcpipe.options import (
     default_run,
     default_store,
     given,
-    numbers,
+    seeds_of,
     with_expert,
     words,
 )
@@ -83,6 +76,9 @@ IN: dict[str, Any] = {"parser": _parser(lambda text: Path(checked(text))), "meta
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Seed = Annotated[int, typer.Option(help="Everything random derives from it.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="By default one per core.")]
+Chosen = Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")]
 Expert = Annotated[
     list[str] | None,
     typer.Option(
@@ -294,7 +290,7 @@ def train(
     allow_unfinished: Annotated[bool, typer.Option(help="Train on what an unfinished store has.")] = False,
     resume: Annotated[bool, typer.Option(help="Insist on continuing: an error where no run is.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Start again in a run folder of other settings.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of each process; by default one per core.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="N processes on the CPU share every batch.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="N GPUs share every batch.")] = None,
@@ -325,7 +321,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder.", **IN)],
     store: Annotated[Storage, typer.Option(help="A store with the same decoder.", **AT)],
     split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
-    weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = "last",
+    weights: Chosen = "last",
     push: Annotated[float, typer.Option(min=0, help="Push every anchor by up to P pixels (experiment 4).")] = 0.0,
     shift: Annotated[float, typer.Option(min=0, help="Shift every cloud by up to S pixels (experiment 5).")] = 0.0,
     displace: Annotated[bool, typer.Option(help="Put every cloud at a random place inside its image.")] = False,
@@ -335,8 +331,8 @@ def evaluate(
     ] = 1,
     out: Annotated[Path | None, typer.Option(help="Draw calibration and confusion into this folder.", **OUT)] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="By default one per core.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -356,9 +352,9 @@ def evaluate(
 def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder.", **IN)],
     images: Annotated[list[Path], typer.Argument(help="Image files.", **{**IN, "metavar": "IMAGE..."})],
-    weights: Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")] = "last",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="By default one per core.")] = None,
+    weights: Chosen = "last",
+    device: Device = "auto",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Convert new images with the store's own decoder and classify them."""
@@ -481,7 +477,7 @@ def run(
     if read.about:
         typer.echo(read.about, err=True)
     arms = [arm for text in only or () for arm in words(text)]
-    report = run_pipeline(read, only=arms, seeds=numbers(seeds, "--seeds"), at_once=at_once, dry_run=dry_run)
+    report = run_pipeline(read, only=arms, seeds=seeds_of(seeds), at_once=at_once, dry_run=dry_run)
     show(report, as_json)
     report.check()
 

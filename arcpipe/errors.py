@@ -10,6 +10,8 @@ An error says what happened, then where and expected against found, then the com
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 
 class ArcpipeError(Exception):
@@ -29,8 +31,8 @@ class ArcpipeError(Exception):
         self.details = tuple(details)
         self.fix = tuple(fix)
 
-    def __reduce__(self):  # type: ignore[no-untyped-def]  # keyword arguments survive the trip from a Dask worker
-        return (_rebuild, (type(self), self.what, self.details, self.fix))
+    def __reduce__(self) -> tuple[Any, ...]:  # keyword arguments survive the trip from a Dask worker
+        return partial(type(self), self.what, details=self.details, fix=self.fix), ()
 
     @property
     def told(self) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
@@ -52,10 +54,6 @@ def rebuilt(name: str, what: str, details: Iterable[str], fix: Iterable[str]) ->
     return kind(what, details=details, fix=fix)
 
 
-def _rebuild(kind: type[ArcpipeError], what: str, details: tuple[str, ...], fix: tuple[str, ...]) -> ArcpipeError:
-    return kind(what, details=details, fix=fix)
-
-
 class ConfigError(ArcpipeError):
     """An option or a key of a TOML file is unknown or has a value it cannot have."""
 
@@ -71,19 +69,13 @@ class SourceError(ArcpipeError):
 class DownloadError(ArcpipeError):
     """A named dataset is not here and could not be fetched, or what came is not what was pinned."""
 
-    exit_code = 1
-
 
 class RemoteStoreError(ArcpipeError):
     """An object store does not answer, has no such bucket, or is of a kind that cannot hold a store."""
 
-    exit_code = 1
-
 
 class FileAccessError(ArcpipeError):
     """A file or folder cannot be read or written: no permission, a read-only place, a failing disk."""
-
-    exit_code = 1
 
 
 class MissingPackageError(ArcpipeError):
@@ -101,8 +93,6 @@ class DeviceError(ArcpipeError):
 class ClusterError(ArcpipeError):
     """The Dask scheduler cannot be reached, or its workers run other versions."""
 
-    exit_code = 1
-
 
 class ImageError(ArcpipeError):
     """One image cannot be used; it becomes a record in its part and the others go on.
@@ -117,12 +107,8 @@ class ImageError(ArcpipeError):
         super().__init__(what, details=details, fix=fix)
         self.reason = reason
 
-    def __reduce__(self):  # type: ignore[no-untyped-def]
-        return (_rebuild_image_error, (self.what, self.reason, self.details, self.fix))
-
-
-def _rebuild_image_error(what: str, reason: str, details: tuple[str, ...], fix: tuple[str, ...]) -> ImageError:
-    return ImageError(what, reason=reason, details=details, fix=fix)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(ImageError, self.what, reason=self.reason, details=self.details, fix=self.fix), ()
 
 
 class ShortageError(ArcpipeError):

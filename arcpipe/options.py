@@ -88,8 +88,8 @@ def words(text: str | None) -> list[str]:
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
-def numbers(text: str | None, option: str) -> list[int]:
-    """`0,1,2` as numbers; `option` is named where they are none."""
+def seeds_of(text: str | None) -> list[int]:
+    """What `--seeds 0,1,2` names."""
     try:
         found = [int(word) for word in words(text)]
         if not all(number in SEEDS for number in found):
@@ -97,5 +97,5 @@ def numbers(text: str | None, option: str) -> list[int]:
         return found
     except ValueError:
         raise ConfigError(
-            f"{option} {text}: expected whole numbers of at most 63 bits.", fix=[f"{option} 0,1,2"]
+            f"--seeds {text}: expected whole numbers of at most 63 bits.", fix=["--seeds 0,1,2"]
         ) from None

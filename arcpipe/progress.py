@@ -166,13 +166,7 @@ def byte_size(n_bytes: float) -> str:
 
 def _terminal_bar(*, counts: bool):  # type: ignore[no-untyped-def]  # rich is imported only where a terminal is
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        ProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as RichProgress
 
     columns: list[ProgressColumn] = [TextColumn("[bold]{task.description}"), BarColumn(bar_width=24)]

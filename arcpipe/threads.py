@@ -56,10 +56,8 @@ def torch_threads(wanted: int | None = None) -> Iterator[None]:
 
 def each(act: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
     """Apply `act` to every item, by so many threads; results in the order of the items."""
-    if min(threads, len(items)) < 2:
-        return [act(item) for item in items]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(act, items))
+    with team(threads) as helpers:
+        return helpers.each(act, items)
 
 
 class Helpers:

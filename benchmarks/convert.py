@@ -22,6 +22,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from arcpipe.store import open_store
+from arcpipe.store.summary import summarise_store
+
 
 def convert(arguments: list[str], cores: str | None = None) -> float:
     """Run `arcpipe convert`; returns its wall seconds. The time that Python and torch take to start is part of it."""
@@ -35,26 +38,6 @@ def convert(arguments: list[str], cores: str | None = None) -> float:
     return time.perf_counter() - started
 
 
-def part_attributes(store: Path) -> list[dict[str, Any]]:
-    """The attributes of every part of a store."""
-    files = [file for file in sorted(store.glob("*/*/zarr.json")) if file.parent.parent.name != "decoder"]
-    documents = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    return [document["attributes"] for document in documents if document.get("node_type") == "group"]
-
-
-def add_up(parts: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, int], int]:
-    """Seconds by stage, bytes by array, and pixels."""
-    seconds: dict[str, float] = {}
-    n_bytes: dict[str, int] = {}
-    for part in parts:
-        for stage, spent in part["provenance"]["seconds"].items():
-            seconds[stage] = seconds.get(stage, 0.0) + spent
-        for name, file in part["files"].items():
-            array = name.split("/")[0]
-            n_bytes[array] = n_bytes.get(array, 0) + file["bytes"]
-    return seconds, n_bytes, sum(part["pixels"] for part in parts)
-
-
 def measure(source: str, limit: int | None, recipe: str, scratch: Path) -> dict[str, Any]:
     cores = sorted(os.sched_getaffinity(0))
     common = [source, "--recipe", recipe, "--max-failed", "1000000", *(["--limit", str(limit)] if limit else [])]
@@ -65,8 +48,9 @@ def measure(source: str, limit: int | None, recipe: str, scratch: Path) -> dict[
     many, one = scratch / "many.zarr", scratch / "one.zarr"
     wall = convert([*common, "--workers", str(len(cores)), "--out", str(many)])
     alone = convert([*common, "--workers", "1", "--out", str(one)], cores=str(cores[0]))
-    seconds, n_bytes, n_pixels = add_up(part_attributes(many))
-    alone_seconds, _, _ = add_up(part_attributes(one))
+    summary, of_one = (summarise_store(open_store(store), progress=False) for store in (many, one))
+    seconds, total = summary.seconds_by_stage, sum(summary.seconds_by_stage.values())
+    n_pixels = sum(split.pixels for split in summary.splits.values())
     return {
         "source": source,
         "recipe": recipe,
@@ -75,10 +59,10 @@ def measure(source: str, limit: int | None, recipe: str, scratch: Path) -> dict[
         "wall_s": wall,
         "whole/fit": wall / (seconds["fit"] / len(cores)),
         "one_worker_wall_s": alone,
-        "one_worker_whole/fit": alone / alone_seconds["fit"],
+        "one_worker_whole/fit": alone / of_one.seconds_by_stage["fit"],
         "workers/one": alone / wall,
-        "stages": {stage: spent / seconds["total"] for stage, spent in seconds.items() if stage != "total"},
-        "bytes_per_pixel": {name: size / n_pixels for name, size in sorted(n_bytes.items(), key=lambda item: -item[1])},
+        "stages": {stage: spent / total for stage, spent in seconds.items()},
+        "bytes_per_pixel": {name: size / n_pixels for name, size in summary.bytes_by_array.items()},
     }
 
 

@@ -118,7 +118,6 @@ def run_bench_fit(
     *,
     methods: Sequence[str] = METHODS,
     steps: int | None = None,
-    progress: bool = True,
 ) -> BenchFitReport:
     """Measure the methods on pictures of each size.
 
@@ -127,14 +126,12 @@ def run_bench_fit(
         images: Pictures of each size; by default `MANY` small ones, or as many large ones as there are cores.
         methods: Some of `METHODS`.
         steps: Of the recipe `thesis`, the others in proportion; by default the recipe's own.
-        progress: Show on stderr what is going on.
 
     Raises:
-        ConfigError: a size that cannot be read, or a method that does not exist.
+        ConfigError: a size that cannot be read.
     """
     threads = available_cores()
     shapes = [parse_size(size) for size in sizes]
-    check_methods(methods)
     fit = FitSection() if steps is None else FitSection(steps=steps)
     jobs, skipped = [], []
     for shape, method in product(shapes, methods):
@@ -146,7 +143,7 @@ def run_bench_fit(
         alone = method == "loop" and n_pixels > LOOP_PIXELS
         jobs.append((shape, method, 1 if alone else images or (MANY if n_pixels <= SMALL else threads)))
     results: list[FitResult] = []
-    with Progress("bench fit", len(jobs) + 2, "measurements", enabled=progress) as bar:
+    with Progress("bench fit", len(jobs) + 2, "measurements") as bar:
         records, peak = in_fresh_process(prepare, fit, threads, "basis" in methods)
         for shape, method, count in jobs:
             bar.update(1 + len(results), now=f"{shape[0]}x{shape[1]} {method}")
@@ -166,13 +163,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise ConfigError(f"{text!r} is no size.", details=["expected HEIGHTxWIDTH"], fix=["--sizes 32x32,375x500"])
     return int(height), int(width)
-
-
-def check_methods(methods: Sequence[str]) -> None:
-    """Raise `ConfigError` for a method that does not exist."""
-    for method in methods:
-        if method not in METHODS:
-            raise ConfigError(f"there is no method {method!r}.", details=[f"known methods: {', '.join(METHODS)}"])
 
 
 def prepare(fit: FitSection, threads: int, with_basis: bool) -> tuple[Records, float]:

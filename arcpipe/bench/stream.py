@@ -88,8 +88,6 @@ def run_bench_stream(
     clouds: int = CLOUDS,
     rounds: int = 3,
     split: str = "train",
-    webdataset: bool = True,
-    progress: bool = True,
 ) -> BenchStreamReport:
     """Measure the ways in turn.
 
@@ -98,8 +96,6 @@ def run_bench_stream(
         clouds: How many are made up.
         rounds: Epochs of every way; one more before them is not counted.
         split: Of the store.
-        webdataset: Compare with a copy of the clouds for WebDataset, where it is installed.
-        progress: Show on stderr what is going on.
 
     Raises:
         NotAStoreError, MissingSplitError, UnfinishedStoreError: the store cannot be read.
@@ -107,9 +103,9 @@ def run_bench_stream(
     with tempfile.TemporaryDirectory(prefix="arcpipe-") as name, torch_threads():
         folder = Path(name)
         opened = write_clouds(folder / "clouds.zarr", clouds) if store is None else open_store(store)
-        ways, skipped = _ways(opened, split, folder, webdataset)
+        ways, skipped = _ways(opened, split, folder)
         seconds: dict[str, list[float]] = {way: [] for way in ways}
-        with Progress("bench stream", (rounds + 1) * len(ways), "epochs", enabled=progress) as bar:
+        with Progress("bench stream", (rounds + 1) * len(ways), "epochs") as bar:
             for i in range(rounds + 1):
                 for j, (way, work) in enumerate(ways.items()):
                     bar.update(i * len(ways) + j, now=way)
@@ -122,9 +118,7 @@ def run_bench_stream(
     return BenchStreamReport(where, len(manifest), manifest.n_points, rounds, threads, seconds, skipped)
 
 
-def _ways(
-    store: Store, name: str, folder: Path, webdataset: bool
-) -> tuple[dict[str, Callable[[int], None]], dict[str, str]]:
+def _ways(store: Store, name: str, folder: Path) -> tuple[dict[str, Callable[[int], None]], dict[str, str]]:
     split = Split(store, name)  # not kept in memory
     norm = normalisation(split, "per-dim")
     classes = len(store.classes)
@@ -148,8 +142,6 @@ def _ways(
         "memory": lambda _: train(ready),
         "stream": lambda epoch: train(load(epoch)),
     }
-    if not webdataset:
-        return ways, {}
     if importlib.util.find_spec("webdataset") is None:
         return ways, {"webdataset": f"not installed: {install('bench')}"}
     shards = write_tars(split, folder)

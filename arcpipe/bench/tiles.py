@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arcpipe.bench.machine import cpu_seconds
@@ -29,7 +28,7 @@ class TileResult:
         return f"tiles of {self.pixels} pixels, {byte_size(self.work_bytes)}: {self.seconds:.2f} s{mark}"
 
 
-def measure_tiles(record: NetworkRecord, alternatives: Sequence[int] = ALTERNATIVES) -> list[TileResult]:
+def measure_tiles(record: NetworkRecord) -> list[TileResult]:
     """Fit one picture with tiles of each size; the best of three each, in turns."""
     import torch
 
@@ -43,7 +42,7 @@ def measure_tiles(record: NetworkRecord, alternatives: Sequence[int] = ALTERNATI
     decoder = Decoder.from_record(record)
     chosen, network = plan.tile_pixels(decoder, fit), lay_network(decoder)
     (picture,) = photographs(SIZE, 1)
-    sizes = sorted({*alternatives, chosen})
+    sizes = sorted({*ALTERNATIVES, chosen})
     best = dict.fromkeys(sizes, float("inf"))
     numba_kernel.fit_image(picture[:16, :16], network, fit, 0, chosen)
     for _ in range(3):

@@ -74,26 +74,23 @@ class BenchTrainReport:
         return lines
 
 
-def run_bench_train(
-    store: Path | None = None, n_clouds: int = 128, turns: int = 10, *, progress: bool = True
-) -> BenchTrainReport:
+def run_bench_train(store: Path | None = None, n_clouds: int = 128, turns: int = 10) -> BenchTrainReport:
     """Measure training steps.
 
     Args:
         store: Where the clouds come from; by default anchors drawn in pieces of photographs of 32 x 32 pixels.
         n_clouds: Batch size.
         turns: Steps of every network.
-        progress: Show on stderr what is going on.
 
     Raises:
         NotAStoreError, MissingSplitError, SourceError: there are no clouds to be had from the store.
     """
     with torch_threads():
         clouds = _read(store, n_clouds) if store else _draw(n_clouds)
-        return _measure(clouds, turns, progress)
+        return _measure(clouds, turns)
 
 
-def _measure(clouds: Clouds, turns: int, progress: bool) -> BenchTrainReport:
+def _measure(clouds: Clouds, turns: int) -> BenchTrainReport:
     import torch
 
     from arcpipe.models import n_parameters
@@ -103,7 +100,7 @@ def _measure(clouds: Clouds, turns: int, progress: bool) -> BenchTrainReport:
     networks = make_networks(preset, clouds[0].shape[1])
     steps = {name: _stepper(model, clouds) for name, model in networks.items()}
     times: dict[str, list[tuple[float, ...]]] = {name: [] for name in steps}
-    with Progress("bench train", (turns + 1) * len(steps), "steps", enabled=progress) as bar:
+    with Progress("bench train", (turns + 1) * len(steps), "steps") as bar:
         for turn in range(turns + 1):
             for i, (name, step) in enumerate(steps.items()):
                 bar.update(turn * len(steps) + i, now=name)
@@ -166,8 +163,11 @@ def _stepper(model: nn.Module, clouds: Clouds) -> Callable[[int], tuple[float, .
     return step
 
 
-def measure_parts(model: nn.Module, clouds: Clouds, turns: int = 5) -> dict[str, float]:
-    """Seconds of forward and backward of a PTv3's convolutions, attentions, MLPs and pools, each by itself."""
+def measure_parts(model: nn.Module, clouds: Clouds) -> dict[str, float]:
+    """Seconds of forward and backward of a PTv3's convolutions, attentions, MLPs and pools, each by itself.
+
+    Of five turns, the median.
+    """
     import torch
 
     inputs: dict[str, tuple[Any, ...]] = {}
@@ -185,7 +185,7 @@ def measure_parts(model: nn.Module, clouds: Clouds, turns: int = 5) -> dict[str,
     for name, arguments in inputs.items():
         features = arguments[0].detach().requires_grad_(arguments[0].requires_grad)
         seconds = []
-        for _ in range(turns):
+        for _ in range(5):
             before = time.perf_counter()
             out = modules[name](features, *arguments[1:])
             out.backward(torch.ones_like(out))

@@ -183,11 +183,7 @@ def changes(name: str, record: DecoderRecord) -> tuple[Change, Change, Change]:
     least = record.n_neighbours
     levels: dict[str, tuple[Change, Change, Change]] = {
         "rotate": (rotated(30), rotated(90), rotated(150)),
-        "flip": (
-            flipped("columns"),
-            flipped("rows"),
-            flipped("both"),
-        ),
+        "flip": (flipped("columns"), flipped("rows"), flipped("both")),
         "zoom": (zoomed(1.5), zoomed(3), zoomed(0.7)),
         "crop": (cropped(0.75, 0, least), cropped(0.5, 0, least), cropped(0.75, 2, least)),
         "shear": (sheared(0.1), sheared(0.3), sheared(-0.5)),

@@ -25,8 +25,8 @@ from arcpipe.inspect.samples import (
     cloud_name,
     decibel,
     file_stems,
+    finite_mean,
     in_order,
-    known,
     nearest_median,
     place_of,
     view_sample,
@@ -52,10 +52,9 @@ class Desk:
     originals: Originals
     out: Path
     scale: int
-    use_cache: bool
 
     def view(self, place: CloudPlace) -> View:
-        return view_sample(self.store, self.originals, place, use_cache=self.use_cache)
+        return view_sample(self.store, self.originals, place)
 
     def chosen(self, each: int) -> list[CloudPlace]:
         """The best, the median and the worst `each` clouds over all splits."""
@@ -73,14 +72,13 @@ def run_inspect(
     scale: int = 1,
     edit: str | None = None,
     seed: int = 0,
-    use_cache: bool = True,
 ) -> InspectReport:
     """Draw sheets of a store, finished or not, into the folder `out`.
 
     Without `samples`: `best-median-worst.png` over all splits, and `psnr.png`. With them: `sample-NAME.png` and the
     full-size `reconstruction-NAME.png` of each. `scale` renders between the pixels and adds `-x4` to the file names.
     `edit` (push, rotate, flip, mask, noise, mix) draws `edit-EDIT.png` instead, of the given samples or of three median
-    ones; what is random about it derives from `seed`. `use_cache` False finds neighbours anew: the same pictures.
+    ones; what is random about it derives from `seed`.
 
     Raises:
         ConfigError: `scale` and `edit` together, a render that is too large, or `out` inside the store.
@@ -96,7 +94,7 @@ def run_inspect(
             details=[f"{store.storage} is of the kind siren"],
             fix=["arcpipe convert ... --recipe basis"],
         )
-    desk = _desk(store, out, scale, use_cache)
+    desk = _desk(store, out, scale)
     places = list({place.key: place for place in (_asked(store, name) for name in samples)}.values())
     _make_folder(out)
     if edit:
@@ -105,7 +103,7 @@ def run_inspect(
         files, views = _draw_named(desk, places)
     else:
         files, views = _draw_overview(desk)
-    means = {split: known(_mean(values)) for split, values in desk.psnr.items()}
+    means = {split: finite_mean(values) for split, values in desk.psnr.items()}
     return InspectReport(store.storage, tuple(files), tuple(views), means, desk.originals.note)
 
 
@@ -123,16 +121,16 @@ def best_to_worst(store: Store) -> Image.Image:
     Raises:
         UnfinishedStoreError: the store holds no cloud yet.
     """
-    return _overview(_desk(store, Path(), 1, True), each=1)[0]
+    return _overview(_desk(store, Path(), 1), each=1)[0]
 
 
-def _desk(store: Store, out: Path, scale: int, use_cache: bool) -> Desk:
+def _desk(store: Store, out: Path, scale: int) -> Desk:
     psnr = {split: np.asarray(store.psnr(split)) for split in in_order(store.splits)}
     if not any(len(values) for values in psnr.values()):
         raise UnfinishedStoreError(
             f"{store.storage} holds no cloud yet.", fix=["run its arcpipe convert command again"]
         )
-    return Desk(store, psnr, open_originals(store.config, store.channels), out, scale, use_cache)
+    return Desk(store, psnr, open_originals(store.config, store.channels), out, scale)
 
 
 def _draw_overview(desk: Desk) -> tuple[list[Path], list[SampleReport]]:
@@ -145,14 +143,20 @@ def _draw_overview(desk: Desk) -> tuple[list[Path], list[SampleReport]]:
 
 
 def _overview(desk: Desk, each: int) -> tuple[Image.Image, list[SampleReport]]:
-    panels, reports = [], []
-    for place in desk.chosen(each):
-        view = desk.view(place)
-        panels.append(_panels(desk, view, OVERVIEW_BOX))
-        reports.append(SampleReport.of(view))
+    panels, reports = chosen_panels(desk, each, OVERVIEW_BOX)
     clouds = sum(len(values) for values in desk.psnr.values())
     title = f"{desk.store.storage.name}: best, median and worst of {clouds:,} clouds"
     return draw_sheet(_sheet(desk, title, panels)), reports
+
+
+def chosen_panels(desk: Desk, each: int, box: int) -> tuple[list[Panels], list[SampleReport]]:
+    """The best, the median and the worst `each` clouds, in `box` pixels; whole images are there one at a time."""
+    panels, reports = [], []
+    for place in desk.chosen(each):
+        view = desk.view(place)
+        panels.append(_panels(desk, view, box))
+        reports.append(SampleReport.of(view))
+    return panels, reports
 
 
 def _draw_named(desk: Desk, places: Sequence[CloudPlace]) -> tuple[list[Path], list[SampleReport]]:
@@ -244,14 +248,8 @@ def _make_folder(out: Path) -> None:
 def _facts(desk: Desk) -> str:
     """Decoder, recipe, mean PSNR of every split, and whether the store is finished."""
     store = desk.store
-    counts = [f"{split} {decibel(known(_mean(values)))} ({len(values):,})" for split, values in desk.psnr.items()]
+    counts = [f"{split} {decibel(finite_mean(values))} ({len(values):,})" for split, values in desk.psnr.items()]
     facts = [f"decoder {store.decoder.sha256[:8]}", f"recipe {store.config.get('fit', {}).get('recipe', 'unknown')}"]
     facts += [f"mean PSNR (clouds): {', '.join(counts)}"]
     facts += [] if store.complete else ["not finished: only what is committed"]
     return " · ".join(facts)
-
-
-def _mean(values: NDArray[Any]) -> float:
-    """Mean of the finite ones, NaN if there are none."""
-    finite = np.asarray(values, np.float64)[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else float("nan")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.inspect.samples import in_order
+from arcpipe.inspect.samples import finite_mean, in_order
 from arcpipe.store import Store
 from arcpipe.store.summary import StoreSummary, summarise_store
 
@@ -86,9 +86,7 @@ class Facts:
     @property
     def mean_psnr(self) -> float | None:
         """Over all clouds of all splits, dB."""
-        values = np.concatenate([np.zeros(0), *(np.asarray(own, np.float64) for own in self.psnr.values())])
-        values = values[np.isfinite(values)]
-        return float(values.mean()) if len(values) else None
+        return finite_mean(np.concatenate([np.zeros(0), *(np.asarray(own, np.float64) for own in self.psnr.values())]))
 
     @property
     def seconds_by_stage(self) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from arcpipe.inspect.pixels import display_size, draw_dots, faded, fit, save_picture, to_picture
+from arcpipe.files import write_drawn
+from arcpipe.inspect.pixels import display_size, draw_dots, faded, fit, in_rows, save_picture, to_picture
 from arcpipe.inspect.samples import CloudPlace, View, view_sample
 from arcpipe.inspect.sheet import INK, QUIET, font
 from arcpipe.sources import open_originals
@@ -18,6 +20,7 @@ from arcpipe.store import Store
 
 HUES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito's palette: apart for everybody
 ARROW = 74
+TILE = 160  # pixels that one image gets; small images are enlarged by a whole factor
 
 
 def draw_psnr(psnr: Mapping[str, NDArray[Any]], title: str, out: Path) -> None:
@@ -25,7 +28,6 @@ def draw_psnr(psnr: Mapping[str, NDArray[Any]], title: str, out: Path) -> None:
 
     `psnr` holds one value per cloud of each split, dB. Shares, not counts, so that splits of any size compare.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     finite = {split: np.asarray(v, np.float64)[np.isfinite(v)] for split, v in psnr.items()}
@@ -46,7 +48,7 @@ def draw_psnr(psnr: Mapping[str, NDArray[Any]], title: str, out: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if finite:
         axes.legend(frameon=False)
-    FigureCanvasAgg(figure).print_png(str(out))
+    write_drawn(out, partial(figure.savefig, format="png"))
 
 
 def bin_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -64,36 +66,33 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def draw_hero(store: Store, samples: Sequence[str], out: Path, *, tile: int = 160, rows: int = 2) -> None:
+def draw_hero(store: Store, samples: Sequence[str], out: Path) -> None:
     """Write one wide picture: images, their anchors, their clouds, and what the decoder makes of the clouds.
 
-    Args:
-        samples: names as `Store.find` takes them; laid out in `rows` rows inside each of the four stages.
-        tile: pixels that one image gets; small images are enlarged by a whole factor.
-
-    The colours of a cloud are the first three principal components of the latents of all the clouds shown.
-    Where an original cannot be read, its reconstruction takes its place.
+    `samples`: names as `Store.find` takes them; each of the four stages has them in two rows. The colours of a cloud
+    are the first three principal components of the latents of all the clouds shown. Where an original cannot be read,
+    its reconstruction takes its place.
     """
     originals = open_originals(store.config, store.channels)
     views = [view_sample(store, originals, CloudPlace(*store.find(name))) for name in samples]
     hues = _latent_colours([view.cloud.latents for view in views])
     stages: list[list[Image.Image]] = [[], [], [], []]
     for view, hue in zip(views, hues, strict=True):
-        for stage, picture in zip(stages, _stages_of(view, hue, tile), strict=True):
+        for stage, picture in zip(stages, _stages_of(view, hue), strict=True):
             stage.append(picture)
-    grids = [_grid(pictures, tile, rows) for pictures in stages]
+    grids = [in_rows(pictures, -(-len(pictures) // 2)) for pictures in stages]
     save_picture(_join(grids, _headings(store, views)), out)
 
 
-def _stages_of(view: View, hue: NDArray[np.uint8], tile: int) -> tuple[Image.Image, ...]:
+def _stages_of(view: View, hue: NDArray[np.uint8]) -> tuple[Image.Image, ...]:
     """Image, anchors on it, cloud, reconstruction."""
     size = view.cloud.size
-    image = fit(to_picture(view.image if view.original is None else view.original), tile)
-    height, width = display_size(size, tile)
+    image = fit(to_picture(view.image if view.original is None else view.original), TILE)
+    height, width = display_size(size, TILE)
     paper = Image.new("RGB", (width, height), (248, 248, 248))
     anchors = draw_dots(faded(image), view.cloud.positions, size)
     cloud = draw_dots(paper, view.cloud.positions, size, hue)
-    return image, anchors, cloud, fit(to_picture(view.image), tile)
+    return image, anchors, cloud, fit(to_picture(view.image), TILE)
 
 
 def _latent_colours(latents: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
@@ -123,20 +122,7 @@ def _headings(store: Store, views: Sequence[View]) -> list[tuple[str, str]]:
     ]
 
 
-def _grid(pictures: Sequence[Image.Image], tile: int, rows: int) -> Image.Image:
-    columns = -(-len(pictures) // rows)
-    rows = min(rows, -(-len(pictures) // columns))
-    wide, tall = max(p.width for p in pictures), max(p.height for p in pictures)
-    gap = max(4, tile // 20)
-    sheet = Image.new("RGB", (columns * (wide + gap) - gap, rows * (tall + gap) - gap), "white")
-    for i, picture in enumerate(pictures):
-        row, column = divmod(i, columns)
-        left, top = column * (wide + gap), row * (tall + gap)
-        sheet.paste(picture, (left + (wide - picture.width) // 2, top + (tall - picture.height) // 2))
-    return sheet
-
-
-def _join(grids: Sequence[Image.Image], headings: Sequence[tuple[str, str]], margin: int = 24) -> Image.Image:
+def _join(grids: Sequence[Image.Image], headings: Sequence[tuple[str, str]]) -> Image.Image:
     """Stages from left to right with an arrow between them; a stage is at least as wide as its heading.
 
     The letters are large: a front page shows the picture at less than half its size.
@@ -146,7 +132,7 @@ def _join(grids: Sequence[Image.Image], headings: Sequence[tuple[str, str]], mar
         max(grid.width, int(title.getlength(a)) + 1, int(text.getlength(b)) + 1)
         for grid, (a, b) in zip(grids, headings, strict=True)
     ]
-    head = 96
+    head, margin = 96, 24
     width = 2 * margin + sum(spans) + ARROW * (len(grids) - 1)
     page = Image.new("RGB", (width, 2 * margin + head + grids[0].height), "white")
     pen = ImageDraw.Draw(page)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from arcpipe.inspect.charts import error_scale
-from arcpipe.inspect.draw import PLAIN, Desk
+from arcpipe.inspect.draw import PLAIN, Desk, chosen_panels
 from arcpipe.inspect.markup import Markup, join, picture, tag
-from arcpipe.inspect.panels import Panels, finish, plain_panels
+from arcpipe.inspect.panels import finish
 from arcpipe.inspect.report import SampleReport
 from arcpipe.inspect.sections import quiet, section
 from arcpipe.inspect.sheet import Row
@@ -21,12 +21,7 @@ ABOUT = {
 
 def gallery(desk: Desk) -> tuple[Markup, list[SampleReport]]:
     """Sheets of original, reconstruction, anchors and error; without the originals where they are gone, and why."""
-    panels: list[Panels] = []
-    reports: list[SampleReport] = []
-    for place in desk.chosen(each=EACH):
-        view = desk.view(place)  # one at a time: only the small pictures are kept
-        panels.append(plain_panels(view, BOX, with_originals=not desk.originals.note))
-        reports.append(SampleReport.of(view))
+    panels, reports = chosen_panels(desk, EACH, BOX)
     if not panels:
         return section("Samples", quiet("No cloud with a known PSNR yet.")), reports
     with_originals = not desk.originals.note

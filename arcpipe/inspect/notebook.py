@@ -11,12 +11,11 @@ from PIL import Image
 from arcpipe.arc.render import render_cloud
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord
 from arcpipe.inspect.draw import best_to_worst
-from arcpipe.inspect.pixels import draw_dots, faded, fit, to_picture
+from arcpipe.inspect.pixels import draw_dots, faded, fit, in_rows, to_picture
 from arcpipe.store import Store
 
 BOX = 256
 """Pixels that one picture gets."""
-GAP = 8
 MOST = 64
 COLUMNS = 4
 
@@ -51,21 +50,8 @@ def show(
         return best_to_worst(what)
     if isinstance(what, Cloud):
         picture = fit(to_picture(render_cloud(what, decoder)), BOX)
-        return _in_rows([picture, draw_dots(faded(picture), what.positions, what.size)], 2)
+        return in_rows([picture, draw_dots(faded(picture), what.positions, what.size)], 2)
     if isinstance(what, (CloudBatch, Sequence)):
-        return _in_rows([fit(to_picture(render_cloud(what[i], decoder)), BOX // 2) for i in range(len(what))][:MOST])
-    return _in_rows([Image.open(file).convert("RGB") for file in what.figures], 1)
-
-
-def _in_rows(pictures: Sequence[Image.Image], columns: int = COLUMNS) -> Image.Image:
-    """Pictures side by side on white, some in each row, in columns as wide as the widest of them."""
-    if not pictures:
-        raise ValueError("there is nothing to draw")
-    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
-    wide = max(picture.width for picture in pictures) + GAP
-    tall = [max(picture.height for picture in row) + GAP for row in rows]
-    page = Image.new("RGB", (len(rows[0]) * wide - GAP, sum(tall) - GAP), "white")
-    for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
-            page.paste(picture, (j * wide, sum(tall[:i])))
-    return page
+        shown = [what[i] for i in range(min(len(what), MOST))]
+        return in_rows([fit(to_picture(render_cloud(cloud, decoder)), BOX // 2) for cloud in shown], COLUMNS)
+    return in_rows([Image.open(file).convert("RGB") for file in what.figures], 1)

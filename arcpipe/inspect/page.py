@@ -9,7 +9,7 @@ from arcpipe.errors import ConfigError
 from arcpipe.files import replace_file
 from arcpipe.inspect import sections
 from arcpipe.inspect.draw import Desk
-from arcpipe.inspect.facts import Facts, gather
+from arcpipe.inspect.facts import gather
 from arcpipe.inspect.gallery import gallery
 from arcpipe.inspect.markup import document, join
 from arcpipe.inspect.report import InspectReport
@@ -43,7 +43,7 @@ def write_page(place: Place, file: Path, *, besides: Sequence[str] = ()) -> Insp
     store = open_store(storage, allow_unfinished=True)
     facts = gather(store)
     originals = open_originals(store.config, store.channels)
-    desk = Desk(store, facts.psnr, originals, file.parent, scale=1, use_cache=True)
+    desk = Desk(store, facts.psnr, originals, file.parent, scale=1)
     pictures, samples = gallery(desk)
     worst = samples[-1].name if samples else None
     body = join(
@@ -63,11 +63,8 @@ def write_page(place: Place, file: Path, *, besides: Sequence[str] = ()) -> Insp
         "\n",
     )
     _replace(file, document(f"{storage.name}: a store of clouds", STYLE, body))
-    return InspectReport(storage, (file,), tuple(samples), _means(facts), originals.note)
-
-
-def _means(facts: Facts) -> dict[str, float | None]:
-    return {split: facts.summary.splits[split].mean_psnr for split in facts.columns}
+    means = {split: facts.summary.splits[split].mean_psnr for split in facts.columns}
+    return InspectReport(storage, (file,), tuple(samples), means, originals.note)
 
 
 def _check(file: Path, store: Storage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from arcpipe.files import write_drawn
 
 VERMILLION = (213, 94, 0)  # these two and the colour maps below survive the common forms of colour blindness
 BLUE = (0, 114, 178)
+GAP = 8  # pixels between pictures that are laid out in rows
 FINE = 4  # dots are drawn this much larger and averaged: smooth edges
 DENSE_PX = 2.0  # anchors nearer to each other than this on the sheet are shown as a density, not as dots
 
@@ -133,3 +135,21 @@ def _draw_density(
     # Two thirds ink at the mean density keeps edges (dense) and flat areas (sparse) apart.
     ink = 1 - np.exp(-1.1 * count * min(1.0, spacing**2))[..., None]
     return Image.fromarray(np.rint(paper * (1 - ink) + mean * ink).astype(np.uint8))
+
+
+def in_rows(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures side by side on white, some in each row, in columns as wide as the widest of them.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not pictures:
+        raise ValueError("there is nothing to draw")
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    wide = max(picture.width for picture in pictures) + GAP
+    tall = [max(picture.height for picture in row) + GAP for row in rows]
+    page = Image.new("RGB", (len(rows[0]) * wide - GAP, sum(tall) - GAP), "white")
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            page.paste(picture, (j * wide, sum(tall[:i])))
+    return page

@@ -50,13 +50,15 @@ class View:
     measured_db: float
     warning: str
     cloud_bytes: int
+    again: str = ""
+    """Which repeat or view of its image it is; empty for the first."""
 
     @property
     def caption(self) -> tuple[str, ...]:
         height, width = self.cloud.size
         return (
             self.name,
-            f"class {self.class_name}" + (f", repeat {self.cloud.repeat}" if self.cloud.repeat else ""),
+            f"class {self.class_name}" + (f", {self.again}" if self.again else ""),
             f"{height} × {width} pixels",
             f"{len(self.cloud):,} anchors" if len(self.cloud) > 1 else f"{self.cloud.latents.size:,} numbers",
             f"PSNR {decibel(known(self.cloud.psnr))}",
@@ -64,11 +66,11 @@ class View:
         )
 
 
-def view_sample(store: Store, originals: Originals, place: CloudPlace, *, use_cache: bool = True) -> View:
+def view_sample(store: Store, originals: Originals, place: CloudPlace) -> View:
     """Read and decode one cloud, and compare it with its original: the record must be reproduced."""
-    cloud = store.read_cloud(*place.key, neighbours=use_cache and store.has_neighbours)
+    cloud = store.read_cloud(*place.key, neighbours=store.has_neighbours)
     original = originals.read(place.split, cloud.path, cloud.repeat)
-    image, measured = render_and_compare(cloud, store.decoder, original, use_cache=use_cache)
+    image, measured = render_and_compare(cloud, store.decoder, original)
     warning = ""
     if original is not None and original.shape != image.shape:
         warning = f"the source image has changed: it is {original.shape[0]} × {original.shape[1]} pixels now"
@@ -77,6 +79,7 @@ def view_sample(store: Store, originals: Originals, place: CloudPlace, *, use_ca
         warning = f"measured {measured:.2f} dB: the source image has changed, or the cloud"
     if not warning and original is None and not originals.note:
         warning = "the source image is gone or cannot be read"
+    many = "view" if store.config.get("fit", {}).get("views", 1) > 1 else "repeat"
     return View(
         place=place,
         name=cloud_name(place.split, cloud),
@@ -87,6 +90,7 @@ def view_sample(store: Store, originals: Originals, place: CloudPlace, *, use_ca
         measured_db=measured,
         warning=warning,
         cloud_bytes=cloud.latents.size * BYTES[store.dtype] + cloud.positions.nbytes,
+        again=f"{many} {cloud.repeat}" if cloud.repeat else "",
     )
 
 
@@ -100,8 +104,7 @@ def best_median_worst(psnr: Mapping[str, NDArray[Any]], each: int = 3) -> list[t
 
     `psnr` holds one value per cloud of each split; NaN values are passed over. Ties by split and index.
     """
-    index = [(split, i) for split, values in psnr.items() for i in range(len(values)) if np.isfinite(values[i])]
-    ranked = sorted(index, key=lambda at: -float(psnr[at[0]][at[1]]))
+    ranked = _best_first(psnr)
     count = len(ranked)
     middle = max(0, (count - each) // 2)
     groups = {"best": range(each), "worst": range(count - each, count), "median": range(middle, middle + each)}
@@ -115,10 +118,15 @@ def best_median_worst(psnr: Mapping[str, NDArray[Any]], each: int = 3) -> list[t
 
 def nearest_median(psnr: Mapping[str, NDArray[Any]], count: int) -> list[tuple[str, int]]:
     """The `count` clouds whose PSNR ranks nearest to the median over all splits, nearest first: (split, index)."""
-    index = [(split, i) for split, values in psnr.items() for i in range(len(values)) if np.isfinite(values[i])]
-    ranked = sorted(index, key=lambda at: -float(psnr[at[0]][at[1]]))
+    ranked = _best_first(psnr)
     ranks = sorted(range(len(ranked)), key=lambda rank: abs(rank - (len(ranked) - 1) / 2))
     return [ranked[rank] for rank in ranks[:count]]
+
+
+def _best_first(psnr: Mapping[str, NDArray[Any]]) -> list[tuple[str, int]]:
+    """The clouds whose PSNR is known, over all splits: (split, index in the split)."""
+    index = [(split, i) for split, values in psnr.items() for i in range(len(values)) if np.isfinite(values[i])]
+    return sorted(index, key=lambda at: -float(psnr[at[0]][at[1]]))
 
 
 def in_order(splits: Iterable[str]) -> list[str]:
@@ -154,6 +162,12 @@ def file_stems(names: Iterable[str]) -> dict[str, str]:
 def known(value: float) -> float | None:
     """None for NaN: JSON has no NaN."""
     return float(value) if np.isfinite(value) else None
+
+
+def finite_mean(values: NDArray[Any]) -> float | None:
+    """The mean of those that are finite; None if there are none."""
+    finite = np.asarray(values, np.float64)[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
 
 
 def decibel(value: float | None) -> str:

@@ -18,12 +18,10 @@ NAME_CHARACTERS, TITLE_CHARACTERS = 26, 90
 
 def draw_results(path: Path, title: str, thesis: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
     """Draw all rows, top to bottom as in the table; every column has its colour. What is missing leaves a gap."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     bars = [(row, name) for row in rows for name in columns if name in row.cells]
     figure = Figure(figsize=(8.5, 1.5 + BAR * len(bars) + 0.12 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     places, middles, at = [], [], 0.0
     for row in rows:

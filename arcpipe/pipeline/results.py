@@ -67,12 +67,9 @@ class Results:
                     f"{path} is no results file of this version.", details=[str(error)], fix=[f"mv {path} {path}.old"]
                 ) from None
 
-    def find(self, job: Job, evaluation: Evaluation) -> dict[str, Any] | None:
+    def find(self, evaluation: Evaluation) -> dict[str, Any] | None:
         """The entry that stands for exactly these settings; arms may be renamed."""
         return next((entry for entry in self.entries if same_settings(entry["settings"], evaluation.settings)), None)
-
-    def add(self, entry: dict[str, Any]) -> None:
-        self.entries.append(entry)
 
     def rows(self, pipeline: Pipeline, jobs: Iterable[Job]) -> list[Row]:
         """The table as the file has it: references first, then all arms; what is not measured yet is empty.
@@ -87,10 +84,8 @@ class Results:
             rows.append(Row(reference.name, {name: Cell((), number) for name, number in known.items()}, reference=True))
         jobs = list(jobs)
         for arm in pipeline.arms:
-            own = [job for job in jobs if job.arm.name == arm.name]
-            found = [
-                (evaluation.column.name, self.find(job, evaluation)) for job in own for evaluation in job.evaluations
-            ]
+            own = [evaluation for job in jobs if job.arm.name == arm.name for evaluation in job.evaluations]
+            found = [(evaluation.column.name, self.find(evaluation)) for evaluation in own]
             entries = [(name, entry) for name, entry in found if entry is not None]
             cells = {
                 column.name: Cell(

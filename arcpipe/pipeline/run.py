@@ -52,7 +52,9 @@ class PipelineReport:
         if self.stages:
             return [line for report in self.stages.values() for line in report.lines()]
         if self.left:
-            return [line for entry in self.left for line in entry.lines()] + [_sum_of(self.left)]
+            n_left, n_all = sum(one.evaluations_left for one in self.left), sum(one.evaluations for one in self.left)
+            lines = [line for one in self.left for line in one.lines()]
+            return [*lines, f"{n_left} of {n_all} numbers are left to measure"]
         if not self.table:
             return [f"{self.folder}: nothing is measured yet"]
         lines = [*self.table, "", f"{self.folder}: {self.measured} measured now, {self.before} were there before"]
@@ -95,7 +97,9 @@ def run_pipeline(
     if pipeline.plain is not None:
         _require_arms(pipeline, {"--only": only, "--seeds": seeds, "--at-once": at_once > 1})
         if dry_run:
-            return PipelineReport(None, {"convert": _dry_conversion(pipeline.plain.convert)})
+            from arcpipe.convert import run_convert
+
+            return PipelineReport(None, {"convert": run_convert(pipeline.plain.convert, dry_run=True)})
         return PipelineReport(None, _run_plain(pipeline.plain))
     jobs = plan_jobs(pipeline, only, seeds)
     results = Results(Path("results") / pipeline.name)
@@ -104,7 +108,7 @@ def run_pipeline(
     desk = _Desk(pipeline, results, plan_jobs(pipeline, (), {*pipeline.seeds, *seeds}))
     work = []
     for number, job in enumerate(jobs, 1):
-        missing = [evaluation for evaluation in job.evaluations if results.find(job, evaluation) is None]
+        missing = [evaluation for evaluation in job.evaluations if results.find(evaluation) is None]
         desk.before += len(job.evaluations) - len(missing)
         if missing:
             work.append(
@@ -244,7 +248,7 @@ def _evaluate(desk: _Desk, job: Job, evaluation: Evaluation, training: dict[str,
     report = run_evaluate(evaluation.config)
     say(f"  {job.title}, {evaluation.column.name}: {100 * report.measures.accuracy:.2f} %")
     measures = {name: value for name, value in report.measures.as_dict().items() if name != "confusion"}
-    desk.results.add(
+    desk.results.entries.append(
         {
             "arm": job.arm.name,
             "seed": job.seed,
@@ -296,12 +300,6 @@ def _run_plain(config: PipelineConfig) -> dict[str, Any]:
     return reports
 
 
-def _dry_conversion(config: ConvertConfig) -> Any:
-    from arcpipe.convert import run_convert
-
-    return run_convert(config, dry_run=True)
-
-
 def _machine() -> dict[str, Any]:
     """Where the minutes were taken."""
     model = ""
@@ -311,11 +309,6 @@ def _machine() -> dict[str, Any]:
     except OSError:
         pass
     return {"arcpipe": __version__, "machine": {"cpu": model, "cores": os.cpu_count()}}
-
-
-def _sum_of(left: tuple[Left, ...]) -> str:
-    n_left = sum(entry.evaluations_left for entry in left)
-    return f"{n_left} of {sum(entry.evaluations for entry in left)} numbers are left to measure"
 
 
 def say(message: str) -> None:

@@ -45,7 +45,7 @@ def what_is_left(job: Job, results: Results) -> Left:
         run=str(job.train.out),
         run_state=_run_state(job.train.out),
         evaluations=len(job.evaluations),
-        evaluations_left=sum(results.find(job, evaluation) is None for evaluation in job.evaluations),
+        evaluations_left=sum(results.find(evaluation) is None for evaluation in job.evaluations),
     )
 
 

@@ -83,14 +83,13 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Augmented:
-    """`latents` (m, z) float32 where any changed, else in the type they came in; `positions` (m, 2) float32; `scales`
-    (m,) where the clouds have some; `offsets` (s + 1,) and soft labels `labels` (s, classes) of what is left."""
+    """`latents` (m, z) float32 where any changed, else in the type they came in; `positions` (m, 2) float32;
+    `offsets` (s + 1,) and soft labels `labels` (s, classes) of what is left."""
 
     latents: NDArray[np.floating]
     positions: NDArray[np.float32]
     offsets: NDArray[np.int64]
     labels: NDArray[np.float32]
-    scales: NDArray[np.float32] | None = None
 
 
 def augment(
@@ -125,11 +124,8 @@ def augment(
         index = points.index[:, None] * width + np.arange(width)
         latents = latents + np.float32(section.noise) * normal(keys[points.origin][:, None], "noise", index)
     latents = _described(latents, points.origin, keys, section, columns or Columns())
-    scales = None if clouds.scales is None else clouds.scales[points.row]
-    if scales is not None and "zoom" in section.apply:
-        scales = scales * _zooms(keys, section).astype(np.float32)[points.origin]
     counts = np.bincount(points.cloud, minlength=len(labels))
-    return Augmented(latents, points.positions.astype(np.float32), ends_from(counts), labels, scales)
+    return Augmented(latents, points.positions.astype(np.float32), ends_from(counts), labels)
 
 
 def _described(
@@ -200,16 +196,11 @@ def _flipped(keys: Keys, section: AugmentSection) -> NDArray[np.bool_]:
 
 def _zoom(points: Points, section: AugmentSection) -> Points:
     """A window of each image, anywhere in it, becomes as large as the image; what is outside is dropped."""
-    factor = _zooms(points.keys, section)[:, None]
+    low, high = section.zoom
+    factor = 1 / np.sqrt(low + (high - low) * uniform(points.keys, "zoom"))[:, None]
     corner = _both(points.keys, "zoom place", 0) * (points.sizes - points.sizes / factor)  # may lie outside: factor < 1
     places = (points.positions + 0.5 - corner[points.cloud]) * factor[points.cloud] - 0.5
     return _within(points.moved(places))
-
-
-def _zooms(keys: Keys, section: AugmentSection) -> Floats:
-    """How many times as large each picture becomes (s,)."""
-    low, high = section.zoom
-    return 1 / np.sqrt(low + (high - low) * uniform(keys, "zoom"))
 
 
 def _crop(points: Points, section: AugmentSection) -> Points:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from arcpipe.arc.maps import Maps
 from arcpipe.cloud import BasisRecord, DecoderRecord, SirenRecord
 from arcpipe.config import OF_NETWORKS, AugmentSection
@@ -23,36 +25,26 @@ def check_changes(augment: AugmentSection, store: Store) -> None:
     Raises:
         ConfigError: augmentations that would not change what describes a point.
     """
-    kind, apply = store.decoder_kind, augment.apply
-    foreign = [name for name in apply if name not in OF_NETWORKS]
-    if kind == "siren" and foreign:
-        others = ",".join(name for name in apply if name in OF_NETWORKS) or "none"
-        raise ConfigError(
-            "sine networks have no points to change.",
-            details=[f"found --augment {','.join(foreign)}", f"networks change by {', '.join(OF_NETWORKS)}"],
-            fix=[f"--augment {others}", "arcpipe convert ... --recipe basis"],
-        )
-    foreign = [name for name in apply if name in OF_NETWORKS and name != "rotate"]
-    if kind != "siren" and foreign:
-        others = ",".join(name for name in apply if name not in foreign) or "none"
-        raise ConfigError(
-            f"--augment {','.join(foreign)} changes sine networks.",
-            details=[f"{store.storage} is of the kind {kind}"],
-            fix=[f"--augment {others}", "arcpipe convert ... --recipe siren"],
-        )
-    refused = [name for name in apply if name in ("zoom", *COLOURS)]
-    others = ",".join(name for name in apply if name not in refused) or "none"
-    if refused and kind != "basis":
-        raise ConfigError(
-            f"--augment {','.join(refused)} needs latents of the kind basis: others do not change with the picture.",
-            details=[f"{store.storage} is of the kind {kind}"],
-            fix=[f"--augment {others}", "arcpipe convert ... --recipe basis"],
-        )
-    refused = [name for name in apply if name in ("saturation", "hue")]
-    others = ",".join(name for name in apply if name not in refused) or "none"
-    if refused and store.channels != 3:
-        raise ConfigError(
-            f"--augment {','.join(refused)} needs images of three channels.",
-            details=[f"those of {store.storage} have {store.channels}"],
-            fix=[f"--augment {others}"],
-        )
+    apply, kind = augment.apply, f"{store.storage} is of the kind {store.decoder_kind}"
+    if store.decoder_kind == "siren":
+        foreign = [name for name in apply if name not in OF_NETWORKS]
+        details = [f"found --augment {','.join(foreign)}", f"networks change by {', '.join(OF_NETWORKS)}"]
+        _refuse(foreign, apply, "sine networks have no points to change.", details, "basis")
+        return
+    of_networks = [name for name in apply if name in OF_NETWORKS and name != "rotate"]
+    _refuse(of_networks, apply, "--augment {} changes sine networks.", [kind], "siren")
+    if store.decoder_kind != "basis":
+        what = "--augment {} needs latents of the kind basis: others do not change with the picture."
+        _refuse([name for name in apply if name in ("zoom", *COLOURS)], apply, what, [kind], "basis")
+    if store.channels != 3:
+        coloured = [name for name in apply if name in ("saturation", "hue")]
+        channels = f"those of {store.storage} have {store.channels}"
+        _refuse(coloured, apply, "--augment {} needs images of three channels.", [channels])
+
+
+def _refuse(names: Sequence[str], apply: Sequence[str], what: str, details: Sequence[str], recipe: str = "") -> None:
+    """Raise ConfigError where there are `names`, which stand in `what`; the others of `apply` would do."""
+    if names:
+        others = ",".join(name for name in apply if name not in names) or "none"
+        fix = [f"--augment {others}", *([f"arcpipe convert ... --recipe {recipe}"] if recipe else [])]
+        raise ConfigError(what.format(",".join(names)), details=details, fix=fix)

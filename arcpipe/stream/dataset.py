@@ -197,7 +197,8 @@ class CloudDataset(Dataset[Cloud]):
     def collate(self, clouds: Sequence[Cloud]) -> Batch:
         """Make a batch of clouds: latents normalised, labels as rows of one 1."""
         joined = CloudBatch.join(clouds, latent_dim=self.store.latent_dim)
-        return collate(joined, one_hot(joined.labels, len(self.store.classes)), self.normalisation, 0)
+        labels = one_hot(joined.labels, len(self.store.classes))
+        return collate(joined, labels, joined.sample_ids, self.normalisation)
 
 
 def to_pyg(batch: Batch) -> Any:
@@ -250,7 +251,7 @@ def as_normalisation(store: Store, normalise: Normalising) -> Normalisation:
         return normalise
     if normalise not in get_args(Normalise):
         raise ConfigError(f"normalise is per-dim, whole, per-layer or none, not {normalise!r}.")
-    return from_statistics(store.latent_statistics, normalise, store.latent_dim, store.decoder)
+    return from_statistics(store, normalise, store.latent_statistics)
 
 
 def _ranks(rank: int | None, world: int | None) -> tuple[int, int]:

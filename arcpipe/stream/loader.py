@@ -22,7 +22,7 @@ from torch import Tensor
 from arcpipe.cloud import CloudBatch
 from arcpipe.config import AugmentSection, StreamSection
 from arcpipe.models.moving import moved
-from arcpipe.stream.augment import Columns, augment
+from arcpipe.stream.augment import Augmented, Columns, augment
 from arcpipe.stream.draws import cloud_keys
 from arcpipe.stream.order import cut_batches, epoch_order, natural_order, rank_share
 from arcpipe.stream.split import Normalisation, Split
@@ -163,20 +163,12 @@ class StreamLoader:
         clouds = self._clouds(index, places, pools)
         ids = clouds.sample_ids[: high - low]
         labels = one_hot(clouds.labels, self.n_classes)
-        if self.augment is None or not len(clouds):
-            return collate(clouds, labels, self.normalisation, index, low - start, stop - start)
-        keys = cloud_keys(self.seed, self.epoch, clouds.sample_ids, clouds.repeats)
-        changed = augment(clouds, labels, keys, self.augment, self.columns)
-        return Batch(
-            latents=torch.from_numpy(self.normalisation(changed.latents)),
-            positions=torch.from_numpy(changed.positions),
-            offsets=torch.from_numpy(changed.offsets),
-            labels=torch.from_numpy(changed.labels),
-            sample_ids=ids,
-            index=index,
-            low=low - start,
-            total=stop - start,
-        )
+        changed: CloudBatch | Augmented = clouds
+        if self.augment is not None and len(clouds):
+            keys = cloud_keys(self.seed, self.epoch, clouds.sample_ids, clouds.repeats)
+            changed = augment(clouds, labels, keys, self.augment, self.columns)
+            labels = changed.labels
+        return collate(changed, labels, ids, self.normalisation, index, low - start, stop - start)
 
     def _clouds(self, index: int, places: NDArray[np.int64], pools: list[Pool]) -> CloudBatch:
         """The clouds at some places of the order, end to end, from the pools of batch `index`."""
@@ -232,23 +224,24 @@ def _block_keys(part: NDArray[Any], row: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def collate(
-    clouds: CloudBatch,
+    clouds: CloudBatch | Augmented,
     labels: NDArray[np.float32],
+    sample_ids: NDArray[np.int64],
     normalisation: Normalisation,
-    index: int,
+    index: int = 0,
     low: int = 0,
     total: int | None = None,
 ) -> Batch:
     """Clouds as tensors. `labels` (s, classes); `low`, `total` as in `Batch`, by default all of it."""
     return Batch(
         latents=torch.from_numpy(normalisation(clouds.latents)),
-        positions=torch.from_numpy(clouds.positions.astype(np.float32)),
+        positions=torch.from_numpy(clouds.positions.astype(np.float32, copy=False)),
         offsets=torch.from_numpy(clouds.offsets),
         labels=torch.from_numpy(labels),
-        sample_ids=clouds.sample_ids,
+        sample_ids=sample_ids,
         index=index,
         low=low,
-        total=len(clouds) if total is None else total,
+        total=len(labels) if total is None else total,
     )
 
 

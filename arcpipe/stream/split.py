@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -82,12 +82,8 @@ class Split:
         self._memory: tuple[CloudBatch, ...] | None = None
         if self.n_bytes <= cache_mb * 2**20:
             with ThreadPoolExecutor(max(readers, self.least_readers), "arcpipe-read") as pool:
-                self._memory = tuple(pool.map(self._read_part, range(len(parts))))
-
-    @property
-    def width(self) -> int:
-        """Numbers in a latent."""
-        return self.store.latent_dim
+                clouds = map(len, self.manifest.points)
+                self._memory = tuple(pool.map(self._read, range(len(parts)), itertools.repeat(0), clouds))
 
     @property
     def in_memory(self) -> bool:
@@ -101,7 +97,7 @@ class Split:
     @property
     def n_bytes(self) -> int:
         """Bytes of the split in memory: latents (4 bytes a value at most), positions and a row per cloud."""
-        return self.manifest.n_points * (4 * self.width + 8) + 48 * len(self.manifest)
+        return self.manifest.n_points * (4 * self.store.latent_dim + 8) + 48 * len(self.manifest)
 
     def read(self, part: int, start: int, stop: int) -> CloudBatch:
         """Clouds `start:stop` of part number `part` of the manifest, without neighbours and scales. Thread-safe."""
@@ -113,9 +109,6 @@ class Split:
         row = self._before[part]
         clouds = self.store.read_block(self.split, self.manifest.parts[part], row + start, row + stop)
         return replace(clouds, scales=None)
-
-    def _read_part(self, part: int) -> CloudBatch:
-        return self._read(part, 0, len(self.manifest.points[part]))
 
 
 def _learned(sample_ids: NDArray[np.int64], held_out: float) -> int:
@@ -135,26 +128,25 @@ def normalisation(split: Split, kind: Normalise) -> Normalisation:
             one for the weights and one for the biases of every layer; `none`: latents stay as they are.
     """
     if kind == "none":
-        return from_statistics({}, kind, split.width, split.store.decoder)
+        return from_statistics(split.store, kind, {})
     statistics = split.store.latent_statistics
     # The store keeps those of its own training split only, and of all of it.
     if statistics.get("split") != split.name or not split.whole:
         statistics = _statistics(split)
-    return from_statistics(statistics, kind, split.width, split.store.decoder)
+    return from_statistics(split.store, kind, statistics)
 
 
-def from_statistics(
-    statistics: Mapping[str, Any], kind: Normalise, width: int, decoder: DecoderRecord
-) -> Normalisation:
+def from_statistics(store: Store, kind: Normalise, statistics: Mapping[str, Any]) -> Normalisation:
     """Choose mean and std from statistics as a store keeps them; `none` needs none.
 
     Raises:
         ConfigError: `per-layer`, and the decoder is none of sine networks.
     """
+    width = store.latent_dim
     if kind == "none":
         return Normalisation(np.zeros(width, np.float32), np.ones(width, np.float32))
     if kind == "per-layer":
-        return _per_layer(statistics, decoder)
+        return _per_layer(statistics, store.decoder)
     if kind == "whole":
         mean = np.full(width, statistics["whole_mean"], np.float32)
         std = np.full(width, statistics["whole_std"], np.float32)
@@ -169,7 +161,7 @@ def _per_layer(statistics: Mapping[str, Any], decoder: DecoderRecord) -> Normali
         raise ConfigError("--normalise per-layer is of sine networks.", fix=["--normalise per-dim"])
     mean, std = (np.array(statistics[name], np.float64) for name in ("mean", "std"))
     widths = decoder.widths_tuple
-    sizes = [size for n_in, n_out in pairwise(widths) for size in (n_in * n_out, n_out)]
+    sizes = [size for n_in, n_out in itertools.pairwise(widths) for size in (n_in * n_out, n_out)]
     for rows in np.split(np.arange(len(mean)), np.cumsum(sizes)[:-1]):
         middle = mean[rows].mean()
         power = np.mean(std[rows] ** 2 + (mean[rows] - middle) ** 2)
@@ -179,7 +171,8 @@ def _per_layer(statistics: Mapping[str, Any], decoder: DecoderRecord) -> Normali
 
 def _statistics(split: Split) -> dict[str, Any]:
     """Mean and std of the latents, per dimension and over all, in float64, block by block."""
-    count, total, square = 0, np.zeros(split.width), np.zeros(split.width)
+    width = split.store.latent_dim
+    count, total, square = 0, np.zeros(width), np.zeros(width)
     for part, points in enumerate(split.manifest.points):
         for start in range(0, len(points), 256):
             latents = split.read(part, start, min(start + 256, len(points))).latents.astype(np.float64)

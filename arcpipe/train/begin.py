@@ -91,9 +91,10 @@ def _require_room(path: Path) -> None:
         )
 
 
-def _foreign(path: Path) -> list[str]:
+def _foreign(path: Path) -> bool:
+    """Whether something in a folder is not of a run."""
     ours = {".lock", *FILES, *(f"{name}.partial" for name in FILES)}
-    return sorted(entry.name for entry in path.iterdir() if entry.name not in ours)
+    return any(entry.name not in ours for entry in path.iterdir())
 
 
 def _free(path: Path) -> Path:

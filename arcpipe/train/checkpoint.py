@@ -72,7 +72,7 @@ def load_checkpoint(
     Raises:
         CheckpointError: It is missing or damaged, or a tensor is missing, unknown or of another shape (all are named).
     """
-    state, tensors = _read(folder)
+    state, tensors = read_whole(folder)
     load_model(model, _of("model.", tensors), folder)
     if optimiser is not None:
         _load_optimiser(model, optimiser, tensors, folder)
@@ -81,22 +81,18 @@ def load_checkpoint(
     return Reached(**{name: state[name] for name in Reached.__dataclass_fields__})
 
 
-def check_whole(folder: Path) -> None:
-    """Read a checkpoint and compare it with its hash. Raises CheckpointError as `load_checkpoint`."""
-    _read(folder)
-
-
 def load_reported(folder: Path, model: nn.Module) -> None:
     """Put the weights that a checkpoint's run reports into `model`: the average of its weights, where it has one.
 
     Raises:
         CheckpointError: as `load_checkpoint`.
     """
-    _, tensors = _read(folder)
+    _, tensors = read_whole(folder)
     load_model(model, _of("average.", tensors) or _of("model.", tensors), folder)
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_whole(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The state and the tensors of a checkpoint. Raises CheckpointError where it is missing or damaged."""
     state = _read_state(folder)
     return state, load_tensors(folder / state["tensors"], state["sha256"])
 

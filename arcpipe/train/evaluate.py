@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from arcpipe.config import Augmentation, AugmentSection, EvaluateConfig, StreamSection
+from arcpipe.config import Augmentation, AugmentSection, EvaluateConfig
 from arcpipe.devices import choose_device
 from arcpipe.errors import (
     ConfigError,
@@ -25,12 +25,12 @@ from arcpipe.errors import (
 from arcpipe.paths import outside_stores
 from arcpipe.storage import Storage
 from arcpipe.store import Store, open_store
-from arcpipe.stream.augment import Columns
 from arcpipe.stream.changes import columns_of
 from arcpipe.stream.loader import StreamLoader
-from arcpipe.stream.split import Normalisation, Split
+from arcpipe.stream.split import Split
 from arcpipe.threads import torch_threads
 from arcpipe.train.ahead import on_device, plan_of
+from arcpipe.train.facts import default_test_split
 from arcpipe.train.figures import draw_calibration, draw_confusion
 from arcpipe.train.measures import Measures, average_repeats, first_repeats, measure
 from arcpipe.train.ranks import ALONE, Ranks, gather
@@ -112,15 +112,16 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
     split = Split(store, name)
     changes = [moves(config)] + [training_changes(run, config) for _ in range(1, config.views)]
     loader, *changed = [
-        evaluation_loader(
+        StreamLoader(
             split,
-            run.facts.classes,
+            len(run.facts.classes),
             run.normalisation,
-            run.config.stream,
             config.batch_size,
-            change,
-            config.seed,
-            view=view,
+            section=run.config.stream,
+            seed=config.seed,
+            epoch=view,  # every view draws other changes
+            augment=change,
+            shuffle=False,
             columns=columns_of(run.decoder()),
         )
         for view, change in enumerate(changes)
@@ -190,35 +191,6 @@ def draw_measures(folder: Path, split: str, measures: Measures) -> tuple[Path, .
     return folder / "calibration.png", folder / "confusion.png"
 
 
-def evaluation_loader(
-    split: Split,
-    classes: tuple[str, ...],
-    normalisation: Normalisation,
-    section: StreamSection,
-    batch_size: int,
-    augment: AugmentSection | None = None,
-    seed: int = 0,
-    ranks: Ranks = ALONE,
-    view: int = 0,
-    columns: Columns | None = None,
-) -> StreamLoader:
-    """Batches in the order of the store; every cloud once, in one of the ranks. Every `view` draws other changes."""
-    return StreamLoader(
-        split,
-        len(classes),
-        normalisation,
-        batch_size,
-        section=section,
-        seed=seed,
-        epoch=view,
-        augment=augment,
-        shuffle=False,
-        columns=columns,
-        rank=ranks.rank,
-        world=ranks.world,
-    )
-
-
 def score(
     model: nn.Module,
     loader: StreamLoader,
@@ -277,11 +249,6 @@ def predict_all(
             labels.append(batch.labels.argmax(1).cpu().numpy())
             ids.append(batch.sample_ids)
     return np.concatenate(probabilities), np.concatenate(labels), np.concatenate(ids)
-
-
-def default_test_split(store: Store, *, but: str | None = None) -> str | None:
-    """`test`, else `val`, else none."""
-    return next((name for name in ("test", "val") if name in store.splits and name != but), None)
 
 
 def check_store(run: RunFolder, store: Store, path: Storage) -> None:

@@ -30,7 +30,7 @@ def choose_splits(store: Store, stream: StreamSection) -> tuple[str, str | None,
             fix=[f"--train-split {name}" for name in store.splits],
         )
     if test is None:
-        test = next((name for name in ("test", "val") if name in store.splits and name != train), None)
+        test = default_test_split(store, but=train)
     elif test not in store.splits:
         raise MissingSplitError(
             f"{store.storage} has no split {test} to evaluate.",
@@ -49,6 +49,11 @@ def choose_splits(store: Store, stream: StreamSection) -> tuple[str, str | None,
         return train, test, "validation"
     validation = "val" if "val" in store.splits and "val" not in (train, test) and test is not None else None
     return train, test, validation
+
+
+def default_test_split(store: Store, *, but: str | None = None) -> str | None:
+    """`test`, else `val`, else none."""
+    return next((name for name in ("test", "val") if name in store.splits and name != but), None)
 
 
 def store_facts(

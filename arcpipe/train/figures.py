@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -27,7 +26,6 @@ LABEL_CHARACTERS = 16
 def draw_curves(path: Path, epochs: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> None:
     """Draw loss and accuracy of training and of `splits`. `epochs`: the lines of kind `epoch` of metrics.jsonl."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, quantity, factor, unit in zip(
         figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), ("cross-entropy", "%"), strict=True
     ):
@@ -48,7 +46,6 @@ def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], classes: Sequ
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = float(np.clip(0.5 * len(classes) + 2, 4, 14))
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
@@ -67,7 +64,6 @@ def draw_calibration(path: Path, bins: Sequence[tuple[int, float, float]], error
     `bins`: of `Measures.calibration`. A bar below the diagonal is confidence that is not earned.
     """
     figure = Figure(figsize=(5, 5.6), layout="constrained")
-    FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     width = 1 / max(len(bins), 1)
     middles = [(i + 0.5) * width for i in range(len(bins))]

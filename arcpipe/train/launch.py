@@ -70,7 +70,7 @@ class Apart:
 
     def ask_to_stop(self) -> None:
         """It finishes its step and saves; until then it is not over."""
-        _signal(self.processes, signal.SIGTERM)
+        _ask_to_stop(self.processes)
 
     def close(self) -> None:
         """End what is left of it, gently at first."""
@@ -131,7 +131,7 @@ def _end(processes: list[Process]) -> None:
     for process in processes:
         process.poll()
     codes = {process: process.returncode for process in processes}
-    _signal(processes, signal.SIGTERM)
+    _ask_to_stop(processes)
     until = time.monotonic() + GRACE_S
     while any(process.poll() is None for process in processes) and time.monotonic() < until:
         time.sleep(LOOK_EVERY_S)
@@ -145,10 +145,10 @@ def _end(processes: list[Process]) -> None:
             process.returncode = 0  # it ended because another one did
 
 
-def _signal(processes: list[Process], number: int) -> None:
+def _ask_to_stop(processes: list[Process]) -> None:
     for process in processes:
         if process.poll() is None:
-            process.send_signal(number)
+            process.terminate()
 
 
 def _result(folder: Path, processes: list[Process]) -> TrainReport:
@@ -172,8 +172,7 @@ def _result(folder: Path, processes: list[Process]) -> TrainReport:
 
 def _outcome(folder: Path, rank: int) -> dict[str, Any]:
     path = folder / f"outcome-{rank}.json"
-    outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return outcome
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _error(outcome: dict[str, Any]) -> Exception:

@@ -29,7 +29,7 @@ from arcpipe.train.ahead import on_device, plan_of
 from arcpipe.train.average import Average
 from arcpipe.train.begin import create_or_continue
 from arcpipe.train.checkpoint import Reached, has_checkpoint, load_checkpoint, save_checkpoint, save_tensors
-from arcpipe.train.evaluate import evaluation_loader, score
+from arcpipe.train.evaluate import score
 from arcpipe.train.facts import choose_splits, store_facts
 from arcpipe.train.figures import draw_confusion, draw_curves
 from arcpipe.train.interrupt import Interrupts
@@ -291,9 +291,18 @@ def _evaluate(job: Job, split: Split | None, progress: Reached) -> Measures | No
     def check() -> None:
         _heed(job, progress)
 
-    facts, stream = job.run.facts, job.config.stream
-    loader = evaluation_loader(split, facts.classes, job.run.normalisation, stream, EVALUATION_BATCH, ranks=job.ranks)
-    return score(job.reported, loader, facts.classes, job.device, check, ranks=job.ranks)
+    classes = job.run.facts.classes
+    loader = StreamLoader(
+        split,
+        len(classes),
+        job.run.normalisation,
+        EVALUATION_BATCH,
+        section=job.config.stream,
+        shuffle=False,
+        rank=job.ranks.rank,
+        world=job.ranks.world,
+    )
+    return score(job.reported, loader, classes, job.device, check, ranks=job.ranks)
 
 
 def _keep_best(job: Job, epoch: int, chosen: Measures, measures: Measures) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -132,8 +132,8 @@ class TrainedRun:
         """Classify one cloud that was fitted under the run's decoder."""
         run = self.folder
         no_label = np.zeros((1, len(self.classes)), np.float32)
-        described = replace(CloudBatch.join([cloud]).without_neighbours(), scales=None)
-        batch = collate(described, no_label, run.normalisation, 0).to(self.device)
+        alone = CloudBatch.join([cloud])
+        batch = collate(alone, no_label, alone.sample_ids, run.normalisation).to(self.device)
         with torch.inference_mode():
             shares = self.model(batch.latents, batch.positions, batch.offsets).double().softmax(1)[0].tolist()
         return Prediction(
@@ -192,7 +192,6 @@ def run_predict(
     weights: Weights = "last",
     device: str = "auto",
     threads: int | None = None,
-    quiet: bool = False,
 ) -> PredictReport:
     """Fit and classify image files, see `TrainedRun.predict`.
 
@@ -200,7 +199,7 @@ def run_predict(
         CheckpointError: there is no trained run.
     """
     run = load_run(run_path, weights=weights, device=device)
-    with Progress("predict", len(images), "images", enabled=not quiet) as bar, torch_threads(threads):
+    with Progress("predict", len(images), "images") as bar, torch_threads(threads):
         return PredictReport(run_path, tuple(run.predict(images, bar.update)))
 
 

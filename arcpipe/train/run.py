@@ -98,7 +98,7 @@ class RunFolder:
 
     def check_finished(self) -> None:
         """Read what a finished run is for. Raises CheckpointError where its weights or its decoder are damaged."""
-        checkpoint.check_whole(self.checkpoint)
+        checkpoint.read_whole(self.checkpoint)
         self.decoder()
         best = self.path / "best.safetensors"
         if best.is_file():
@@ -161,8 +161,18 @@ class RunFolder:
         return decoder
 
     def metrics(self) -> list[dict[str, Any]]:
-        """What was logged; lines that cannot be read are left out."""
-        return _readable(self.path / "metrics.jsonl")
+        """What was logged, of whole lines: a kill may have cut the last one, and a damaged one says nothing."""
+        path = self.path / "metrics.jsonl"
+        entries = []
+        for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else []:
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            known = isinstance(entry, dict) and entry.get("kind") in ("step", "epoch")
+            if known and all(isinstance(entry.get(name), int) for name in ("step", "epoch")):
+                entries.append(entry)
+        return entries
 
     def append_metrics(self, **values: Any) -> None:
         path = self.path / "metrics.jsonl"
@@ -171,8 +181,7 @@ class RunFolder:
 
     def forget_metrics_after(self, epoch: int, step: int) -> None:
         """Drop what was logged after the checkpoint: those steps and evaluations will be done again."""
-        lines = _readable(self.path / "metrics.jsonl")
-        kept = [e for e in lines if e["step"] <= step and (e["kind"] == "step" or e["epoch"] <= epoch)]
+        kept = [e for e in self.metrics() if e["step"] <= step and (e["kind"] == "step" or e["epoch"] <= epoch)]
         write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept).encode())
 
     @contextmanager
@@ -229,18 +238,3 @@ def _not_a_run(path: Path, error: Exception) -> CheckpointError:
         details=str(error).splitlines(),
         fix=[checkpoint.train_again(path)] if path.is_dir() else [],
     )
-
-
-def _readable(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a kill may have cut the last one, and a damaged one says nothing."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    entries = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        known = isinstance(entry, dict) and entry.get("kind") in ("step", "epoch")
-        if known and all(isinstance(entry.get(name), int) for name in ("step", "epoch")):
-            entries.append(entry)
-    return entries

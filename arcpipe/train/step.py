@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -77,10 +78,10 @@ def train_step(
     if ranks.world > 1:
         loss = loss * (len(batch) / (batch.total * ranks.replicas(batch)))
     right = (logits.argmax(1) == batch.labels.argmax(1)).sum()
-    told = Told(torch.stack([loss.detach().double(), right.double()]))
+    numbers = _told(torch.stack([loss.detach().double(), right.double()]))
     optimiser.zero_grad()
     loss.backward()
-    own_loss, own_right = told.numbers()
+    own_loss, own_right = numbers()
     value, n_right = ranks.totals(own_loss, own_right / ranks.replicas(batch))
     if not math.isfinite(value):
         raise _diverged(value, rate, optim, bool(torch.isfinite(batch.latents).all()))
@@ -91,21 +92,22 @@ def train_step(
     return value, round(n_right)
 
 
-class Told:
-    """A few numbers on their way from a device: a GPU tells them between its pieces of work, not after the last."""
+def _told(values: Tensor) -> Callable[[], list[float]]:
+    """Begin to bring a few numbers from a device, and return what waits for them.
 
-    def __init__(self, values: Tensor) -> None:
-        self._values, self._ready = values, None
-        if values.device.type == "cuda":
-            self._values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
-            self._ready = torch.cuda.Event()
-            self._ready.record()
+    A GPU tells them between its pieces of work, not after the last.
+    """
+    if values.device.type != "cuda":
+        return values.tolist
+    told = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
 
-    def numbers(self) -> list[float]:
-        """Wait for them."""
-        if self._ready is not None:
-            self._ready.synchronize()
-        return self._values.tolist()
+    def numbers() -> list[float]:
+        ready.synchronize()
+        return told.tolist()
+
+    return numbers
 
 
 def _diverged(value: float, rate: float, optim: OptimSection, finite: bool) -> DivergedError:

@@ -32,7 +32,8 @@ def test_made_up_clouds_are_a_store_like_any_other(tmp_path: Path) -> None:
 def test_the_report_keeps_its_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "clouds.zarr"
     write_clouds(path, 160, points=6, latent_dim=4)
-    report = run_bench_stream(path, rounds=1, webdataset=False, progress=False)
+    monkeypatch.setattr(stream.importlib.util, "find_spec", lambda name: None)
+    report = run_bench_stream(path, rounds=1)
     values = json.loads(json.dumps(report.as_dict()))
     assert list(values["rates"]) == ["loader", "memory", "stream"]
     pairs = zip(values["seconds"]["memory"], values["seconds"]["stream"], strict=True)
@@ -44,7 +45,7 @@ def test_the_report_keeps_its_contract(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_missing_package_is_a_reason_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream.importlib.util, "find_spec", lambda name: None)
     write_clouds(tmp_path / "clouds.zarr", 8, points=6, latent_dim=4)
-    ways, skipped = stream._ways(open_store(tmp_path / "clouds.zarr"), "train", tmp_path, True)
+    ways, skipped = stream._ways(open_store(tmp_path / "clouds.zarr"), "train", tmp_path)
     assert "webdataset" not in ways
     assert ".[bench]" in skipped["webdataset"]
 

@@ -23,7 +23,7 @@ def test_three_dimensions_are_the_same_function_of_a_plane() -> None:
 
 
 def test_the_report_names_networks_ratios_and_parts() -> None:
-    report = run_bench_train(n_clouds=4, turns=2, progress=False)
+    report = run_bench_train(n_clouds=4, turns=2)
     document = json.loads(json.dumps(report.as_dict()))
     names = [result["name"] for result in document["results"]]
     assert names[:3] == ["ptv3", "ptv3, plain", "ptv3, torch"]

@@ -87,13 +87,12 @@ def test_without_the_source_there_are_reconstructions_and_a_note(
 
 def test_the_pictures_are_the_same_with_and_without_the_cache(make_store: Make, tmp_path: Path) -> None:
     cached, bare = make_store("a/s.zarr"), make_store("b/s.zarr", cache=False)
-    for i, (store, use_cache) in enumerate([(cached, True), (cached, False), (bare, True)]):
-        run_inspect(store, ["train/dog/c.png"], tmp_path / str(i), use_cache=use_cache)
+    for i, store in enumerate([cached, bare]):
+        run_inspect(store, ["train/dog/c.png"], tmp_path / str(i))
     for name in ("sample-train-dog-c.png", "reconstruction-train-dog-c.png"):
         first = pixels(tmp_path / "0" / name)
         assert first.std() > 5
         assert np.array_equal(first, pixels(tmp_path / "1" / name))
-        assert np.array_equal(first, pixels(tmp_path / "2" / name))
 
 
 def test_a_named_sample_gets_a_sheet_and_a_full_size_reconstruction(make_store: Make, tmp_path: Path) -> None:
@@ -198,9 +197,7 @@ def test_the_report_is_json_without_nan(make_store: Make, images: Path, tmp_path
 
 
 def test_hero_shows_four_stages(make_store: Make, tmp_path: Path) -> None:
-    draw_hero(
-        open_store(make_store()), ["train/cat/a 1.png", "train/dog/b.png"], tmp_path / "hero.png", tile=100, rows=1
-    )
+    draw_hero(open_store(make_store()), ["train/cat/a 1.png", "train/dog/b.png"], tmp_path / "hero.png")
     shown = pixels(tmp_path / "hero.png")
     assert shown.shape[1] > 4 * 2 * 85
     stages = np.array_split(shown[80:-20], 4, axis=1)

@@ -39,7 +39,6 @@ def cloud_of(n: int, size: tuple[int, int] = (20, 30), sample_id: int = 0) -> Cl
         positions=(rng.random((n, 2)) * size - 0.5).astype(np.float32),
         latents=rng.standard_normal((n, Z)).astype(np.float16),
         size=size,
-        scales=np.exp2(rng.integers(8, 20, n) / 8).astype(np.float32),
         sample_id=sample_id,
     )
 
@@ -65,9 +64,6 @@ def same(made: Augmented, expected: list[Cloud]) -> None:
     joined = CloudBatch.join(expected, latent_dim=Z)
     np.testing.assert_allclose(made.positions, joined.positions, atol=1e-4)
     np.testing.assert_allclose(made.latents, joined.latents, atol=2e-4)
-    assert made.scales is not None
-    assert joined.scales is not None
-    np.testing.assert_allclose(made.scales, joined.scales, rtol=1e-5)
 
 
 def test_turns_and_flips_are_those_of_single_clouds() -> None:
@@ -81,14 +77,13 @@ def test_turns_and_flips_are_those_of_single_clouds() -> None:
     same(batch(section("rotate", "flip", rotate=40)), expected)
 
 
-def test_a_zoom_takes_a_window_of_the_image_and_scales_grow_with_it() -> None:
+def test_a_zoom_takes_a_window_of_the_image() -> None:
     expected = []
     for cloud, key in zip(CLOUDS, KEYS.tolist(), strict=True):
         side = np.sqrt(0.3 + 0.6 * (sideways(key, "zoom") + 1) / 2)
         place = np.array([(sideways(key, f"zoom place {axis}") + 1) / 2 for axis in ("rows", "columns")])
-        assert cloud.scales is not None
         places = (cloud.positions + 0.5 - place * (1 - side) * cloud.size) / side - 0.5
-        zoomed = replace(cloud, positions=places.astype(np.float32), scales=cloud.scales / np.float32(side))
+        zoomed = replace(cloud, positions=places.astype(np.float32))
         kept = edit.crop(zoomed, (0, 0), cloud.size)
         expected.append(kept if len(kept) else zoomed)
     made = batch(section("zoom", zoom=(0.3, 0.9)))
@@ -169,9 +164,8 @@ def test_mixed_clouds_bring_their_own_changes_with_them() -> None:
     labels, keys = np.eye(2, dtype=np.float32), KEYS[:2]
     mixed = augment(CloudBatch.join(clouds), labels, keys, how, COLUMNS)
     alone = [augment_cloud(cloud, int(key), how, COLUMNS) for cloud, key in zip(clouds, keys, strict=True)]
-    rows = np.concatenate([np.column_stack([c.positions, c.latents, c.scales]) for c in alone])  # type: ignore[list-item]
-    assert mixed.scales is not None
-    for row in np.column_stack([mixed.positions, mixed.latents, mixed.scales]):
+    rows = np.concatenate([np.column_stack([c.positions, c.latents]) for c in alone])
+    for row in np.column_stack([mixed.positions, mixed.latents]):
         assert np.abs(rows - row).max(1).min() < 1e-4
 
 

@@ -129,7 +129,7 @@ def test_from_python_networks_are_streamed_and_trained_on(store: Path, tmp_path:
 def test_new_images_are_fitted_and_classified(store: Path, pictures: Path, tmp_path: Path) -> None:
     run_train(config(store, tmp_path / "run", "mlp", optim={"epochs": 8}), quiet=True)
     images = [pictures / "test" / name / "0.png" for name in ("above", "below")]
-    report = run_predict(tmp_path / "run", images, quiet=True)
+    report = run_predict(tmp_path / "run", images)
     assert [prediction.label for prediction in report.predictions] == ["above", "below"]
     assert all("anchor" not in line and "PSNR" in line for line in report.lines())
 
