@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from arcpipe.bench.clouds import write_clouds
+from arcpipe.cloud import Cloud
 from arcpipe.config import Augmentation, AugmentSection, ModelSection, OptimSection, StreamSection
 from arcpipe.errors import install
 from arcpipe.models import build_model
@@ -153,25 +154,25 @@ def _ways(store: Store, name: str, folder: Path) -> tuple[dict[str, Callable[[in
 def write_tars(split: Split, folder: Path) -> list[str]:
     """A copy of a split's clouds for WebDataset: of each, positions, latents and label as .npy, in tar files."""
     paths: list[str] = []
-    tar = None
     for part, points in enumerate(split.manifest.points):
-        for i, cloud in enumerate(split.read(part, 0, len(points))):
-            if tar is None or i % SHARD_CLOUDS == 0:
-                if tar is not None:
-                    tar.close()
-                paths.append(str(folder / f"{len(paths):05d}.tar"))
-                tar = tarfile.open(paths[-1], "w")  # noqa: SIM115
-            arrays = {"positions": cloud.positions, "latents": cloud.latents, "label": np.array(cloud.label)}
-            for name, array in arrays.items():
-                content = io.BytesIO()
-                np.save(content, array, allow_pickle=False)
-                entry = tarfile.TarInfo(f"{part:04d}{i:06d}.{name}.npy")
-                entry.size = content.tell()
-                content.seek(0)
-                tar.addfile(entry, content)
-    if tar is not None:
-        tar.close()
+        for start in range(0, len(points), SHARD_CLOUDS):
+            paths.append(str(folder / f"{len(paths):05d}.tar"))
+            clouds = split.read(part, start, min(start + SHARD_CLOUDS, len(points)))
+            with tarfile.open(paths[-1], "w") as tar:
+                for i, cloud in enumerate(clouds, start):
+                    _add_cloud(tar, f"{part:04d}{i:06d}", cloud)
     return paths
+
+
+def _add_cloud(tar: tarfile.TarFile, name: str, cloud: Cloud) -> None:
+    arrays = {"positions": cloud.positions, "latents": cloud.latents, "label": np.array(cloud.label)}
+    for kind, array in arrays.items():
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        entry = tarfile.TarInfo(f"{name}.{kind}.npy")
+        entry.size = content.tell()
+        content.seek(0)
+        tar.addfile(entry, content)
 
 
 def read_tars(paths: list[str], norm: Normalisation) -> Iterable[tuple[torch.Tensor, ...]]:

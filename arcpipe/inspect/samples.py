@@ -39,7 +39,10 @@ class CloudPlace:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A cloud and its pictures, float32 (H, W, C) in [0, 1]. `measured_db` is NaN without an original."""
+    """A cloud and its pictures, float32 (H, W, C) in [0, 1]. `measured_db` is NaN without an original.
+
+    `fit_name`: which repeat or view of its image the cloud is, see `fit_name`.
+    """
 
     place: CloudPlace
     name: str
@@ -50,15 +53,14 @@ class View:
     measured_db: float
     warning: str
     cloud_bytes: int
-    again: str = ""
-    """Which repeat or view of its image it is; empty for the first."""
+    fit_name: str = ""
 
     @property
     def caption(self) -> tuple[str, ...]:
         height, width = self.cloud.size
         return (
             self.name,
-            f"class {self.class_name}" + (f", {self.again}" if self.again else ""),
+            f"class {self.class_name}" + (f", {self.fit_name}" if self.fit_name else ""),
             f"{height} × {width} pixels",
             f"{len(self.cloud):,} anchors" if len(self.cloud) > 1 else f"{self.cloud.latents.size:,} numbers",
             f"PSNR {decibel(known(self.cloud.psnr))}",
@@ -79,7 +81,6 @@ def view_sample(store: Store, originals: Originals, place: CloudPlace) -> View:
         warning = f"measured {measured:.2f} dB: the source image has changed, or the cloud"
     if not warning and original is None and not originals.note:
         warning = "the source image is gone or cannot be read"
-    many = "view" if store.config.get("fit", {}).get("views", 1) > 1 else "repeat"
     return View(
         place=place,
         name=cloud_name(place.split, cloud),
@@ -90,8 +91,14 @@ def view_sample(store: Store, originals: Originals, place: CloudPlace) -> View:
         measured_db=measured,
         warning=warning,
         cloud_bytes=cloud.latents.size * BYTES[store.dtype] + cloud.positions.nbytes,
-        again=f"{many} {cloud.repeat}" if cloud.repeat else "",
+        fit_name=fit_name(store.config, cloud.repeat),
     )
+
+
+def fit_name(config: Mapping[str, Any], repeat: int) -> str:
+    """`view 1` of a store that was made with `--views`, else `repeat 1`; nothing for the first cloud of an image."""
+    views = config.get("fit", {}).get("views", 1) > 1
+    return f"{'view' if views else 'repeat'} {repeat}" if repeat else ""
 
 
 def cloud_name(split: str, cloud: Cloud) -> str:

@@ -148,10 +148,8 @@ def read_pipeline(path: Path, data: Path | None = None, recipe: str | None = Non
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong (with the arm that it is of).
     """
-    values, name = (
-        _with_source(read_toml(path, "arcpipe convert digits; the pipelines of arcpipe lie in its checkout"), data),
-        path.stem,
-    )
+    found = read_toml(path, "arcpipe convert digits; the pipelines of arcpipe lie in its checkout")
+    values, name = _with_source(found, data), path.stem
     if recipe is not None:
         values, name = _with_recipe(values, recipe), f"{path.stem}-{recipe}"
     arms = values.get("arm", [])
@@ -193,8 +191,8 @@ def _arm(path: Path, shared: Mapping[str, Any], section: ArmSection) -> tuple[Ar
         if not name or name in [column.name for column in columns]:
             raise ConfigError(f"{where} has several evaluations: each needs its own name.", fix=['name = "pushed"'])
         columns.append(Column(name, evaluation, _other_conversion(values, evaluation, f"{where} evaluation {name},")))
-    arm = Arm(section.name, config.convert, config.train, tuple(columns), {})
-    return Arm(**{**vars(arm), "thesis": numbers_of(section.thesis, arm.columns, where)}), config
+    thesis = numbers_of(section.thesis, columns, where)
+    return Arm(section.name, config.convert, config.train, tuple(columns), thesis), config
 
 
 def _other_conversion(values: Mapping[str, Any], evaluation: ColumnSection, where: str) -> ConvertConfig | None:

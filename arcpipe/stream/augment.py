@@ -62,11 +62,13 @@ class Points:
     def keep(self, rows: NDArray[np.bool_] | Rows) -> Points:
         """Some of the points."""
         rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-        changes = {name: getattr(self, name)[rows] for name in ("cloud", "row", "positions", "origin", "index")}
-        return replace(self, **changes)
+        return replace(self, **{name: getattr(self, name)[rows] for name in OF_POINTS})
 
     def moved(self, positions: Floats) -> Points:
         return replace(self, positions=positions)
+
+
+OF_POINTS = ("cloud", "row", "positions", "origin", "index")
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +273,7 @@ def _mix_neighbours(
     chosen, others, share = mix(first, second, share, n)
     first, second = first.keep(chosen), second.keep(others)
     order = np.argsort(np.concatenate([first.cloud, second.cloud]), kind="stable")
-    names = ("cloud", "row", "positions", "origin", "index")
-    joined = {name: np.concatenate([getattr(first, name), getattr(second, name)])[order] for name in names}
+    joined = {name: np.concatenate([getattr(first, name), getattr(second, name)])[order] for name in OF_POINTS}
     soft = share[:, None] * labels[:n] + (1 - share)[:, None] * labels[1:]
     return replace(points, **joined), soft.astype(np.float32)
 

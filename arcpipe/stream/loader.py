@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arcpipe.cloud import CloudBatch
+from arcpipe.cloud import CloudBatch, ends_from
 from arcpipe.config import AugmentSection, StreamSection
 from arcpipe.models.moving import moved
 from arcpipe.stream.augment import Augmented, Columns, augment
@@ -200,7 +200,7 @@ class Pool:
 
     def __init__(self, blocks: NDArray[np.int64], reads: list[Future[CloudBatch]]) -> None:
         self.blocks, self._reads = blocks, reads
-        self._starts = np.concatenate([[0], np.cumsum(blocks[:, 2] - blocks[:, 1])])
+        self._starts = ends_from(blocks[:, 2] - blocks[:, 1])
         self._keys = _block_keys(blocks[:, 0], blocks[:, 1])
         self._clouds: CloudBatch | None = None
 

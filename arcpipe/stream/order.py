@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe import seeds
+from arcpipe.cloud import ends_from
 
 POOL_POINTS = 2**22
 """Points that a pool holds at most: 4.2 M, 300 MB of float16 latents of dimension 32. Clouds of 32 x 32 pictures are
@@ -114,10 +115,11 @@ def cut_batches(
         (batches + 1,) int64, rising from 0 to the number of clouds.
     """
     n = len(order)
-    if batch_points is None:
+    if batch_points is None or not n:
         ends = list(range(0, n, batch_size))
     else:
-        ends = list(_ends_by_points(_points_in_order(order, manifest), batch_size, batch_points))
+        points = np.concatenate(manifest.points)[_places(order, manifest)]
+        ends = list(_ends_by_points(points, batch_size, batch_points))
     if len(ends) > 1 and n - ends[-1] == 1:
         ends.pop()
     return np.array([*ends, n] if n else [0], np.int64)
@@ -139,8 +141,7 @@ def shuffle_quality(order: EpochOrder, manifest: Manifest) -> dict[str, float]:
     n = len(order)
     if n < 2:
         return {"displacement": 1.0, "run_length": 1.0}
-    starts = np.concatenate([[0], np.cumsum([len(part) for part in manifest.points])])
-    place = starts[order.part] + order.row
+    place = _places(order, manifest)
     displacement = float(np.abs(place - np.arange(n)).mean() / ((n * n - 1) / (3 * n)))
     if not manifest.labels:
         return {"displacement": displacement, "run_length": float("nan")}
@@ -174,10 +175,10 @@ def _lay_out(
 ) -> EpochOrder:
     """Write out the clouds of all blocks, shuffled inside each pool where there is a generator."""
     sizes = blocks[:, 2] - blocks[:, 1]
-    firsts = np.concatenate([[0], np.cumsum(sizes)])
+    firsts = ends_from(sizes)
     part = np.repeat(blocks[:, 0], sizes).astype(np.int32)
     row = (np.arange(firsts[-1]) + np.repeat(blocks[:, 1] - firsts[:-1], sizes)).astype(np.int32)
-    pools = firsts[block_ends].astype(np.int64)
+    pools = firsts[block_ends]
     if generator is not None:
         for start, stop in pairwise(pools.tolist()):
             mixed = start + generator.permutation(stop - start)
@@ -185,16 +186,14 @@ def _lay_out(
     return EpochOrder(part, row, pools, blocks, block_ends)
 
 
-def _points_in_order(order: EpochOrder, manifest: Manifest) -> NDArray[np.int64]:
-    if not len(order):
-        return np.zeros(0, np.int64)
-    starts = np.concatenate([[0], np.cumsum([len(part) for part in manifest.points])])
-    return np.concatenate(manifest.points)[starts[order.part] + order.row]
+def _places(order: EpochOrder, manifest: Manifest) -> NDArray[np.int64]:
+    """Where the clouds of an epoch stand in the store, counted over all parts."""
+    return ends_from([len(part) for part in manifest.points])[order.part] + order.row
 
 
 def _ends_by_points(points: NDArray[np.int64], batch_size: int, batch_points: int) -> Iterator[int]:
     """First cloud of every batch."""
-    before = np.concatenate([[0], np.cumsum(points)])
+    before = ends_from(points)
     start = 0
     while start < len(points):
         yield start

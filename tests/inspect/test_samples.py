@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcpipe.inspect.samples import best_median_worst, file_stems, nearest_median
+from arcpipe.inspect.samples import best_median_worst, file_stems, fit_name, nearest_median
 
 
 def test_best_median_and_worst_are_chosen_over_all_splits() -> None:
@@ -45,3 +45,10 @@ def test_the_nearest_to_the_median_come_from_the_middle_however_many_are_asked_f
     assert nearest_median(psnr, 1) == [("train", 1)]
     assert set(nearest_median(psnr, 3)) == {("train", 1), ("train", 0), ("test", 3)}
     assert len(nearest_median(psnr, 99)) == 5
+
+
+def test_a_view_is_called_a_view_and_a_repeat_a_repeat() -> None:
+    assert fit_name({"fit": {"views": 3, "repeats": 1}}, 2) == "view 2"
+    assert fit_name({"fit": {"views": 1, "repeats": 3}}, 2) == "repeat 2"
+    assert fit_name({}, 1) == "repeat 1"  # a store of an older arcpipe
+    assert fit_name({"fit": {"views": 3}}, 0) == ""
