@@ -96,7 +96,7 @@ def _spline(picture: NDArray[np.float32], places: Floats) -> NDArray[np.float32]
 
 
 def _decibels(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """At most 120: float32 has no more."""
+    """PSNR of colours in [0, 1], at most 120 dB: float32 has no more."""
     error = float(np.square(found.astype(np.float64) - expected).mean()) if found.size else 0.0
     return -10 * float(np.log10(max(error, 1e-12)))
 

@@ -10,7 +10,7 @@ from typing import Any
 from arcpipe.pipeline.results import Cell, Row
 
 FACTS = {"images": "images", "clouds": "clouds", "psnr": "PSNR, dB", "epochs": "epochs", "minutes": "minutes"}
-"""Of the training split; minutes of one training."""
+"""Facts of a row and their headings: of the training split; minutes are those of one training."""
 
 
 def markdown(title: str, thesis: str, columns: Sequence[str], rows: Sequence[Row]) -> list[str]:

@@ -163,7 +163,7 @@ def _mask(points: Points, section: AugmentSection) -> Points:
 
 
 def _push(points: Points, section: AugmentSection) -> Points:
-    """Every point by itself, and with `shift` the whole cloud as well."""
+    """Move every point by itself, and with `shift` the whole cloud as well."""
     positions = points.positions
     if section.push:
         positions = positions + section.push * _either_way(points.own_keys, "push", points.index)
@@ -181,7 +181,7 @@ def _rotate(points: Points, section: AugmentSection) -> Points:
 
 
 def _angles(keys: Keys, section: AugmentSection) -> Floats:
-    """By how much each cloud is turned (s,), radians."""
+    """The angle by which each cloud is turned (s,), radians."""
     return np.deg2rad(section.rotate) * _sideways(keys, "rotate")
 
 
@@ -206,7 +206,7 @@ def _zoom(points: Points, section: AugmentSection) -> Points:
 
 
 def _crop(points: Points, section: AugmentSection) -> Points:
-    """A window of the image's size, off by whole pixels, up to `crop`; what is outside is dropped."""
+    """Take a window of the image's size, off by whole pixels, up to `crop`; what is outside is dropped."""
     steps = np.floor(_both(points.keys, "crop", 0) * (2 * section.crop + 1)) - section.crop
     return _within(points.moved(points.positions - steps[points.cloud]))
 
@@ -219,7 +219,7 @@ def _within(points: Points) -> Points:
 
 
 def _displace(points: Points, section: AugmentSection) -> Points:
-    """By whole pixels, anywhere inside the image; not along an axis on which the points reach farther than it does."""
+    """Put clouds anywhere inside their images, by whole pixels; not along an axis on which the points reach farther."""
     ends = ends_from(points.counts)
     filled = np.flatnonzero(np.diff(ends))
     low, high = np.zeros_like(points.sizes), np.zeros_like(points.sizes)

@@ -24,7 +24,7 @@ AHEAD = 2
 def on_device(
     batches: Iterable[Batch], device: torch.device, plan: Callable[[Batch, int], Any], first_step: int = 0
 ) -> Iterator[Batch]:
-    """The batches on a device.
+    """Bring batches to a device.
 
     For a GPU, a thread of the CPU makes each batch's plan and moves both, `AHEAD` batches before they are needed: the
     integer side of a network (voxels, pairs, patches) has sizes that depend on its numbers, and a GPU would have to be
@@ -43,7 +43,7 @@ def on_device(
 def plan_of(
     model: nn.Module, batch: Batch, generator: torch.Generator | None = None, share: Share | None = None
 ) -> Any:
-    """What a model works out of a batch's places; None where it does so itself, or where there are no points."""
+    """Let a model plan from a batch's places; None where it does so itself, or where there are no points."""
     if not isinstance(model, Classifier) or not len(batch.latents):
         return None
     return model.plan(batch.positions, batch.offsets, generator, share)

@@ -167,7 +167,7 @@ def training_changes(run: RunFolder, config: EvaluateConfig) -> AugmentSection:
 
 
 def moves(config: EvaluateConfig) -> AugmentSection:
-    """`--push`, `--shift` and `--displace` as an augmentation."""
+    """Say `--push`, `--shift` and `--displace` as an augmentation."""
     names: list[Augmentation] = ["push"] if config.push or config.shift else []
     names += ["displace"] if config.displace else []
     return AugmentSection(apply=tuple(names), push=config.push, shift=config.shift)

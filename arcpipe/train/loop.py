@@ -233,7 +233,7 @@ def _step_seed(job: Job, step: int) -> int:
 
 
 def _plan(job: Job, batch: Batch, step: int) -> Any:
-    """What the model can do of a step before its batch is on the GPU."""
+    """Let the model do what it can of a step before its batch is on the GPU."""
     generator = torch.Generator().manual_seed(_step_seed(job, step))
     return plan_of(job.model, batch, generator, job.ranks.share(batch))
 

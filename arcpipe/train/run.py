@@ -135,7 +135,7 @@ class RunFolder:
 
     @property
     def normalisation(self) -> Normalisation:
-        """Of the run's training clouds. Raises CheckpointError where the run does not say it."""
+        """How latents were normalised in training. Raises CheckpointError where the run does not say it."""
         try:
             found = Normalisation.from_dict(dict(self.facts.normalisation))
             if not found.mean.shape == found.std.shape == (self.facts.latent_dim,):

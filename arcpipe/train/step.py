@@ -31,7 +31,10 @@ def make_optimiser(model: nn.Module, optim: OptimSection, device: torch.device) 
 
 
 def precision(optim: OptimSection, device: torch.device) -> torch.autocast:
-    """In what a step multiplies: bfloat16 where `optim.precision` or a GPU wants it. Weights and sums are float32."""
+    """Choose in what a step multiplies: bfloat16 where `optim.precision` or a GPU wants it.
+
+    Weights and sums are float32.
+    """
     wanted = optim.precision == "bfloat16" or (optim.precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
