@@ -472,9 +472,12 @@ def profiles(bench: Bench) -> dict[str, list[dict[str, Any]]]:
     concat, basis = (decoder_of(bench.records[kind], bench.device) for kind in ("concat", "basis"))
     assert isinstance(concat, Decoder)
     assert isinstance(basis, Basis)
+
+    def solve_all(basis: Basis, name: str) -> Clouds:
+        return BatchKernel(basis, name).run(images, bench.basis_fit, range(len(images)), 0)
+
     works: dict[str, Callable[[], Any]] = {
-        f"basis, {name}": partial(BatchKernel(basis, name).run, images, bench.basis_fit, range(len(images)), 0)
-        for name in bench.solvers()
+        f"basis, {name}": partial(solve_all, basis, name) for name in bench.solvers()
     }
     works["thesis, torch"] = lambda: TorchKernel(concat).run(images, bench.thesis, range(len(images)), 2**33)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.on_gpu else [])]
