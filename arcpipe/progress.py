@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +25,8 @@ class Progress:
         unit: Name of a unit, plural, for example `images`.
         done: Units that earlier runs already did: they count as progress, not as speed.
         expected_s: How long the rest should take, by the plan: shown until there is something to measure.
+        even: Units come one by one at one pace, but late (kernels compile before the first): it is judged from the
+            second on, and never from the start.
         enabled: False is silent.
     """
 
@@ -36,12 +39,15 @@ class Progress:
         done: int = 0,
         enabled: bool = True,
         expected_s: float | None = None,
+        even: bool = False,
     ) -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = self._first = done
         self.fields: dict[str, str] = {}
         self._enabled = enabled
         self._expected_s = expected_s
+        self._least_marks = 2 if even else LEAST_MARKS
+        self._even = even
         self._marks: deque[tuple[float, int]] = deque(maxlen=PACE_OVER)
         self._started = self._last_line = time.monotonic()
         self._bar = None
@@ -93,18 +99,22 @@ class Progress:
         Work comes in lumps (parts), the first of them late (processes start, libraries load). So once there are enough
         of them the pace is that between the first and the last of the recent ones, not from the start until now.
         """
-        if len(self._marks) >= LEAST_MARKS and self._marks[-1][0] > self._marks[0][0]:
+        if len(self._marks) >= self._least_marks and self._marks[-1][0] > self._marks[0][0]:
             (began, before), (ended, after) = self._marks[0], self._marks[-1]
             return (after - before) / (ended - began)
         until = self._marks[-1][0] if self._marks else time.monotonic()
         return (self.done - self._first) / max(until - self._started, 1e-9)
 
     @property
+    def _pace_known(self) -> bool:
+        return len(self._marks) > self._even
+
+    @property
     def left_s(self) -> float | None:
         """Seconds left at this rate, counted down between two lumps; None while nothing is known."""
         if self.total is None:
             return None
-        if not self._marks:
+        if not self._pace_known:
             expected = self._expected_s
             return None if expected is None else max(0.0, expected - (time.monotonic() - self._started))
         return max(0.0, (self.total - self.done) / self.rate - (time.monotonic() - self._marks[-1][0]))
@@ -123,18 +133,24 @@ class Progress:
         return ", ".join(part for part in parts if part)
 
     def _left_text(self, left_s: float) -> str:
-        if not self._marks:  # the plan's word
+        if not self._pace_known:  # the plan's word
             return f"about {duration(left_s)} left" if left_s else ""
         return f"{duration(left_s)} left" if left_s >= 1 else "any moment"
 
     def _text(self) -> str:
-        rate = [pace(self.rate, self.unit)] if self.done > self._first else []
+        rate = [pace(self.rate, self.unit)] if self.done > self._first and self._pace_known else []
         return ", ".join([*rate, *(f"{name} {text}" for name, text in self.fields.items())])
 
 
 def counted(number: int, one: str, many: str) -> str:
     """`1 class`, `3 classes`."""
     return f"{number} {one if number == 1 else many}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """`masked, mixed and turned`; what is said twice counts once."""
+    *first, last = dict.fromkeys(words)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def pace(per_s: float, unit: str) -> str:

@@ -62,7 +62,7 @@ def _attempt(work: Work, chosen: list[Sample], workers: Cluster, say: Any) -> Fu
     work = replace(work, threads=threads, memory=work.memory * (workers.n_workers if work.threads else 1))
     for attempt in range(MOST_TRIES):
         steps = work.fit.pretrain_steps if workers.client else None
-        with Progress("pretrain", steps, "steps") as progress:
+        with Progress("pretrain", steps, "steps", even=True) as progress:
             with listening(workers.client, progress.update) as topic:
                 future = workers.executor.submit(pretrain, work, chosen, topic)
                 _watch(future, progress)

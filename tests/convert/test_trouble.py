@@ -272,6 +272,18 @@ def test_the_pace_is_that_of_recent_parts(monkeypatch: pytest.MonkeyPatch) -> No
         assert "any moment" in progress.line()
 
 
+def test_a_slow_start_of_even_steps_is_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("arcpipe.progress.time.monotonic", lambda: now[0])
+    with Progress("pretrain", 400, "steps", enabled=False, even=True) as progress:
+        now[0] = 60  # kernels are compiled
+        progress.update(1)
+        assert progress.line() == "pretrain: 1/400 steps (0 %)"
+        now[0] = 61
+        progress.update(21)
+        assert progress.line() == "pretrain: 21/400 steps (5 %), 20.0 steps/s, 19 s left"
+
+
 def test_the_second_signal_ends_at_once_and_so_do_the_workers(pictures: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "arcpipe", "convert", str(pictures), "--out", "a.zarr", "--workers", "1"]
     command += ["--recipe", "thesis", "--steps", "100000", "--set", "fit.pretrain_steps=100000"]
