@@ -134,7 +134,7 @@ class FitSection(Section):
     patch: Strength = 0.0
     """Of `basis`: weight of the patch around its anchor that a latent describes, beside the pixels it decodes. More
     makes latents easier to read and reconstructions worse."""
-    hidden: Annotated[tuple[Width, ...], Field(max_length=64)] | None = None
+    hidden: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64)] | None = None
     """Hidden widths of the decoder; the thesis has one layer of `neighbours * (latent_dim + 2)`."""
     steps: Count = 500
     """Of Adam; a fit of `basis` has one, which solves it."""
@@ -206,7 +206,7 @@ class FitSection(Section):
 
     @model_validator(mode="after")
     def enough_anchors(self) -> Self:
-        if self.latents >= 1 and self.latents < self.neighbours:
+        if self.decoder_kind != "siren" and 1 <= self.latents < self.neighbours:
             raise ConfigError(
                 "--latents is too small.",
                 details=[f"expected at least --neighbours = {self.neighbours}", f"found {self.latents:g}"],

@@ -20,6 +20,13 @@ from arcpipe.store.summary import (
     summarise_store,
 )
 
+MORE = {
+    "basis": "--latents or --latent-dim",
+    "concat": "--latents, --latent-dim or --steps",
+    "siren": "--steps, or a wider --set fit.hidden=[64,64]",
+}
+"""Which options make reconstructions better, by the decoder's kind: the others refuse or ignore them."""
+
 
 @dataclass(frozen=True)
 class ConvertReport:
@@ -35,6 +42,7 @@ class ConvertReport:
     seconds_by_stage: Mapping[str, float]
     """Of all workers together, of all parts. `write` only of those that this run made."""
     decoder_sha256: str
+    decoder_kind: str
     n_classes: int
     workers: int
     """Workers of this run; 0 if nothing was left to do."""
@@ -98,7 +106,7 @@ class ConvertReport:
         mean = sum(means.values()) / len(means)
         lines = [f"  PSNR in dB; a mean of {mean:.1f} is: {quality_words(mean)}"]
         if mean < LOW_DB:
-            lines.append("  warning: clouds hold little of their images; try more --latents, --latent-dim or --steps")
+            lines.append(f"  warning: clouds hold little of their images; try more {MORE[self.decoder_kind]}")
         return lines
 
     def _work_done(self) -> str:
@@ -109,7 +117,7 @@ class ConvertReport:
         return f"{made}; {self.parts_before} parts were there before" if self.parts_before else made
 
     def next_commands(self) -> list[str]:
-        return next_commands(self.store, self.splits, self.n_classes)
+        return next_commands(self.store, self.splits, self.n_classes, self.decoder_kind)
 
     def _failure_lines(self) -> list[str]:
         lines = [f"  failed, {reason}: {count}" for reason, count in self.failed_by_reason.items()]
@@ -154,6 +162,7 @@ def summarise(
         bytes_by_array=summary.bytes_by_array,
         seconds_by_stage=summary.seconds_by_stage,
         decoder_sha256=store.decoder.sha256,
+        decoder_kind=store.decoder_kind,
         n_classes=len(store.classes),
         workers=workers,
         max_failed=max_failed,

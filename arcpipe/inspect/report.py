@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arcpipe.inspect.samples import View, decibel, known
+from arcpipe.progress import counted
 from arcpipe.storage import Storage
 
 
@@ -59,7 +60,8 @@ class InspectReport:
     def lines(self) -> list[str]:
         lines = [f"{self.store}: mean PSNR " + ", ".join(f"{s} {decibel(m)}" for s, m in self.mean_psnr_db.items())]
         for sample in self.samples:
-            what = f"class {sample.class_name}, {sample.size[0]} × {sample.size[1]}, {sample.anchors:,} anchors"
+            anchors = counted(sample.anchors, "anchor", "anchors")
+            what = f"class {sample.class_name}, {sample.size[0]} × {sample.size[1]}, {anchors}"
             measured = f", measured {decibel(sample.measured_db)}" if sample.measured_db is not None else ""
             tag = f" ({sample.tag})" if sample.tag else ""
             lines.append(f"  {sample.name}{tag}: {what}, PSNR {decibel(sample.psnr_db)}{measured}")

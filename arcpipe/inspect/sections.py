@@ -290,7 +290,7 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str
 
 def _commands(facts: Facts, worst: str | None) -> list[str]:
     store = shlex.quote(str(facts.store.storage))
-    lines = next_commands(facts.store.storage, facts.summary.splits, len(facts.store.classes))
+    lines = next_commands(facts.store.storage, facts.summary.splits, len(facts.store.classes), facts.store.decoder_kind)
     if worst is not None:
         lines.insert(1, f"arcpipe inspect {store} {shlex.quote(worst)}")
     if not facts.store.complete:

@@ -110,11 +110,11 @@ def first_line(failure: FailedSample) -> str:
     return line if failure.path in line else f"{failure.path}: {line}"
 
 
-def next_commands(where: object, splits: Mapping[str, SplitSummary], n_classes: int) -> list[str]:
+def next_commands(where: object, splits: Mapping[str, SplitSummary], n_classes: int, kind: str) -> list[str]:
     """Commands that work on this store: nothing can be drawn of no cloud, nor learned from one class."""
     store, commands = shlex.quote(str(where)), []
     if any(split.clouds for split in splits.values()):
         commands.append(f"arcpipe inspect {store}")
     if n_classes > 1 and "train" in splits and splits["train"].clouds:
-        commands.append(f"arcpipe train --store {store}")
+        commands.append(f"arcpipe train --store {store}{' --model scalegmn' if kind == 'siren' else ''}")
     return commands

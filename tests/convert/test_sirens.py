@@ -29,7 +29,8 @@ def sirens(source: Path, out: Path, **fit: Any) -> ConvertConfig:
 
 
 def test_every_image_becomes_a_network_of_its_own(pictures: Path, tmp_path: Path, here: Cluster) -> None:
-    run_convert(sirens(pictures, tmp_path / "a.zarr"), cluster=here)
+    report = run_convert(sirens(pictures, tmp_path / "a.zarr"), cluster=here)
+    assert report.next_commands()[1] == f"arcpipe train --store {tmp_path / 'a.zarr'} --model scalegmn"
     store = open_store(tmp_path / "a.zarr")
     record = store.decoder
     assert isinstance(record, SirenRecord)
@@ -114,6 +115,8 @@ def test_another_variant_is_another_store(pictures: Path, tmp_path: Path, here: 
     [
         ({"repeats": 2}, "fit.start=independent"),
         ({"latents": 0.05}, "no --latents"),
+        ({"neighbours": 3}, "no --latents"),
+        ({"hidden": []}, "the list should have at least 1 item"),
         ({"damping": 0.1}, "does not read fit.damping"),
         ({"variant": "siren-nope"}, "siren-nfn"),
     ],
