@@ -12,9 +12,18 @@ from typer.testing import CliRunner
 
 from arcpipe import errors
 from arcpipe.cli import app
-from arcpipe.config import Augmentation, ConvertConfig, SourceSection, TrainConfig, build
+from arcpipe.config import (
+    Augmentation,
+    AugmentSection,
+    ConvertConfig,
+    FitSection,
+    SourceSection,
+    TrainConfig,
+    build,
+    differences,
+)
 from arcpipe.errors import ConfigError, install
-from arcpipe.progress import quality_words
+from arcpipe.progress import listed, quality_words
 from arcpipe.settings import all_settings, find_settings
 from arcpipe.sources import open_source
 from arcpipe.sources.layout import place
@@ -144,3 +153,35 @@ def test_advice_about_a_file_speaks_of_its_keys() -> None:
     assert str(caught.value) == "a.toml: displace needs pad.\n  try: add pad = S, for example pad = 100"
     with pytest.raises(ConfigError, match="--displace needs --pad"):
         build(ConvertConfig, values)
+
+
+def test_advice_about_a_pair_is_what_can_be_typed() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(AugmentSection, {"zoom": [1, 0.5]})
+    assert caught.value.fix == ("--set augment.zoom=[0.5,1]",)
+
+
+def test_a_list_is_called_a_list_and_a_wrong_item_is_told_once() -> None:
+    with pytest.raises(ConfigError, match=r"fit\.hidden: input should be a list, found 'wide'"):
+        build(ConvertConfig, {"source": {"source": "digits"}, "out": "x.zarr", "fit": {"hidden": "wide"}})
+    with pytest.raises(ConfigError) as caught:
+        build(FitSection, {"recipe": "thesis", "hidden": [0]})
+    assert caught.value.details == ("hidden.0: input should be greater than or equal to 1, found 0",)
+    with pytest.raises(ConfigError, match="hidden: the list should have at least 1 item, found "):
+        build(FitSection, {"recipe": "siren", "hidden": []})
+
+
+def test_what_was_not_given_is_called_so() -> None:
+    assert differences({"views": 2}, {}) == ["views: was 2, now not set"]
+
+
+def test_a_sentence_lists_what_there_is_once() -> None:
+    assert listed(["moved", "turned", "moved", "noisy"]) == "moved, turned and noisy"
+    assert listed(["mixed"]) == "mixed"
+
+
+def test_the_number_nearest_to_a_wrong_one_is_proposed(store_path: Path) -> None:
+    for number, near in (("75", "train/59"), ("9" * 5000, "train/")):
+        done = CliRunner().invoke(app, ["inspect", str(store_path), f"train/{number}"])
+        assert done.exit_code == 2, done.exception
+        assert near in done.output.partition("try:")[2]

@@ -97,13 +97,17 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             lines += differences(old, new, f"{name}.")
         elif old != new:
-            lines.append(f"{name}: was {old}, now {new}")
+            was, now = ("not set" if value is None else value for value in (old, new))
+            lines.append(f"{name}: was {was}, now {now}")
     return lines
 
 
 def _config_error(kind: type[Section], error: ValidationError, where: str) -> ConfigError:
     details, fix = [], []
-    for problem in error.errors():
+    problems = error.errors()
+    for problem in problems:
+        if problem["type"] == "too_short" and any(other["loc"][:-1] == problem["loc"] for other in problems):
+            continue  # it counts what is left of a list without its wrong items, which are told by themselves
         line, advice = _explain(kind, problem)
         details.append(line)
         fix += advice
@@ -122,7 +126,8 @@ def _explain(kind: type[Section], problem: ErrorDetails) -> tuple[str, list[str]
         return f"{key}: missing", []
     if problem["type"] == "model_type":
         return f"{key}: expected a table of settings, found {found!r}", [f"[{key}]"]
-    line = f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {found!r}"
+    line = f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {found!r}".replace("valid tuple", "list")
+    line = re.sub(r": tuple should have (.*) after validation, not \d+", r": the list should have \1", line)
     expected = problem.get("ctx", {}).get("expected", "").replace(" or ", ", ").replace("'", "").split(", ")
     return line, difflib.get_close_matches(str(found), expected, n=1) if problem["type"] == "literal_error" else []
 

@@ -126,8 +126,8 @@ class AugmentSection(Section):
         if pair[0] > pair[1]:
             raise ConfigError(
                 f"augment.{info.field_name} has its least value behind its most.",
-                details=[f"found {list(pair)}"],
-                fix=[f"--set augment.{info.field_name}={[pair[1], pair[0]]}".replace(" ", "")],
+                details=[f"found [{pair[0]:g},{pair[1]:g}]"],
+                fix=[f"--set augment.{info.field_name}=[{pair[1]:g},{pair[0]:g}]"],
             )
         return pair
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from arcpipe.config import SourceSection
 from arcpipe.errors import ImageError, SourceError
+from arcpipe.progress import counted
 from arcpipe.sources.decode import check_bytes, decode, quick_header, read_header
 from arcpipe.sources.inventory import Inventory, Locator, Sample, Tell, check_usable, choose, digest, silent
 from arcpipe.sources.layout import EXPECTED, is_hidden_image, is_image, place
@@ -83,10 +84,11 @@ class ImageFiles:
         images = [entry for entry in listing.entries if is_image(entry.name)]
         ignored = len(listing.entries) - len(images) + len(listing.refused)
         if listing.refused:
-            self.progress(_first(f"{len(listing.refused)} entries passed over", listing.refused))
+            self.progress(_first(f"{counted(len(listing.refused), 'entry', 'entries')} passed over", listing.refused))
         hidden = [entry.name for entry in listing.entries if is_hidden_image(entry.name)]
         if hidden:
-            self.progress(_first(f"{len(hidden)} images passed over, a name in whose path begins with a dot", hidden))
+            passed = f"{counted(len(hidden), 'image', 'images')} passed over"
+            self.progress(_first(f"{passed}, a name in whose path begins with a dot", hidden))
         if not images:
             raise self._empty(ignored, listing)
         rows, classes = self._placed(images)

@@ -159,7 +159,7 @@ def _require_same(
         details = [IMAGES_DIFFER]
     moved = [line for line in details if line.startswith("device: ")]
     if moved:  # without the key: CPUs
-        details = [line.replace("None", "cpu") if line in moved else line for line in details]
+        details = [line.replace("not set", "cpu") if line in moved else line for line in details]
         details.append("numbers of CPUs and GPUs differ in their last digits: a store is of one of them")
     raise StoreMismatchError(
         f"cannot continue {storage}: it was made by other settings.",

@@ -42,7 +42,7 @@ class NameIndex:
         """Look up a name, see `Store.find`."""
         wanted = name.strip().lstrip("./")
         repeats = self._repeats(wanted, name)
-        repeat = re.fullmatch(r"(.+)#([0-9]+)", wanted)
+        repeat = re.fullmatch(r"(.+)#([0-9]{1,18})", wanted)
         if repeats is None and repeat is not None:  # a path may end in #3 too: it was looked for first
             wanted = repeat[1]
             repeats = self._repeats(wanted, name)
@@ -69,7 +69,7 @@ class NameIndex:
     def _exact(self, wanted: str, name: str, *, bare: bool) -> Repeats | None:
         split, _, rest = wanted.partition("/")
         found = self._paths.get(rest, {}).get(split)
-        if found is None and rest.isdecimal():
+        if found is None and _is_number(rest):
             found = self._numbers.get((split, int(rest)))
         if found is not None:
             return found
@@ -104,12 +104,19 @@ class NameIndex:
         if not near and len(known) < 20_000:
             near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.7)
         split, _, number = wanted.rpartition("/")
-        numbers = sorted(i for where, i in self._numbers if where == split) if number.isdecimal() else []
+        numbers = sorted(i for where, i in self._numbers if where == split) if _is_number(number) else []
+        if numbers:
+            near = [f"{split}/{min(numbers, key=lambda i: abs(i - int(number)))}"]
         return SampleNotFoundError(
             f"{self._store} has no sample {name or repr(name)}.",
             details=[f"the numbers of {split} lie between {numbers[0]} and {numbers[-1]}"] if numbers else [],
-            fix=[self._command(name) for name in ([f"{split}/{numbers[-1]}"] if numbers else near or known[:1])],
+            fix=[self._command(name) for name in near or known[:1]],
         )
 
     def _command(self, name: str) -> str:
         return shlex.join(["arcpipe", "inspect", str(self._store), name])
+
+
+def _is_number(text: str) -> bool:
+    """Whether `text` may be the number of a sample: Python refuses to read thousands of digits."""
+    return text.isdecimal() and len(text) < 19
