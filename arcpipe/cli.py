@@ -258,7 +258,10 @@ def train(
     ] = "ptv3",
     preset: Annotated[
         Preset | None,
-        typer.Option(help="By default plain; photo for clouds of thousands of points. Of sine networks small or full."),
+        typer.Option(
+            help="Of ptv3 plain (the default), small, or photo for clouds of thousands of points; of ptv1 small or "
+            "large; of sine networks small or full."
+        ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Times that every cloud is seen.")] = 40,
     batch_size: Annotated[

@@ -94,6 +94,8 @@ def check_labels(store: Store, train: Split) -> None:
         fix = "arcpipe convert a folder of split/class/file with two classes or more"
     else:
         what, fix = "holds no clouds", "the arcpipe convert command that made the store: it continues an unfinished one"
+    if not train.whole:
+        what, fix = f"{what} behind what --validation holds out", "a smaller --validation"
     raise SourceError(
         f"the split {train.name} of {store.storage} {what}.",
         details=[f"splits: {', '.join(store.splits)}", f"classes of the store: {', '.join(store.classes)}"],

@@ -17,7 +17,7 @@ from arcpipe.errors import DeviceError, DivergedError, EndedElsewhereError, Rank
 from arcpipe.machine import return_large_blocks
 from arcpipe.models import check_kind, describe, n_parameters, resolve
 from arcpipe.paths import outside_stores
-from arcpipe.progress import Progress
+from arcpipe.progress import Progress, listed
 from arcpipe.seeds import derive_seed
 from arcpipe.store import Store, open_store
 from arcpipe.stream.changes import check_changes, columns_of
@@ -416,8 +416,9 @@ def first_words(job: Job, epoch: int) -> list[str]:
     """What to know about the numbers that will be shown."""
     lines = []
     if job.config.augment.apply:
-        how = " and ".join(CHANGES[name] for name in job.config.augment.apply)
-        lines.append(f"train loss and accuracy are of clouds that are {how} (--augment), others of clouds as stored")
+        kind = "networks" if job.train.store.decoder_kind == "siren" else "clouds"
+        how = listed(CHANGES[name] for name in job.config.augment.apply)
+        lines.append(f"train loss and accuracy are of {kind} that are {how} (--augment), others of {kind} as stored")
     lines += mixing_lines(job.train.manifest, job.config, epoch)
     if job.test is None and job.validation is None:
         lines.append("the store has no split test or val: --validation 0.1 would hold images out to measure by")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from arcpipe.progress import duration
+from arcpipe.progress import duration, listed
 from arcpipe.storage import Storage, storage_at
 from arcpipe.train.evaluate import measure_lines
 from arcpipe.train.measures import Measures
@@ -54,15 +54,16 @@ class TrainReport:
 
     def lines(self) -> list[str]:
         epochs = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
-        first = f"{self.run}: {epochs} of {self.clouds} clouds, {self.model}"
+        kind = "clouds" if self.model.startswith("PTv") else "networks"
+        first = f"{self.run}: {epochs} of {self.clouds} {kind}, {self.model}"
         if self.before:
             lines = [f"{first}; it was finished before, nothing left to do"]
         else:
-            speed = f"{self.clouds_per_s:.0f} clouds/s, {100 * self.waiting:.1f} % of it waiting for data"
+            speed = f"{self.clouds_per_s:.0f} {kind}/s, {100 * self.waiting:.1f} % of it waiting for data"
             lines = [f"{first} in {duration(self.seconds)} ({speed})"]
         if self.resumed_at_step is not None and not self.before:
             lines.append(f"  continued at step {self.resumed_at_step} of {self.steps}")
-        how = f" of clouds that are {' and '.join(self.changed)}" if self.changed else ""
+        how = f" of {kind} that are {listed(self.changed)}" if self.changed else ""
         lines.append(f"  train: accuracy {100 * self.train_accuracy:.2f} %{how}; loss {self.train_loss:.4f}")
         if self.measures is not None:
             lines += measure_lines(self.measures, self.test_clouds, self.split or "")
@@ -75,6 +76,6 @@ class TrainReport:
             )
         lines.append(f"  curves: {self.run / 'curves.png'}")
         if self.split is not None:
-            moved = " --push 2" if self.model.startswith("PTv") else ""  # networks have no points to push
+            moved = " --push 2" if kind == "clouds" else ""  # networks have no points to push
             lines.append(f"next: arcpipe evaluate {self.run} --store {self.store}{moved}")
         return lines

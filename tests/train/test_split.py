@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from arcpipe.config import EvaluateConfig, build
+from arcpipe.errors import SourceError
 from arcpipe.store import open_store
 from arcpipe.stream.split import Split, normalisation
 from arcpipe.train.evaluate import run_evaluate
@@ -49,6 +50,12 @@ def test_normalisation_does_not_see_what_is_held_out(new_store: Callable[..., Pa
     expected = np.concatenate(latents).astype(np.float64)
     np.testing.assert_allclose(normalisation(learned, "per-dim").mean, expected.mean(0), rtol=1e-5)
     assert not np.allclose(normalisation(Split(store, "train"), "per-dim").mean, expected.mean(0), rtol=1e-5)
+
+
+def test_a_share_that_leaves_nothing_to_learn_is_named(store_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="holds no clouds behind what --validation holds out") as caught:
+        train(make_config(store_path, tmp_path / "run", stream={"validation": 0.99}))
+    assert "a smaller --validation" in caught.value.fix
 
 
 def test_held_out_images_choose_the_weights(store_path: Path, tmp_path: Path) -> None:
