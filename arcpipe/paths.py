@@ -48,12 +48,13 @@ def named(path: Path) -> Path:
     return whole
 
 
-def outside_stores(path: Path, what: str = "--out") -> None:
+def outside_stores(path: Path, what: str = "--out", given: Path | None = None) -> None:
     """Refuse to write a file or folder into a store, where `verify` would call it a stranger.
 
     Args:
         path: What will be written; for a store, the folder that it will lie in.
         what: The option that named it.
+        given: The path that was given, where it is another.
 
     Raises:
         ConfigError: it is a store, or below one.
@@ -62,7 +63,7 @@ def outside_stores(path: Path, what: str = "--out") -> None:
     for folder in (place, *place.parents):
         if os.path.isfile(folder / "zarr.json"):
             raise ConfigError(
-                f"{what} {path} lies in the store {folder}.",
+                f"{what} {given or path} lies in the store {folder}.",
                 details=["a store holds nothing but what arcpipe convert wrote"],
                 fix=[f"{what} with a path outside of {folder}"],
             )

@@ -100,7 +100,10 @@ def test_nothing_is_written_into_a_store(store_path: Path, command: list[str]) -
     before = sorted(path for path in store_path.rglob("*"))
     done = CliRunner().invoke(app, [word.format(store=store_path) for word in command])
     assert (done.exit_code, sorted(store_path.rglob("*"))) == (2, before), done.output
-    assert "lies in the store" in done.output
+    named = command[1 + max(i for i, word in enumerate(command) if word in ("--out", "--html"))].format(
+        store=store_path
+    )
+    assert f"{named} lies in the store" in done.output
 
 
 @pytest.mark.parametrize("option", ["--out", "--html"])

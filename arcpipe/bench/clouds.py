@@ -5,11 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from arcpipe.cloud import CloudBatch, DecoderRecord, NetworkRecord, ends_from, morton_codes
+from arcpipe.errors import ConfigError
 from arcpipe.storage import Place
 from arcpipe.store import Store, StoreHeader, create_or_open, fingerprint, open_store
 
 CLASSES = 10
 NEIGHBOURS = 4
+
+
+def require_clouds(store: Store) -> Store:
+    """Refuse a store of sine networks: what is measured are networks that read clouds."""
+    if store.decoder_kind == "siren":
+        raise ConfigError(
+            "arcpipe bench measures networks that read clouds, and the store holds sine networks.",
+            details=[f"{store.storage} is of the kind siren"],
+            fix=["--store with a store of clouds", "or leave --store out"],
+        )
+    return store
 
 
 def write_clouds(

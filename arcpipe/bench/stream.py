@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from arcpipe.bench.clouds import write_clouds
+from arcpipe.bench.clouds import require_clouds, write_clouds
 from arcpipe.cloud import Cloud
 from arcpipe.config import Augmentation, AugmentSection, ModelSection, OptimSection, StreamSection
 from arcpipe.errors import install
@@ -103,7 +103,7 @@ def run_bench_stream(
     """
     with tempfile.TemporaryDirectory(prefix="arcpipe-") as name, torch_threads():
         folder = Path(name)
-        opened = write_clouds(folder / "clouds.zarr", clouds) if store is None else open_store(store)
+        opened = write_clouds(folder / "clouds.zarr", clouds) if store is None else require_clouds(open_store(store))
         ways, skipped = _ways(opened, split, folder)
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         with Progress("bench stream", (rounds + 1) * len(ways), "epochs") as bar:

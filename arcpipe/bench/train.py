@@ -221,9 +221,10 @@ def _read(path: Path, n_clouds: int) -> Clouds:
     import numpy as np
     import torch
 
+    from arcpipe.bench.clouds import require_clouds
     from arcpipe.store import open_store
 
-    store = open_store(path, allow_unfinished=True)
+    store = require_clouds(open_store(path, allow_unfinished=True))
     for split in sorted(store.splits, key=lambda name: name != "train"):
         for info in store.parts(split):
             batch = store.read_block(split, info.id, 0, n_clouds)

@@ -194,7 +194,7 @@ class LocalStorage:
 
     def check_writable(self) -> None:
         """Raise where it would be in a store, below a file, on a read-only file system, or in somebody's folder."""
-        outside_stores(self.path.parent)
+        outside_stores(self.path.parent, given=self.path)
         folder, why = nearest_folder(self.path), None
         if not folder.is_dir():
             why = f"{folder} is not a folder"

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from arcpipe import store
 from arcpipe.bench import stream
 from arcpipe.bench.clouds import write_clouds
 from arcpipe.bench.stream import run_bench_stream
+from arcpipe.bench.train import run_bench_train
+from arcpipe.errors import ConfigError
 from arcpipe.store import open_store
 from arcpipe.stream.split import Normalisation, Split
 
@@ -27,6 +32,15 @@ def test_made_up_clouds_are_a_store_like_any_other(tmp_path: Path) -> None:
     assert clouds.latents.shape == (7 * sizes[0], 4)
     np.testing.assert_array_equal(store.column("train", "sample_ids"), np.arange(30))
     assert len(np.unique(clouds[3].positions, axis=0)) == 7
+
+
+@pytest.mark.parametrize("bench", [run_bench_stream, run_bench_train])
+def test_sine_networks_are_refused(bench: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
+    sirens = SimpleNamespace(decoder_kind="siren", storage="sirens.zarr")
+    for place in (stream, store):
+        monkeypatch.setattr(place, "open_store", lambda *_, **__: sirens)
+    with pytest.raises(ConfigError, match="the store holds sine networks"):
+        bench(store=Path("sirens.zarr"))
 
 
 def test_the_report_keeps_its_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
