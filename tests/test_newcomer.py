@@ -27,7 +27,7 @@ from arcpipe.progress import listed, quality_words
 from arcpipe.settings import all_settings, find_settings
 from arcpipe.sources import open_source
 from arcpipe.sources.layout import place
-from arcpipe.train.loop import CHANGES
+from arcpipe.train.loop import CHANGES, unread
 from tests.pictures import make_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -185,3 +185,10 @@ def test_the_number_nearest_to_a_wrong_one_is_proposed(store_path: Path) -> None
         done = CliRunner().invoke(app, ["inspect", str(store_path), f"train/{number}"])
         assert done.exit_code == 2, done.exception
         assert near in done.output.partition("try:")[2]
+
+
+def test_a_strength_that_nothing_reads_is_told() -> None:
+    section = build(AugmentSection, {"apply": ["mask", "noise-published"], "rotate": 5, "jitter": 0.2, "shift": 1})
+    assert unread(section) == [("shift", "push"), ("rotate", "rotate")]
+    assert unread(AugmentSection()) == []
+    assert unread(AugmentSection(apply=(), rotate=45), "dws") == [], "what a network brings along was not asked for"

@@ -112,7 +112,9 @@ class ConvertReport:
     def _work_done(self) -> str:
         if not self.workers:
             return f"nothing left to do, all {self.parts_before} parts were there before"
-        speed = f"{pace(self.clouds_made / self.seconds, 'images')} on {counted(self.workers, 'worker', 'workers')}"
+        one_each = all(split.clouds == split.samples for split in self.splits.values())
+        unit = "images" if one_each else "clouds"  # with --repeats and --views an image is several
+        speed = f"{pace(self.clouds_made / self.seconds, unit)} on {counted(self.workers, 'worker', 'workers')}"
         made = f"{counted(self.clouds_made, 'cloud', 'clouds')} in {duration(self.seconds)} ({speed})"
         return f"{made}; {self.parts_before} parts were there before" if self.parts_before else made
 

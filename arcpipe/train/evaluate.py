@@ -74,7 +74,7 @@ class EvaluateReport:
 
 def measure_lines(measures: Measures, clouds: int, split: str = "") -> list[str]:
     """Measures for people, the weakest classes first; `split` is put before them."""
-    counted = f"{measures.n} images" + (f", {clouds} clouds averaged per image" if clouds > measures.n else "")
+    counted = f"{measures.n} images" + (f" ({clouds} clouds, averaged for each image)" if clouds > measures.n else "")
     known = {name: share for name, share in measures.per_class.items() if share is not None}
     weakest = sorted(known, key=lambda name: known[name])[:5]
     return [
@@ -265,7 +265,8 @@ def check_store(run: RunFolder, store: Store, path: Storage) -> None:
     ]
     if not details:
         return
-    fix = [f"arcpipe train --store {path} --out {run.path}-2"]
+    model = " --model scalegmn" if store.decoder_kind == "siren" else ""
+    fix = [f"arcpipe train --store {path}{model} --out {run.path}-2"]
     if facts.classes == tuple(store.classes) and facts.channels == store.channels:
         details.append("latents of different decoders have nothing in common")
         source, out = store.config["source"]["source"], path.beside(f"{facts.decoder_sha256[:8]}-{path.name}")

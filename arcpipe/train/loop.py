@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from arcpipe.config import TrainConfig
+from arcpipe.config import AugmentSection, TrainConfig
+from arcpipe.config.training import WEIGHT_DEFAULTS
 from arcpipe.errors import DeviceError, DivergedError, EndedElsewhereError, RankLostError, SourceError
 from arcpipe.machine import return_large_blocks
 from arcpipe.models import check_kind, describe, n_parameters, resolve
@@ -419,10 +420,26 @@ def first_words(job: Job, epoch: int) -> list[str]:
         kind = "networks" if job.train.store.decoder_kind == "siren" else "clouds"
         how = listed(CHANGES[name] for name in job.config.augment.apply)
         lines.append(f"train loss and accuracy are of {kind} that are {how} (--augment), others of {kind} as stored")
+    for name, owner in unread(job.config.augment, job.config.model.model):
+        lines.append(f"augment.{name} changes nothing: --augment has no {owner}")
     lines += mixing_lines(job.train.manifest, job.config, epoch)
     if job.test is None and job.validation is None:
         lines.append("the store has no split test or val: --validation 0.1 would hold images out to measure by")
     return lines
+
+
+def unread(section: AugmentSection, model: str = "ptv3") -> list[tuple[str, str]]:
+    """Strengths that were given for changes that are not made, and whose they are."""
+    owners = {"shift": "push", "flip_axes": "flip", "arcmix_alpha": "arcmix"}
+    usual = AugmentSection(**WEIGHT_DEFAULTS.get(model, {}).get("augment", {}))
+    given = [
+        (name, owners.get(name, name))
+        for name in AugmentSection.model_fields
+        if name not in ("apply", "exact") and getattr(section, name) != getattr(usual, name)
+    ]
+    published = {"translate-published": "translate", "noise-published": "jitter"}
+    made = {published.get(name, name) for name in section.apply}
+    return [(name, owner) for name, owner in given if owner not in made]
 
 
 def mixing_lines(manifest: Manifest, config: TrainConfig, epoch: int) -> list[str]:

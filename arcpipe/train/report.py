@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from arcpipe.progress import duration, listed
+from arcpipe.progress import duration, listed, pace
 from arcpipe.storage import Storage, storage_at
 from arcpipe.train.evaluate import measure_lines
 from arcpipe.train.measures import Measures
@@ -59,7 +59,7 @@ class TrainReport:
         if self.before:
             lines = [f"{first}; it was finished before, nothing left to do"]
         else:
-            speed = f"{self.clouds_per_s:.0f} {kind}/s, {100 * self.waiting:.1f} % of it waiting for data"
+            speed = f"{pace(self.clouds_per_s, kind)}, {100 * self.waiting:.1f} % of it waiting for data"
             lines = [f"{first} in {duration(self.seconds)} ({speed})"]
         if self.resumed_at_step is not None and not self.before:
             lines.append(f"  continued at step {self.resumed_at_step} of {self.steps}")

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from arcpipe.cloud import DecoderKind, DecoderRecord, record_from_arrays
-from arcpipe.config import TrainConfig, build
+from arcpipe.config import WEIGHT_MODELS, TrainConfig, build
 from arcpipe.errors import CheckpointError, ConfigError, StoreBusyError
 from arcpipe.files import locked, naming, read_plain, write_atomically
 from arcpipe.models import build_model
@@ -210,7 +210,8 @@ def open_run(path: Path) -> RunFolder:
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise _not_a_run(path, error) from None
     if not checkpoint.has_checkpoint(run.checkpoint):
-        fix = [f"arcpipe train --store {run.config.store} --out {path}"]
+        model = f" --model {run.config.model.model}" if run.config.model.model in WEIGHT_MODELS else ""
+        fix = [f"arcpipe train --store {run.config.store}{model} --out {path}"]
         raise CheckpointError(f"nothing was trained in {path} yet.", fix=fix)
     return run
 

@@ -115,7 +115,7 @@ def test_repeats_of_an_image_vote_together(run: Path, new_store: Callable[..., P
     report = run_evaluate(config(run, new_store(splits={"train": 6, "test": 12}, repeats=3)))
     assert report.clouds == 36
     assert report.measures.n == 12
-    assert "36 clouds averaged per image" in "\n".join(report.lines())
+    assert "12 images (36 clouds, averaged for each image)" in "\n".join(report.lines())
 
 
 def test_the_report_is_plain_json(run: Path, store_path: Path) -> None:
