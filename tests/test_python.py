@@ -22,10 +22,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import arcpipe as ap
-from arcpipe.config import ConvertConfig, Section, TrainConfig, sectioned
+from arcpipe.config import ConvertConfig, Section, SourceSection, TrainConfig, sectioned
 from arcpipe.errors import ConfigError, ImageError, MissingPackageError, SampleNotFoundError
 from arcpipe.seeds import derive_seed
 from arcpipe.sources import open_originals
+from arcpipe.sources.opening import load_image
 from tests.pictures import without_workers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -305,3 +306,23 @@ def test_settings_find_their_section() -> None:
     with pytest.raises(ConfigError, match="no setting 'epoch'") as caught:
         sectioned(TrainConfig, {"epoch": 3})
     assert "epochs" in str(caught.value)
+
+
+def test_what_makes_no_picture_is_refused(store_path: Path) -> None:
+    cloud = ap.open_store(store_path)["train/0"]
+    for nothing in (lambda: ap.edit.rotate(cloud, float("nan")), lambda: ap.edit.zoom(cloud, 0)):
+        with pytest.raises(ValueError, match="no picture is left"):
+            nothing()
+    for scale, window in ((0, None), (-1, None), (1, (0, 0, -1, 2))):
+        with pytest.raises(ValueError, match="nothing would be drawn"):
+            ap.decode(cloud, scale=scale, window=window)
+    with pytest.raises(TypeError, match="a store is named by a path or an address, not by None"):
+        ap.open_store(None)  # type: ignore[arg-type]
+
+
+def test_arrays_that_are_no_pictures_are_refused() -> None:
+    section = SourceSection(source="digits")
+    with pytest.raises(ImageError, match="divide it by 255"):
+        load_image(np.full((8, 8), 255.0), section, 1)
+    with pytest.raises(ImageError, match="the array has no pixels"):
+        load_image(np.zeros((0, 8)), section, 1)

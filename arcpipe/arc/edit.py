@@ -202,6 +202,8 @@ def _described(cloud: Cloud, latents: NDArray[Any]) -> Cloud:
 
 def _about_middle(cloud: Cloud, matrix: NDArray[np.float64]) -> Cloud:
     """Places, seen from the middle of the image, go to `matrix` times them; scales grow as the root of the area."""
+    if not np.isfinite(matrix).all() or not np.linalg.det(matrix):
+        raise ValueError(f"no picture is left: its places would be multiplied by {matrix.tolist()}")
     moved = _moved(cloud, (cloud.positions - _middle(cloud)) @ matrix.T + _middle(cloud))
     growth = float(np.sqrt(abs(np.linalg.det(matrix))))
     if cloud.scales is None or abs(growth - 1) < 1e-12:

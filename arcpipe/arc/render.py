@@ -44,8 +44,10 @@ def render_cloud(
         use_cache: Take the neighbours that the cloud brings along, if any; the picture is the same without.
 
     Raises:
-        ValueError: the cloud brings no decoder along, and none is given.
+        ValueError: the cloud brings no decoder along, and none is given; or nothing would be drawn.
     """
+    if scale < 1 or (window is not None and min(window[2:]) < 1):
+        raise ValueError(f"nothing would be drawn: scale {scale}, window (top, left, height, width) {window}")
     ready = _ready(cloud, decoder)
     if window is not None and isinstance(ready, Sirens):  # a network's coordinates are those of the whole image
         top, left, height, width = (scale * edge for edge in window)

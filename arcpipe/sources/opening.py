@@ -114,7 +114,15 @@ def load_image(image: Picture, section: SourceSection, channels: int, *, seed: i
         ImageError: it is missing or cannot be used.
     """
     if isinstance(image, np.ndarray):
+        if not image.size:
+            raise ImageError("the array has no pixels.", details=[f"found {image.dtype} {image.shape}"])
         if image.dtype.kind == "f" and image.ndim in (2, 3):
+            if image.min() < -1 or image.max() > 2:  # NaN is told later, and a resampling may leave [0, 1] by a little
+                raise ImageError(
+                    "the array is no picture: floats lie in [0, 1].",
+                    details=[f"found {image.min():g} to {image.max():g}"],
+                    fix=["divide it by 255, or give it as uint8"],
+                )
             pixels = np.asarray(image, np.float32).reshape(*image.shape[:2], -1)
             return np.repeat(pixels, channels, axis=2) if pixels.shape[2] == 1 else pixels
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)):

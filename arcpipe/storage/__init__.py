@@ -30,6 +30,8 @@ def storage_at(place: Place) -> Storage:
             without a bucket or a name, or one that holds credentials.
     """
     if not isinstance(place, (str, Path)):
+        if not hasattr(place, "is_taken"):
+            raise TypeError(f"a store is named by a path or an address, not by {place!r}")
         return place
     written = checked(place, OWN_BYTES)
     scheme, sign, rest = written.partition("://")
