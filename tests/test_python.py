@@ -326,3 +326,9 @@ def test_arrays_that_are_no_pictures_are_refused() -> None:
         load_image(np.full((8, 8), 255.0), section, 1)
     with pytest.raises(ImageError, match="the array has no pixels"):
         load_image(np.zeros((0, 8)), section, 1)
+
+
+@pytest.mark.parametrize("batch_size", [0, -3, None])
+def test_batches_that_would_never_end_are_refused(store_path: Path, batch_size: Any) -> None:
+    with pytest.raises(ConfigError, match="batch_size"):
+        ap.CloudStream(store_path, "train", batch_size=batch_size)

@@ -163,7 +163,7 @@ class FitSection(Section):
     views: Annotated[int, Field(ge=1, le=10**6)] = 1
     """Fit so many views of every image, all in the same split: the image, then crops of it, see `view_flip`."""
     view_flip: bool = True
-    """Whether every other view is mirrored, left to right, by chance."""
+    """Whether each of the crops is mirrored, left to right, with a chance of one half."""
     decoder: Annotated[str, WrapValidator(checked_path)] | None = None
     """A store or a safetensors file whose decoder is used instead of pretraining one."""
 

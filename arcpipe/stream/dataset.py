@@ -10,7 +10,7 @@ from torch import distributed
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from arcpipe.cloud import Cloud, CloudBatch
-from arcpipe.config import AugmentSection, StreamSection, build, differences
+from arcpipe.config import AugmentSection, OptimSection, StreamSection, build, differences
 from arcpipe.errors import ConfigError, MissingPackageError, install
 from arcpipe.options import Normalise
 from arcpipe.storage import Place
@@ -78,7 +78,8 @@ class CloudStream(IterableDataset[Batch]):
         check_changes(self.augment, self.store)
         self._columns = columns_of(self.store.decoder)
         self.split = Split(self.store, split, cache_mb=self.section.cache_mb, readers=self.section.readers)
-        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.batch_size = build(OptimSection, {"batch_size": batch_size}, "the stream").batch_size  # 0 would never end
+        self.seed, self.shuffle = seed, shuffle
         self.rank, self.world = _ranks(rank, world)
         self.epoch = 0
         self._first = self._done = 0
