@@ -267,9 +267,7 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Clouds in a step; by default 128, of sine networks 64.")
     ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Learning rate; by default 0.002, of sine networks 0.001.")
-    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; by default 0.002, of sine networks 0.001.")] = None,
     weight_decay: Annotated[float | None, typer.Option(min=0, help="By default 0.05, or the network's own.")] = None,
     schedule: Annotated[
         Schedule | None, typer.Option(help="Of the learning rate, after a short rise; by default cosine.")

@@ -46,8 +46,8 @@ def available_cores(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int
 def return_large_blocks() -> None:
     """Have glibc give every block of 4 MiB and more back to the system once it is free, from now on in this process.
 
-    Otherwise it raises that size up to 32 MiB as it sees such blocks, and keeps them. Where the blocks of a training step
-    differ by megabytes from batch to batch, as photographs do, its heap then grows to several times what is in use.
+    Otherwise it raises that size up to 32 MiB as it sees such blocks, and keeps them. Where the blocks of a step differ
+    by megabytes from batch to batch, as photographs' do, its heap then grows to several times what is in use.
     `MALLOC_MMAP_THRESHOLD_` in the environment stays as it is; other C libraries have no such setting.
     """
     library = ctypes.CDLL(None)
