@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import arcpipe as ap
+from arcpipe.cloud import BasisRecord
 from arcpipe.config import ConvertConfig, Section, SourceSection, TrainConfig, sectioned
 from arcpipe.errors import ConfigError, ImageError, MissingPackageError, SampleNotFoundError
 from arcpipe.seeds import derive_seed
@@ -318,6 +320,18 @@ def test_what_makes_no_picture_is_refused(store_path: Path) -> None:
             ap.decode(cloud, scale=scale, window=window)
     with pytest.raises(TypeError, match="a store is named by a path or an address, not by None"):
         ap.open_store(None)  # type: ignore[arg-type]
+
+
+def test_a_cloud_is_decoded_under_its_own_decoder(store: ap.Store) -> None:
+    record = store.decoder
+    assert isinstance(record, BasisRecord)
+    other = replace(record, profiles=record.profiles + 1)
+    with pytest.raises(ValueError, match=f"fitted under the decoder {record.sha256[:8]}, and this is"):
+        ap.decode(store["train/17"], other)
+    with pytest.raises(TypeError, match=r"store\.decoder gives, not Store"):
+        ap.decode(store["train/17"], store)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="not str"):
+        ap.decode("train/17")  # type: ignore[arg-type]
 
 
 def test_arrays_that_are_no_pictures_are_refused() -> None:

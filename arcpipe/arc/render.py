@@ -44,7 +44,9 @@ def render_cloud(
         use_cache: Take the neighbours that the cloud brings along, if any; the picture is the same without.
 
     Raises:
-        ValueError: the cloud brings no decoder along, and none is given; or nothing would be drawn.
+        ValueError: the cloud brings no decoder along, and none is given, or another than the one that it brings along;
+            or nothing would be drawn.
+        TypeError: what is given is no cloud, or no decoder.
     """
     if scale < 1 or (window is not None and min(window[2:]) < 1):
         raise ValueError(f"nothing would be drawn: scale {scale}, window (top, left, height, width) {window}")
@@ -91,7 +93,16 @@ def render_and_compare(
 
 
 def _ready(cloud: Cloud, decoder: DecoderRecord | AnyDecoder | None) -> AnyDecoder:
-    decoder = decoder or cloud.decoder
-    if decoder is None:
+    if not isinstance(cloud, Cloud):
+        raise TypeError(f"what is decoded is a cloud, as store['train/0'] gives one, not {type(cloud).__name__}")
+    record = decoder or cloud.decoder
+    if record is None:
         raise ValueError("the cloud brings no decoder along: give that of its store")
-    return decoder if isinstance(decoder, AnyDecoder) else decoder_of(decoder)
+    if isinstance(record, AnyDecoder):
+        return record
+    if not isinstance(record, DecoderRecord):
+        raise TypeError(f"a decoder is what store.decoder gives, not {type(record).__name__}")
+    own = cloud.decoder
+    if own is not None and own is not record and own.sha256 != record.sha256:
+        raise ValueError(f"the cloud was fitted under the decoder {own.sha256[:8]}, and this is {record.sha256[:8]}")
+    return decoder_of(record)

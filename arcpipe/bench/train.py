@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcpipe.config import ModelSection
+from arcpipe.config import ModelSection, OptimSection
 from arcpipe.errors import ConfigError, SourceError
 from arcpipe.progress import Progress
 from arcpipe.threads import torch_threads
@@ -146,7 +146,9 @@ def _stepper(model: nn.Module, clouds: Clouds) -> Callable[[int], tuple[float, .
     """A function that makes a step, given a seed, and returns seconds of forward, backward and optimiser."""
     import torch
 
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-3, fused=True)
+    from arcpipe.train.step import make_optimiser
+
+    optimiser = make_optimiser(model, OptimSection(), torch.device("cpu"))
     labels = torch.arange(len(clouds[2]) - 1) % N_CLASSES
 
     def step(seed: int) -> tuple[float, ...]:

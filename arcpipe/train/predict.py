@@ -62,7 +62,9 @@ class PredictReport:
         """Raise ImageError if not one image could be used, and TooManyFailuresError if some could not."""
         failed = sum(prediction.error is not None for prediction in self.predictions)
         if failed == len(self.predictions):
-            raise ImageError(f"none of {failed} images could be classified.")
+            raise ImageError(
+                "the image could not be classified." if failed == 1 else f"none of {failed} images could be classified."
+            )
         if failed:
             raise TooManyFailuresError(f"{failed} of {len(self.predictions)} images could not be classified.")
 
