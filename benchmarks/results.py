@@ -85,7 +85,7 @@ def main(folders: list[str]) -> None:
 
 
 def field(documents: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The table of the field: theirs, and for each number of training images our best with the recipe basis."""
+    """The table of the field: theirs, and our best for each recipe and number of training images."""
     best: dict[tuple[str, str], Entry] = {}
     for document in documents:
         for entry in own_entries(document):
@@ -103,17 +103,18 @@ def field(documents: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def own_entries(document: Mapping[str, Any]) -> list[Entry]:
-    """A row for every arm of an experiment on clouds that were solved for."""
+    """A row for every arm of an experiment on clouds that were solved for, or fitted as in the thesis."""
     means = {row.name: row.cells["accuracy"].mean for row in read_rows(document) if "accuracy" in row.cells}
     entries = []
     for result in current(document, read_rows(document)):
         convert = result["settings"]["convert"]
         source, mean = convert["source"]["source"], means.get(result["arm"])
         data = [name for start, name in DATA.items() if source.startswith(start)]
-        if convert["fit"]["recipe"] != "basis" or not data or mean is None:
+        recipe = convert["fit"]["recipe"]
+        if recipe not in ("basis", "thesis") or not data or mean is None:
             continue
         card = Card.from_dict(result["card"], f"the arm {result['arm']} of {document['name']}")
-        method = f"**arcpipe, {result['training']['images']:,} training images**"
+        method = f"**arcpipe, {'thesis, ' * (recipe == 'thesis')}{result['training']['images']:,} training images**"
         labels, views = "no" if card.labels.endswith("alone") else "yes", "1" if card.fits == 1 else str(card.fits)
         made = f"`{document['name']}`"
         numbers = f"{card.numbers:,.0f}"
