@@ -7,8 +7,11 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 COMPOSE = Path(__file__).resolve().parents[1] / "docker" / "compose.yaml"
 ENVIRONMENT = {
@@ -16,6 +19,11 @@ ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     "OMP_NUM_THREADS": "1",
 }
+
+# Parts that take about a second, so that there is time to come and go.
+SETTINGS: dict[str, Any] = {"fit": {"recipe": "thesis", "steps": 8000}, "store": {"part_samples": 1}}
+OPTIONS = ["--recipe", "thesis", "--steps", "8000", "--latents", "0.2", "--latent-dim", "4"]
+OPTIONS += ["--set", "fit.pretrain_images=4", "--set", "fit.pretrain_steps=8", "--set", "store.part_samples=1"]
 
 
 def commands() -> dict[str, str]:
@@ -67,3 +75,12 @@ class FarCluster:
 def parts(store: Path) -> int:
     """How many parts are committed."""
     return len(list(store.glob("*/*/zarr.json"))) - len(list(store.glob("decoder/*/zarr.json")))
+
+
+def eventually(holds: Callable[[], bool], what: str, process: subprocess.Popen[bytes], within_s: float = 200) -> None:
+    """Wait until something holds while `process` is at work."""
+    end = time.monotonic() + within_s
+    while not holds():
+        assert process.poll() is None, f"ended before: {what}"
+        assert time.monotonic() < end, f"not within {within_s} s: {what}"
+        time.sleep(0.05)

@@ -6,49 +6,22 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from arcpipe.convert import run_convert
-from tests.far_cluster import FarCluster, parts
+from tests.far_cluster import OPTIONS, SETTINGS, FarCluster, eventually, parts
 from tests.pictures import contents, in_process, make_pictures, settings
-
-# Parts that take about a second, so that there is time to come and go.
-SETTINGS: dict[str, Any] = {"fit": {"recipe": "thesis", "steps": 8000}, "store": {"part_samples": 1}}
-OPTIONS = [
-    "--recipe",
-    "thesis",
-    "--steps",
-    "8000",
-    "--latents",
-    "0.2",
-    "--latent-dim",
-    "4",
-    "--set",
-    "fit.pretrain_images=4",
-]
-OPTIONS += ["--set", "fit.pretrain_steps=8", "--set", "store.part_samples=1"]
 
 
 @pytest.fixture
 def far(tmp_path: Path) -> Iterator[FarCluster]:
     with ExitStack() as stack:
         yield FarCluster(tmp_path, stack)
-
-
-def eventually(holds: Callable[[], bool], what: str, process: subprocess.Popen[bytes], within_s: float = 200) -> None:
-    """Wait until something holds while `process` is at work."""
-    end = time.monotonic() + within_s
-    while not holds():
-        assert process.poll() is None, f"ended before: {what}"
-        assert time.monotonic() < end, f"not within {within_s} s: {what}"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

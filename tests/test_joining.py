@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any
 
+import dask
 import pytest
 
-from arcpipe.cluster.joining import on_loopback, warn_if_open
+from arcpipe.cluster.joining import join, on_loopback, warn_if_open
 from arcpipe.cluster.vetting import PACKAGES, admission, differing, versions_here
 from arcpipe.cluster.window import WindowExecutor
+from arcpipe.errors import ClusterError
 
 
 class Counting(Executor):
@@ -129,3 +133,35 @@ def test_a_warning_where_others_can(address: str, capsys: pytest.CaptureFixture[
 def test_an_address_that_is_none_is_not_on_loopback() -> None:
     assert not on_loopback("")
     assert not on_loopback("tcp://[::1")
+
+
+@pytest.mark.parametrize("speaks_tls", [True, False])
+def test_certificates_of_somebody_else_are_named(speaks_tls: bool) -> None:
+    """It said that no scheduler answers."""
+    security = pytest.importorskip("distributed.security").Security
+    pytest.importorskip("cryptography")
+    theirs, ours = security.temporary(), security.temporary()
+    settings = {
+        "distributed.comm.tls.ca-file": ours.tls_ca_file,
+        "distributed.comm.tls.client.cert": ours.tls_client_cert,
+        "distributed.comm.tls.client.key": ours.tls_client_key,
+    }
+
+    def answer(server: socket.socket) -> None:
+        line = server.accept()[0]
+        with suppress(OSError), line:
+            if speaks_tls:
+                theirs.get_listen_args("scheduler")["ssl_context"].wrap_socket(line, server_side=True)
+            else:
+                line.sendall(b"a scheduler without TLS")
+
+    with socket.create_server(("127.0.0.1", 0)) as server, dask.config.set(settings):
+        there = threading.Thread(target=answer, args=(server,))
+        there.start()
+        with (
+            pytest.raises(ClusterError, match="no trust between") as caught,
+            join(f"tls://127.0.0.1:{server.getsockname()[1]}", 5),
+        ):
+            pass
+        there.join()
+    assert ("CERTIFICATE_VERIFY_FAILED" if speaks_tls else "WRONG_VERSION_NUMBER") in str(caught.value)

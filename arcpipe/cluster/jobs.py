@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import field_validator, model_validator
 
 from arcpipe.cluster.environment import worker_environment
-from arcpipe.cluster.joining import LOOPBACK, staffed
+from arcpipe.cluster.joining import LOOPBACK, on_loopback, staffed
+from arcpipe.cluster.keeping import Keeper, kept, submit
 from arcpipe.config import Count, Section, build, read_toml
 from arcpipe.errors import ClusterError, ConfigError, install
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 KINDS = {"slurm": "SLURM", "pbs": "PBS", "sge": "SGE", "lsf": "LSF", "local": "Local"}
 WAIT_S = 86400.0
+NEVER = "3650d"
 ROLES = ("client", "scheduler", "worker")
 LOOK_AT = {"slurm": "squeue --me", "pbs": "qstat", "sge": "qstat", "lsf": "bjobs"}
 
@@ -106,6 +108,7 @@ def queued(
     section: QueueSection, wait_s: float | None = None, must_see: Sequence[Path] = ()
 ) -> Iterator[tuple[Client, Executor, int]]:
     """Ask for jobs and wait for the first worker; all jobs end with the block."""
+    import dask
     from distributed import Client
 
     kind = _cluster_class(section.kind)
@@ -114,26 +117,19 @@ def queued(
         options = {"dashboard_address": f"{LOOPBACK}:0"}
         options |= {name: value for name in ("interface", "host") if (value := getattr(section, name))}
         security = _security(stack, section.folder) if section.tls else None
+        if section.kind != "local":
+            # Dask would cancel a job whose worker was lost, though it waits to run again: `Keeper` looks after them.
+            stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": NEVER}))
         cluster = kind(scheduler_options=options, security=security, silence_logs="ERROR", **_job(section))
         stack.enter_context(cluster)
-        _submit(cluster, section)
+        submit(cluster, section.jobs)
         client = stack.enter_context(Client(cluster, set_as_default=False))
+        keeper = Keeper(cluster, section.kind, section.jobs, section.folder)
+        if section.kind != "local":
+            stack.enter_context(kept(keeper))
         hint = f"jobs may wait in the queue; look at them: {LOOK_AT.get(section.kind, 'ps')}, and at {section.folder}"
-        staff = staffed(client, cluster.scheduler_address, wait_s or WAIT_S, hint, must_see)
+        staff = staffed(client, cluster.scheduler_address, wait_s or WAIT_S, hint, must_see, keeper.broken)
         yield client, *stack.enter_context(staff)
-
-
-def _submit(cluster: Any, section: QueueSection) -> None:
-    """Ask for the jobs; raise what the batch system says where it refuses them."""
-    while len(cluster.worker_spec) < section.jobs:  # as `scale` does, which would not tell
-        cluster.worker_spec.update(cluster.new_worker_spec())
-    try:
-        cluster.sync(cluster._correct_state)
-    except (RuntimeError, OSError, ValueError) as error:
-        for jobs in (cluster._created, cluster.workers, cluster.worker_spec):
-            jobs.clear()  # closing waits for jobs that were never there
-        details = str(error).strip().splitlines()[-5:]
-        raise ClusterError(f"the jobs could not be submitted to {section.kind}.", details=details) from None
 
 
 def _security(stack: ExitStack, folder: Path) -> Any:
@@ -154,6 +150,7 @@ def _security(stack: ExitStack, folder: Path) -> Any:
 def _job(section: QueueSection) -> dict[str, Any]:
     """What dask-jobqueue is told about one job."""
     environment = worker_environment(section.threads)
+    listen = ["--host", section.host] if section.host and on_loopback(section.host) else []
     options: dict[str, Any] = {
         "name": "arcpipe",
         "job_name": "arcpipe",
@@ -162,8 +159,8 @@ def _job(section: QueueSection) -> dict[str, Any]:
         "processes": section.processes,
         "job_extra_directives": list(section.directives),
         "job_script_prologue": [*(f"export {key}={text}" for key, text in environment.items()), *section.prologue],
-        # One task at a time in a worker: its threads belong to that task.
-        "worker_extra_args": ["--nthreads", "1", "--dashboard-address", f"{LOOPBACK}:0"],
+        # One task at a time in a worker: its threads belong to that task. Where the scheduler is on loopback, so is it.
+        "worker_extra_args": ["--nthreads", "1", "--dashboard-address", f"{LOOPBACK}:0", *listen],
         "log_directory": str(section.folder),
     }
     given = {name: getattr(section, name) for name in ("walltime", "queue", "account", "python", "interface")}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -55,6 +56,8 @@ class Workforce:
     """What helps where no worker comes."""
     must_see: Sequence[Path] = ()
     """Files of this machine that every worker needs, so on a disk that they share."""
+    broken: Callable[[], ClusterError | None] = lambda: None
+    """Why no worker will come any more, as soon as that is known."""
     admitted: dict[str, int] = field(default_factory=dict)
     refused: dict[str, list[str]] = field(default_factory=dict)
     here: Versions = field(default_factory=versions_here)
@@ -71,6 +74,10 @@ class Workforce:
                 if said:
                     say("a worker is connected: going on")
                 last_seen, said = time.monotonic(), False
+            elif error := self.broken():
+                say(str(error))
+                self.window.give_up()
+                return
             elif alone > self.wait_s:
                 say(f"no worker that can be used for {duration(alone)}: giving up")
                 self.window.give_up()
@@ -129,11 +136,16 @@ def join(address: str, wait_s: float, must_see: Sequence[Path] = ()) -> Iterator
 
 @contextmanager
 def staffed(
-    client: Client, address: str, wait_s: float, hint: str, must_see: Sequence[Path] = ()
+    client: Client,
+    address: str,
+    wait_s: float,
+    hint: str,
+    must_see: Sequence[Path] = (),
+    broken: Callable[[], ClusterError | None] = lambda: None,
 ) -> Iterator[tuple[Executor, int]]:
     """Wait for the first worker that can be used, and watch who comes and goes; see `join`."""
     window = WindowExecutor(client.get_executor(pure=False, resources={admission(versions_here()): 1}))
-    workforce = Workforce(client, window, address, wait_s, hint, must_see)
+    workforce = Workforce(client, window, address, wait_s, hint, must_see, broken)
     watcher = threading.Thread(target=workforce.watch, daemon=True)
     watcher.start()
     try:
@@ -150,7 +162,8 @@ def _connect(address: str) -> Client:
 
     ours = f"tcp://{LOOPBACK}:8786"
     fix = [f"dask scheduler --host {LOOPBACK} --port 8786", worker_command(ours), f"--scheduler {ours}"]
-    if address.startswith("tls:") and Security().get_connection_args("client").get("ssl_context") is None:
+    certificates = Security().get_connection_args("client").get("ssl_context") if address.startswith("tls:") else None
+    if address.startswith("tls:") and certificates is None:
         raise ClusterError(
             f"there are no certificates for {address}.",
             details=["expected in Dask's configuration, for example DASK_DISTRIBUTED__COMM__TLS__CA_FILE"],
@@ -158,11 +171,28 @@ def _connect(address: str) -> Client:
         )
     try:
         host, _, port = address.rpartition("://")[2].rpartition(":")
-        with socket.create_connection((host.strip("[]"), int(port)), 15):  # Dask would go on trying, aloud
-            pass
+        with socket.create_connection((host.strip("[]"), int(port)), 15) as line:  # Dask would go on trying, aloud
+            if certificates is not None:
+                _shake_hands(line, certificates, address)
         return Client(address, timeout=ANSWER_WITHIN, set_as_default=False)
     except (OSError, ValueError, OverflowError) as error:
         raise ClusterError(f"no Dask scheduler answers at {address}.", details=[str(error)], fix=fix) from None
+
+
+def _shake_hands(line: socket.socket, certificates: ssl.SSLContext, address: str) -> None:
+    """Raise where one side refuses the other's certificate; Dask would only say, after a while, that nobody answers."""
+    try:
+        with certificates.wrap_socket(line) as guarded:
+            guarded.recv(1)  # a scheduler speaks first: also of a certificate that it does not accept
+    except ssl.SSLError as error:
+        raise ClusterError(
+            f"there is no trust between this machine and the scheduler at {address}.",
+            details=["expected certificates of one ca.pem on both sides", f"found {error.reason or error}"],
+            fix=[
+                "give client and scheduler certificates of the same ca.pem: docs/clusters.md, Who can reach it",
+                f"or, if the scheduler runs without TLS: --scheduler {address.replace('tls:', 'tcp:', 1)}",
+            ],
+        ) from None
 
 
 def _first_worker(workforce: Workforce) -> None:
@@ -170,6 +200,8 @@ def _first_worker(workforce: Workforce) -> None:
     started = time.monotonic()
     while not workforce.admitted:
         waited = time.monotonic() - started
+        if error := workforce.broken():
+            raise error
         if workforce.refused and waited > SAY_AFTER_S:
             raise _none_fits(workforce)
         if waited > workforce.wait_s:
