@@ -21,7 +21,7 @@ import pytest
 
 from arcpipe.convert import run_convert
 from arcpipe.store import content_hash, open_store
-from tests.far_cluster import OPTIONS, SETTINGS, eventually, parts
+from tests.far_cluster import OPTIONS, QUICK, QUICKLY, eventually, parts
 from tests.listening import open_to, with_children
 from tests.pictures import contents, in_process, make_pictures, settings
 from tests.slurm import Slurm, find_slurm
@@ -60,11 +60,11 @@ def near(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Near:
     folder = tmp_path_factory.mktemp("near")
     pictures = make_pictures(folder / "pictures", per_class=2)
     with ThreadPoolExecutor(1) as executor:
-        run_convert(settings(pictures, folder / "near.zarr", **SETTINGS), cluster=in_process(executor))
+        run_convert(settings(pictures, folder / "near.zarr", **QUICK), cluster=in_process(executor))
     return Near(pictures, folder / "near.zarr")
 
 
-def slurm_toml(folder: Path, jobs: int, **more: str) -> Path:
+def slurm_toml(folder: Path, jobs: int, /, **more: str) -> Path:
     """`pipelines/clusters/slurm.toml` with smaller jobs, and on loopback."""
     changes = {**SMALLER, "jobs": str(jobs), "folder": f'"{folder / "jobs"}"', "host": '"127.0.0.1"', **more}
     lines = [line for line in SLURM_TOML.read_text().splitlines() if line.split("=")[0].strip() not in changes]
@@ -95,6 +95,7 @@ class Converting:
 def converting(slurm: Slurm, near: Near, file: Path) -> Iterator[Converting]:
     store, said_in = file.with_name("far.zarr"), file.with_name("said")
     command = [sys.executable, "-m", "arcpipe", "convert", near.pictures, "--out", store, "--cluster", file, *OPTIONS]
+    command += QUICKLY
     with said_in.open("a") as told:  # in a session of its own, as a terminal has it: Ctrl-C goes to all in it
         process = subprocess.Popen(
             command, cwd=file.parent, env=slurm.environment, stdout=told, stderr=told, start_new_session=True
@@ -119,7 +120,7 @@ def none_left(slurm: Slurm) -> None:
 
 
 def test_jobs_convert_to_the_end_on_loopback(slurm: Slurm, near: Near, tmp_path: Path) -> None:
-    with converting(slurm, near, slurm_toml(tmp_path, jobs=2)) as run:
+    with converting(slurm, near, slurm_toml(tmp_path, 2)) as run:
         eventually(lambda: parts(run.store) >= 1, "the first part", run.process, 600)
         assert len(slurm.jobs("running")) == 2
         daemons = {pid for process in slurm.processes for pid in with_children(process.pid)}
@@ -145,7 +146,7 @@ def _workers(folder: Path) -> set[int]:
 
 
 def test_another_job_takes_the_place_of_a_cancelled_one(slurm: Slurm, near: Near, tmp_path: Path) -> None:
-    with converting(slurm, near, slurm_toml(tmp_path, jobs=1)) as run:
+    with converting(slurm, near, slurm_toml(tmp_path, 1)) as run:
         eventually(lambda: parts(run.store) >= 1, "the first part", run.process, 600)
         [first] = slurm.jobs()
         slurm.run("scancel", first)
@@ -156,24 +157,26 @@ def test_another_job_takes_the_place_of_a_cancelled_one(slurm: Slurm, near: Near
         assert slurm.jobs("pending,running") == []
 
 
-def test_preempted_jobs_wait_and_go_on(slurm: Slurm, near: Near, tmp_path: Path) -> None:
-    with converting(slurm, near, slurm_toml(tmp_path, jobs=2)) as run:
-        eventually(lambda: parts(run.store) >= 1 and len(slurm.jobs("running")) == 2, "two jobs", run.process, 600)
-        ours = slurm.jobs("running")
+def test_a_preempted_job_waits_and_goes_on(slurm: Slurm, near: Near, tmp_path: Path) -> None:
+    with converting(slurm, near, slurm_toml(tmp_path, 1)) as run:
+        eventually(lambda: parts(run.store) >= 1, "the first part", run.process, 600)
+        [ours] = slurm.jobs("running")
         # For longer than Dask would let a worker be away (15 s), and than `Keeper` takes to find that a job has ended.
         slurm.run("sbatch", "-p", "urgent", "-c", "2", "--mem=1G", "-o", "/dev/null", "--wrap", "sleep 40", "-J", "vip")
-        eventually(lambda: slurm.jobs("running") == [], "the others have their place", run.process, 300)
-        assert slurm.run("squeue", "--noheader", "--format=%T", "--name=vip").split() == ["RUNNING"]
-        eventually(lambda: all(slurm.restarts(job) == 1 for job in ours), "requeued", run.process, 300)
+        vip = ("squeue", "--noheader", "--format=%T", "--name=vip")
+        eventually(lambda: slurm.run(*vip).split() == ["RUNNING"], "another one has its place", run.process, 300)
+        assert slurm.jobs("running") == []
+        eventually(lambda: slurm.restarts(ours) == 1, "it is requeued", run.process, 300)
+        eventually(lambda: slurm.jobs("running") == [ours], "it runs again", run.process, 300)
         run.ends_well(near)
-        assert "has ended" not in run.said(), "jobs that wait again are not replaced"
+        assert "has ended" not in run.said(), "a job that waits again is not replaced"
 
 
 def test_ctrl_c_takes_all_jobs_with_it(slurm: Slurm, near: Near, tmp_path: Path) -> None:
-    file = slurm_toml(tmp_path, jobs=3)  # two of them run, one waits
+    file = slurm_toml(tmp_path, 2, cores="2")  # one of them runs, one waits
     with converting(slurm, near, file) as run:
         eventually(lambda: parts(run.store) >= 1, "the first part", run.process, 600)
-        assert len(slurm.jobs()) == 3
+        assert [len(slurm.jobs(state)) for state in ("running", "pending")] == [1, 1]
         os.killpg(run.process.pid, signal.SIGINT)
         assert run.process.wait(timeout=120) == 130, run.said()
         assert slurm.jobs("pending,running") == []
@@ -186,7 +189,7 @@ def test_ctrl_c_takes_all_jobs_with_it(slurm: Slurm, near: Near, tmp_path: Path)
 def test_jobs_that_never_bring_a_worker(slurm: Slurm, near: Near, tmp_path: Path) -> None:
     """It would have waited for a day."""
     prologue = '["echo no such module: torch >&2", "exit 3"]'
-    with converting(slurm, near, slurm_toml(tmp_path, jobs=3, prologue=prologue)) as run:
+    with converting(slurm, near, slurm_toml(tmp_path, 3, prologue=prologue)) as run:
         assert run.process.wait(timeout=300) == 1, run.said()
         assert "3 jobs of slurm in succession ended before a worker of them connected" in run.said()
         assert "no such module: torch" in run.said()
@@ -194,7 +197,7 @@ def test_jobs_that_never_bring_a_worker(slurm: Slurm, near: Near, tmp_path: Path
 
 
 def test_a_queue_that_is_not_there(slurm: Slurm, near: Near, tmp_path: Path) -> None:
-    with converting(slurm, near, slurm_toml(tmp_path, jobs=1, queue='"nowhere"')) as run:
+    with converting(slurm, near, slurm_toml(tmp_path, 1, queue='"nowhere"')) as run:
         assert run.process.wait(timeout=300) == 1, run.said()
         assert "the jobs could not be submitted to slurm" in run.said()
         assert "invalid partition specified: nowhere" in run.said()
