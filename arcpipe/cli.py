@@ -206,9 +206,7 @@ def convert(
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Fit every image so many times.")] = 1,
     views: Annotated[int, typer.Option(min=1, help="Fit so many views of every image: itself, crops and flips.")] = 1,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Adam steps per image; thesis 500, fast 275, siren 1000.")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Adam steps per image; thesis 500, siren 1000.")] = None,
     dtype: Annotated[
         Dtype | None, typer.Option(help="How latents are stored; by default float16, of siren float32.")
     ] = None,

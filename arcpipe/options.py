@@ -12,7 +12,7 @@ from arcpipe.storage import Storage
 
 Dtype = Literal["float16", "float32", "int8"]
 Cache = Literal["pixels", "none"]
-Recipe = Literal["basis", "thesis", "fast", "siren"]
+Recipe = Literal["basis", "thesis", "siren"]
 Normalise = Literal["per-dim", "whole", "per-layer", "none"]
 Schedule = Literal["constant", "cosine"]
 Model = Literal["ptv3", "ptv1", "dws", "ng-gnn", "ng-t", "scalegmn", "mlp"]

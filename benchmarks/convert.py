@@ -1,4 +1,4 @@
-"""A whole conversion: python benchmarks/convert.py [SOURCE] [--limit N] [--recipe fast] [--json FILE]
+"""A whole conversion: python benchmarks/convert.py [SOURCE] [--limit N] [--recipe basis] [--json FILE]
 
 Converts SOURCE (a tar, a folder or a name; `digits` by default) with the command line, as a user would, into a folder
 that is deleted afterwards: once with as many workers as cores, once with one worker that is held to one core (and so to
@@ -86,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", default="digits")
     parser.add_argument("--limit", type=int, help="at most so many images of each split")
-    parser.add_argument("--recipe", default="thesis", choices=["thesis", "fast"])
+    parser.add_argument("--recipe", default="basis", choices=["thesis", "basis"])
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="arcpipe-bench-"))

@@ -4,7 +4,7 @@ Converts a set once for each `--settings`, which are options of `arcpipe convert
 bytes a pixel by array, the total without the neighbour cache, and the mean PSNR of all splits:
 
     python benchmarks/store_size.py cifar10-10k.tar --limit 500 \\
-        --settings "--recipe fast" --settings "--recipe fast --dtype int8 --set store.bits=6"
+        --settings "" --settings "--dtype int8 --set store.bits=6"
 """
 
 from __future__ import annotations

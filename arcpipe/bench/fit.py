@@ -25,8 +25,8 @@ from arcpipe.machine import available_cores, cache_sizes
 from arcpipe.progress import Progress, byte_size
 
 SIZES = ("32x32", "224x224", "375x500")
-METHODS = ("loop", "batch", "thesis", "fast", "basis", "siren")
-RATIOS = (("loop", "thesis"), ("batch", "thesis"), ("thesis", "fast"), ("thesis", "basis"), ("loop", "basis"))
+METHODS = ("loop", "batch", "thesis", "basis", "siren")
+RATIOS = (("loop", "thesis"), ("batch", "thesis"), ("thesis", "basis"), ("loop", "basis"))
 SMALL, MANY = 2**12, 32
 """Pictures of at most so many pixels are measured by `MANY` at once, of larger ones one for each core."""
 SIREN_PIXELS = 2**16

@@ -65,11 +65,6 @@ def engine(images: Images, decoder: AnyDecoder, fit: FitSection) -> Fitted:
     return Fitted(fit.steps, lambda: [render_cloud(cloud, decoder) for cloud in finished])
 
 
-def fast(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
-    """The engine of arcpipe with the recipe `fast`."""
-    return engine(images, decoder, FitSection(recipe="fast").model_copy(update={"steps": steps_of("fast", fit)}))
-
-
 def basis(images: Images, decoder: Basis, fit: FitSection) -> Fitted:
     """The engine of arcpipe with the recipe `basis`."""
     return engine(images, decoder, FitSection(recipe="basis").model_copy(update={"steps": steps_of("basis", fit)}))
@@ -91,7 +86,6 @@ def engine_psnr(images: Images, decoder: AnyDecoder, fit: FitSection) -> list[fl
 def steps_of(method: str, fit: FitSection) -> int:
     """At most so many steps: the method's own, in proportion where `fit` has others than the recipe `thesis`."""
     whole = {
-        "fast": FitSection(recipe="fast").steps,
         "basis": FitSection(recipe="basis").steps,
         "siren": SIREN_STEPS,
     }.get(method, FitSection().steps)
@@ -102,7 +96,6 @@ METHODS: dict[str, Method] = {
     "loop": loop,
     "batch": batch,
     "thesis": engine,
-    "fast": fast,
     "basis": basis,
     "siren": siren,
 }

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from arcpipe.config.building import build, differences, read_toml, sectioned
-from arcpipe.config.converting import ConvertConfig, FitSection, RunSection, SourceSection, StoreSection
+from arcpipe.config.converting import (
+    ConvertConfig,
+    FitSection,
+    RunSection,
+    SourceSection,
+    StoreSection,
+    kind_of,
+    unread,
+)
 from arcpipe.config.section import Count, Section, Seed
 from arcpipe.config.stored import with_later, without_later
 from arcpipe.config.training import (
@@ -40,8 +48,10 @@ __all__ = [
     "TrainConfig",
     "build",
     "differences",
+    "kind_of",
     "read_toml",
     "sectioned",
+    "unread",
     "with_later",
     "without_later",
 ]

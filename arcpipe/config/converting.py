@@ -68,14 +68,6 @@ class SourceSection(Section):
 
 RECIPES: dict[str, dict[str, Any]] = {
     "thesis": {},
-    "fast": {
-        "steps": 275,
-        "lr": 0.01,
-        "schedule": "cosine",
-        "betas": (0.8, 0.9),
-        "pretrain_lr": 0.005,
-        "pretrain_betas": (0.9, 0.999),
-    },
     "basis": {"decoder_kind": "basis", "patch": 0.2, "steps": 1, "pretrain_images": 400, "pretrain_steps": 400},
     "siren": {
         "decoder_kind": "siren",
@@ -88,6 +80,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 """Defaults of `FitSection` by recipe, where they are not those of the thesis."""
+
+
+OF_FAST = frozenset(("steps", "lr", "schedule", "betas", "pretrain_lr", "pretrain_betas"))
+"""What a recipe `fast` set, which is no more: a store of it has recorded them all, and is one of `thesis` with them."""
 
 
 GONE: dict[str, Any] = {"whiten": False, "ridge": 0.0, "alone": 0.3}
@@ -104,12 +100,23 @@ OF_KIND: dict[str, tuple[str, ...]] = {
 """Settings of `FitSection` that not all kinds of decoders read, by those that do."""
 
 
+def unread(kind: str) -> list[str]:
+    """The settings of other kinds of decoders that `kind` does not read."""
+    others = dict.fromkeys(name for names in OF_KIND.values() for name in names)
+    return [name for name in others if name not in OF_KIND[kind]]
+
+
+def kind_of(recipe: str) -> str:
+    """The kind of decoder of a recipe."""
+    return str(RECIPES[recipe].get("decoder_kind", "concat"))
+
+
 class FitSection(Section):
     """How one image becomes one cloud (METHOD of the thesis, section 3.2 and appendix A)."""
 
     recipe: Recipe = "thesis"
     """A set of defaults. `basis`: a decoder that is linear in the latents, which are solved for. `thesis`: the thesis's
-    procedure. `fast`: the same at the same PSNR in 275 steps instead of 500. `siren`: a sine network for each image."""
+    procedure. `siren`: a sine network for each image."""
     latents: Annotated[float, Field(gt=0, le=2**24)] = 0.05
     """Below 1: share of the pixels that receive an anchor. 1 and above: their number."""
     latent_dim: Width = 32
@@ -174,6 +181,8 @@ class FitSection(Section):
         if not isinstance(values, Mapping):
             return values
         values = {key: value for key, value in values.items() if key not in GONE or value != GONE[key]}
+        if values.get("recipe") == "fast" and values.keys() >= OF_FAST:
+            values["recipe"] = "thesis"
         recipe = values.get("recipe")
         if values.get("decoder_kind") in ("basis", "siren") and recipe is None:
             values["recipe"] = recipe = values["decoder_kind"]
@@ -181,7 +190,7 @@ class FitSection(Section):
 
     @model_validator(mode="after")
     def kind_of_recipe(self) -> Self:
-        if self.decoder_kind != RECIPES[self.recipe].get("decoder_kind", "concat"):
+        if self.decoder_kind != kind_of(self.recipe):
             raise ConfigError(
                 "fit.decoder_kind does not fit the recipe.",
                 details=[f"found decoder_kind {self.decoder_kind} with the recipe {self.recipe}"],
@@ -191,10 +200,8 @@ class FitSection(Section):
 
     @model_validator(mode="after")
     def nothing_is_ignored(self) -> Self:
-        others = dict.fromkeys(name for names in OF_KIND.values() for name in names)
         usual = {name: field.default for name, field in type(self).model_fields.items()} | RECIPES[self.recipe]
-        unread = [name for name in others if name not in OF_KIND[self.decoder_kind]]
-        ignored = [name for name in unread if getattr(self, name) != usual[name]]
+        ignored = [name for name in unread(self.decoder_kind) if getattr(self, name) != usual[name]]
         if ignored:
             readers = [kind for kind, names in OF_KIND.items() if ignored[0] in names]
             recipe = f"--recipe {'thesis' if 'concat' in readers else readers[0]}"

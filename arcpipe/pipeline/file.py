@@ -14,7 +14,17 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from arcpipe.config import ConvertConfig, EvaluateSection, Section, Seed, TrainConfig, build, read_toml
+from arcpipe.config import (
+    ConvertConfig,
+    EvaluateSection,
+    Section,
+    Seed,
+    TrainConfig,
+    build,
+    kind_of,
+    read_toml,
+    unread,
+)
 from arcpipe.errors import ConfigError
 
 PLACEHOLDER = Path("-")
@@ -242,12 +252,25 @@ def lay_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 def _with_recipe(values: Mapping[str, Any], recipe: str) -> dict[str, Any]:
-    """Another recipe for all arms that do not name theirs; title and text say so."""
+    """Another recipe for all arms that do not name theirs, without what it does not read; title and text say so."""
     table = values.get("table")
     title = table.get("title") if isinstance(table, Mapping) else None
     told = {"about": f"Here with the recipe {recipe} in place of the file's. {values.get('about', '')}"}
     named = {"table": {"title": f"{title}: recipe {recipe}"}} if title else {}
+    values = _without_unread(values, recipe)
+    if isinstance(values.get("arm"), list):
+        values["arm"] = [_without_unread(arm, recipe) if isinstance(arm, dict) else arm for arm in values["arm"]]
     return lay_over(values, {"convert": {"fit": {"recipe": recipe}}, **told, **named})
+
+
+def _without_unread(values: Mapping[str, Any], recipe: str) -> dict[str, Any]:
+    """A file, or an arm that names no recipe, without the settings of a fit that `recipe` does not read."""
+    converting = values.get("convert")
+    fit = converting.get("fit") if isinstance(converting, Mapping) else None
+    if not isinstance(converting, Mapping) or not isinstance(fit, Mapping) or ("name" in values and "recipe" in fit):
+        return dict(values)
+    kept = {key: value for key, value in fit.items() if key not in unread(kind_of(recipe))}
+    return {**values, "convert": {**converting, "fit": kept}}
 
 
 def _with_source(values: Mapping[str, Any], data: Path | None) -> dict[str, Any]:

@@ -24,14 +24,14 @@ from arcpipe.config import FitSection
 MakeImage = Callable[..., np.ndarray]
 
 
-@pytest.mark.parametrize("recipe", ["thesis", "fast"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
 @pytest.mark.parametrize("hidden", [None, (24, 16)])
 def test_a_large_image_has_the_same_bits_on_any_number_of_threads(
-    make_image: MakeImage, monkeypatch: pytest.MonkeyPatch, hidden: tuple[int, ...] | None, recipe: str
+    make_image: MakeImage, monkeypatch: pytest.MonkeyPatch, hidden: tuple[int, ...] | None, schedule: str
 ) -> None:
     monkeypatch.setattr(plan, "tile_pixels", lambda decoder, fit: 20)
     monkeypatch.setattr(numba_kernel, "TOGETHER_PIXELS", 1000)
-    fit = FitSection(recipe=recipe, hidden=hidden, steps=9, latent_dim=8)
+    fit = FitSection(schedule=schedule, hidden=hidden, steps=9, latent_dim=8)
     images, decoder = [make_image(61, 83), make_image(9, 9)], Decoder.initial(fit, 3, 11)
     assert len(cut_image(prepare_image(images[0], fit, 1), 20).bands) > 4
     made = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arcpipe.config import AugmentSection, ConvertConfig, build
+from arcpipe.config import AugmentSection, ConvertConfig, FitSection, build
 from arcpipe.errors import ConfigError
 from arcpipe.pipeline import read_pipeline
 from arcpipe.pipeline.file import lay_over
@@ -153,6 +153,25 @@ def test_another_recipe_makes_the_same_table_under_its_own_name(tmp_path: Path) 
         "T: recipe basis",
         "Here with the recipe basis in place of the file's. A.",
     )
+
+
+def test_another_recipe_leaves_out_what_it_does_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(
+        '[convert]\nsource = "digits"\n[convert.fit]\nrecipe = "thesis"\nsteps = 275\nlatents = 9\n[train]\n'
+        '[[arm]]\nname = "one"\nconvert.fit = { betas = [0.8, 0.9], latent_dim = 7 }\n'
+        '[[arm]]\nname = "two"\nconvert.fit = { recipe = "thesis", steps = 9 }\n'
+    )
+    one, two = (arm.convert.fit for arm in read_pipeline(path, recipe="basis").arms)
+    assert (one.recipe, one.steps, one.latents, one.latent_dim) == ("basis", 1, 9, 7)
+    assert (two.recipe, two.steps, two.latents) == ("thesis", 9, 9)
+
+
+def test_a_store_of_the_recipe_fast_is_one_of_the_thesis_with_its_settings() -> None:
+    recorded = {**FitSection().model_dump(), "recipe": "fast", "steps": 275, "lr": 0.01, "betas": (0.8, 0.9)}
+    assert FitSection.model_validate(recorded) == FitSection(steps=275, lr=0.01, betas=(0.8, 0.9))
+    with pytest.raises(ConfigError, match="recipe"):
+        build(FitSection, {"recipe": "fast"}, "a file")
 
 
 def test_a_conversion_without_a_recipe_takes_the_basis(tmp_path: Path) -> None:

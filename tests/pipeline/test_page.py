@@ -109,7 +109,10 @@ def test_the_table_of_the_field_has_the_best_of_ours_among_theirs(page: ModuleTy
     lines = page.field([document("low", 60.0, fit), document("high", 70.0, fit), document("other", 60.0, other)])
     own, thesis = [line for line in lines if "arcpipe" in line]
     assert own == "| CIFAR-10 | **arcpipe, 8,000 training images** | 70.0 | 36.4 | 1,734 | no | 1 | PTv3 | `high` |"
-    assert thesis == "| CIFAR-10 | **arcpipe, thesis, 8,000 training images** | 60.0 | 36.4 | 1,734 | no | 1 | PTv3 | `other` |"
+    assert (
+        thesis
+        == "| CIFAR-10 | **arcpipe, thesis, 8,000 training images** | 60.0 | 36.4 | 1,734 | no | 1 | PTv3 | `other` |"
+    )
     place = lines.index(own)
     assert "| ENF | 82.1 |" in lines[place - 1]
     assert "| MWT | 64.7 |" in lines[place + 1]
