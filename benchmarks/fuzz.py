@@ -8,8 +8,7 @@
 An input is read, or refused by an error of arcpipe; everything else is a bug: another exception, a MemoryError (1 GiB
 above what the process had before), 20 seconds of CPU time, the death of the process. A command line ends with a
 documented exit code, in less than 90 seconds, without a traceback, and changes nothing that it does not name as its
-output. Exit code 1
-if there is a bug.
+output. Exit code 1 if there is a bug.
 """
 
 from __future__ import annotations

@@ -128,6 +128,8 @@ def _explain(kind: type[Section], problem: ErrorDetails) -> tuple[str, list[str]
         return f"{key}: expected a table of settings, found {found!r}", [f"[{key}]"]
     line = f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {found!r}".replace("valid tuple", "list")
     line = re.sub(r": tuple should have (.*) after validation, not \d+", r": the list should have \1", line)
+    if problem["type"] in ("list_type", "tuple_type"):
+        return line, [f"{key}=[{found}]"]
     expected = problem.get("ctx", {}).get("expected", "").replace(" or ", ", ").replace("'", "").split(", ")
     return line, difflib.get_close_matches(str(found), expected, n=1) if problem["type"] == "literal_error" else []
 
