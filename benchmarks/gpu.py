@@ -11,7 +11,7 @@ was measured is there whatever comes next:
 * profile: where the time of a fit and of a step goes.
 
 A section whose packages are missing is skipped with the reason. `--device cpu --quick` rehearses all of it in minutes.
-`python benchmarks/gpu.py --page gpu.json` prints the tables of docs/gpu.md.
+`python benchmarks/gpu.py --page gpu.json --plot docs/gpu.png` prints the tables of docs/gpu.md and draws its figure.
 """
 
 from __future__ import annotations
@@ -520,6 +520,31 @@ def page(document: dict[str, Any]) -> list[str]:
     return lines
 
 
+def draw(document: dict[str, Any], path: Path) -> None:
+    """Images a second by size and method, and how busy the device was while whole sets were converted."""
+    from matplotlib.figure import Figure
+
+    fits, conversions = (document["sections"].get(name, []) for name in ("fits", "convert"))
+    fits = [row for row in fits if not row["what"].startswith("what the CPU does")]
+    sizes, methods = ([*dict.fromkeys(row[key] for row in fits)] for key in ("size", "what"))
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    speed, busy = figure.subplots(1, 2)
+    for i, method in enumerate(methods):
+        own = [row for row in fits if row["what"] == method]
+        places = [sizes.index(row["size"]) + 0.8 * (i + 0.5) / len(methods) - 0.4 for row in own]
+        bars = speed.bar(places, [row["images_s"] for row in own], 0.8 / len(methods), label=method)
+        speed.bar_label(bars, fmt=lambda value: f"{value:.3g}", fontsize=7)
+    speed.set(yscale="log", ylabel="images a second", xticks=range(len(sizes)), xticklabels=sizes)
+    speed.legend(fontsize=7)
+    for row in conversions:
+        used = row["utilisation"]
+        seconds = np.linspace(0, row["seconds"], len(used))
+        busy.plot(seconds, used, label=f"{row['recipe']}, {row['images']} of {row['size']}")
+    busy.set(xlabel="seconds of a conversion", ylabel="utilisation of the GPU, %", ylim=(0, 105))
+    busy.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
@@ -534,9 +559,13 @@ def main() -> int:
     asked.add_argument("--device", default="cuda" if torch.cuda.is_available() else None)
     asked.add_argument("--quick", action="store_true", help="small sizes: a rehearsal")
     asked.add_argument("--page", type=Path, help="print the tables of this document instead")
+    asked.add_argument("--plot", type=Path, help="with --page: a figure of it")
     options = asked.parse_args()
     if options.page:
-        print("\n".join(page(json.loads(options.page.read_text()))))
+        document = json.loads(options.page.read_text())
+        print("\n".join(page(document)))
+        if options.plot:
+            draw(document, options.plot)
         return 0
     if options.device is None:
         print("no GPU here. A rehearsal on the CPU: python benchmarks/gpu.py --device cpu --quick", file=sys.stderr)

@@ -23,18 +23,24 @@ def test_the_page_has_a_row_for_every_measurement(
         "sections": {
             "machine": {"device": "A card", "peak_tflops": {"tf32": 12.345}, "bandwidth_gb_s": 3350.2},
             "fits": [{"size": "32x32", "what": "basis, triton", "images_s": 12345.678}],
-            "convert": [{"size": "32x32", "recipe": "basis", "stages_s": {"read": 0.25}}],
+            "convert": [
+                {"size": "32x32", "recipe": "basis", "images": 9, "seconds": 2.0, "utilisation": [0, 80, 90]}
+                | {"stages_s": {"read": 0.25}}
+            ],
         },
         "skipped": {"training": "ModuleNotFoundError: No module named 'zarr'"},
     }
     (tmp_path / "gpu.json").write_text(json.dumps(document))
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--page", str(tmp_path / "gpu.json")])
+    monkeypatch.setattr(
+        sys, "argv", ["gpu.py", "--page", str(tmp_path / "gpu.json"), "--plot", str(plot := tmp_path / "gpu.png")]
+    )
     assert gpu.main() == 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
     lines = capsys.readouterr().out.splitlines()
     assert "A card" in lines[0]
     assert "tf32 12.3" in lines[0]
     assert "| 32x32 | basis, triton | 1.235e+04 |  |  |  |" in lines
-    assert "| 32x32 | basis |  |  |  |  | read 0.25 |" in lines
+    assert "| 32x32 | basis | 9 | 2 |  |  | read 0.25 |" in lines
     assert "* skipped: training: ModuleNotFoundError: No module named 'zarr'" in lines
 
 
