@@ -2,9 +2,8 @@
 
 A training step is some hundred short pieces of work for several threads. OpenMP's threads, which torch uses for most of
 them, can spin while they wait for the next, or sleep and be woken, which takes longer than many a piece does. But the
-compiled loops (`models.cpu`) have threads of their own, which need the cores meanwhile, as other programs do. Measured
-with the preset `plain` on 2 idle cores, clouds of 51 points: 781 clouds/s asleep at once, 892 after `SPINS` turns, 985
-after 10,000; beside another program that kept one core busy 552, 528 and 377.
+compiled loops (`models.cpu`) have threads of their own, which need the cores meanwhile, as other programs do. Threads
+that spin for long are faster on idle cores, and much slower beside another program that keeps one busy.
 """
 
 from __future__ import annotations
