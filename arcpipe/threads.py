@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -65,9 +65,9 @@ class Helpers:
     def __init__(self, pool: ThreadPoolExecutor | None, count: int) -> None:
         self.pool, self.count = pool, count
 
-    def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Do the items, in any order; results in theirs."""
-        if self.pool is None or len(items) < 2:
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Do the items, in any order; results in theirs. The calling thread reads them, while others work."""
+        if self.pool is None:
             return [work(item) for item in items]
         return list(self.pool.map(work, items))
 

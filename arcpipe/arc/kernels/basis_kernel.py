@@ -16,7 +16,8 @@ random but the anchors, so two fits of the same anchors are the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -34,11 +35,13 @@ from arcpipe.arc.problem import FittedCloud, cut_groups
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
 from arcpipe.threads import Helpers, team
-from arcpipe.threads import each as spread
 
 GROUP_PIXELS = 2**14
 """Small images are fitted in groups of at most so many pixels (of fewer, where threads would have nothing to do): a
 compiled call for each took a fifth of their time."""
+
+Placed = tuple[list[NDArray[np.int64]], list[NDArray[np.float32]], list[NDArray[np.int32]]]
+"""The anchors (k, 2) of each image, their scales (k,), and the neighbours (pixels, n) of its pixels."""
 
 
 class BasisKernel:
@@ -56,21 +59,38 @@ class BasisKernel:
         for rows, workers in alone:
             pixels = [images[i].shape[0] * images[i].shape[1] for i in rows]
             groups = cut_groups(rows, pixels, min(GROUP_PIXELS, max(1, sum(pixels) // (2 * workers))))
-            made = spread(
-                lambda some: self.fit_group([images[i] for i in some], fit, [seeds[i] for i in some]), groups, workers
-            )
+            with team(workers) as helpers:
+                made = helpers.each(lambda job: job(), self._jobs(images, fit, seeds, groups))
             clouds.update(zip(rows, chain.from_iterable(made), strict=True))
         for i in together:
             with team(threads) as helpers:
-                (clouds[i],) = self.fit_group([images[i]], fit, [seeds[i]], helpers)
+                (clouds[i],) = self.solve(fit, *self.prepare([images[i]], fit, [seeds[i]]), helpers)
         return [clouds[i] for i in range(len(images))]
 
-    def fit_group(
-        self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], helpers: Helpers | None = None
+    def _jobs(
+        self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], groups: Sequence[Sequence[int]]
+    ) -> Iterator[Callable[[], list[FittedCloud]]]:
+        """The fit of each group, for a thread. Small images are prepared here, while others solve: it is much Python
+        for little work, and threads that do it wait for each other most of the time."""
+        for rows in groups:
+            prepare = partial(self.prepare, [images[i] for i in rows], fit, [seeds[i] for i in rows])
+            if len(rows) > 1:
+                yield partial(self.solve, fit, *prepare())
+            else:
+                yield lambda prepare=prepare: self.solve(fit, *prepare())  # type: ignore[misc]
+
+    def prepare(
+        self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]
+    ) -> tuple[Placed, loops.Scenes]:
+        """Place the anchors of images, and lay the images out for the solver."""
+        placed = place(self.basis, images, fit, seeds)
+        return placed, self.basis.scenes(images, *placed)
+
+    def solve(
+        self, fit: FitSection, placed: Placed, scenes: loops.Scenes, helpers: Helpers | None = None
     ) -> list[FittedCloud]:
         """Fit the latents of some images under a frozen basis; with helpers, of one image."""
-        table, placed = self.basis.table, place(self.basis, images, fit, seeds)
-        scenes = self.basis.scenes(images, *placed)
+        table = self.basis.table
         latents = np.zeros((scenes.anchor_ends[-1], table.width), np.float32)
         if helpers is None or helpers.count < 2:
             solve_each(table, scenes, fit.patch, fit.damping, latents.ravel())
@@ -81,10 +101,6 @@ class BasisKernel:
             FittedCloud(anchors, mine, neighbours, (0.0, 1.0), np.zeros(0, np.float32), scales=scales)
             for anchors, scales, neighbours, mine in zip(*placed, rows, strict=True)
         ]
-
-
-Placed = tuple[list[NDArray[np.int64]], list[NDArray[np.float32]], list[NDArray[np.int32]]]
-"""The anchors (k, 2) of each image, their scales (k,), and the neighbours (pixels, n) of its pixels."""
 
 
 def place(basis: Basis, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]) -> Placed:
