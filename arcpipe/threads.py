@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from arcpipe.machine import available_cores
 
@@ -80,6 +80,16 @@ def team(threads: int) -> Iterator[Helpers]:
         return
     with ThreadPoolExecutor(threads) as pool:
         yield Helpers(pool, threads)
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items, each made by a thread of its own while the one before it is used."""
+    source, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        coming: Future[T | object] = thread.submit(next, source, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, source, end)
+            yield cast("T", item)
 
 
 def give_way() -> None:

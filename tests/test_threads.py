@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -34,6 +36,30 @@ def test_a_count_of_the_user_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", "5")
     threads.set_waiting()
     assert os.environ["GOMP_SPINCOUNT"] == "5"
+
+
+def test_the_next_item_is_made_while_one_is_used() -> None:
+    begun = [threading.Event() for _ in range(4)]
+
+    def items() -> Iterator[int]:
+        for i, event in enumerate(begun[:3]):
+            event.set()
+            yield i
+
+    for i in threads.ahead(items()):
+        assert i == 2 or begun[i + 1].wait(10)
+    assert list(threads.ahead([])) == []
+
+
+def test_what_goes_wrong_ahead_is_told_where_it_is_used() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("no more")
+
+    made = threads.ahead(items())
+    assert next(made) == 1
+    with pytest.raises(OSError, match="no more"):
+        next(made)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there has a thread a niceness of its own")

@@ -24,7 +24,7 @@ from arcpipe.arc.maps import orders_of, units_of
 from arcpipe.arc.memory import PIECE
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
-from arcpipe.threads import each as spread
+from arcpipe.threads import Helpers, ahead, team
 
 CROP = 96
 """Larger images give a square of so many pixels a side, another one every time they are chosen."""
@@ -74,17 +74,19 @@ def learn_basis(
     profiles = Adam(np.zeros(basis.record.profiles.shape), np.zeros(basis.record.profiles.shape))
     sharpness = Adam(np.zeros(1), np.zeros(1))
     errors = np.empty(fit.pretrain_steps, np.float32)
-    for step in range(fit.pretrain_steps):
-        batch = draw_batch(images, rng)
-        slopes, sums, n_values = batch_slopes(basis, batch, fit)
-        errors[step] = sums[0] / n_values
-        rate = RATE * min(1.0, (step + 1) / WARM_UP) * (1 + np.cos(np.pi * step / fit.pretrain_steps)) / 2
-        moved = basis.record.profiles + profiles.step(slopes, step, rate)
-        moved[0] *= order_free  # a wave around the anchor is 0 at the anchor
-        turn = sharpness.step(np.array([sums[2] * basis.record.sharpness]), step, rate)
-        sharp = float(np.float32(basis.record.sharpness * np.exp(turn[0])))
-        basis = changed_basis(basis, profiles=moved.astype(np.float32), sharpness=sharp)
-        stepped(step + 1)
+    laid = (lay_batch(basis, draw_batch(images, rng), fit) for _ in range(fit.pretrain_steps))
+    threads = torch.get_num_threads()
+    with team(threads) as helpers:
+        for step, batch in enumerate(ahead(laid) if threads > 1 else laid):
+            slopes, sums, n_values = batch_slopes(basis, batch, fit, helpers)
+            errors[step] = sums[0] / n_values
+            rate = RATE * min(1.0, (step + 1) / WARM_UP) * (1 + np.cos(np.pi * step / fit.pretrain_steps)) / 2
+            moved = basis.record.profiles + profiles.step(slopes, step, rate)
+            moved[0] *= order_free  # a wave around the anchor is 0 at the anchor
+            turn = sharpness.step(np.array([sums[2] * basis.record.sharpness]), step, rate)
+            sharp = float(np.float32(basis.record.sharpness * np.exp(turn[0])))
+            basis = changed_basis(basis, profiles=moved.astype(np.float32), sharpness=sharp)
+            stepped(step + 1)
     return in_own_coordinates(basis, draw_batch(images, rng, MEASURED), fit), errors
 
 
@@ -113,21 +115,32 @@ def draw_batch(images: Sequence[NDArray[Any]], rng: np.random.Generator, count: 
     return chosen
 
 
-def batch_slopes(basis: Basis, batch: Chosen, fit: FitSection) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+def lay_batch(basis: Basis, batch: Chosen, fit: FitSection) -> list[loops.Scenes]:
+    """Place the anchors of a batch, and lay it out in the groups that one thread works on: of the same images on any
+    machine, for the same bits. Nothing that is learned of the basis matters here."""
+    laid = []
+    for start in range(0, len(batch), TOGETHER):
+        images, seeds = zip(*batch[start : start + TOGETHER], strict=True)
+        laid.append(basis.scenes(images, *place(basis, images, fit, seeds)))
+    return laid
+
+
+def batch_slopes(
+    basis: Basis, batch: Sequence[loops.Scenes], fit: FitSection, helpers: Helpers
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """Return the slope of the mean loss of a batch by the profiles, (knots, channels, units), the sums of
     `basis_learn.learn` (the slope by sharpness for each pixel), and the number of values."""
     table, inverse = basis.table, (1 / level_scales(basis.record)).astype(np.float32)
 
-    def some(chosen: Chosen) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        scenes, latents = solved(basis, chosen, fit)
+    def some(scenes: loops.Scenes) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         slopes, sums = np.zeros(table.profiles.size, np.float32), np.zeros(3)
         pulled = np.zeros_like(table.patches.rows)
-        learn_each(table, scenes, latents, fit.patch, pulled, slopes, sums)
+        learn_each(table, scenes, solved(basis, scenes, fit), fit.patch, pulled, slopes, sums)
         pull_profiles(table, inverse, pulled, slopes)
         return slopes, sums
 
-    made = spread(some, together(batch), torch.get_num_threads())
-    n_pixels = sum(image.shape[0] * image.shape[1] for image, _ in batch)
+    made = helpers.each(some, batch)
+    n_pixels = sum(int(scenes.pixel_ends[-1]) for scenes in batch)
     total = np.sum([slopes.astype(np.float64) for slopes, _ in made], axis=0).reshape(table.knots, basis.channels, -1)
     sums = np.sum([sums for _, sums in made], axis=0)
     slopes = np.zeros(basis.record.profiles.shape)
@@ -136,18 +149,11 @@ def batch_slopes(basis: Basis, batch: Chosen, fit: FitSection) -> tuple[NDArray[
     return slopes / n_pixels, sums, n_pixels * basis.channels
 
 
-def together(batch: Chosen) -> list[Chosen]:
-    """Cut a batch into the groups that one thread works on: of the same images on any machine, for the same bits."""
-    return [batch[start : start + TOGETHER] for start in range(0, len(batch), TOGETHER)]
-
-
-def solved(basis: Basis, chosen: Chosen, fit: FitSection) -> tuple[loops.Scenes, NDArray[np.float32]]:
-    """The scenes of some images and their fitted latents, flat."""
-    images, seeds = [image for image, _ in chosen], [seed for _, seed in chosen]
-    scenes = basis.scenes(images, *place(basis, images, fit, seeds))
+def solved(basis: Basis, scenes: loops.Scenes, fit: FitSection) -> NDArray[np.float32]:
+    """The fitted latents of some images, flat."""
     latents = np.zeros(scenes.anchor_ends[-1] * basis.table.width, np.float32)
     solve_each(basis.table, scenes, fit.patch, fit.damping, latents)
-    return scenes, latents
+    return latents
 
 
 def in_own_coordinates(basis: Basis, batch: Chosen, fit: FitSection) -> Basis:
@@ -197,16 +203,17 @@ def _measure(
     """
     table, z = basis.table, basis.latent_dim
 
-    def some(chosen: Chosen) -> tuple[NDArray[np.float32], NDArray[np.float64], float]:
-        scenes, latents = solved(basis, chosen, fit)
+    def some(scenes: loops.Scenes) -> tuple[NDArray[np.float32], NDArray[np.float64], float]:
+        latents = solved(basis, scenes, fit)
         squares, weights = np.zeros((table.width, table.width)), 0.0
-        for i in range(len(chosen)):
+        for i in range(len(scenes.columns)):
             scene = loops.scene_of(scenes, i)
             for block in scene.blocks:
                 weights += gram(table, scene, block, squares)
         return latents.reshape(-1, table.width)[:, :z], squares[:z, :z], weights
 
-    made = spread(some, together(batch), torch.get_num_threads())
+    with team(torch.get_num_threads()) as helpers:
+        made = helpers.each(some, lay_batch(basis, batch, fit))
     rows = np.concatenate([rows for rows, _, _ in made]).astype(np.float64)
     lower = np.sum([squares for _, squares, _ in made], axis=0) / sum(weights for _, _, weights in made)
     squares = lower + np.tril(lower, -1).T

@@ -14,7 +14,7 @@ from arcpipe.arc.basis import Basis, anchor_scales, changed_basis, new_basis
 from arcpipe.arc.engine import decode, decoder_of, fit_clouds
 from arcpipe.arc.kernels import basis_loops as loops
 from arcpipe.arc.kernels.basis_kernel import BasisKernel, place, solve_together
-from arcpipe.arc.learn_basis import batch_slopes, learn_basis, solved
+from arcpipe.arc.learn_basis import batch_slopes, lay_batch, learn_basis, solved
 from arcpipe.arc.maps import orders_of, units_of
 from arcpipe.config import FitSection
 from arcpipe.threads import team
@@ -106,7 +106,8 @@ def test_threads_and_blocks_change_no_bit(size: tuple[int, int]) -> None:
     scene = loops.scene_of(basis.scenes([image], *place(basis, [image], fit, [5])), 0)
     assert len(scene.blocks) > 1
     together = np.zeros(len(scene.anchors) * basis.table.width, np.float32)
-    _, alone = solved(basis, [(image, 5)], fit)
+    (scenes,) = lay_batch(basis, [(image, 5)], fit)
+    alone = solved(basis, scenes, fit)
     with team(3) as helpers:
         solve_together(basis.table, scene, fit, together, helpers)
     np.testing.assert_array_equal(alone, together)
@@ -156,11 +157,12 @@ def test_scales_are_mean_distances_to_the_four_nearest() -> None:
 def test_the_slope_of_the_loss_is_that_of_differences() -> None:
     basis, fit = random_basis(), settings()
     batch = [(picture(14, 15), 7)]
-    slopes, sums, _ = batch_slopes(basis, batch, fit)
+    with team(1) as alone:
+        slopes, sums, _ = batch_slopes(basis, lay_batch(basis, batch, fit), fit, alone)
 
     def loss(changed: Basis) -> float:
-        _, totals, _ = batch_slopes(changed, batch, fit)
-        _, latents = solved(changed, batch, fit)
+        _, totals, _ = batch_slopes(changed, lay_batch(basis, batch, fit), fit, alone)
+        latents = solved(changed, *lay_batch(basis, batch, fit), fit)
         ridge = fit.damping * float(np.square(latents.astype(np.float64)).sum())
         return float(totals[1] + ridge) / (14 * 15)
 

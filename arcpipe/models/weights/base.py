@@ -42,8 +42,8 @@ class WeightClassifier(nn.Module):
         widths: Neurons of every layer, from the coordinates to the channels.
         dropout: Share of the numbers that a step leaves out.
         start: (P,), the vector in which all networks began. What it was at a parameter then stands beside that
-            parameter, scaled to deviation 1 in every tensor: a neuron is known in every network by where it began. (0,): it
-            is not given.
+            parameter, scaled to deviation 1 in every tensor: a neuron is known in every network by where it began.
+            (0,): it is not given.
     """
 
     start: Tensor
