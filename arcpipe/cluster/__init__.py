@@ -134,7 +134,7 @@ def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None,
         "host": LOOPBACK,
         "dashboard_address": f"{LOOPBACK}:0",
         "local_directory": str(scratch),
-        "preload": ["arcpipe.cluster"],
+        "preload": ["arcpipe.cluster", "arcpipe.arc.engine"],
         "silence_logs": "ERROR",
         # Dask's own share would be one core's, however many a worker has. Where it ends, Dask kills the worker.
         "memory_limit": max(int(1.2 * (run.memory or 0)), machine_memory() // n_workers),
