@@ -141,15 +141,8 @@ def render_cloud(
     neighbours: NDArray[Any],
 ) -> NDArray[np.float32]:
     """The picture (height, width, channels) of a cloud whose anchors lie on whole pixels."""
-    table = basis.table
-    nothing = np.zeros((*size, basis.channels), np.float32)
-    scene = loops.scene_of(basis.scenes([nothing], [positions], [scales], [neighbours]), 0)
-    picture = scene.target
-    padded, work = pad_latents(latents, table.width), loops.lay_work(table, neighbours.shape[1])
-    for block in scene.blocks:
-        loops.lay_shares(table, scene, block)
-        loops.render(table, scene, block, padded, picture, work)
-    picture += np.float32(0.5)
+    scenes = basis.scenes([np.zeros((*size, basis.channels), np.float32)], [positions], [scales], [neighbours])
+    picture: NDArray[np.float32] = loops.render(basis.table, scenes, pad_latents(latents, basis.table.width))
     return picture.reshape(*size, basis.channels)
 
 

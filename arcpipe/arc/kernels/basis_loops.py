@@ -215,16 +215,6 @@ def see(table, scene, latents, row, column, work):
         work.colour[c] = total
 
 
-@bare
-def render(table, scene, block, latents, picture, work):
-    """Write the colours less 0.5 of the pixels of a block into `picture` (pixels, channels)."""
-    for row in range(block[0], block[2]):
-        for column in range(block[1], block[3]):
-            see(table, scene, latents, row, column, work)
-            for c in range(table.channels):
-                picture[row * scene.columns + column, c] = work.colour[c]
-
-
 @compiled
 def render_places(table, positions, inverse, latents, places, near, picture):
     """Write the colours less 0.5 of any places (p, 2) into `picture`; `near` (p, n) are their nearest anchors."""
@@ -318,6 +308,27 @@ def scene_of(scenes, i):
         scene.neighbours[pixels], scene.shares[pixels], scene.uses[pixels], scene.weights[pixels], scene.target[pixels],
         scene.blocks[scenes.block_ends[i] : scenes.block_ends[i + 1]], scene.slots, scenes.columns[i],
     )  # fmt: skip
+
+
+@compiled
+def render(table, scenes, latents):
+    """The colours (pixels, channels) of the only image of `scenes`."""
+    scene = scene_of(scenes, 0)
+    work, picture = lay_work(table, len(scene.slots)), np.empty(scene.target.shape, np.float32)
+    for b in range(len(scene.blocks)):
+        lay_shares(table, scene, scene.blocks[b])
+        render_block(table, scene, scene.blocks[b], latents, picture, work)
+    return picture
+
+
+@bare
+def render_block(table, scene, block, latents, picture, work):
+    """Write the colours of the pixels of a block into `picture` (pixels, channels)."""
+    for row in range(block[0], block[2]):
+        for column in range(block[1], block[3]):
+            see(table, scene, latents, row, column, work)
+            for c in range(table.channels):
+                picture[row * scene.columns + column, c] = work.colour[c] + np.float32(0.5)
 
 
 def blocks_of(height: int, width: int) -> NDArray[np.int64]:

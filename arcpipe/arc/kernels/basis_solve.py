@@ -19,7 +19,7 @@ from arcpipe.arc.kernels.basis_loops import find_row, lay_row, lay_shares, lay_w
 from arcpipe.arc.kernels.simd import LANES, ROWS, block_1, block_2, fma, load, load_from, multiply, splat, store
 from arcpipe.compiled import bare, compiled
 
-BUILT_ON_SHA256 = "681f7d3686c5ef9d141805495a767bf51f62b911390af18e4c926c59280138fa"
+BUILT_ON_SHA256 = "9ba87fcb52fe262616dd12b5a511bbf5ae890d3705e4451bed227276ed73da82"
 """See `arcpipe.compiled`: of `basis_loops.py`, `simd.py` and `vectors.py`."""
 
 PAIRS = 64
