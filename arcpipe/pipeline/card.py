@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from arcpipe.config import ConvertConfig, TrainConfig
 from arcpipe.devices import choose_device
 from arcpipe.errors import ConfigError
+from arcpipe.store import open_store
 
 if TYPE_CHECKING:
     from arcpipe.convert.report import ConvertReport
@@ -54,13 +55,14 @@ class Card:
         """The card of a finished training; `command` makes it again."""
         split = report.splits[train.stream.train_split]
         images = sum(each.samples for each in report.splits.values())
-        scale = int(convert.fit.decoder_kind == "basis")
+        decoder = open_store(report.store).decoder
+        around = {"concat": 2, "basis": 3, "siren": 0}[decoder.kind]  # row and column, and the anchor's scale
         return cls(
             labels="in the training of the classifier alone",
             teacher="none",
             views="none of changed pixels" if convert.fit.views == 1 else f"{convert.fit.views} of cropped pixels",
             fits=convert.fit.clouds_an_image,
-            numbers=split.points * (convert.fit.latent_dim + 2 + scale) / max(split.samples, 1),
+            numbers=split.points * (decoder.latent_dim + around) / max(split.samples, 1),
             bytes=sum(report.bytes_by_array.values()) / max(images, 1),
             psnr=split.mean_psnr or 0.0,
             augment=", ".join(train.augment.apply) or "none",
