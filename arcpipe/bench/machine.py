@@ -55,4 +55,10 @@ def matrix_peak() -> float:
 def in_fresh_process(work: Callable[..., Any], *arguments: Any) -> Any:
     """Call in a process of its own, which knows nothing of what was measured before."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+        future = pool.submit(work, *arguments)
+        try:
+            return future.result()
+        except BaseException:  # a signal that reached this process alone: nobody waits for the measurement any more
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise

@@ -16,8 +16,7 @@ random but the anchors, so two fits of the same anchors are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -56,40 +55,37 @@ class BasisKernel:
         threads = torch.get_num_threads()
         alone, together = share_out([image.shape for image in images], fit, threads, memory_bytes)
         clouds: dict[int, FittedCloud] = {}
+
+        def fit_group(job: tuple[Sequence[int], Placed | None]) -> list[FittedCloud]:
+            some, placed = [images[i] for i in job[0]], job[1]
+            return self.solve(some, fit, placed or place(self.basis, some, fit, [seeds[i] for i in job[0]]))
+
         for rows, workers in alone:
             pixels = [images[i].shape[0] * images[i].shape[1] for i in rows]
             groups = cut_groups(rows, pixels, min(GROUP_PIXELS, max(1, sum(pixels) // (2 * workers))))
             with team(workers) as helpers:
-                made = helpers.each(lambda job: job(), self._jobs(images, fit, seeds, groups))
+                made = helpers.each(fit_group, self._jobs(images, fit, seeds, groups))
             clouds.update(zip(rows, chain.from_iterable(made), strict=True))
         for i in together:
             with team(threads) as helpers:
-                (clouds[i],) = self.solve(fit, *self.prepare([images[i]], fit, [seeds[i]]), helpers)
+                placed = place(self.basis, [images[i]], fit, [seeds[i]])
+                (clouds[i],) = self.solve([images[i]], fit, placed, helpers)
         return [clouds[i] for i in range(len(images))]
 
     def _jobs(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], groups: Sequence[Sequence[int]]
-    ) -> Iterator[Callable[[], list[FittedCloud]]]:
-        """The fit of each group, for a thread. Small images are prepared here, while others solve: it is much Python
+    ) -> Iterator[tuple[Sequence[int], Placed | None]]:
+        """The groups, with the anchors of small images. Those are placed here, while threads solve: it is much Python
         for little work, and threads that do it wait for each other most of the time."""
         for rows in groups:
-            prepare = partial(self.prepare, [images[i] for i in rows], fit, [seeds[i] for i in rows])
-            if len(rows) > 1:
-                yield partial(self.solve, fit, *prepare())
-            else:
-                yield lambda prepare=prepare: self.solve(fit, *prepare())  # type: ignore[misc]
-
-    def prepare(
-        self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]
-    ) -> tuple[Placed, loops.Scenes]:
-        """Place the anchors of images, and lay the images out for the solver."""
-        placed = place(self.basis, images, fit, seeds)
-        return placed, self.basis.scenes(images, *placed)
+            some, own = [images[i] for i in rows], [seeds[i] for i in rows]
+            yield rows, place(self.basis, some, fit, own) if len(rows) > 1 else None
 
     def solve(
-        self, fit: FitSection, placed: Placed, scenes: loops.Scenes, helpers: Helpers | None = None
+        self, images: Sequence[NDArray[Any]], fit: FitSection, placed: Placed, helpers: Helpers | None = None
     ) -> list[FittedCloud]:
         """Fit the latents of some images under a frozen basis; with helpers, of one image."""
+        scenes = self.basis.scenes(images, *placed)
         table = self.basis.table
         latents = np.zeros((scenes.anchor_ends[-1], table.width), np.float32)
         if helpers is None or helpers.count < 2:
