@@ -111,7 +111,7 @@ def open_writer(place: Place) -> StoreWriter:
 def _continued(storage: Storage, root: Mapping[str, Any], header: StoreHeader, decoder: DecoderRecord) -> StoreWriter:
     _require_same(storage, root, header, decoder)
     writer = _handle(storage, root)
-    writer.sweep()
+    storage.sweep(finished=root["complete"])
     return writer
 
 

@@ -116,13 +116,6 @@ class StoreWriter:
             self.drop_part(split, part_id)
         return len(failed)
 
-    def sweep(self) -> int:
-        """Remove what killed attempts left, and nothing that a living process works on. Returns how many.
-
-        `create_or_open` sweeps.
-        """
-        return self.storage.sweep()
-
     def finish(self, totals: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Add up all parts into the root's attributes, declare the store complete, delete the one it replaces.
 

@@ -251,7 +251,7 @@ def test_a_file_system_without_locks_sweeps_nothing(tmp_path: Path, monkeypatch:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    assert writer.sweep() == 0
+    assert writer.storage.sweep() == 0
     with storage_at(writer.storage.path).lock():
         writer.commit_part("train", "0000", make_batch(range(5)))
     assert writer.remaining() == ()

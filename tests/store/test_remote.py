@@ -197,6 +197,14 @@ def test_a_straggler_that_read_an_old_choice_harms_nothing(bucket: str, monkeypa
     assert same_clouds(open_store(writer.storage).read_part("train", "0000"), first.without_neighbours())
 
 
+def test_what_a_killed_writer_had_sent_off_may_arrive_late(bucket: str) -> None:
+    writer = full_store(store_in(bucket))
+    objects.put(writer.storage.address.at(".attempts/train-0000/elsewhere-1-ab/latents/zarr.json"), b"{}")
+    assert verify(writer.storage).problems == []
+    create_or_open(writer.storage, make_header(writer.splits), make_decoder())
+    assert not any(".attempts" in key for key in keys(writer.storage))
+
+
 def test_a_second_converter_is_told_who_is_at_work(bucket: str) -> None:
     place = store_in(bucket)
     holder = [sys.executable, str(HERE / "lock_holder.py"), str(place)]
