@@ -182,8 +182,11 @@ def parity(bench: Bench) -> list[dict[str, Any]]:
             (name, basis, bench.basis_fit, BasisKernel(basis), kernel) for name, kernel in kernels.items()
         ]
         if size[0] * size[1] <= 2**16 or bench.left_s > 300:
-            thesis = TorchKernel(concat.to(bench.device))
-            cases.append(("thesis, torch", concat, bench.thesis, NumbaKernel(concat), thesis))
+            there = concat.to(bench.device)
+            cases += [
+                (f"thesis, {name}", concat, bench.thesis, NumbaKernel(concat), TorchKernel(there, name))
+                for name in bench.solvers()
+            ]
         for name, decoder, fit, ours, theirs in cases:
             expected, found = (kernel.run(images, fit, seeds, memory) for kernel in (ours, theirs))
             gaps = [np.abs(a.latents - b.latents).max() for a, b in zip(expected, found, strict=True)]
@@ -239,13 +242,14 @@ def fits(bench: Bench) -> list[dict[str, Any]]:
             rows.append({"size": label, "what": f"what the CPU does for {name}", "images_s": count / seconds})
         for name in bench.solvers():
             rows.append({"size": label, "what": f"basis, {name}", **basis_speed(bench, basis, name, images)})
-        thesis = TorchKernel(concat)
-        seconds = bench.seconds(lambda: thesis.run(images, bench.thesis, range(count), 2**33), most=2)  # noqa: B023
-        work = thesis_work(area, bench.thesis)
-        rows.append(
-            {"size": label, "what": "thesis, torch", "images_s": count / seconds}
-            | shares(bench, work, 0, seconds / count)
-        )
+        for name in bench.solvers():
+            thesis = TorchKernel(concat, name)
+            seconds = bench.seconds(lambda: thesis.run(images, bench.thesis, range(count), 2**33), most=2)  # noqa: B023
+            work = thesis_work(area, bench.thesis)
+            rows.append(
+                {"size": label, "what": f"thesis, {name}", "images_s": count / seconds}
+                | shares(bench, work, 0, seconds / count)
+            )
         seconds = autograd_seconds(bench, images[0], concat)
         rows.append({"size": label, "what": f"autograd, one image, from {LOOP_STEPS} steps", "images_s": 1 / seconds})
     return rows
@@ -479,7 +483,9 @@ def profiles(bench: Bench) -> dict[str, list[dict[str, Any]]]:
     works: dict[str, Callable[[], Any]] = {
         f"basis, {name}": partial(solve_all, basis, name) for name in bench.solvers()
     }
-    works["thesis, torch"] = lambda: TorchKernel(concat).run(images, bench.thesis, range(len(images)), 2**33)
+    for name in bench.solvers():
+        thesis = TorchKernel(concat, name)
+        works[f"thesis, {name}"] = partial(thesis.run, images, bench.thesis, range(len(images)), 2**33)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.on_gpu else [])]
     found = {}
     for name, work in works.items():

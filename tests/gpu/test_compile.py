@@ -18,7 +18,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("Triton is interpreted in this run, so it compiles nothing", allow_module_level=True)
 
 from arcpipe.arc.kernels import basis_triton as kernels  # noqa: E402
-from arcpipe.arc.kernels import nearest_triton  # noqa: E402
+from arcpipe.arc.kernels import nearest_triton, steps_triton  # noqa: E402
 
 SHARED_BYTES = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 """Shared memory that a block may have."""
@@ -29,14 +29,20 @@ KINDS = {
     "int32": (
         *("places", "anchors", "pairs", "orders", "starts", "points", "of_point", "levels", "frames", "patch_places"),
         *("boxes", "run_starts", "run_firsts", "run_stops", "run_image", "found"),
+        *("near", "ends", "image_ends", "anchor_ends", "users", "user_starts", "longest"),
     ),
     "uint8": ("sines",),
 }
 NUMBERS = {"count": "i32", "knots": "i32", "per_scale": "fp32", "patch": "fp32", "damping": "fp32"}
+NUMBERS |= {"steps": "i32", "images": "i32", "room": "i32", "slow": "fp32", "slower": "fp32", "eps": "fp32"}
+THESIS = {"R": 16, "H": 144, "W": 16, "P": steps_triton.PIXELS, "U": steps_triton.UNITS}
+THESIS |= {"PRODUCTS": steps_triton.PRODUCTS}
 CASES = [
     (nearest_triton.find_nearest, nearest_triton.WARPS, {"N": 4, "P": nearest_triton.POINTS}),
     (nearest_triton.find_nearest, nearest_triton.WARPS, {"N": 5, "P": nearest_triton.POINTS}),
     (kernels.solve_anchors, kernels.WARPS, {"PRODUCTS": kernels.PRODUCTS}),
+    (steps_triton.take_steps, steps_triton.WARPS, {**THESIS, "K": 64}),
+    (steps_triton.take_steps, steps_triton.WARPS, {**THESIS, "K": steps_triton.MOST_ANCHORS}),
 ]
 
 

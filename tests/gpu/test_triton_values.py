@@ -14,11 +14,15 @@ if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("neither a GPU nor TRITON_INTERPRET=1", allow_module_level=True)
 
 from arcpipe.arc.anchors import morton_order
+from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.kernels.basis_batch import scales_there
 from arcpipe.arc.kernels.basis_kernel import BasisKernel
 from arcpipe.arc.kernels.batch_kernel import BatchKernel
 from arcpipe.arc.kernels.nearest_triton import nearest_of
+from arcpipe.arc.kernels.torch_kernel import TorchKernel
 from arcpipe.arc.neighbours import nearest_anchors
+from arcpipe.arc.reference import fit_cloud_reference
+from arcpipe.config import FitSection
 from tests.arc.basis_reference import solve_basis_reference
 from tests.arc.test_basis import picture, random_basis, settings
 
@@ -93,3 +97,24 @@ def test_ragged_batches_have_the_latents_of_compiled_loops(latent_dim: int) -> N
         assert_array_equal(one.neighbours, other.neighbours)
         assert_array_equal(one.scales, other.scales)
         assert_allclose(one.latents, other.latents, atol=5e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"latent_dim": 5, "neighbours": 3, "hidden": (21,)},
+        {"latent_dim": 16, "neighbours": 1, "schedule": "cosine", "betas": (0.8, 0.9)},
+        {"latent_dim": 33, "latents": 20, "pixel_share": 0.4},  # wider than the latents of a small block
+    ],
+)
+def test_steps_in_one_launch_are_those_of_the_equations(channels: int, settings: dict[str, object]) -> None:
+    fit = FitSection.model_validate({"recipe": "thesis", "latents": 6, "steps": 6, "init": 0.5, "lr": 0.02, **settings})
+    decoder = Decoder.initial(fit, channels, 7)
+    images = [picture(*size, channels, seed=i) for i, size in enumerate([(9, 11), (1, 30), (5, 5), (12, 7)])]
+    clouds = TorchKernel(decoder.to(DEVICE), "triton").run(images, fit, range(4), 0)
+    for seed, (image, cloud) in enumerate(zip(images, clouds, strict=True)):
+        exact, losses = fit_cloud_reference(image, decoder, fit, seed)
+        assert_array_equal(cloud.positions, exact.positions.numpy())
+        assert_allclose(cloud.losses, losses, rtol=1e-4)
+        assert_allclose(cloud.latents, exact.latents.numpy(), atol=2e-4)

@@ -15,6 +15,7 @@ from torch import Tensor
 from arcpipe.arc.adam import Adam, learning_rates
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import DecoderGradient, Factorised, sum_rows
+from arcpipe.arc.kernels.batch_kernel import has_triton
 from arcpipe.arc.problem import FittedCloud, PreparedImage, Tiled, group_images, kept_bytes, prepare_image
 from arcpipe.arc.tiles import Tile
 from arcpipe.config import FitSection
@@ -29,10 +30,18 @@ GPU_TILE_PIXELS = 2**18
 
 
 class TorchKernel:
-    """See `arcpipe.arc.kernels.Kernel`."""
+    """See `arcpipe.arc.kernels.Kernel`.
 
-    def __init__(self, decoder: Decoder) -> None:
+    Args:
+        solver: `triton` (small images by one launch for all steps), `torch`, or `auto`: Triton on a GPU where it is
+            installed.
+    """
+
+    def __init__(self, decoder: Decoder, solver: str = "auto") -> None:
         self.decoder = decoder
+        if solver == "auto":
+            solver = "triton" if decoder.device.type == "cuda" and has_triton() else "torch"
+        self.solver = solver
         self.network = Factorised(decoder)
         self.group_pixels = CPU_TILE_PIXELS if decoder.device.type == "cpu" else GPU_TILE_PIXELS
 
@@ -40,23 +49,32 @@ class TorchKernel:
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
     ) -> list[FittedCloud]:
         clouds: dict[int, FittedCloud] = {}
-        going: list[tuple[list[int], Tiled, Tensor, Tensor]] = []
+        going: list[tuple[list[int], list[PreparedImage], Tensor, Tensor]] = []
 
         def collect() -> None:
-            for group, problem, latents, losses in going:
-                clouds.update(zip(group, split_clouds(problem, latents, losses), strict=True))
+            for group, members, latents, losses in going:
+                clouds.update(zip(group, split_clouds(members, latents, losses), strict=True))
             going.clear()
 
         for group in group_images([image.shape[:2] for image in images], fit, self.group_pixels):
             members = self._prepare([images[i] for i in group], fit, [seeds[i] for i in group])
-            problem = self._problem(members, keep=kept_bytes(members) <= memory_bytes)
             collect()  # a GPU was at work on the group before while this one was prepared
-            latents = problem.latents()
-            going.append((group, problem, latents, self.fit(problem, latents, fit)))
-            if latents.device.type == "cpu":
+            going.append((group, members, *self._fit(members, fit, memory_bytes)))
+            if self.decoder.device.type == "cpu":
                 collect()
         collect()
         return [clouds[i] for i in range(len(images))]
+
+    def _fit(self, images: Sequence[PreparedImage], fit: FitSection, memory_bytes: int) -> tuple[Tensor, Tensor]:
+        """The latents (m, z) of all images and the losses (steps, images) before each step."""
+        if self.solver == "triton":
+            from arcpipe.arc.kernels.steps_triton import fit_by_triton, suits
+
+            if suits(images, self.decoder):
+                return fit_by_triton(images, self.decoder, fit)
+        problem = self._problem(images, keep=kept_bytes(images) <= memory_bytes)
+        latents = problem.latents()
+        return latents, self.fit(problem, latents, fit)
 
     def _prepare(self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]) -> list[PreparedImage]:
         """Prepare images, by all threads where these have nothing else to do."""
@@ -195,11 +213,11 @@ class Steps:
         return self.losses
 
 
-def split_clouds(problem: Tiled, latents: Tensor, losses: Tensor) -> list[FittedCloud]:
+def split_clouds(images: Sequence[PreparedImage], latents: Tensor, losses: Tensor) -> list[FittedCloud]:
     """Cut fitted latents (m, z) and losses (steps, images) into one cloud for each image."""
     all_latents, all_losses = latents.cpu().numpy(), losses.cpu().numpy()
-    parts = np.split(all_latents, problem.latent_offsets[1:-1])
+    parts = np.split(all_latents, np.cumsum([len(image.positions) for image in images])[:-1])
     return [
         FittedCloud(image.positions, rows.copy(), image.neighbours, image.relative, all_losses[:, i].copy())
-        for i, (image, rows) in enumerate(zip(problem.images, parts, strict=True))
+        for i, (image, rows) in enumerate(zip(images, parts, strict=True))
     ]
