@@ -126,7 +126,8 @@ def section(document: Mapping[str, Any]) -> list[str]:
     """One experiment: title, table, order, cost."""
     rows, machine = read_rows(document), document["machine"]
     lines = [f"## {document['title'] or document['name']}", "", " ".join(document["about"].split()), ""]
-    lines += markdown("", document["thesis"], document["columns"], rows)
+    numbered = [row for row in rows if any((cell.mean, cell.thesis) != (None, None) for cell in row.cells.values())]
+    lines += markdown("", document["thesis"], document["columns"], numbered)
     lines += ["", *(line for column in document["columns"] for line in order(rows, column))]
     shown = list(current(document, rows))
     seconds = {entry["run"]: entry["training"]["seconds"] for entry in shown}
@@ -136,6 +137,8 @@ def section(document: Mapping[str, Any]) -> list[str]:
         for entry in shown
     }
     lines += card_lines(cards)
+    waiting = [row.name for row in rows if row not in numbered]
+    lines += [f"* Arms that have not been run: {'; '.join(waiting)}."] if waiting else []
     lines += [f"* `{document['name']}`: {cost} ({machine['cpu']}), arcpipe {document['arcpipe']}."]
     return lines + [f"* Failed: {failure}" for failure in document["failed"]]
 

@@ -65,7 +65,10 @@ def test_a_section_has_table_and_cost(page: ModuleType) -> None:
         "columns": ["accuracy"],
         "arcpipe": "0.1",
         "machine": {"cores": 2, "cpu": "X"},
-        "rows": [{"name": "none", "reference": False, "cells": cells, "facts": facts}],
+        "rows": [
+            {"name": "none", "reference": False, "cells": cells, "facts": facts},
+            {"name": "waiting", "reference": False, "cells": {}, "facts": {}},
+        ],
         "results": [
             {"run": f"r{i}", "training": {"seconds": 150.0}, "arm": "none", "card": CARD.as_dict(), **found}
             for i, accuracy in enumerate((0.38, 0.40, 0.31))  # the last one is of former settings
@@ -74,6 +77,8 @@ def test_a_section_has_table_and_cost(page: ModuleType) -> None:
     }
     lines = page.section(document)
     assert "| none | 39.00 ± 1.41 (2) | 38.12 | 8,000 | 8,000 | 31.2 | 15 | 2.5 |" in lines
+    assert not any(line.startswith("| waiting |") for line in lines)
+    assert "* Arms that have not been run: waiting." in lines
     assert any("2 trainings, 5 min 00 s in all on 2 cores (X)" in line for line in lines)
 
 
