@@ -1,20 +1,21 @@
 """`results/NAME/results.json`: every number of an experiment with the settings it stands for.
 
-Written whole or not at all. It is also the memory of `arcpipe run`: a number whose settings are those of the file is
-not measured again.
+Written whole or not at all, with what other commands on the same file measured meanwhile. It is also the memory of
+`arcpipe run`: a number whose settings are those of the file is not measured again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from arcpipe.errors import ConfigError
-from arcpipe.files import write_atomically
+from arcpipe.files import locked, write_atomically
 from arcpipe.pipeline.file import Pipeline, numbers_of
 from arcpipe.pipeline.plan import Evaluation, Job, same_settings
 
@@ -54,18 +55,17 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.entries: list[dict[str, Any]] = []
-        path = folder / "results.json"
-        if path.is_file():
-            try:
-                document = json.loads(path.read_text(encoding="utf-8"))
-                if document["format"] != FORMAT or document["version"] != VERSION:
-                    raise ValueError(f"format {document['format']}, version {document['version']}")
-                self.entries = list(document["results"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(
-                    f"{path} is no results file of this version.", details=[str(error)], fix=[f"mv {path} {path}.old"]
-                ) from None
+        self.entries = read_entries(folder / "results.json")
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """Nobody else writes the folder in the block, which begins with what others measured meanwhile taken in."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder.with_name(f".{self.folder.name}.lock"), wait=True):
+            known = [entry["settings"] for entry in self.entries]
+            others = read_entries(self.folder / "results.json")
+            self.entries += [entry for entry in others if entry["settings"] not in known]
+            yield
 
     def find(self, evaluation: Evaluation) -> dict[str, Any] | None:
         """The entry that stands for exactly these settings; arms may be renamed."""
@@ -111,8 +111,22 @@ class Results:
             "rows": [_row_json(row) for row in rows],
             "results": self.entries,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "results.json", json.dumps(document, indent=1).encode())
+
+
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """The entries of a results.json, none where there is no file. Raises `ConfigError` where it is something else."""
+    if not path.is_file():
+        return []
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT or document["version"] != VERSION:
+            raise ValueError(f"format {document['format']}, version {document['version']}")
+        return list(document["results"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is no results file of this version.", details=[str(error)], fix=[f"mv {path} {path}.old"]
+        ) from None
 
 
 def _facts(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

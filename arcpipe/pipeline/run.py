@@ -162,6 +162,10 @@ class _Desk:
 
     def write(self) -> list[str]:
         """Write the four files and return the table's lines."""
+        with self.results.shared():
+            return self._write()
+
+    def _write(self) -> list[str]:
         rows = self.results.rows(self.pipeline, self.all_jobs)
         name, table, columns = self.pipeline.name, self.pipeline.table, self.pipeline.columns()
         lines = markdown(table.title or name, table.thesis, columns, rows)

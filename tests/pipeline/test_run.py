@@ -15,6 +15,7 @@ import arcpipe.train
 from arcpipe.errors import ConfigError, PipelineError
 from arcpipe.pipeline import read_pipeline, run_pipeline
 from arcpipe.pipeline.card import Card
+from arcpipe.pipeline.results import Results
 from arcpipe.train import run_evaluate
 from tests.pipeline.conftest import ARMS, SHARED
 
@@ -114,6 +115,17 @@ def test_other_settings_are_measured_again_and_the_old_runs_stay(data: Path, wri
     assert run(changed, data, **only_one).measured == 2
     assert before < set(Path("runs").rglob("summary.json"))
     assert run(write(ARMS), data, **only_one).measured == 0, "its numbers are still known"
+
+
+def test_two_commands_on_one_file_keep_the_numbers_of_both(data: Path, write: Callable[..., Path]) -> None:
+    file = write(ARMS)
+    run(file, data, only=["none"], seeds=[0])
+    late = Results(RESULTS)  # of a command that began when only this was known
+    run(file, data, only=["push"], seeds=[0])
+    late.entries[0]["accuracy"] = 0.5
+    with late.shared():
+        assert [entry["arm"] for entry in late.entries] == ["none", "none", "push", "push"]
+        assert late.entries[0]["accuracy"] == 0.5
 
 
 def test_evaluating_on_another_conversion(data: Path, write: Callable[..., Path]) -> None:
