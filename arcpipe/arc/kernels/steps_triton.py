@@ -1,9 +1,9 @@
 """All steps of the fit of a small image as one Triton kernel: latents and Adam's averages stay in registers.
 
-A program has one image, and its warps wait for each other twice a step: latents are multiplied once for every slot,
-pixels add the products of their anchors, and an anchor sums the gradients of its own pixels, always in one order. So
-the kernel contains no atomic. What passes from one part of a step to the next lies in memory of the program's own, some
-300 kB, which its multiprocessor keeps near.
+A program has one image, and its warps wait for each other between the parts of a step: latents are multiplied for every
+slot, pixels add the products of their anchors, and an anchor sums the gradients of its own pixels, always in one order.
+So the kernel contains no atomic. What passes from one part of a step to the next lies in memory of the program's own,
+some 300 kB, which its multiprocessor keeps near.
 """
 
 # Kernels: Triton finds the types of their arguments itself; pointers are described where they are passed.
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.problem import PreparedImage, places, standardised_gaps
+from arcpipe.arc.tiles import transpose_there
 from arcpipe.cloud import ends_from
 from arcpipe.config import FitSection
 
@@ -160,8 +161,9 @@ def take_steps(
 
 
 def suits(images: Sequence[PreparedImage], decoder: Decoder) -> bool:
-    """Whether the kernel can fit these images: few anchors each, and one hidden layer."""
-    return len(decoder.hidden) == 1 and max(len(image.positions) for image in images) <= MOST_ANCHORS
+    """Whether the kernel can fit these images: few anchors each, a network of one hidden layer and few channels."""
+    small = len(decoder.hidden) == 1 and decoder.channels <= LEAST_WIDTH
+    return small and max(len(image.positions) for image in images) <= MOST_ANCHORS
 
 
 def fit_by_triton(images: Sequence[PreparedImage], decoder: Decoder, fit: FitSection) -> tuple[Tensor, Tensor]:
@@ -228,11 +230,9 @@ def _users(near: Tensor, sizes: Tensor, anchors: int) -> tuple[Tensor, Tensor, T
     n, ends = near.shape[1], sizes.cumsum(0)
     batch = torch.repeat_interleave(torch.arange(len(sizes), device=near.device), sizes.long())
     lists = (batch[:, None] * n + torch.arange(n, device=near.device)) * anchors + near
-    found, order = lists.flatten().sort(stable=True)
-    pixel = order // n
-    starts = torch.searchsorted(found, torch.arange(len(sizes) * n * anchors + 1, device=near.device))
+    pixel, starts = transpose_there(lists, len(sizes) * n * anchors)
     longest = starts.diff().view(-1, anchors).amax(1)
-    return (pixel - (ends - sizes)[batch[pixel]]).int(), starts.int(), longest.int()
+    return (pixel - (ends - sizes)[batch[pixel]]).int(), starts, longest
 
 
 def _lay(
