@@ -1,15 +1,18 @@
 """Write docs/results.md from results folders, so that no number in it was copied by hand.
 
     python benchmarks/results.py results/exp3-table5-small results/exp6-table10-small ... > docs/results.md
+    python benchmarks/results.py --into docs/results.md results/exp3-table5-small
 
 Each folder is one that `arcpipe run` made. Prints Markdown: the tables, what they cost, and whether the arms come in
-the thesis's order as far as the spread over seeds can tell.
+the thesis's order as far as the spread over seeds can tell. With --into a page keeps the tables whose results are not
+given, and those of the given results take their places in it, or come behind them.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from itertools import combinations
@@ -74,24 +77,46 @@ FIELD = (
 )
 """What others report."""
 
-
-def main(folders: list[str]) -> None:
-    """Print the page."""
-    documents = [json.loads((Path(folder) / "results.json").read_text(encoding="utf-8")) for folder in folders]
-    print(HEAD)
-    print("\n" + "\n".join(field(documents)))
-    for document in documents:
-        print("\n" + "\n".join(section(document)))
+MADE = re.compile(r"^\* `([^`]+)`: \d+ trainings", re.MULTILINE)
+"""The line of a table that names its experiment."""
 
 
-def field(documents: Sequence[Mapping[str, Any]]) -> list[str]:
+def main() -> None:
+    """Print the page, or write it into a file that has one."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folders", nargs="+", type=Path, help="results folders that arcpipe run made")
+    parser.add_argument("--into", type=Path, help="a page whose other tables stay")
+    wanted = parser.parse_args()
+    documents = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in wanted.folders]
+    if wanted.into is None:
+        print(page(documents, ""), end="")
+    else:
+        wanted.into.write_text(page(documents, wanted.into.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def page(documents: Sequence[Mapping[str, Any]], former: str) -> str:
+    """The whole page: the tables of `former`, which is such a page or empty, with those of the documents among them."""
+    names = [document["name"] for document in documents]
+    sections = {name: text for text in former.split("\n## ") for name in MADE.findall(text)}
+    sections |= {document["name"]: "\n".join(section(document)).removeprefix("## ") for document in documents}
+    kept = [entry for entry in former_entries(former) if entry.source.strip("`") not in names]
+    parts = [HEAD, "\n".join(field(documents, kept)), *(f"## {text.strip()}" for text in sections.values())]
+    return "\n\n".join(parts) + "\n"
+
+
+def former_entries(page: str) -> list[Entry]:
+    """Our rows in the table of the field of a page."""
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if " | **arcpipe" in line]
+    return [Entry(data, method, float(accuracy), *rest) for data, method, accuracy, *rest in rows]
+
+
+def field(documents: Sequence[Mapping[str, Any]], kept: Sequence[Entry] = ()) -> list[str]:
     """The table of the field: theirs, and our best for each recipe and number of training images."""
     best: dict[tuple[str, str], Entry] = {}
-    for document in documents:
-        for entry in own_entries(document):
-            key = entry.data, entry.method
-            if key not in best or entry.accuracy > best[key].accuracy:
-                best[key] = entry
+    for entry in [*kept, *(entry for document in documents for entry in own_entries(document))]:
+        key = entry.data, entry.method
+        if key not in best or entry.accuracy > best[key].accuracy:
+            best[key] = entry
     if not best:
         return []
     order = list(DATA.values())
@@ -183,4 +208,4 @@ def order(rows: Sequence[Row], column: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -123,3 +123,35 @@ def test_the_table_of_the_field_has_the_best_of_ours_among_theirs(page: ModuleTy
     assert "| MWT | 64.7 |" in lines[place + 1]
     unknown = {**fit, "fit": {"recipe": "blend"}}
     assert page.field([document("gone", 80.0, unknown)]) == []
+
+
+def test_a_page_keeps_the_tables_whose_results_are_not_given(page: ModuleType) -> None:
+    def document(name: str, accuracy: float) -> dict[str, Any]:
+        facts: dict[str, Any] = {"images": 8000, "clouds": 8000, "psnr": 31.25, "epochs": 15, "minutes": 2.5}
+        cell = {"values": [accuracy], "mean": accuracy, "deviation": None, "thesis": None}
+        settings = {"convert": {"fit": {"recipe": "basis"}, "source": {"source": "mnist-6k.tar"}}}
+        training = {"seconds": 150.0, "images": int(accuracy)}
+        found = {"arm": "a", "column": "accuracy", "accuracy": accuracy / 100, "run": "r", "card": CARD.as_dict()}
+        return {
+            "name": name,
+            "title": f"About {name}",
+            "about": "",
+            "thesis": "",
+            "failed": [],
+            "arcpipe": "0.1",
+            "columns": ["accuracy"],
+            "machine": {"cores": 2, "cpu": "X"},
+            "rows": [{"name": "a", "reference": False, "cells": {"accuracy": cell}, "facts": facts}],
+            "results": [{**found, "settings": settings, "training": training}],
+        }
+
+    whole = page.page([document("first", 90.0), document("second", 80.0)], "")
+    assert page.page([], whole) == whole
+    renewed = page.page([document("first", 70.0), document("third", 60.0)], whole)
+    assert [line for line in renewed.splitlines() if line.startswith("## ")] == [
+        "## Where this stands", "## About first", "## About second", "## About third",
+    ]  # fmt: skip
+    assert "90.0" not in renewed  # neither in its table nor in that of the field
+    assert {entry.source: entry.accuracy for entry in page.former_entries(renewed)} == {
+        "`first`": 70.0, "`second`": 80.0, "`third`": 60.0,
+    }  # fmt: skip
