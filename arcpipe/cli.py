@@ -187,7 +187,7 @@ def convert(
         ),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one per core.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="One worker process per GPU, so many of them.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="So many GPUs of this machine fit the clouds.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
     cluster: Annotated[Path | None, typer.Option(help="TOML file: workers as jobs of Slurm, PBS, ...", **IN)] = None,
     memory: Annotated[

@@ -43,7 +43,16 @@ def check_gpus(wanted: int) -> None:
         )
 
 
+WORKERS_PER_GPU = 4
+"""Worker processes that share a GPU by default, where there are cores for them; each has its own context on the GPU."""
 PROCESSES_PER_CORE = 8
+
+
+def workers_here(workers: int | None, gpus: int | None, gpu_workers: int | None) -> tuple[int, int]:
+    """How many worker processes a conversion on this machine has, and the compute threads of each (`RunSection`)."""
+    cores = available_cores()
+    n_workers = gpus * (gpu_workers or max(1, min(WORKERS_PER_GPU, cores // gpus))) if gpus else workers or cores
+    return n_workers, max(1, cores // n_workers)
 
 
 def check_workers(wanted: int, option: str = "--workers") -> None:

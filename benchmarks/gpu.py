@@ -7,7 +7,7 @@ was measured is there whatever comes next:
 * parity: clouds of every kernel beside those of the CPU, in numbers and in dB, and whether the device was ever asked;
 * fits: images a second by size and recipe, beside one image at a time through autograd on the same device;
 * training: steps of the small and the large preset, beside the CPU's losses and clouds a second;
-* convert: whole conversions of made images by `--gpus 1`, with the GPU's utilisation over time;
+* convert: whole conversions of made images by `--gpus 1`, by the workers that share the GPU, and its utilisation;
 * profile: where the time of a fit and of a step goes.
 
 A section whose packages are missing is skipped with the reason. `--device cpu --quick` rehearses all of it in minutes.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -26,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -406,19 +407,22 @@ def training(bench: Bench) -> list[dict[str, Any]]:
 
 
 def conversions(bench: Bench) -> list[dict[str, Any]]:
-    """Whole conversions of made images in this process, as a worker of `--gpus 1` makes them."""
+    """Whole conversions of made images, by one worker in this process or by several that share the device."""
     from PIL import Image
 
-    from arcpipe.cluster import Cluster
     from arcpipe.config import ConvertConfig, build
     from arcpipe.convert import run_convert
     from arcpipe.convert.report import ConvertReport
 
     rows = []
-    cases = [((32, 32), 24), ((40, 60), 4)] if bench.quick else [((32, 32), 8192), ((375, 500), 192)]
-    for (size, count), name in ((case, name) for case in cases for name in ("basis", "thesis")):
-        if name == "thesis" and not bench.quick:
-            count = max(64, count // 4)
+    if bench.quick:
+        cases = [("basis", (32, 32), 24, 1), ("basis", (32, 32), 24, 2), ("thesis", (32, 32), 24, 1)]
+    else:
+        cases = [("basis", (32, 32), 16384, workers) for workers in (1, 2, 4, 8)]
+        cases += [("thesis", (32, 32), 4096, workers) for workers in (1, 4)]
+        cases += [("basis", (375, 500), 192, workers) for workers in (1, 4)]
+        cases += [("thesis", (375, 500), 64, 1)]
+    for name, size, count, n_workers in cases:
         with tempfile.TemporaryDirectory() as folder:
             images = Path(folder) / "train" / "class"
             images.mkdir(parents=True)
@@ -431,19 +435,46 @@ def conversions(bench: Bench) -> list[dict[str, Any]]:
                     "source": {"source": str(images.parents[1])},
                     "out": Path(folder) / "store.zarr",
                     "fit": {"recipe": name, "pretrain_steps": 8 if bench.quick else 60, "pretrain_images": 16, **quick},
-                    "run": {"gpus": 1} if bench.on_gpu else {},
+                    "store": {} if bench.quick else {"part_samples": max(8, count // 32)},
+                    "run": {"gpus": 1, "gpu_workers": n_workers} if bench.on_gpu else {},
                 },
             )
-            started = time.perf_counter()
-            with ThreadPoolExecutor(1) as pool, watched(bench) as used:
-                report = run_convert(config, cluster=Cluster(pool, 1, torch.get_num_threads(), bench.device.type, None))
-            seconds = time.perf_counter() - started
+            with workers(bench, n_workers) as cluster:
+                started = time.perf_counter()
+                with watched(bench) as used:
+                    report = run_convert(config, cluster=cluster)
+                seconds = time.perf_counter() - started
             assert isinstance(report, ConvertReport)
             stages = {stage: round(spent, 3) for stage, spent in report.seconds_by_stage.items()}
-        rows.append({"size": f"{size[0]}x{size[1]}", "recipe": name, "images": count, "seconds": seconds})
+        rows.append({"size": f"{size[0]}x{size[1]}", "recipe": name, "workers": n_workers, "images": count})
+        rows[-1] |= {"seconds": seconds}
         rows[-1] |= {"images_s": count / seconds, "stages_s": stages, "over_fit": seconds / max(stages["fit"], 1e-9)}
         rows[-1] |= {"utilisation": used}
     return rows
+
+
+@contextmanager
+def workers(bench: Bench, count: int) -> Iterator[Any]:
+    """So many processes with the device, each ready for its first part; one of them is this process."""
+    from arcpipe.cluster import Cluster
+
+    threads = max(1, torch.get_num_threads() // count)
+    if count == 1:
+        with ThreadPoolExecutor(1) as pool:
+            yield Cluster(pool, 1, threads, bench.device.type, None)
+        return
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as processes:
+        list(processes.map(ready, [bench.device] * count))
+        yield Cluster(processes, count, threads, bench.device.type, None)
+
+
+def ready(device: torch.device) -> None:
+    """What a process does once, whatever it makes afterwards; it takes long enough that every process gets a call."""
+    import arcpipe.arc.engine
+    import arcpipe.convert.task  # noqa: F401
+
+    torch.ones(1, device=device).sum().item()
+    time.sleep(1)
 
 
 @contextmanager
@@ -517,7 +548,7 @@ def page(document: dict[str, Any]) -> list[str]:
         "fits": ("size", "what", "images_s", "whole_images_s", "share_of_float32_peak", "share_of_bandwidth"),
         "tuning": ("what", "images_s"),
         "training": ("preset", "clouds", "points", "precision", "clouds_s", "cpu_clouds_s", "largest_loss_gap"),
-        "convert": ("size", "recipe", "images", "seconds", "images_s", "over_fit", "stages_s"),
+        "convert": ("size", "recipe", "workers", "images", "seconds", "images_s", "over_fit", "stages_s"),
     }.items():
         lines += ["", f"**{name}**", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
         for row in parts.get(name, []):
@@ -545,7 +576,7 @@ def draw(document: dict[str, Any], path: Path) -> None:
     for row in conversions:
         used = row["utilisation"]
         seconds = np.linspace(0, row["seconds"], len(used))
-        busy.plot(seconds, used, label=f"{row['recipe']}, {row['images']} of {row['size']}")
+        busy.plot(seconds, used, label=f"{row['recipe']}, {row['images']} of {row['size']}, {row['workers']} workers")
     busy.set(xlabel="seconds of a conversion", ylabel="utilisation of the GPU, %", ylim=(0, 105))
     busy.legend(fontsize=7)
     figure.savefig(path, dpi=150)

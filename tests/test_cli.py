@@ -182,6 +182,7 @@ def test_a_flipped_byte_is_found_and_named(folder: Path, tmp_path: Path) -> None
         (["convert", "pictures", "--gpus", "4"], 2, "asks for more GPUs"),
         (["convert", "pictures", "--set", "fit.stepz=3"], 2, "fit.steps"),
         (["convert", "pictures", "--workers", "1", "--gpus", "1"], 2, "cannot be combined"),
+        (["convert", "pictures", "--set", "run.gpu_workers=2"], 2, "no --gpus is given"),
         (["train", "--store", "nowhere.zarr"], 2, "nowhere.zarr"),
         (["train", "--store", "pictures"], 2, "pictures"),
         (["inspect", "pictures"], 2, "pictures"),

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from arcpipe import cluster
+from arcpipe import cluster, devices
 from arcpipe.cluster import joining
 from arcpipe.config import RunSection
 from arcpipe.errors import ClusterError, DeviceError, NoSpaceError
@@ -38,10 +38,30 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_gpu_worker_sees_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "check_gpus", lambda wanted: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    with cluster.open_cluster(RunSection(gpus=2)) as gpus:
+    with cluster.open_cluster(RunSection(gpus=2, gpu_workers=1)) as gpus:
         assert gpus.device == "cuda"
         futures = [gpus.executor.submit(os.getenv, "CUDA_VISIBLE_DEVICES") for _ in range(12)]
         assert {future.result() for future in futures} == {"3", "5"}
+    assert [cluster._one_gpu(i, 2)["CUDA_VISIBLE_DEVICES"] for i in range(4)] == ["3", "5", "3", "5"]
+
+
+@pytest.mark.parametrize(
+    ("cores", "run", "expected"),
+    [
+        (2, {}, (2, 1)),
+        (16, {"workers": 4}, (4, 4)),
+        (16, {"gpus": 1}, (4, 4)),
+        (16, {"gpus": 8}, (16, 1)),
+        (2, {"gpus": 4}, (4, 1)),
+        (16, {"gpus": 2, "gpu_workers": 1}, (2, 8)),
+    ],
+)
+def test_workers_and_threads_by_cores_and_gpus(
+    cores: int, run: dict[str, int], expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "available_cores", lambda: cores)
+    section = RunSection.model_validate(run)
+    assert devices.workers_here(section.workers, section.gpus, section.gpu_workers) == expected
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "no-such-host.invalid:8786"])

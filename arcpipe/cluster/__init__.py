@@ -1,4 +1,4 @@
-"""Where the work is done: a local cluster, one worker per GPU, or a given scheduler. Only this room imports Dask."""
+"""Where the work is done: a local cluster, on CPUs or GPUs, or a given scheduler. Only this room imports Dask."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from arcpipe.cluster.joining import ANSWER_WITHIN, LOOPBACK, WAIT_S, join
 from arcpipe.cluster.telling import listening, teller
 from arcpipe.cluster.window import WindowExecutor
 from arcpipe.config import RunSection
-from arcpipe.devices import check_gpus
-from arcpipe.machine import available_cores, machine_memory
+from arcpipe.devices import check_gpus, workers_here
+from arcpipe.machine import machine_memory
 from arcpipe.streams import hush
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ def open_cluster(run: RunSection, scratch: Path | None = None, must_see: Sequenc
             client, executor, n_workers = stack.enter_context(far)
             yield Cluster(executor, n_workers, 0, "auto", _dashboard(client), guarded=True, client=client)
             return
-        n_workers = run.gpus or run.workers or available_cores()
-        threads = max(1, available_cores() // n_workers)
+        n_workers, threads = workers_here(run.workers, run.gpus, run.gpu_workers)
         client = stack.enter_context(Client(_start(stack, n_workers, threads, scratch, run)))
         device = "cuda" if run.gpus is not None else "cpu"
         window = WindowExecutor(client.get_executor(pure=False))
@@ -113,7 +112,7 @@ def describe_loss(future: Future[Any]) -> str | None:
 
 
 def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None, run: RunSection) -> Any:
-    """A cluster of worker processes on this machine, one task at a time each; worker i of GPUs sees device i only."""
+    """A cluster of worker processes on this machine, one task at a time each; each sees only its own GPU."""
     import dask
     from distributed import Nanny, Scheduler, SpecCluster
 
@@ -139,7 +138,7 @@ def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None,
         # Dask's own share would be one core's, however many a worker has. Where it ends, Dask kills the worker.
         "memory_limit": max(int(1.2 * (run.memory or 0)), machine_memory() // n_workers),
     }
-    environments = [environment | (_one_gpu(i) if run.gpus is not None else {}) for i in range(n_workers)]
+    environments = [environment | (_one_gpu(i, run.gpus) if run.gpus is not None else {}) for i in range(n_workers)]
     workers = {i: {"cls": Nanny, "options": {**options, "env": env}} for i, env in enumerate(environments)}
     scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0"}}
     # A worker that is killed cannot tidy up its semaphore; Python's tracker does it, and need not say so.
@@ -185,8 +184,9 @@ def _without_script() -> Iterator[None]:
         main.__dict__.update(before)
 
 
-def _one_gpu(index: int) -> dict[str, str]:
+def _one_gpu(worker: int, gpus: int) -> dict[str, str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    index = worker % gpus
     return {"CUDA_VISIBLE_DEVICES": visible.split(",")[index].strip() if visible else str(index)}
 
 

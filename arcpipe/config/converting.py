@@ -293,7 +293,10 @@ class RunSection(Section):
     workers: Few | None = None
     """Worker processes on this machine; by default one per core."""
     gpus: Few | None = None
-    """One worker process for each of so many GPUs."""
+    """So many GPUs of this machine fit the clouds."""
+    gpu_workers: Few | None = None
+    """Worker processes that share a GPU: while it fits the images of one, the others read, check and write. By default
+    as many as its share of the cores, at most 4."""
     scheduler: str | None = None
     """Address of a running Dask scheduler."""
     cluster: Readable | None = None
@@ -328,6 +331,8 @@ class RunSection(Section):
         ]
         if len(chosen) > 1:
             raise ConfigError(f"{' and '.join(chosen)} cannot be combined.", fix=["give only one of them"])
+        if self.gpu_workers is not None and self.gpus is None:
+            raise ConfigError("run.gpu_workers are workers of a GPU, and no --gpus is given.", fix=["--gpus 1"])
         return self
 
 

@@ -23,10 +23,9 @@ from arcpipe.convert.plan import PartPlan, check_space, content_settings, count_
 from arcpipe.convert.pretraining import pretrain_decoder
 from arcpipe.convert.report import ConvertReport, summarise
 from arcpipe.convert.work import Work
-from arcpipe.devices import check_gpus, check_workers
+from arcpipe.devices import check_gpus, check_workers, workers_here
 from arcpipe.errors import ConfigError, DownloadError, NoSpaceError
 from arcpipe.files import temporary_folder
-from arcpipe.machine import available_cores
 from arcpipe.progress import Progress, byte_size, counted
 from arcpipe.sources import Inventory, NetworkSet, located, only_splits, open_networks, open_source
 from arcpipe.storage import Storage
@@ -61,6 +60,7 @@ def run_convert(
     check_workers(config.run.workers or 1)
     if config.run.gpus is not None and cluster is None:
         check_gpus(config.run.gpus)
+        check_workers(config.run.gpus * (config.run.gpu_workers or 1), "--gpus times run.gpu_workers")
     if config.run.cluster is not None and cluster is None:
         check_jobs(config.run.cluster)
     check_place(config.out)
@@ -236,9 +236,8 @@ def _dry_run(config: ConvertConfig, scratch: Path, *, overwrite: bool, retry_fai
         raise DownloadError(error.what, details=error.details, fix=fix) from None
     there = _check_store(config, header, parts, overwrite=overwrite)
     todo = _missing(parts, config.out) if there else list(parts)
-    n_workers = config.run.gpus or config.run.workers or available_cores()
-    threads, device = max(1, available_cores() // n_workers), "cuda" if config.run.gpus else "cpu"
-    work = _work(config, inventory, threads, device)
+    n_workers, threads = workers_here(config.run.workers, config.run.gpus, config.run.gpu_workers)
+    work = _work(config, inventory, threads, "cuda" if config.run.gpus else "cpu")
     return plan_report(config, inventory, header, parts, todo, work, n_workers, scratch)
 
 

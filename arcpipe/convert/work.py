@@ -12,7 +12,11 @@ from arcpipe.config import FitSection, RunSection, SourceSection, StoreSection
 from arcpipe.convert.budget import worker_memory
 from arcpipe.convert.limits import fit_limit_s
 from arcpipe.convert.plan import core_seconds
+from arcpipe.devices import workers_here
 from arcpipe.sources import Sample
+
+GPU_SHARE = 0.9
+"""Of a GPU's memory, for the tensors of all workers that share it; the rest is that of their contexts and kernels."""
 
 
 @dataclass(frozen=True)
@@ -61,4 +65,8 @@ def prepare(work: Work) -> str:
         torch.set_num_threads(work.threads)
     if work.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if work.run.gpus is not None:
+        # What is full is then this worker's own part of the GPU, whatever the others that share it do at the time.
+        n_workers, _ = workers_here(None, work.run.gpus, work.run.gpu_workers)
+        torch.cuda.set_per_process_memory_fraction(GPU_SHARE * work.run.gpus / n_workers)
     return work.device

@@ -30,6 +30,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A worker that believes it has a GPU."""
     monkeypatch.setattr(engine, "choose_device", lambda name: torch.device("cpu"))
     monkeypatch.setattr(engine, "choose_kernel", lambda name, decoder: BatchKernel(decoder))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: None)
     with ThreadPoolExecutor(1) as executor:
         yield replace(in_process(executor), device="cuda")
 
@@ -70,6 +71,16 @@ def test_what_was_begun_on_cpus_continues_on_cpus(pictures: Path, tmp_path: Path
         run_convert(settings(pictures, tmp_path / "a.zarr", run={"gpus": 1}), cluster=card)
     assert "device: was cpu, now cuda" in caught.value.details
     assert any("--workers N for CPUs" in line for line in caught.value.fix)
+
+
+@pytest.mark.parametrize(("gpu_workers", "share"), [(1, 0.9), (3, 0.3)])
+def test_workers_that_share_a_gpu_share_its_memory(
+    gpu_workers: int, share: float, pictures: Path, tmp_path: Path, card: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = set()
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: given.add(round(share, 3)))
+    run_convert(settings(pictures, tmp_path / "a.zarr", run={"gpus": 1, "gpu_workers": gpu_workers}), cluster=card)
+    assert given == {share}
 
 
 def test_a_full_gpu_halves_the_batch_and_then_records_the_image(
