@@ -27,6 +27,7 @@ from arcpipe.options import (
     Recipe,
     Schedule,
     Weights,
+    augmentations,
     default_run,
     default_store,
     given,
@@ -307,7 +308,7 @@ def train(
 
     values = sectioned(TrainConfig, {"out": default_run(store), **options})
     if augment is not None:
-        values["augment"] = {"apply": [] if augment == "none" else words(augment)}
+        values["augment"] = {"apply": augmentations(augment)}
     config = build(TrainConfig, with_expert(values, expert))
     report = run_train(config, resume=resume, overwrite=overwrite)
     if speaks():

@@ -88,6 +88,16 @@ def words(text: str | None) -> list[str]:
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
+def augmentations(text: str) -> list[str]:
+    """What `--augment mask,arcmix` or `--augment none` names."""
+    named = words(text)
+    others = [name for name in named if name != "none"]
+    if "none" in named and len(named) > 1:
+        fix = ["--augment none", f"--augment {','.join(others or ['mask'])}"]
+        raise ConfigError(f"--augment {text}: none stands alone.", fix=fix)
+    return others
+
+
 def seeds_of(text: str | None) -> list[int]:
     """What `--seeds 0,1,2` names."""
     try:

@@ -184,6 +184,7 @@ def test_a_flipped_byte_is_found_and_named(folder: Path, tmp_path: Path) -> None
         (["convert", "pictures", "--workers", "1", "--gpus", "1"], 2, "cannot be combined"),
         (["convert", "pictures", "--set", "run.gpu_workers=2"], 2, "no --gpus is given"),
         (["train", "--store", "nowhere.zarr"], 2, "nowhere.zarr"),
+        (["train", "--store", "store/pictures.zarr", "--augment", "none,mask"], 2, "none stands alone"),
         (["train", "--store", "pictures"], 2, "pictures"),
         (["inspect", "pictures"], 2, "pictures"),
         (["inspect", "store/pictures.zarr", "--html", "page.png"], 2, "does not end in .html"),

@@ -143,6 +143,12 @@ def test_a_folder_that_cannot_be_written() -> None:
     assert only(place.speed(storage_at("/proc/some.zarr")), "speed").found == "not measured: No such file or directory"
 
 
+def test_a_file_where_the_store_would_be(tmp_path: Path) -> None:
+    (taken := tmp_path / "a.zarr").touch()
+    found = only(place.place(storage_at(taken)), "place")
+    assert (found.state, found.found) == ("problem", f"{taken} is no folder")
+
+
 def test_a_file_system_whose_renames_replace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def replace(attempt: Path, final: Path) -> bool:
         shutil.rmtree(final, ignore_errors=True)
