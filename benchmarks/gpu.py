@@ -176,7 +176,7 @@ def parity(bench: Bench) -> list[dict[str, Any]]:
     assert isinstance(concat, Decoder)
     assert isinstance(basis, Basis)
     for size, count in bench.sizes.items():
-        images = pictures(size, min(count, 16 if size[0] * size[1] < 2**12 else 2))
+        images = pictures(size, min(count, 256 if size[0] * size[1] < 2**12 else 2))
         seeds, memory = range(len(images)), 2**30
         kernels = {f"basis, {name}": BatchKernel(basis.to(bench.device), name) for name in bench.solvers()}
         cases: list[tuple[str, Any, FitSection, Any, Any]] = [
@@ -257,37 +257,37 @@ def fits(bench: Bench) -> list[dict[str, Any]]:
 
 
 def tuning(bench: Bench) -> list[dict[str, Any]]:
-    """Images a second of the Triton kernel by its warps, and by the pairs that it sums at once."""
+    """Images a second of the Triton kernels by what was chosen without a measurement, and dB beside how it is set."""
     if "triton" not in bench.solvers():
         return []
-    from arcpipe.arc.kernels import basis_triton
+    from arcpipe.arc.kernels import basis_triton, steps_triton
 
-    tuned: Any = basis_triton
-    basis, size = decoder_of(bench.records["basis"], bench.device), next(iter(bench.sizes))
-    assert isinstance(basis, Basis)
-    images, fit = pictures(size, bench.sizes[size]), bench.basis_fit
-    kernel = BatchKernel(basis, "triton")
-    placed = kernel.place(images, fit, range(len(images)))
-    usual, rows = (tuned.WARPS, tuned.CHUNK), []
-
-    def measure(what: str) -> None:
-        batch = Batch.lay(images, *placed, basis, bench.device)
-
-        def work() -> None:
-            solve("triton", batch, kernel.profiles, fit)
-
-        rows.append({"what": what, "images_s": len(images) / bench.seconds(work, 0.2)})
-
-    try:
-        for warps in (1, 2, 4, 8):
-            tuned.WARPS = warps
-            measure(f"{warps} warps")
-        tuned.WARPS = usual[0]
-        for chunk in (16, 32, 64, 128):
-            tuned.CHUNK = chunk
-            measure(f"{chunk} pairs at once")
-    finally:
-        tuned.WARPS, tuned.CHUNK = usual
+    size = next(iter(bench.sizes))
+    images = pictures(size, bench.sizes[size])
+    few, seeds = images[:256], range(len(images))
+    rows = []
+    cases: list[tuple[str, Any, FitSection, Any, dict[str, tuple[Any, ...]]]] = [
+        ("basis", BatchKernel, bench.basis_fit, basis_triton, {"WARPS": (1, 2, 4, 8), "CHUNK": (16, 32)}),
+        ("thesis", TorchKernel, bench.thesis, steps_triton, {"WARPS": (4, 8, 16), "PIXELS": (16, 32)}),
+    ]
+    for recipe, kernel, fit, tuned, choices in cases:
+        decoder = decoder_of(bench.records["concat" if recipe == "thesis" else recipe])
+        assert isinstance(decoder, Decoder | Basis)
+        there = kernel(decoder.to(bench.device), "triton")
+        usual = quality(there.run(few, fit, seeds[: len(few)], 2**33), few, decoder)
+        for name, values in {**choices, "PRODUCTS": ("tf32x3", "tf32")}.items():
+            before = getattr(tuned, name)
+            for value in values:
+                setattr(tuned, name, value)
+                row: dict[str, Any] = {"recipe": recipe, "what": f"{name} {value}"}
+                try:
+                    seconds = bench.seconds(lambda: there.run(images, fit, seeds, 2**33), 0.2, 3)  # noqa: B023
+                    db = quality(there.run(few, fit, seeds[: len(few)], 2**33), few, decoder)
+                    row |= {"images_s": len(images) / seconds, "difference_db": db - usual}
+                except Exception as error:  # what does not fit the card is an answer, too
+                    row["failed"] = f"{type(error).__name__}: {str(error)[:100]}"
+                rows.append(row)
+            setattr(tuned, name, before)
     return rows
 
 
@@ -546,7 +546,7 @@ def page(document: dict[str, Any]) -> list[str]:
     for name, columns in {
         "parity": ("size", "kernel", "cpu_db", "db", "difference_db", "largest_latent_gap", "same_positions"),
         "fits": ("size", "what", "images_s", "whole_images_s", "share_of_float32_peak", "share_of_bandwidth"),
-        "tuning": ("what", "images_s"),
+        "tuning": ("recipe", "what", "images_s", "difference_db", "failed"),
         "training": ("preset", "clouds", "points", "precision", "clouds_s", "cpu_clouds_s", "largest_loss_gap"),
         "convert": ("size", "recipe", "workers", "images", "seconds", "images_s", "over_fit", "stages_s"),
     }.items():

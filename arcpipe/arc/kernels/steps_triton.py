@@ -39,8 +39,8 @@ LEAST_WIDTH = 16
 """Of a matrix that tensor cores multiply."""
 MOST_ANCHORS = 128
 """An image with more is fitted by the steps of `torch_kernel`."""
-PRODUCTS = "tf32x3"
-"""How matrices are multiplied: about float32 by tensor cores."""
+PRODUCTS = "tf32"
+"""How matrices are multiplied: factors of 11 bits, sums in float32. Pictures are as good (benchmarks/products.py)."""
 
 
 @triton.jit

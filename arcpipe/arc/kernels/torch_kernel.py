@@ -4,7 +4,8 @@ On a GPU a step is some 30 kernels of microseconds each: those of a round of min
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,8 @@ class TorchKernel:
     def fit(self, problem: Tiled, latents: Tensor, fit: FitSection) -> Tensor:
         """Take `fit.steps` steps; changes latents (m, z) in place and returns the losses (steps, images)."""
         if latents.device.type == "cuda" and problem.keeps:
-            return Steps(self, problem, latents, fit).replay()
+            with short_factors():
+                return Steps(self, problem, latents, fit).replay()
         adam = Adam([latents], fit)
         gradient = torch.zeros_like(latents)
         losses = torch.zeros(fit.steps, len(problem.images), device=latents.device)
@@ -157,6 +159,17 @@ class TorchKernel:
             gradient += near_gradient
         else:
             gradient.index_add_(0, tile.rows, near_gradient)
+
+
+@contextmanager
+def short_factors() -> Iterator[None]:
+    """Let a GPU multiply by its tensor cores: factors of 11 bits (TF32), sums in float32 (benchmarks/products.py)."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 class Steps:
