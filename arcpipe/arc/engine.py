@@ -72,8 +72,15 @@ def fit_clouds(
     if isinstance(decoder, Sirens):
         return fit_siren_clouds(images, decoder, fit, seeds)
     if decoder.device.type == "cuda":
-        memory_bytes = int(GPU_SHARE * torch.cuda.mem_get_info(decoder.device)[0])
+        memory_bytes = int(GPU_SHARE * gpu_memory(decoder.device))
     return choose_kernel(kernel, decoder).run(images, fit, seeds, memory_bytes)
+
+
+def gpu_memory(device: torch.device) -> float:
+    """Bytes of a GPU that this process may still take: what is free, or its part where several processes share it."""
+    free, total = torch.cuda.mem_get_info(device)
+    part = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(device)  # not in torch 2.4
+    return min(free, part * total - torch.cuda.memory_allocated(device))
 
 
 def decode(
