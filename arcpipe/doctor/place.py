@@ -26,10 +26,10 @@ OTHER_PLACE = "choose another one: --out FOLDER/NAME.zarr"
 
 def place(out: Storage) -> Iterator[Finding]:
     """Do what a conversion does beside the store: commit, fail to commit again, lock; look at the space."""
-    if out.is_taken() and not out.is_folder():
-        yield problem("place", f"{out} is no folder", OTHER_PLACE)
-        return
     try:
+        if out.is_taken() and not out.is_folder():
+            yield problem("place", f"{out} is no folder", OTHER_PLACE)
+            return
         with out.trial() as trial:
             yield from _commit(trial, out)
             yield from _locks(trial, out)
