@@ -82,7 +82,7 @@ def logits(model: torch.nn.Module, vectors: torch.Tensor) -> torch.Tensor:
 
 def counted(model: torch.nn.Module, vectors: torch.Tensor) -> float:
     """Multiplications and additions of one network's products; elementwise work is not in it."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         logits(model, vectors)
     return counter.get_total_flops() / 2 / len(vectors)
 
