@@ -60,7 +60,7 @@ def run_convert(
     check_workers(config.run.workers or 1)
     if config.run.gpus is not None and cluster is None:
         check_gpus(config.run.gpus)
-        check_workers(config.run.gpus * (config.run.gpu_workers or 1), "--gpus times run.gpu_workers")
+        check_workers(config.run.gpu_workers or 1, "run.gpu_workers")
     if config.run.cluster is not None and cluster is None:
         check_jobs(config.run.cluster)
     check_place(config.out)

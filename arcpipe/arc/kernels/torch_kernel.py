@@ -75,7 +75,8 @@ class TorchKernel:
                 return fit_by_triton(images, self.decoder, fit)
         problem = self._problem(images, keep=kept_bytes(images) <= memory_bytes)
         latents = problem.latents()
-        return latents, self.fit(problem, latents, fit)
+        with short_factors():
+            return latents, self.fit(problem, latents, fit)
 
     def _prepare(self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]) -> list[PreparedImage]:
         """Prepare images, by all threads where these have nothing else to do."""
@@ -89,8 +90,7 @@ class TorchKernel:
     def fit(self, problem: Tiled, latents: Tensor, fit: FitSection) -> Tensor:
         """Take `fit.steps` steps; changes latents (m, z) in place and returns the losses (steps, images)."""
         if latents.device.type == "cuda" and problem.keeps:
-            with short_factors():
-                return Steps(self, problem, latents, fit).replay()
+            return Steps(self, problem, latents, fit).replay()
         adam = Adam([latents], fit)
         gradient = torch.zeros_like(latents)
         losses = torch.zeros(fit.steps, len(problem.images), device=latents.device)
