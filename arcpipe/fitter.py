@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from arcpipe.arc.basis import Basis
 from arcpipe.arc.engine import AnyDecoder, decoder_of, fit_clouds
 from arcpipe.arc.problem import FittedCloud
-from arcpipe.arc.render import render_and_compare
+from arcpipe.arc.render import measure
 from arcpipe.cloud import Cloud, DecoderRecord
 from arcpipe.config import FitSection, SourceSection, StoreSection
 from arcpipe.errors import ConfigError, ImageError
@@ -24,7 +23,6 @@ from arcpipe.seeds import derive_seed
 from arcpipe.sources import Picture, load_image
 from arcpipe.storage import Place
 from arcpipe.store import Rounding, Store, open_store, position_dtype
-from arcpipe.threads import each
 
 MEMORY = 2**30
 
@@ -139,9 +137,7 @@ class Fitter:
         started = time.perf_counter()
         fitted = self.solve(images, seeds, memory_bytes=memory_bytes)
         solved = time.perf_counter()
-        # On a CPU torch has threads of its own for a network; what compiled loops or a GPU decode is spread here.
-        threads = self.threads if isinstance(self.decoder, Basis) or self.device != "cpu" else 1
-        finished = each(lambda i: self._finished(fitted[i], images[i]), range(len(fitted)), threads)
+        finished = self.finish(fitted, images)
         if seconds is not None:
             seconds["fit"] += solved - started
             seconds["finish"] += time.perf_counter() - solved
@@ -155,22 +151,26 @@ class Fitter:
             images, self.decoder, self.settings, seeds, device=self.device, memory_bytes=max(0, memory_bytes)
         )
 
-    def finish(self, fitted: FittedCloud, image: NDArray[np.float32]) -> Cloud:
-        """Make the cloud of an image from its fit: round first, then measure what a reader will decode.
+    def finish(self, fitted: Sequence[FittedCloud], images: Sequence[NDArray[np.float32]]) -> list[Cloud | ImageError]:
+        """Make the clouds of images from their fits: round first, then measure what a reader will decode.
 
-        Raises:
-            ImageError: reason `not-finite`: the reconstruction is not made of finite numbers.
+        In place of a cloud, why there is none: reason `not-finite`, its reconstruction is not made of finite numbers.
         """
-        latents = self.rounding.round(fitted.latents)
-        size = (image.shape[0], image.shape[1])
-        cloud = Cloud(fitted.positions, latents, size, fitted.relative, fitted.neighbours, scales=fitted.scales)
-        _, quality = render_and_compare(cloud, self.decoder, image)
-        if not np.isfinite(quality):
-            raise ImageError("the fit did not end in finite numbers.", reason="not-finite")
-        return replace(cloud, positions=cloud.positions.astype(position_dtype(size)), psnr=quality)
+        rounded = [self._rounded(cloud, image) for cloud, image in zip(fitted, images, strict=True)]
+        sound = [i for i, cloud in enumerate(rounded) if isinstance(cloud, Cloud)]
+        clouds = [cloud for cloud in rounded if isinstance(cloud, Cloud)]
+        measured = measure(clouds, self.decoder, [images[i] for i in sound], threads=self.threads)
+        for i, cloud, quality in zip(sound, clouds, measured, strict=True):
+            if np.isfinite(quality):
+                rounded[i] = replace(cloud, positions=cloud.positions.astype(position_dtype(cloud.size)), psnr=quality)
+            else:
+                rounded[i] = ImageError("the fit did not end in finite numbers.", reason="not-finite")
+        return rounded
 
-    def _finished(self, fitted: FittedCloud, image: NDArray[np.float32]) -> Cloud | ImageError:
+    def _rounded(self, fitted: FittedCloud, image: NDArray[np.float32]) -> Cloud | ImageError:
         try:
-            return self.finish(fitted, image)
+            latents = self.rounding.round(fitted.latents)
         except ImageError as error:
             return error
+        size = (image.shape[0], image.shape[1])
+        return Cloud(fitted.positions, latents, size, fitted.relative, fitted.neighbours, scales=fitted.scales)

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 HOST, BUCKET = "127.0.0.1", "pictures"
@@ -112,6 +113,7 @@ class Relay:
         self.target, self.port = target, _free_ports(1)[0]
         self.requests: Counter[str] = Counter()
         self.delay_s = 0.0  # of every request
+        self.watch: Callable[[socket.socket, str], bool] = lambda _peer, _method: True  # False: the request is lost
         self._open: list[socket.socket] = []
         self._listener: socket.socket | None = None
         self.mend()
@@ -148,6 +150,8 @@ class Relay:
                     for method, path in REQUEST.findall(data):
                         self.requests[f"{method.decode()} {path.decode()}"] += 1
                         time.sleep(self.delay_s)
+                        if not self.watch(source, method.decode()):
+                            raise ConnectionError
                 sink.sendall(data)
         except OSError:
             pass

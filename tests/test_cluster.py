@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+from concurrent.futures import Future, wait
+from pathlib import Path
 
 import pytest
 
 from arcpipe import cluster, devices
-from arcpipe.cluster import joining
+from arcpipe.cluster import joining, restarting
 from arcpipe.config import RunSection
 from arcpipe.errors import ClusterError, DeviceError, NoSpaceError
 from arcpipe.machine import available_cores
@@ -82,6 +85,62 @@ def test_an_error_of_a_task_is_told_by_the_client_only(capfd: pytest.CaptureFixt
     with cluster.open_cluster(RunSection(workers=1)) as one, pytest.raises(NoSpaceError, match="no space"):
         one.executor.submit(_refuse).result()
     assert "Traceback" not in capfd.readouterr().err, "Dask logs it too, with a traceback"
+
+
+DIES_AT_ITS_START = """
+import os, pathlib, signal, sys
+left = pathlib.Path({left!r})
+if any("spawn_main" in word for word in sys.orig_argv) and (deaths := int(left.read_text())):
+    left.write_text(str(deaths - 1))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def deaths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that says how many of the next worker processes die as they start."""
+    left = tmp_path / "left"
+    left.write_text("0")
+    (tmp_path / "sitecustomize.py").write_text(DIES_AT_ITS_START.format(left=str(left)))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    return left
+
+
+def test_a_worker_that_dies_as_it_starts(deaths: Path) -> None:
+    deaths.write_text("9")
+    with pytest.raises(ClusterError, match="died at its start, 3 times"), cluster.open_cluster(RunSection(workers=1)):
+        pass
+    deaths.write_text("1")
+    with cluster.open_cluster(RunSection(workers=1)) as one:
+        assert one.executor.submit(os.getpid).result() != os.getpid()
+    assert deaths.read_text() == "0"
+
+
+def test_a_worker_that_dies_again_as_it_is_started_anew(deaths: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarting, "LOOK_EVERY_S", 0.1)
+    with cluster.open_cluster(RunSection(workers=1)) as one:
+        first = one.executor.submit(os.getpid).result()
+        deaths.write_text("2")
+        os.kill(first, signal.SIGKILL)
+        assert one.executor.submit(os.getpid).result() != first
+
+
+@pytest.mark.slow
+def test_whoever_waits_for_workers_that_do_nothing_but_die_is_told(
+    deaths: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restarting, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(restarting, "ALONE_S", 2.0)
+    with cluster.open_cluster(RunSection(workers=1)) as one:
+        deaths.write_text("10000")
+        os.kill(one.executor.submit(os.getpid).result(), signal.SIGKILL)
+        assert cluster.describe_loss(_ended(one.executor.submit(os.getpid))) is not None
+
+
+def _ended(future: Future[int]) -> Future[int]:
+    wait([future], timeout=60)
+    assert future.done(), "whoever waits is not told"
+    return future
 
 
 def test_tls_without_certificates() -> None:

@@ -32,5 +32,9 @@ def psnr(image: NDArray[Any], reconstruction: NDArray[Any]) -> float:
     for start in range(0, made.size, BAND):
         band = slice(start, start + BAND)
         total += np.square(np.clip(made[band].astype(np.float64), 0, 1) - given[band]).sum()
-    mse = total / max(1, made.size)
+    return decibels(total / max(1, made.size))
+
+
+def decibels(mse: float) -> float:
+    """The PSNR of a mean squared error, dB, at most `PSNR_CAP_DB`; NaN of NaN."""
     return float(-10 * np.log10(np.maximum(mse, 10 ** (-PSNR_CAP_DB / 10))))

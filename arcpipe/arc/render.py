@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from arcpipe.arc.basis import Basis
 from arcpipe.arc.engine import AnyDecoder, colours_at, decode, decoder_of
+from arcpipe.arc.kernels.batch_kernel import BatchKernel
 from arcpipe.arc.metrics import psnr
 from arcpipe.arc.neighbours import Finder
 from arcpipe.arc.sirens import Sirens
 from arcpipe.cloud import Cloud, DecoderRecord
+from arcpipe.threads import each
 
 PLACES = 2**14
 """Places decoded at once."""
@@ -90,6 +94,17 @@ def render_and_compare(
     if original is None or original.shape != image.shape:
         return image, float("nan")
     return image, psnr(original, image)
+
+
+def measure(
+    clouds: Sequence[Cloud], decoder: AnyDecoder, images: Sequence[NDArray[Any]], *, threads: int = 1
+) -> list[float]:
+    """The PSNR (dB) of clouds, as they are fitted, against their images: on the decoder's device."""
+    if isinstance(decoder, Basis) and decoder.device.type != "cpu":
+        return BatchKernel(decoder).measure(clouds, images)
+    if not isinstance(decoder, Basis) and (isinstance(decoder, Sirens) or decoder.device.type == "cpu"):
+        threads = 1  # torch has threads of its own for a network; what compiled loops or a GPU decode is spread here
+    return each(lambda i: render_and_compare(clouds[i], decoder, images[i])[1], range(len(clouds)), threads)
 
 
 def _ready(cloud: Cloud, decoder: DecoderRecord | AnyDecoder | None) -> AnyDecoder:

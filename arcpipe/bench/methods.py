@@ -20,8 +20,9 @@ from arcpipe.arc.engine import AnyDecoder
 from arcpipe.arc.metrics import psnr
 from arcpipe.arc.reference import ReferenceCloud, decode_reference, fit_cloud_reference
 from arcpipe.arc.render import render_cloud
-from arcpipe.cloud import ends_from
+from arcpipe.cloud import Cloud, ends_from
 from arcpipe.config import FitSection, StoreSection
+from arcpipe.errors import ImageError
 from arcpipe.fitter import Fitter
 
 Images = Sequence[NDArray[np.float32]]
@@ -61,8 +62,13 @@ def engine(images: Images, decoder: AnyDecoder, fit: FitSection) -> Fitted:
     """The engine of arcpipe."""
     fitter = Fitter(decoder, fit, StoreSection(dtype="float32"))
     clouds = fitter.solve(images, range(len(images)))
-    finished = (fitter.finish(cloud, image) for cloud, image in zip(clouds, images, strict=True))
-    return Fitted(fit.steps, lambda: [render_cloud(cloud, decoder) for cloud in finished])
+    return Fitted(fit.steps, lambda: [_picture(cloud, decoder) for cloud in fitter.finish(clouds, images)])
+
+
+def _picture(cloud: Cloud | ImageError, decoder: AnyDecoder) -> NDArray[np.float32]:
+    if isinstance(cloud, ImageError):
+        raise cloud
+    return render_cloud(cloud, decoder)
 
 
 def basis(images: Images, decoder: Basis, fit: FitSection) -> Fitted:

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arcpipe.cluster import restarting
 from arcpipe.cluster.environment import worker_environment
 from arcpipe.cluster.jobs import check_jobs, queued, read_queue
 from arcpipe.cluster.joining import ANSWER_WITHIN, LOOPBACK, WAIT_S, join
@@ -120,6 +121,8 @@ def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None,
     settings = {
         # Dask sets thread counts and MALLOC_TRIM_THRESHOLD_ of its own before it spawns; ours must win.
         "distributed.nanny.pre-spawn-environ": environment,
+        # Within this time Dask closes whoever starts a dead worker anew; `restarting` sees to those that give up.
+        "distributed.deploy.lost-worker-timeout": "1 hour",
         "distributed.scheduler.allowed-failures": 1,  # the second death is looked into: `convert.isolate`
         "distributed.worker.memory.terminate": 0.95,
     }
@@ -147,11 +150,17 @@ def _start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None,
     # processes that they start, now or later; this thread gets it as soon as the block is lifted.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        cluster = SpecCluster(workers=workers, scheduler=scheduler, silence_logs="ERROR")
-        stack.callback(cluster.close, timeout=20)
+        cluster = restarting.start(lambda: SpecCluster(workers=workers, scheduler=scheduler, silence_logs="ERROR"))
+        stack.callback(_close, cluster)
+        restarting.keep(cluster)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return cluster
+
+
+def _close(cluster: Any) -> None:
+    with suppress(TimeoutError):  # where workers die as they start; what is left ends with this process
+        cluster.close(timeout=20)
 
 
 @contextmanager

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+from arcpipe.arc.basis import Basis
 from arcpipe.arc.engine import fit_clouds
 from arcpipe.arc.kernels import basis_batch, batch_kernel
 from arcpipe.arc.kernels.basis_batch import Batch, cut, sort
 from arcpipe.arc.kernels.basis_kernel import BasisKernel
 from arcpipe.arc.kernels.batch_kernel import BatchKernel
+from arcpipe.arc.render import render_and_compare
+from arcpipe.cloud import Cloud
+from arcpipe.config import FitSection
 from tests.arc.basis_reference import solve_basis_reference
 from tests.arc.test_basis import picture, random_basis, settings
 
@@ -43,6 +49,30 @@ def test_ragged_batches_have_the_latents_of_compiled_loops(monkeypatch: pytest.M
         assert_allclose(ours.latents, theirs.latents, atol=5e-4)
 
 
+def test_clouds_are_measured_as_they_are_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_kernel, "CPU_GROUP_PIXELS", 500)
+    monkeypatch.setattr(basis_batch, "DECODED", 100)
+    for channels in (1, 3):
+        images = [picture(*size, channels, seed=i) for i, size in enumerate([(20, 21), (1, 30), (2, 2), (19, 9)])]
+        basis, fit = random_basis(channels=channels), settings()
+        assert_measured(BatchKernel(basis), images, basis, fit)
+
+
+def assert_measured(kernel: BatchKernel, images: list[np.ndarray], basis: Basis, fit: FitSection) -> None:
+    """The PSNR that the kernel measures is that of the pictures which the CPU renders; NaN of what is no number."""
+    fitted = BasisKernel(basis).run(images, fit, range(len(images)), 0)
+    clouds = [
+        Cloud(one.positions, one.latents * 1.5, image.shape[:2], one.relative, one.neighbours, scales=one.scales)
+        for one, image in zip(fitted, images, strict=True)
+    ]
+    expected = [render_and_compare(cloud, basis, image)[1] for cloud, image in zip(clouds, images, strict=True)]
+    assert_allclose(kernel.measure(clouds, images), expected, atol=1e-3)
+    broken = replace(clouds[0], latents=clouds[0].latents * np.nan)
+    found = kernel.measure([broken, *clouds[1:]], images)
+    assert np.isnan(found[0])
+    assert_allclose(found[1:], expected[1:], atol=1e-3)
+
+
 def test_an_image_is_the_same_beside_others_within_rounding() -> None:
     images, basis, fit = [picture(16, 18, seed=i) for i in range(3)], random_basis(), settings()
     whole, alone = BatchKernel(basis).run(images, fit, [1, 2, 3], 0), BatchKernel(basis).run(images[1:2], fit, [2], 0)
@@ -68,7 +98,8 @@ def test_the_device_is_never_asked_for_a_number(monkeypatch: pytest.MonkeyPatch)
     for name in ("item", "__bool__", "__int__", "__float__", "tolist", "nonzero"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     batch = Batch.lay(images, *placed, basis, torch.device("cpu"))
-    batch_kernel.solve("torch", batch, kernel.profiles, fit)
+    latents = batch_kernel.solve("torch", batch, kernel.profiles, fit)
+    batch_kernel.errors_of("torch", batch, latents, kernel.profiles)
 
 
 def test_chunks_hold_every_pair_with_a_share_once_and_rising() -> None:

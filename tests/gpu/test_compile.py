@@ -41,6 +41,7 @@ CASES = [
     (nearest_triton.find_nearest, nearest_triton.WARPS, {"N": 4, "P": nearest_triton.POINTS}),
     (nearest_triton.find_nearest, nearest_triton.WARPS, {"N": 5, "P": nearest_triton.POINTS}),
     (kernels.solve_anchors, kernels.WARPS, {"PRODUCTS": kernels.PRODUCTS}),
+    (kernels.measure_pixels, kernels.WARPS, {"P": kernels.PIXELS}),
     (steps_triton.take_steps, steps_triton.WARPS, {**THESIS, "K": 64}),
     (steps_triton.take_steps, steps_triton.WARPS, {**THESIS, "K": steps_triton.MOST_ANCHORS}),
 ]

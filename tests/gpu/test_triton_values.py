@@ -25,6 +25,7 @@ from arcpipe.arc.reference import fit_cloud_reference
 from arcpipe.config import FitSection
 from tests.arc.basis_reference import solve_basis_reference
 from tests.arc.test_basis import picture, random_basis, settings
+from tests.arc.test_basis_batch import assert_measured
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -97,6 +98,13 @@ def test_ragged_batches_have_the_latents_of_compiled_loops(latent_dim: int) -> N
         assert_array_equal(one.neighbours, other.neighbours)
         assert_array_equal(one.scales, other.scales)
         assert_allclose(one.latents, other.latents, atol=5e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_clouds_are_measured_as_the_cpu_renders_them(channels: int) -> None:
+    images = [picture(*size, channels, seed=i) for i, size in enumerate([(16, 9), (1, 20), (2, 2)])]
+    basis = random_basis(channels=channels)
+    assert_measured(BatchKernel(basis.to(DEVICE), "triton"), images, basis, settings())
 
 
 @pytest.mark.parametrize("channels", [1, 3])

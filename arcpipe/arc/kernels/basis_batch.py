@@ -29,6 +29,8 @@ CHUNKS = 2**13
 """Chunks whose functions plain torch keeps at a time: 100 MB."""
 PATCHES = 2**11
 """Anchors whose patches plain torch keeps at a time: 100 MB."""
+DECODED = 2**14
+"""Pixels that plain torch decodes at a time: 100 MB."""
 LEAST_WIDTH = 16
 """Least numbers of a latent in memory, always a power of 2: what a matrix product in Triton takes."""
 
@@ -121,8 +123,6 @@ class Batch:
     `anchors` (k, 2) int32, their `scales` (k,), `inverse` (k,), 1 / scale, and `levels` (k,) int32 of these;
     `frames` (k, 3) int32: the first pixel, height and width of an anchor's image. `places` (p, 2) int32, `neighbours`
     (p, n) int32 rows of `anchors`; `shares` (p, n), `weights` (p,) and `target` (p, channels), colour less 0.5.
-    `pairs` (p n,) int32: `pixel * n + slot` sorted by anchor, rising within each, those of an anchor from `starts` (k +
-    1,) int32. What lies behind the last start has no share.
     """
 
     anchors: Tensor
@@ -135,8 +135,11 @@ class Batch:
     shares: Tensor
     weights: Tensor
     target: Tensor
-    pairs: Tensor
-    starts: Tensor
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """The pairs (p n,) int32, `pixel * n + slot` sorted by anchor and rising within each, and `starts` (k + 1,)
+        int32, where those of an anchor begin. What lies behind the last start has no share."""
+        return sort(self.neighbours, self.shares, len(self.anchors))
 
     @classmethod
     def lay(
@@ -179,10 +182,7 @@ class Batch:
         shares, weights = share_out(places, anchors, 1 / scales, near, basis)
         first = round(STEPS * math.log2(float(basis.record.scale_rule[1])))
         levels = torch.round(STEPS * torch.log2(scales)).int() - first
-        pairs, starts = sort(near, shares, k)
-        return cls(
-            anchors, scales, 1 / scales, levels, frames, places, near, shares, weights, target.sub_(0.5), pairs, starts
-        )
+        return cls(anchors, scales, 1 / scales, levels, frames, places, near, shares, weights, target.sub_(0.5))
 
 
 def moved(parts: Sequence[NDArray[Any]], shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -223,7 +223,7 @@ def share_out(places: Tensor, anchors: Tensor, inverse: Tensor, near: Tensor, ba
 
 
 def sort(near: Tensor, shares: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`pairs` and `starts` of a batch, from its neighbours and shares (p, n)."""
+    """`Batch.pairs`, from neighbours and shares (p, n) of k anchors."""
     keys, pairs = torch.sort(torch.where(shares > 0, near, k).flatten(), stable=True)
     starts = torch.searchsorted(keys, torch.arange(k + 1, device=near.device, dtype=torch.int32))
     return pairs.int(), starts.int()
@@ -267,14 +267,15 @@ def pull_of_patches(batch: Batch, patches: PatchTensors) -> Tensor:
 
 def solve_plainly(batch: Batch, profiles: Profiles, patch: float, damping: float) -> Tensor:
     """The latents (k, width) of a batch by plain torch: products of chunks, then Cholesky factors."""
-    owner, first, stop, chunks = cut(batch.starts, len(batch.pairs))
+    pairs, starts = batch.pairs()
+    owner, first, stop, chunks = cut(starts, len(pairs))
     n, channels = batch.shares.shape[1], batch.target.shape[1]
     k, width = len(batch.anchors), len(profiles.orders)
     sums = batch.target.new_empty(len(owner), width * (width + 1))
     for start in range(0, len(owner), CHUNKS):
         some = slice(start, start + CHUNKS)
         rank = first[some, None] + torch.arange(CHUNK, device=first.device)
-        pair = batch.pairs[rank.clamp(max=len(batch.pairs) - 1)].long()  # (some, CHUNK)
+        pair = pairs[rank.clamp(max=len(pairs) - 1)].long()  # (some, CHUNK)
         pixel, mine = pair // n, owner[some, None].expand_as(rank)
         gaps = (batch.places[pixel] - batch.anchors[mine]).float()
         functions = profiles.at(gaps.flatten(0, 1), batch.inverse[mine].flatten()).view(-1, CHUNK * channels, width)
@@ -289,3 +290,21 @@ def solve_plainly(batch: Batch, profiles: Profiles, patch: float, damping: float
         own += patch * profiles.patches.grams[batch.levels.long()]
         right = right + patch * pull_of_patches(batch, profiles.patches)[..., None]
     return torch.cholesky_solve(right, torch.linalg.cholesky_ex(own).L).squeeze(2)
+
+
+def errors_plainly(batch: Batch, latents: Tensor, profiles: Profiles) -> Tensor:
+    """How far decoded pixels are from the target (p,): squares, summed over channels, of colours within [0, 1].
+
+    Args:
+        latents: (k, width), of the anchors of the batch.
+    """
+    errors = torch.empty_like(batch.weights)
+    for start in range(0, len(errors), DECODED):
+        some = slice(start, start + DECODED)
+        colours = torch.zeros_like(batch.target[some])
+        for slot in range(batch.shares.shape[1]):
+            mine, share = batch.neighbours[some, slot].long(), batch.shares[some, slot]
+            functions = profiles.at((batch.places[some] - batch.anchors[mine]).float(), batch.inverse[mine])
+            colours += torch.bmm(functions, latents[mine][..., None]).squeeze(2) * share[:, None]
+        errors[some] = (colours.clamp_(-0.5, 0.5) - batch.target[some]).square().sum(1)
+    return errors

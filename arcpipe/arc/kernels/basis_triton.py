@@ -1,8 +1,9 @@
-"""What `basis_batch.solve_plainly` does as one Triton kernel: no function of the basis and no system is kept.
+"""What `basis_batch` does in plain torch, as Triton kernels: no function of the basis and no system is kept.
 
-A program has one anchor. It computes the functions of the basis at the anchor's pixels, some at a time, adds up their
-products and solves the system by elimination in registers. The profiles (some 13 kB) stay in the first cache. An anchor
-sums its own pixels, so the kernel contains no atomic.
+A program of the solver has one anchor. It computes the functions of the basis at the anchor's pixels, some at a time,
+adds up their products and solves the system by elimination in registers. The profiles (some 13 kB) stay in the first
+cache. An anchor sums its own pixels, so the kernel contains no atomic. A program of `measure_pixels` has some pixels,
+which it decodes; their errors alone are written.
 """
 
 # Kernels: Triton finds the types of their arguments itself; pointers are described where they are passed.
@@ -19,6 +20,8 @@ from arcpipe.arc.kernels.basis_batch import CHUNK, Batch, Profiles
 
 WARPS = 4
 """Warps of a program. Chosen without a measurement."""
+PIXELS = 32
+"""Pixels that a program decodes. Chosen without a measurement."""
 FUSED = {"enable_fp_fusion": True}
 """Products are added in one rounding. Said at each launch: Triton's own answer changes from 3.9 to 3.10."""
 PRODUCTS = "tf32x3"
@@ -138,15 +141,66 @@ def solve_anchors(
     tl.store(latents + anchor * Z + numbers, right)
 
 
+@triton.jit
+def measure_pixels(
+    places, anchors, inverse, near, shares, target, orders, sines, profiles, latents, errors, count, knots, per_scale,
+    N: tl.constexpr, C: tl.constexpr, Z: tl.constexpr, P: tl.constexpr, MOST: tl.constexpr,
+):  # fmt: skip
+    """Write how far the decoded pixels are from the target (count,): squares, summed over channels."""
+    pixel = tl.program_id(0) * P + tl.arange(0, P)
+    inside = pixel < count
+    numbers, channel = tl.arange(0, Z), tl.arange(0, 4)
+    order, sine = tl.load(orders + numbers), tl.load(sines + numbers) != 0
+    row, column = (
+        tl.load(places + 2 * pixel, mask=inside, other=0),
+        tl.load(places + 2 * pixel + 1, mask=inside, other=0),
+    )
+    colours = tl.zeros([P, 4], tl.float32)
+    for slot in range(N):
+        anchor = tl.load(near + pixel * N + slot, mask=inside, other=0)
+        share = tl.load(shares + pixel * N + slot, mask=inside, other=0.0)
+        down = (row - tl.load(anchors + 2 * anchor)).to(tl.float32)
+        right = (column - tl.load(anchors + 2 * anchor + 1)).to(tl.float32)
+        distance, angles = lay_angles(down, right, order, sine, MOST)
+        place = tl.minimum(distance * tl.load(inverse + anchor) * per_scale, knots - 1 - 1e-5)
+        knot = place.to(tl.int32)
+        numbers_of = tl.load(latents + anchor[:, None] * Z + numbers[None, :]) * share[:, None]
+        for c in tl.static_range(C):
+            functions = functions_of(profiles, knot, place - knot.to(tl.float32), angles, numbers, C, c, Z)
+            colours += tl.where(channel[None, :] == c, tl.sum(functions * numbers_of, axis=1)[:, None], 0.0)
+    given = tl.load(
+        target + pixel[:, None] * C + channel[None, :], mask=inside[:, None] & (channel[None, :] < C), other=0.0
+    )
+    # What is not a number shall stay so: a comparison with it is false.
+    colours = tl.where(colours > 0.5, 0.5, tl.where(colours < -0.5, -0.5, colours))
+    gap = colours - given
+    tl.store(errors + pixel, tl.sum(gap * gap, axis=1), mask=inside)
+
+
+def errors_by_triton(batch: Batch, latents: Tensor, profiles: Profiles) -> Tensor:
+    """`basis_batch.errors_plainly`, on a GPU or in Triton's interpreter."""
+    p, width = batch.shares.shape[0], len(profiles.orders)
+    errors = torch.empty_like(batch.weights)
+    measure_pixels[(triton.cdiv(p, PIXELS),)](
+        batch.places, batch.anchors, batch.inverse, batch.neighbours, batch.shares, batch.target,
+        profiles.orders, profiles.sines.to(torch.uint8), profiles.values, latents, errors,
+        p, len(profiles.values), profiles.per_scale,
+        N=batch.shares.shape[1], C=batch.target.shape[1], Z=width, P=PIXELS, MOST=profiles.most,
+        num_warps=WARPS, **FUSED,
+    )  # fmt: skip
+    return errors
+
+
 def solve_by_triton(batch: Batch, profiles: Profiles, patch: float, damping: float) -> Tensor:
     """The latents (k, width) of a batch, on a GPU or in Triton's interpreter."""
-    k, width, patches = len(batch.anchors), len(profiles.orders), profiles.patches
+    (pairs, starts), k = batch.pairs(), len(batch.anchors)
+    width, patches = len(profiles.orders), profiles.patches
     latents = batch.target.new_empty(k, width)
     solve_anchors[(k,)](
-        batch.places, batch.anchors, batch.inverse, batch.levels, batch.frames, batch.pairs,
+        batch.places, batch.anchors, batch.inverse, batch.levels, batch.frames, pairs,
         profiles.orders, profiles.sines.to(torch.uint8), profiles.values,
         patches.places, patches.weights, patches.rows, patches.grams,
-        batch.starts, batch.shares, batch.weights, batch.target, latents,
+        starts, batch.shares, batch.weights, batch.target, latents,
         len(profiles.values), profiles.per_scale, float(patch), float(damping), PRODUCTS=PRODUCTS,
         N=batch.shares.shape[1], C=batch.target.shape[1], Z=width, L=CHUNK, Q=patches.weights.shape[1],
         MOST=profiles.most,

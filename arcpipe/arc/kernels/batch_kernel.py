@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from arcpipe.arc.anchors import draw_anchors
 from arcpipe.arc.basis import NEAREST, Basis
-from arcpipe.arc.kernels.basis_batch import Batch, Found, Profiles, solve_plainly
+from arcpipe.arc.kernels.basis_batch import Batch, Found, Profiles, errors_plainly, moved, solve_plainly
+from arcpipe.arc.metrics import decibels
 from arcpipe.arc.neighbours import nearest_anchors
 from arcpipe.arc.problem import FittedCloud, cut_groups
+from arcpipe.cloud import Cloud
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
 from arcpipe.threads import each as spread
@@ -43,9 +46,8 @@ class BatchKernel:
     ) -> list[FittedCloud]:
         clouds: list[FittedCloud] = []
         last: Iterator[list[FittedCloud]] = iter(())
-        most = GROUP_PIXELS[self.solver] if self.device.type == "cuda" else CPU_GROUP_PIXELS
         pixels = [image.shape[0] * image.shape[1] for image in images]
-        for group in cut_groups(range(len(images)), pixels, most):
+        for group in cut_groups(range(len(images)), pixels, self._most()):
             now = self._fit([images[i] for i in group], fit, [seeds[i] for i in group])
             next(now)  # on its way: the CPU lays out a group while the device works on the one before
             for made in last:
@@ -54,6 +56,31 @@ class BatchKernel:
         for made in last:
             clouds += made
         return clouds
+
+    def measure(self, clouds: Sequence[Cloud | FittedCloud], images: Sequence[NDArray[Any]]) -> list[float]:
+        """The PSNR (dB) of clouds, which are decoded on the device, against their images."""
+        pixels, on_their_way = [image.shape[0] * image.shape[1] for image in images], []
+        for group in cut_groups(range(len(images)), pixels, self._most()):
+            some, found = [images[i] for i in group], list[Found]()
+            for cloud in (clouds[i] for i in group):
+                assert cloud.scales is not None
+                assert cloud.neighbours is not None
+                found.append((cloud.scales, cloud.neighbours))
+            drawn = [clouds[i].positions.astype(np.int64) for i in group]
+            with torch.no_grad():
+                batch = Batch.lay(some, drawn, found, self.basis, self.device)
+                rows = [clouds[i].latents for i in group]
+                width, z = len(self.profiles.orders), self.profiles.latent_dim
+                latents = moved(rows, (len(batch.anchors), z), torch.float32, self.device)
+                errors = errors_of(self.solver, batch, F.pad(latents, (0, width - z)), self.profiles)
+                areas = moved([np.array([pixels[i] for i in group])], (len(some),), torch.int64, self.device)
+                on_their_way.append(Host(torch.segment_reduce(errors.double(), "sum", lengths=areas)))
+        sums = np.concatenate([total for host in on_their_way for total in host.arrays()])
+        return [decibels(total / image.size) for total, image in zip(sums, images, strict=True)]
+
+    def _most(self) -> int:
+        """Pixels of a batch."""
+        return GROUP_PIXELS[self.solver] if self.device.type == "cuda" else CPU_GROUP_PIXELS
 
     def _fit(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]
@@ -125,6 +152,15 @@ def solve(solver: str, batch: Batch, profiles: Profiles, fit: FitSection) -> Ten
     from arcpipe.arc.kernels.basis_triton import solve_by_triton
 
     return solve_by_triton(batch, profiles, fit.patch, fit.damping)
+
+
+def errors_of(solver: str, batch: Batch, latents: Tensor, profiles: Profiles) -> Tensor:
+    """How far the decoded pixels (p,) of a batch are from its images, by `torch` or `triton`."""
+    if solver == "torch":
+        return errors_plainly(batch, latents, profiles)
+    from arcpipe.arc.kernels.basis_triton import errors_by_triton
+
+    return errors_by_triton(batch, latents, profiles)
 
 
 def has_triton() -> bool:
