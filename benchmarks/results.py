@@ -5,7 +5,8 @@
 
 Each folder is one that `arcpipe run` made. Prints Markdown: the tables, what they cost, and whether the arms come in
 the thesis's order as far as the spread over seeds can tell. With --into a page keeps the tables whose results are not
-given, and those of the given results take their places in it, or come behind them.
+given, and those of the given results take their places in it, or come behind them. With --again as well, a table of
+more seeds stays: it gets the card of the given results, which are of the same experiment, and what they measured.
 """
 
 from __future__ import annotations
@@ -80,18 +81,27 @@ FIELD = (
 MADE = re.compile(r"^\* `([^`]+)`: \d+ trainings", re.MULTILINE)
 """The line of a table that names its experiment."""
 
+ELSEWHERE = re.compile(r"arcpipe run /\S*/pipelines/")
+"""The command of somebody who was in another folder."""
+
 
 def main() -> None:
     """Print the page, or write it into a file that has one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, help="results folders that arcpipe run made")
     parser.add_argument("--into", type=Path, help="a page whose other tables stay")
+    parser.add_argument(
+        "--again", action="store_true", help="the tables stay, and get cards and what was measured again"
+    )
     wanted = parser.parse_args()
     documents = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in wanted.folders]
-    if wanted.into is None:
-        print(page(documents, ""), end="")
+    former = wanted.into.read_text(encoding="utf-8") if wanted.into else ""
+    made = page_again(documents, former) if wanted.again else page(documents, former)
+    made = ELSEWHERE.sub("arcpipe run pipelines/", made)
+    if wanted.into:
+        wanted.into.write_text(made, encoding="utf-8")
     else:
-        wanted.into.write_text(page(documents, wanted.into.read_text(encoding="utf-8")), encoding="utf-8")
+        print(made, end="")
 
 
 def page(documents: Sequence[Mapping[str, Any]], former: str) -> str:
@@ -102,6 +112,32 @@ def page(documents: Sequence[Mapping[str, Any]], former: str) -> str:
     kept = [entry for entry in former_entries(former) if entry.source.strip("`") not in names]
     parts = [HEAD, "\n".join(field(documents, kept)), *(f"## {text.strip()}" for text in sections.values())]
     return "\n\n".join(parts) + "\n"
+
+
+def page_again(documents: Sequence[Mapping[str, Any]], former: str) -> str:
+    """The page with the cards of experiments that were run again, and what they measured, below their older tables."""
+    for document in documents:
+        line = next((line for line in former.splitlines() if line.startswith(f"* `{document['name']}`: ")), None)
+        if line is None:
+            raise SystemExit(f"the page has no table of {document['name']}")
+        rows, column = read_rows(document), document["columns"][0]
+        shown = list(current(document, rows))
+        found = [(row.name, row.cells[column]) for row in rows if column in row.cells]
+        means = "; ".join(f"{name} {cell.mean:.1f}" for name, cell in found if cell.mean is not None)
+        seeds = max(len(cell.values) for _, cell in found)
+        again = (
+            f"* Measured again (*{column}*, {seeds} seed{'s' * (seeds > 1)}, {document['machine']['cpu']}): {means}."
+        )
+        former = former.replace(line, "\n".join([*card_lines(cards_of(document, shown)), line, again]))
+    return former
+
+
+def cards_of(document: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> dict[str, Card]:
+    """The card of each arm, from results that the table shows."""
+    return {
+        entry["arm"]: Card.from_dict(entry.get("card", {}), f"the arm {entry['arm']} of {document['name']}")
+        for entry in shown
+    }
 
 
 def former_entries(page: str) -> list[Entry]:
@@ -157,11 +193,7 @@ def section(document: Mapping[str, Any]) -> list[str]:
     shown = list(current(document, rows))
     seconds = {entry["run"]: entry["training"]["seconds"] for entry in shown}
     cost = f"{len(seconds)} trainings, {duration(sum(seconds.values()))} in all on {machine['cores']} cores"
-    cards = {
-        entry["arm"]: Card.from_dict(entry.get("card", {}), f"the arm {entry['arm']} of {document['name']}")
-        for entry in shown
-    }
-    lines += card_lines(cards)
+    lines += card_lines(cards_of(document, shown))
     waiting = [row.name for row in rows if row not in numbered]
     lines += [f"* Arms that have not been run: {'; '.join(waiting)}."] if waiting else []
     lines += [f"* `{document['name']}`: {cost} ({machine['cpu']}), arcpipe {document['arcpipe']}."]

@@ -125,29 +125,30 @@ def test_the_table_of_the_field_has_the_best_of_ours_among_theirs(page: ModuleTy
     assert page.field([document("gone", 80.0, unknown)]) == []
 
 
-def test_a_page_keeps_the_tables_whose_results_are_not_given(page: ModuleType) -> None:
-    def document(name: str, accuracy: float) -> dict[str, Any]:
-        facts: dict[str, Any] = {"images": 8000, "clouds": 8000, "psnr": 31.25, "epochs": 15, "minutes": 2.5}
-        cell = {"values": [accuracy], "mean": accuracy, "deviation": None, "thesis": None}
-        settings = {"convert": {"fit": {"recipe": "basis"}, "source": {"source": "mnist-6k.tar"}}}
-        training = {"seconds": 150.0, "images": int(accuracy)}
-        found = {"arm": "a", "column": "accuracy", "accuracy": accuracy / 100, "run": "r", "card": CARD.as_dict()}
-        return {
-            "name": name,
-            "title": f"About {name}",
-            "about": "",
-            "thesis": "",
-            "failed": [],
-            "arcpipe": "0.1",
-            "columns": ["accuracy"],
-            "machine": {"cores": 2, "cpu": "X"},
-            "rows": [{"name": "a", "reference": False, "cells": {"accuracy": cell}, "facts": facts}],
-            "results": [{**found, "settings": settings, "training": training}],
-        }
+def document_of(name: str, accuracy: float) -> dict[str, Any]:
+    facts: dict[str, Any] = {"images": 8000, "clouds": 8000, "psnr": 31.25, "epochs": 15, "minutes": 2.5}
+    cell = {"values": [accuracy], "mean": accuracy, "deviation": None, "thesis": None}
+    settings = {"convert": {"fit": {"recipe": "basis"}, "source": {"source": "mnist-6k.tar"}}}
+    training = {"seconds": 150.0, "images": int(accuracy)}
+    found = {"arm": "a", "column": "accuracy", "accuracy": accuracy / 100, "run": "r", "card": CARD.as_dict()}
+    return {
+        "name": name,
+        "title": f"About {name}",
+        "about": "",
+        "thesis": "",
+        "failed": [],
+        "arcpipe": "0.1",
+        "columns": ["accuracy"],
+        "machine": {"cores": 2, "cpu": "X"},
+        "rows": [{"name": "a", "reference": False, "cells": {"accuracy": cell}, "facts": facts}],
+        "results": [{**found, "settings": settings, "training": training}],
+    }
 
-    whole = page.page([document("first", 90.0), document("second", 80.0)], "")
+
+def test_a_page_keeps_the_tables_whose_results_are_not_given(page: ModuleType) -> None:
+    whole = page.page([document_of("first", 90.0), document_of("second", 80.0)], "")
     assert page.page([], whole) == whole
-    renewed = page.page([document("first", 70.0), document("third", 60.0)], whole)
+    renewed = page.page([document_of("first", 70.0), document_of("third", 60.0)], whole)
     assert [line for line in renewed.splitlines() if line.startswith("## ")] == [
         "## Where this stands", "## About first", "## About second", "## About third",
     ]  # fmt: skip
@@ -155,3 +156,18 @@ def test_a_page_keeps_the_tables_whose_results_are_not_given(page: ModuleType) -
     assert {entry.source: entry.accuracy for entry in page.former_entries(renewed)} == {
         "`first`": 70.0, "`second`": 80.0, "`third`": 60.0,
     }  # fmt: skip
+
+
+def test_a_table_of_more_seeds_gets_the_card_of_a_later_run(page: ModuleType) -> None:
+    former = page.page([document_of("first", 40.0), document_of("second", 50.0)], "").replace(
+        "40.00", "39.00 ± 1.00 (3)"
+    )
+    lines = [line for line in former.splitlines() if not line.startswith("* Card")]
+    made = page.page_again([document_of("first", 41.0)], "\n".join(lines))
+    assert "| a | 39.00 ± 1.00 (3) |" in made
+    card, cost, again = (line for line in made.partition("## About second")[0].splitlines() if line.startswith("* "))
+    assert card.startswith("* Card: labels are seen: in training;")
+    assert cost.startswith("* `first`: 1 trainings")
+    assert again == "* Measured again (*accuracy*, 1 seed, X): a 41.0."
+    with pytest.raises(SystemExit, match="no table of third"):
+        page.page_again([document_of("third", 41.0)], made)
