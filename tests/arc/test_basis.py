@@ -55,7 +55,10 @@ def test_a_new_basis_has_the_numbers_asked_for(latent_dim: int, channels: int) -
 
 @pytest.mark.parametrize(
     ("height", "width", "channels", "latents", "neighbours"),
-    [(9, 11, 3, 0.1, 4), (8, 8, 1, 0.2, 4), (1, 30, 3, 5, 4), (30, 1, 1, 4, 4), (12, 12, 3, 3, 3), (2, 2, 3, 1, 1)],
+    [
+        *((9, 11, 3, 0.1, 4), (8, 8, 1, 0.2, 4), (1, 30, 3, 5, 4), (30, 1, 1, 4, 4), (2, 2, 3, 1, 1)),
+        pytest.param(12, 12, 3, 3, 3, marks=pytest.mark.slow),  # each number of neighbours is compiled by itself
+    ],
 )
 def test_a_fit_is_what_the_equations_say(
     height: int, width: int, channels: int, latents: float, neighbours: int

@@ -53,6 +53,19 @@ def nothing_is_synced() -> object:
         yield
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A bucket is slow: of the parameters of a test it meets the first ones among the fast tests, all among all."""
+    met: set[str] = set()
+    for item in items:
+        call = getattr(item, "callspec", None)
+        if call is not None and call.params.get("place") == "bucket":
+            name = item.nodeid.partition("[")[0]
+            if name in met:
+                item.add_marker(pytest.mark.slow)
+            met.add(name)
+
+
 @pytest.fixture(params=["folder", "bucket"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """Where a store can be made, alone in its surroundings."""
