@@ -131,9 +131,10 @@ class AimAtRequests(Aim):
         if self._left != 0:
             return True
         self._left = random.randint(1, DOOMED_REQUESTS)
-        port = peer.getpeername()[1]
+        near, far = peer.getpeername()[1], self._server.relay.port
         for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.pid not in (None, os.getpid()):
+            ends = connection.laddr and connection.raddr and (connection.laddr.port, connection.raddr.port)
+            if ends == (near, far) and connection.pid is not None:
                 os.kill(connection.pid, signal.SIGKILL)
                 arrives = random.random() < 0.5
                 self._kills.append(f"{method} that {'arrives' if arrives else 'is lost'}")
