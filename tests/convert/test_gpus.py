@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from arcpipe import fitter
 from arcpipe.arc import engine, memory
 from arcpipe.arc.kernels.batch_kernel import BatchKernel
 from arcpipe.cluster import Cluster
@@ -30,6 +31,11 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A worker that believes it has a GPU."""
     monkeypatch.setattr(engine, "choose_device", lambda name: torch.device("cpu"))
     monkeypatch.setattr(engine, "choose_kernel", lambda name, decoder: BatchKernel(decoder))
+    decoder_of = engine.decoder_of
+    monkeypatch.setattr(engine, "decoder_of", lambda record, device: decoder_of(record))
+    monkeypatch.setattr(
+        fitter, "measure", lambda clouds, decoder, images, threads: BatchKernel(decoder).measure(clouds, images)
+    )
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: None)
     with ThreadPoolExecutor(1) as executor:
         yield replace(in_process(executor), device="cuda")
