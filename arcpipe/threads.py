@@ -36,6 +36,26 @@ def set_waiting() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
+_wanted: int | None = None
+
+
+def set_compute_threads(count: int) -> None:
+    """Let fits take so many threads, and torch where it is loaded: the recipe `basis` needs none on a CPU."""
+    global _wanted
+    _wanted = count
+    if set_torch := getattr(sys.modules.get("torch"), "set_num_threads", None):
+        set_torch(count)
+
+
+def compute_threads() -> int:
+    """How many threads a fit takes: torch's number where torch is loaded, else the one set here, else a thread for each
+    core, or as many as `OMP_NUM_THREADS` says."""
+    if torch_threads_now := getattr(sys.modules.get("torch"), "get_num_threads", None):
+        return int(torch_threads_now())
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return _wanted or (int(said) if said.isdecimal() and int(said) > 0 else available_cores())
+
+
 @contextmanager
 def torch_threads(wanted: int | None = None) -> Iterator[None]:
     """Let torch and the compiled loops take `wanted` threads, by default one per core that this process may use.

@@ -5,19 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from arcpipe.arc.problem import learning_rates
 from arcpipe.config import FitSection
-
-
-def learning_rates(fit: FitSection) -> NDArray[np.float64]:
-    """The rate of each step, (steps,): `fit.lr`, or what `fit.schedule` makes of it."""
-    if fit.schedule == "constant":
-        return np.full(fit.steps, fit.lr)
-    return fit.lr * (1 + np.cos(np.pi * np.arange(fit.steps) / fit.steps)) / 2
 
 
 class Adam:

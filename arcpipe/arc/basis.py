@@ -17,15 +17,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from arcpipe.arc.decoder import OfRecord
 from arcpipe.arc.kernels.basis_loops import Patches, Scenes, Table, lay_rows, lay_scenes
 from arcpipe.arc.kernels.basis_solve import lay_patches
 from arcpipe.arc.kernels.simd import LANES, padded_length
 from arcpipe.arc.kernels.spacing import distances_between
 from arcpipe.arc.maps import orders_of, units_of
+from arcpipe.arc.of_record import OfRecord
 from arcpipe.cloud import BasisRecord, ends_from
 
 STEPS = 2
@@ -55,23 +54,21 @@ WIDTH = 3.0
 """Distance, in scales, at which the first functions of a new basis have their outermost extreme."""
 
 
-CPU = torch.device("cpu")
-
-
 @dataclass(frozen=True)
 class Basis(OfRecord):
-    """A basis with the tables that compiled code reads. `device`: where clouds are fitted; the tables lie on the CPU.
+    """A basis with the tables that compiled code reads. `device`: torch's name of where clouds are fitted; the tables
+    lie on the CPU, where nothing needs torch.
 
     Raises:
         ValueError: the record's arrays do not fit each other.
     """
 
     record: BasisRecord
-    device: torch.device = CPU
+    device: str = "cpu"
 
-    def to(self, device: str | torch.device) -> Basis:
-        """The same basis for fits on this device."""
-        return self if torch.device(device) == self.device else replace(self, device=torch.device(device))
+    def to(self, device: Any) -> Basis:
+        """The same basis for fits on this device, a name or torch's own object."""
+        return self if str(device) == self.device else replace(self, device=str(device))
 
     @cached_property
     def table(self) -> Table:

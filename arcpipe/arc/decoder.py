@@ -10,34 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arcpipe.cloud import BasisRecord, DecoderKind, NetworkRecord, SirenRecord
+from arcpipe.cloud import DecoderKind, NetworkRecord
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
-
-
-class OfRecord:
-    """A decoder that is built around its record, and says of itself what the record says."""
-
-    record: BasisRecord | SirenRecord
-
-    @property
-    def kind(self) -> DecoderKind:
-        return self.record.kind
-
-    @property
-    def n_neighbours(self) -> int:
-        return self.record.n_neighbours
-
-    @property
-    def latent_dim(self) -> int:
-        return self.record.latent_dim
-
-    @property
-    def channels(self) -> int:
-        return self.record.channels
-
-    def to_record(self) -> BasisRecord | SirenRecord:
-        return self.record
 
 
 @dataclass(frozen=True, slots=True)

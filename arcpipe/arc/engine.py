@@ -1,31 +1,34 @@
-"""Images to clouds and clouds to images, fast: the numbers of `reference` in the form of `factorised`."""
+"""Images to clouds and clouds to images, fast: the numbers of `reference` by compiled loops and in batches.
+
+Torch is imported for networks and GPUs only: what the kinds `basis` and `siren` need of a CPU does without.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from arcpipe.arc.basis import Basis, new_basis
-from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.factorised import Factorised
 from arcpipe.arc.kernels import choose_kernel
 from arcpipe.arc.kernels.basis_kernel import render_cloud, render_places
 from arcpipe.arc.neighbours import Finder, nearest_anchors
-from arcpipe.arc.problem import FittedCloud, standardised_gaps
+from arcpipe.arc.problem import FittedCloud
 from arcpipe.arc.sirens import Sirens, fit_siren_clouds
-from arcpipe.arc.tiles import index_rows, padded
 from arcpipe.cloud import BasisRecord, DecoderRecord, SirenRecord
 from arcpipe.config import FitSection
 from arcpipe.devices import choose_device
 from arcpipe.errors import ConfigError, ImageError
 from arcpipe.siren import new_record, render
 
-AnyDecoder = Decoder | Basis | Sirens
+if TYPE_CHECKING:
+    import torch
+
+    from arcpipe.arc.decoder import Decoder
+
+AnyDecoder: TypeAlias = "Decoder | Basis | Sirens"
 GPU_SHARE = 0.5
 """Of a GPU's free memory, for index tensors that are kept."""
 BLOCK = 64
@@ -68,16 +71,18 @@ def fit_clouds(
     """
     check_decoder(decoder, fit)
     check_images(images, seeds, decoder.channels)
-    decoder = decoder.to(choose_device(device))
+    decoder = decoder.to("cpu" if device == "cpu" else choose_device(device))
     if isinstance(decoder, Sirens):
         return fit_siren_clouds(images, decoder, fit, seeds)
-    if decoder.device.type == "cuda":
-        memory_bytes = int(GPU_SHARE * gpu_memory(decoder.device))
+    if str(decoder.device).startswith("cuda"):
+        memory_bytes = int(GPU_SHARE * gpu_memory(str(decoder.device)))
     return choose_kernel(kernel, decoder).run(images, fit, seeds, memory_bytes)
 
 
-def gpu_memory(device: torch.device) -> float:
+def gpu_memory(device: str) -> float:
     """Bytes of a GPU that this process may still take: what is free, or its part where several processes share it."""
+    import torch
+
     free, total = torch.cuda.mem_get_info(device)
     part = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(device)  # not in torch 2.4
     return min(free, part * total - torch.cuda.memory_allocated(device))
@@ -149,13 +154,9 @@ def colours_at(
         if scales is None:
             raise ValueError("a cloud of the kind basis is decoded with the scales of its anchors")
         return lambda places, near: render_places(decoder, latents, positions, scales, places, near)
-    network = Factorised(decoder)
-    source = torch.tensor(np.asarray(latents, np.float32), device=decoder.device)
+    from arcpipe.arc.factorised import network_colours
 
-    def decode_places(places: NDArray[Any], near: NDArray[Any]) -> NDArray[np.float32]:
-        return decode_pixels(network, source, near, standardised_gaps(positions, near, places, relative))
-
-    return decode_places
+    return network_colours(decoder, latents, positions, relative)
 
 
 def first_decoder(fit: FitSection, channels: int, seed: int, device: str = "cpu") -> AnyDecoder:
@@ -164,6 +165,8 @@ def first_decoder(fit: FitSection, channels: int, seed: int, device: str = "cpu"
         return Sirens(new_record(fit, channels, seed))
     if fit.decoder_kind == "basis":
         return new_basis(fit.latent_dim, channels, fit.neighbours).to(device)
+    from arcpipe.arc.decoder import Decoder
+
     return Decoder.initial(fit, channels, seed).to(device)
 
 
@@ -172,25 +175,10 @@ def decoder_of(record: DecoderRecord, device: str | torch.device = "cpu") -> Any
     if isinstance(record, SirenRecord):
         return Sirens(record)
     if isinstance(record, BasisRecord):
-        return Basis(record, torch.device(device))
+        return Basis(record, str(device))
+    from arcpipe.arc.decoder import Decoder
+
     return Decoder.from_record(record, device)
-
-
-@torch.no_grad()
-def decode_pixels(
-    network: Factorised, latents: Tensor, near: NDArray[Any], gaps: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Decode pixels (t, channels) from their nearest latents `near` (t, n) and the standardised `gaps` (t, 2 n)."""
-    touched, index = index_rows(near, None)
-    device = latents.device
-    index = padded(index)
-    layers = network.forward(
-        latents.index_select(0, torch.from_numpy(touched).to(device)),
-        torch.from_numpy(index.ravel()).to(device),
-        torch.arange(0, index.size + 1, index.shape[1], dtype=torch.int32, device=device),
-        torch.from_numpy(padded(gaps)).to(device),
-    )
-    return layers[-1][: len(near)].cpu().numpy()
 
 
 def check_decoder(decoder: AnyDecoder, fit: FitSection) -> None:

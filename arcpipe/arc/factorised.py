@@ -7,14 +7,19 @@ products. The way back mirrors it: each (latent, slot) sums the gradients of its
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.tiles import Tile
+from arcpipe.arc.problem import standardised_gaps
+from arcpipe.arc.tiles import Tile, index_rows, padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +120,33 @@ class Factorised:
 def sum_rows(table: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
     """Sum the `rows` of `table` (r, h) in segments `offsets` (segments + 1,), in order: (segments, h)."""
     return F.embedding_bag(rows, table, offsets, mode="sum", include_last_offset=True)
+
+
+def network_colours(
+    decoder: Decoder, latents: NDArray[Any], positions: NDArray[Any], relative: tuple[float, float]
+) -> Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float32]]:
+    """See `engine.colours_at`."""
+    network = Factorised(decoder)
+    source = torch.tensor(np.asarray(latents, np.float32), device=decoder.device)
+
+    def decode_places(places: NDArray[Any], near: NDArray[Any]) -> NDArray[np.float32]:
+        return decode_pixels(network, source, near, standardised_gaps(positions, near, places, relative))
+
+    return decode_places
+
+
+@torch.no_grad()
+def decode_pixels(
+    network: Factorised, latents: Tensor, near: NDArray[Any], gaps: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Decode pixels (t, channels) from their nearest latents `near` (t, n) and the standardised `gaps` (t, 2 n)."""
+    touched, index = index_rows(near, None)
+    device = latents.device
+    index = padded(index)
+    layers = network.forward(
+        latents.index_select(0, torch.from_numpy(touched).to(device)),
+        torch.from_numpy(index.ravel()).to(device),
+        torch.arange(0, index.size + 1, index.shape[1], dtype=torch.int32, device=device),
+        torch.from_numpy(padded(gaps)).to(device),
+    )
+    return layers[-1][: len(near)].cpu().numpy()

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -24,7 +23,7 @@ from arcpipe.arc.maps import orders_of, units_of
 from arcpipe.arc.memory import PIECE
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
-from arcpipe.threads import Helpers, ahead, team
+from arcpipe.threads import Helpers, ahead, compute_threads, team
 
 CROP = 96
 """Larger images give a square of so many pixels a side, another one every time they are chosen."""
@@ -75,7 +74,7 @@ def learn_basis(
     sharpness = Adam(np.zeros(1), np.zeros(1))
     errors = np.empty(fit.pretrain_steps, np.float32)
     laid = (lay_batch(basis, draw_batch(images, rng), fit) for _ in range(fit.pretrain_steps))
-    threads = torch.get_num_threads()
+    threads = compute_threads()
     with team(threads) as helpers:
         for step, batch in enumerate(ahead(laid) if threads > 1 else laid):
             slopes, sums, n_values = batch_slopes(basis, batch, fit, helpers)
@@ -212,7 +211,7 @@ def _measure(
                 weights += gram(table, scene, block, squares)
         return latents.reshape(-1, table.width)[:, :z], squares[:z, :z], weights
 
-    with team(torch.get_num_threads()) as helpers:
+    with team(compute_threads()) as helpers:
         made = helpers.each(some, lay_batch(basis, batch, fit))
     rows = np.concatenate([rows for rows, _, _ in made]).astype(np.float64)
     lower = np.sum([squares for _, squares, _ in made], axis=0) / sum(weights for _, _, weights in made)

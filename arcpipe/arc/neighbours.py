@@ -7,14 +7,16 @@ distances, equal ones by the lower row: what a brute-force comparison in integer
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from arcpipe.arc.kernels.grid import nearest_of_all, sum_gaps
 from arcpipe.errors import TooFewAnchorsError
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 DENSE_ANCHORS = 128
 """Up to so many anchors every distance is computed; a tree is faster beyond (32x32 pixels, process CPU time)."""
@@ -94,6 +96,8 @@ class Finder:
         if self.whole and len(self.anchors) <= DENSE_ANCHORS and np.issubdtype(points.dtype, np.integer):
             return _by_all_distances(self.anchors, points.astype(np.int64), self.n)
         if self.tree is None:
+            from scipy.spatial import cKDTree
+
             self.tree = cKDTree(self.anchors)
         return _by_tree(self.tree, self.anchors, points, self.n)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe.arc.basis import Basis
-from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import check_images
 from arcpipe.arc.kernels import choose_network_kernel
 from arcpipe.arc.learn_basis import learn_basis
 from arcpipe.config import FitSection
 from arcpipe.devices import choose_device
+
+if TYPE_CHECKING:
+    from arcpipe.arc.decoder import Decoder
 
 
 def pretrain_decoder(
@@ -56,6 +58,8 @@ def pretrain_decoder(
     check_images(images, seeds, channels)
     if fit.decoder_kind == "basis":
         return learn_basis(images, fit, seed, channels, stepped)
+    from arcpipe.arc.decoder import Decoder
+
     decoder = Decoder.initial(fit, channels, seed).to(choose_device(device))
     losses = choose_network_kernel(kernel, decoder).run_jointly(images, fit.joint, seeds, memory_bytes, stepped)
     return decoder.to("cpu"), losses

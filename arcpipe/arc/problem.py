@@ -10,20 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from arcpipe.arc.anchors import draw_anchors, morton_order
+from arcpipe.arc.memory import fit_bytes
 from arcpipe.arc.neighbours import nearest_anchors, relative_statistics
-from arcpipe.arc.tiles import Pixels, Tile, build_tile
-from arcpipe.cloud import ends_from
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
+
+TOGETHER_PIXELS = 2**20
+"""Larger images are fitted one after the other by all threads: one at a time is in memory. Smaller ones are too where
+there are fewer of them than threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,13 @@ def initial_latents(n_anchors: int, fit: FitSection, rng: np.random.Generator) -
     return rng.uniform(-fit.init, fit.init, (n_anchors, fit.latent_dim)).astype(np.float32)
 
 
+def learning_rates(fit: FitSection) -> NDArray[np.float64]:
+    """The rate of each step, (steps,): `fit.lr`, or what `fit.schedule` makes of it."""
+    if fit.schedule == "constant":
+        return np.full(fit.steps, fit.lr)
+    return fit.lr * (1 + np.cos(np.pi * np.arange(fit.steps) / fit.steps)) / 2
+
+
 def prepare_image(image: NDArray[Any], fit: FitSection, seed: int) -> PreparedImage:
     """Draw anchors, first latents and mini-batches, each from its own seed, and find all neighbours."""
     height, width, channels = image.shape
@@ -144,6 +151,27 @@ def cut_groups(rows: Sequence[int], pixels: Sequence[int], most: int) -> list[li
     return groups
 
 
+def share_out(
+    shapes: Sequence[tuple[int, ...]], fit: FitSection, threads: int, memory_bytes: int
+) -> tuple[list[tuple[list[int], int]], list[int]]:
+    """Say which images are fitted by one thread each, in groups with the number of threads at work, and which by all.
+
+    Threads that would need more than `memory_bytes` together stay out; one is always at work.
+    """
+    large = [i for i, shape in enumerate(shapes) if shape[0] * shape[1] > TOGETHER_PIXELS]
+    small = [i for i, shape in enumerate(shapes) if shape[0] * shape[1] <= TOGETHER_PIXELS]
+    # The last few that would leave threads idle.
+    odd = len(small) % threads
+    small, left = (small[: len(small) - odd], small[len(small) - odd :]) if threads > 1 else (small, [])
+    quick = [i for i in left if shapes[i][0] * shapes[i][1] < 2**14]  # gone before others could help
+    together = [i for i in left if i not in quick] + large
+    alone = []
+    for rows in (small, quick):
+        most = max((fit_bytes(shapes[i], fit) for i in rows), default=1)
+        alone.append((rows, max(1, min(threads, memory_bytes // most))))
+    return [(rows, workers) for rows, workers in alone if rows], together
+
+
 def places(pixels: NDArray[Any], width: int) -> NDArray[np.int64]:
     """(p, 2) row and column of pixel numbers (p,) of an image `width` pixels wide."""
     return np.stack(np.divmod(pixels, width), axis=1).astype(np.int64)
@@ -167,77 +195,3 @@ def standardised_gaps(
     gaps -= np.float32(relative[0])
     gaps /= np.float32(relative[1])
     return gaps.reshape(len(points), -1)
-
-
-class Tiled:
-    """Several small images, or one large one, as tiles.
-
-    Args:
-        images: All cut into the same number of mini-batches.
-        tile_pixels: The mini-batch of a single image is cut into tiles of at most so many pixels.
-        device: Where the tensors live.
-        keep: Keep the tiles (`kept_bytes`); otherwise build them again in each step, at about half the speed.
-    """
-
-    def __init__(
-        self,
-        images: Sequence[PreparedImage],
-        *,
-        tile_pixels: int,
-        device: str | torch.device = "cpu",
-        keep: bool = True,
-    ) -> None:
-        self.images = tuple(images)
-        self.device = torch.device(device)
-        self.latent_offsets = ends_from([len(image.positions) for image in images])
-        self.n_batches = images[0].n_batches
-        self._tile_pixels = tile_pixels
-        self.keeps = keep
-        self._kept: dict[int, tuple[Tile, ...]] = {}
-
-    def latents(self) -> Tensor:
-        """The first latents of all images end to end, on the device."""
-        return torch.from_numpy(np.concatenate([image.first_latents() for image in self.images])).to(self.device)
-
-    def tiles(self, step: int) -> tuple[Tile, ...]:
-        """The mini-batch of a step, counted from 0."""
-        batch = step % self.n_batches
-        tiles = self._kept.get(batch) or self._build(batch)
-        if self.keeps:
-            self._kept[batch] = tiles
-        return tiles
-
-    def _build(self, batch: int) -> tuple[Tile, ...]:
-        batches = [image.batch(batch) for image in self.images]
-        n_pixels = len(batches[0])
-        if len(self.images) > 1 or n_pixels <= self._tile_pixels:
-            return (build_tile(self._pixels(batches, slice(None)), int(self.latent_offsets[-1]), self.device),)
-        n_tiles = -(-n_pixels // self._tile_pixels)
-        cuts = [n_pixels * i // n_tiles for i in range(n_tiles + 1)]
-        pieces = [slice(*ends) for ends in pairwise(cuts)]
-        return tuple(build_tile(self._pixels(batches, piece), None, self.device) for piece in pieces)
-
-    def _pixels(self, batches: Sequence[NDArray[np.int64]], piece: slice) -> Pixels:
-        """Lay a piece of every image's mini-batch end to end."""
-        near, relative, target, weight = [], [], [], []
-        for image, batch, first_row in zip(self.images, batches, self.latent_offsets[:-1], strict=True):
-            pixels = batch[piece]
-            local = image.neighbours[pixels]
-            near.append(local + np.int32(first_row))
-            relative.append(standardised_gaps(image.positions, local, places(pixels, image.size[1]), image.relative))
-            target.append(image.target[pixels])
-            share = 1 / (len(batch) * image.target.shape[1])
-            weight.append(np.full((len(pixels), 1), share, np.float32))
-        return Pixels(
-            near=np.concatenate(near),
-            relative=np.concatenate(relative),
-            target=np.concatenate(target),
-            weight=np.concatenate(weight),
-            counts=tuple(len(part) for part in near),
-        )
-
-
-def kept_bytes(images: Sequence[PreparedImage]) -> int:
-    """Memory of the kept tiles: index and its transpose, relative positions, targets, weight and number of each
-    pixel."""
-    return sum(4 * (4 * image.neighbours.size + image.target.size + 3 * len(image.target)) for image in images)

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.anchors import draw_anchors
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.neighbours import nearest_anchors, relative_statistics
-from arcpipe.arc.problem import initial_latents, mini_batches
+from arcpipe.arc.problem import initial_latents, learning_rates, mini_batches
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
 

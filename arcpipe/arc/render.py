@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from arcpipe.arc.basis import Basis
 from arcpipe.arc.engine import AnyDecoder, colours_at, decode, decoder_of
-from arcpipe.arc.kernels.batch_kernel import BatchKernel
 from arcpipe.arc.metrics import psnr
 from arcpipe.arc.neighbours import Finder
 from arcpipe.arc.sirens import Sirens
@@ -100,9 +99,11 @@ def measure(
     clouds: Sequence[Cloud], decoder: AnyDecoder, images: Sequence[NDArray[Any]], *, threads: int = 1
 ) -> list[float]:
     """The PSNR (dB) of clouds, as they are fitted, against their images: on the decoder's device."""
-    if isinstance(decoder, Basis) and decoder.device.type != "cpu":
+    if isinstance(decoder, Basis) and decoder.device != "cpu":
+        from arcpipe.arc.kernels.batch_kernel import BatchKernel
+
         return BatchKernel(decoder).measure(clouds, images)
-    if not isinstance(decoder, Basis) and (isinstance(decoder, Sirens) or decoder.device.type == "cpu"):
+    if not isinstance(decoder, Basis) and (isinstance(decoder, Sirens) or str(decoder.device) == "cpu"):
         threads = 1  # torch has threads of its own for a network; what compiled loops or a GPU decode is spread here
     return each(lambda i: render_and_compare(clouds[i], decoder, images[i])[1], range(len(clouds)), threads)
 
@@ -113,9 +114,9 @@ def _ready(cloud: Cloud, decoder: DecoderRecord | AnyDecoder | None) -> AnyDecod
     record = decoder or cloud.decoder
     if record is None:
         raise ValueError("the cloud brings no decoder along: give that of its store")
-    if isinstance(record, AnyDecoder):
-        return record
     if not isinstance(record, DecoderRecord):
+        if hasattr(record, "to_record"):
+            return record
         raise TypeError(f"a decoder is what store.decoder gives, not {type(record).__name__}")
     own = cloud.decoder
     if own is not None and own is not record and own.sha256 != record.sha256:

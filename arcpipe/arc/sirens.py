@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from arcpipe.arc.adam import learning_rates
-from arcpipe.arc.decoder import OfRecord
-from arcpipe.arc.problem import FittedCloud
+from arcpipe.arc.of_record import OfRecord
+from arcpipe.arc.problem import FittedCloud, learning_rates
 from arcpipe.cloud import SirenRecord
 from arcpipe.config import FitSection
 from arcpipe.siren import fit_sirens
+from arcpipe.threads import compute_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ def fit_siren_clouds(
     images: Sequence[NDArray[np.float32]], sirens: Sirens, fit: FitSection, seeds: Sequence[int]
 ) -> list[FittedCloud]:
     """Fit a network to each image; its point is the middle of the image."""
-    fitted = fit_sirens(images, sirens.record, fit, seeds, learning_rates(fit), torch.get_num_threads())
+    fitted = fit_sirens(images, sirens.record, fit, seeds, learning_rates(fit), compute_threads())
     return [
         FittedCloud(
             positions=np.array([[image.shape[0] // 2, image.shape[1] // 2]], np.int64),

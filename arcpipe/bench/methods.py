@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.basis import Basis
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import AnyDecoder
 from arcpipe.arc.metrics import psnr
+from arcpipe.arc.problem import learning_rates
 from arcpipe.arc.reference import ReferenceCloud, decode_reference, fit_cloud_reference
 from arcpipe.arc.render import render_cloud
 from arcpipe.cloud import Cloud, ends_from

@@ -22,6 +22,7 @@ from arcpipe.progress import byte_size, counted, duration
 from arcpipe.sources import Inventory, Sample, open_source
 from arcpipe.storage import Storage
 from arcpipe.store import StoreHeader
+from arcpipe.threads import compute_threads, set_compute_threads
 
 SAMPLE_S = 2.0
 """Seconds that the timed sample should take, on an idle machine."""
@@ -152,11 +153,9 @@ def plan_report(
 
 def time_sample(work: Work, inventory: Inventory, scratch: Path) -> Timing | None:
     """Fit a few images with fewer steps, twice, and extrapolate: a fit's time is a constant and a part per step."""
-    import torch
-
     from arcpipe.arc.engine import first_decoder
 
-    threads = torch.get_num_threads()
+    threads = compute_threads()
     try:
         device = prepare(work)
         record = first_decoder(work.fit, inventory.channels, work.seed, device).to_record()
@@ -172,7 +171,7 @@ def time_sample(work: Work, inventory: Inventory, scratch: Path) -> Timing | Non
         whole = max(long - per_step * steps, 0) + per_step * work.fit.steps
         return Timing(len(group), pixels, steps, short + long, whole / (pixels * work.fit.clouds_an_image) * 1e6)
     finally:
-        torch.set_num_threads(threads)
+        set_compute_threads(threads)
 
 
 def _sample_images(work: Work, inventory: Inventory, scratch: Path) -> Group:

@@ -24,6 +24,7 @@ from arcpipe.errors import DivergedError, ImageError
 from arcpipe.machine import available_cores
 from arcpipe.sources import Sample, open_source
 from arcpipe.store import PartRecord, StoreWriter
+from arcpipe.threads import set_compute_threads
 
 
 def pretrain(work: Work, samples: Sequence[Sample], topic: str = "") -> DecoderRecord:
@@ -31,14 +32,12 @@ def pretrain(work: Work, samples: Sequence[Sample], topic: str = "") -> DecoderR
 
     The steps that were taken are told under `topic`.
     """
-    import torch
-
     from arcpipe.arc.learn_basis import piece_of
     from arcpipe.arc.pretrain import pretrain_decoder
 
     device = prepare(work)
     if work.run.scheduler is None and work.run.cluster is None:
-        torch.set_num_threads(available_cores())  # the other workers of this machine wait for the decoder
+        set_compute_threads(available_cores())  # the other workers of this machine wait for the decoder
     source = open_source(work.source, seed=work.seed, download=False)
     chosen: list[Sample] = []
     images: list[NDArray[np.float32]] = []

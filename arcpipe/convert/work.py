@@ -14,6 +14,7 @@ from arcpipe.convert.limits import fit_limit_s
 from arcpipe.convert.plan import core_seconds
 from arcpipe.devices import workers_here
 from arcpipe.sources import Sample
+from arcpipe.threads import set_compute_threads
 
 GPU_SHARE = 0.9
 """Of a GPU's memory, for the tensors of all workers that share it; the rest is that of their contexts and kernels."""
@@ -59,10 +60,12 @@ class Work:
 
 def prepare(work: Work) -> str:
     """Set this process's threads and choose its device."""
+    if work.threads:
+        set_compute_threads(work.threads)
+    if work.device == "cpu":
+        return "cpu"
     import torch
 
-    if work.threads:
-        torch.set_num_threads(work.threads)
     if work.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if work.run.gpus is not None:

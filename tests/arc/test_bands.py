@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arcpipe.arc import problem
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import fit_clouds
-from arcpipe.arc.kernels import numba_kernel, plan
+from arcpipe.arc.kernels import plan
 from arcpipe.arc.kernels.layout import join_scene
-from arcpipe.arc.kernels.numba_kernel import share_out
 from arcpipe.arc.kernels.squares import BAND_SQUARES, MOST_BANDS, band_ends, cut_image, restore_neighbours
 from arcpipe.arc.pretrain import pretrain_decoder
-from arcpipe.arc.problem import prepare_image
+from arcpipe.arc.problem import prepare_image, share_out
 from arcpipe.arc.reference import fit_cloud_reference
 from arcpipe.config import FitSection
 
@@ -30,7 +30,7 @@ def test_a_large_image_has_the_same_bits_on_any_number_of_threads(
     make_image: MakeImage, monkeypatch: pytest.MonkeyPatch, hidden: tuple[int, ...] | None, schedule: str
 ) -> None:
     monkeypatch.setattr(plan, "tile_pixels", lambda decoder, fit: 20)
-    monkeypatch.setattr(numba_kernel, "TOGETHER_PIXELS", 1000)
+    monkeypatch.setattr(problem, "TOGETHER_PIXELS", 1000)
     fit = FitSection(schedule=schedule, hidden=hidden, steps=9, latent_dim=8)
     images, decoder = [make_image(61, 83), make_image(9, 9)], Decoder.initial(fit, 3, 11)
     assert len(cut_image(prepare_image(images[0], fit, 1), 20).bands) > 4
@@ -64,7 +64,7 @@ def test_bands_follow_the_reference(
     expected, losses = fit_cloud_reference(image, decoder.to("cpu", torch.float64), fit, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "tile_pixels", lambda decoder, fit: tile_pixels)
-        patch.setattr(numba_kernel, "TOGETHER_PIXELS", 0)
+        patch.setattr(problem, "TOGETHER_PIXELS", 0)
         torch.set_num_threads(threads)
         (cloud,) = fit_clouds([image], decoder, fit, [seed], kernel="numba")
     np.testing.assert_array_equal(cloud.neighbours, expected.neighbours.numpy())

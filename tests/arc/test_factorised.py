@@ -12,9 +12,9 @@ from arcpipe.arc.adam import Adam
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import DecoderGradient
 from arcpipe.arc.kernels.torch_kernel import Steps, TorchKernel
-from arcpipe.arc.problem import Tiled, kept_bytes, mini_batches, prepare_image
+from arcpipe.arc.problem import mini_batches, prepare_image
 from arcpipe.arc.reference import ReferenceCloud
-from arcpipe.arc.tiles import transpose, transpose_there
+from arcpipe.arc.tiles import Tiled, kept_bytes, transpose, transpose_there
 from arcpipe.config import FitSection
 
 

@@ -59,7 +59,7 @@ def choose_kernel(name: str, decoder: Decoder | Basis) -> Kernel:
 
     if isinstance(decoder, Basis):
         _check_name(name)
-        if decoder.device.type == "cpu" and name != "torch":
+        if decoder.device == "cpu" and name != "torch":
             from arcpipe.arc.kernels.basis_kernel import BasisKernel
 
             return BasisKernel(decoder)

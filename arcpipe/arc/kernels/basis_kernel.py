@@ -21,19 +21,17 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from arcpipe.arc.anchors import draw_anchors
 from arcpipe.arc.basis import Basis
 from arcpipe.arc.kernels import basis_loops as loops
 from arcpipe.arc.kernels.basis_solve import solve_each, solve_latents, users_of
-from arcpipe.arc.kernels.numba_kernel import share_out
 from arcpipe.arc.neighbours import nearest_anchors
-from arcpipe.arc.problem import FittedCloud, cut_groups
+from arcpipe.arc.problem import FittedCloud, cut_groups, share_out
 from arcpipe.config import FitSection
 from arcpipe.seeds import generator
-from arcpipe.threads import Helpers, team
+from arcpipe.threads import Helpers, compute_threads, team
 
 GROUP_PIXELS = 2**14
 """Small images are fitted in groups of at most so many pixels (of fewer, where threads would have nothing to do): a
@@ -52,7 +50,7 @@ class BasisKernel:
     def run(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
     ) -> list[FittedCloud]:
-        threads = torch.get_num_threads()
+        threads = compute_threads()
         alone, together = share_out([image.shape for image in images], fit, threads, memory_bytes)
         clouds: dict[int, FittedCloud] = {}
 

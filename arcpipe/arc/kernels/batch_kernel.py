@@ -36,7 +36,7 @@ class BatchKernel:
     """
 
     def __init__(self, basis: Basis, solver: str = "auto") -> None:
-        self.basis, self.device = basis, basis.device
+        self.basis, self.device = basis, torch.device(basis.device)
         if solver == "auto":
             solver = "triton" if self.device.type == "cuda" and has_triton() else "torch"
         self.solver, self.profiles = solver, Profiles.of(basis, self.device)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from arcpipe.arc.adam import Adam, learning_rates
+from arcpipe.arc.adam import Adam
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.kernels import fused, plan
 from arcpipe.arc.kernels.layout import (
@@ -25,9 +25,9 @@ from arcpipe.arc.kernels.layout import (
     zeros,
 )
 from arcpipe.arc.kernels.squares import cut_image
-from arcpipe.arc.problem import prepare_image
+from arcpipe.arc.problem import learning_rates, prepare_image
 from arcpipe.config import FitSection
-from arcpipe.threads import team
+from arcpipe.threads import compute_threads, team
 
 CHUNKS = 8
 """Into so many groups the images are dealt, whatever the number of threads, so that sums are always taken in one
@@ -45,7 +45,7 @@ def fit_jointly(
     adam = Adam([*decoder.weights, *decoder.biases], fit)
     network, tile = lay_network(decoder), plan.tile_pixels(decoder, fit)
     chunks = [Chunk(images[i::CHUNKS], seeds[i::CHUNKS], fit, network, tile) for i in range(min(CHUNKS, len(images)))]
-    threads = min(torch.get_num_threads(), len(chunks))
+    threads = min(compute_threads(), len(chunks))
     # Work memory belongs to a thread, not to a chunk: it stays in that core's cache.
     teams = [(chunks[i::threads], lay_work(network, [c.scene for c in chunks])) for i in range(threads)]
     losses = np.zeros(fit.steps, np.float32)

@@ -12,10 +12,8 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.kernels import fused, plan
 from arcpipe.arc.kernels.layout import (
@@ -30,15 +28,10 @@ from arcpipe.arc.kernels.layout import (
     zeros,
 )
 from arcpipe.arc.kernels.squares import cut_image, restore_neighbours
-from arcpipe.arc.memory import fit_bytes
-from arcpipe.arc.problem import FittedCloud, PreparedImage, prepare_image
+from arcpipe.arc.problem import FittedCloud, PreparedImage, learning_rates, prepare_image, share_out
 from arcpipe.config import FitSection
-from arcpipe.threads import Helpers, team
+from arcpipe.threads import Helpers, compute_threads, team
 from arcpipe.threads import each as spread
-
-TOGETHER_PIXELS = 2**20
-"""Larger images are fitted one after the other by all threads: one at a time is in memory. Smaller ones are too where
-there are fewer of them than threads."""
 
 
 class NumbaKernel:
@@ -50,7 +43,7 @@ class NumbaKernel:
     def run(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
     ) -> list[FittedCloud]:
-        network, threads = lay_network(self.decoder), torch.get_num_threads()
+        network, threads = lay_network(self.decoder), compute_threads()
         tile = plan.tile_pixels(self.decoder, fit)
         alone, together = share_out([image.shape for image in images], fit, threads, memory_bytes)
         clouds: dict[int, FittedCloud] = {}
@@ -73,27 +66,6 @@ class NumbaKernel:
         from arcpipe.arc.kernels.joint import fit_jointly
 
         return fit_jointly(self.decoder, images, fit, seeds, stepped)
-
-
-def share_out(
-    shapes: Sequence[tuple[int, ...]], fit: FitSection, threads: int, memory_bytes: int
-) -> tuple[list[tuple[list[int], int]], list[int]]:
-    """Say which images are fitted by one thread each, in groups with the number of threads at work, and which by all.
-
-    Threads that would need more than `memory_bytes` together stay out; one is always at work.
-    """
-    large = [i for i, shape in enumerate(shapes) if shape[0] * shape[1] > TOGETHER_PIXELS]
-    small = [i for i, shape in enumerate(shapes) if shape[0] * shape[1] <= TOGETHER_PIXELS]
-    # The last few that would leave threads idle.
-    odd = len(small) % threads
-    small, left = (small[: len(small) - odd], small[len(small) - odd :]) if threads > 1 else (small, [])
-    quick = [i for i in left if shapes[i][0] * shapes[i][1] < 2**14]  # gone before others could help
-    together = [i for i in left if i not in quick] + large
-    alone = []
-    for rows in (small, quick):
-        most = max((fit_bytes(shapes[i], fit) for i in rows), default=1)
-        alone.append((rows, max(1, min(threads, memory_bytes // most))))
-    return [(rows, workers) for rows, workers in alone if rows], together
 
 
 def fit_image(

@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from arcpipe.arc.adam import learning_rates
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.problem import PreparedImage, places, standardised_gaps
+from arcpipe.arc.problem import PreparedImage, learning_rates, places, standardised_gaps
 from arcpipe.arc.tiles import transpose_there
 from arcpipe.cloud import ends_from
 from arcpipe.config import FitSection

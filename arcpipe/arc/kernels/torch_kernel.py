@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arcpipe.arc.adam import Adam, learning_rates
+from arcpipe.arc.adam import Adam
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.factorised import DecoderGradient, Factorised, sum_rows
 from arcpipe.arc.kernels.batch_kernel import has_triton
-from arcpipe.arc.problem import FittedCloud, PreparedImage, Tiled, group_images, kept_bytes, prepare_image
-from arcpipe.arc.tiles import Tile
+from arcpipe.arc.problem import FittedCloud, PreparedImage, group_images, learning_rates, prepare_image
+from arcpipe.arc.tiles import Tile, Tiled, kept_bytes
 from arcpipe.config import FitSection
 from arcpipe.threads import each as spread
 
