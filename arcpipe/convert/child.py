@@ -43,6 +43,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no message
     asks = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)  # unbuffered: `select` must see what is there
     while line := asks.readline():
+        _load(read_work(decode(line)["work"]))
         pid = os.fork()
         if pid == 0:
             _attempt(line, says)
@@ -52,6 +53,14 @@ def main() -> None:
                 os._exit(1)
         code = os.waitstatus_to_exitcode(ended[1])
         says.write(encode({"ended": code, "peak_bytes": ended[2].ru_maxrss * 1024}))
+
+
+def _load(work: Work) -> None:
+    """Import what the attempt will need: once for all of them, and without starting a thread."""
+    import arcpipe.fitter
+
+    if work.fit.decoder_kind == "concat" or work.device != "cpu":
+        import arcpipe.arc.factorised  # noqa: F401  (with torch)
 
 
 def _attempt(line: bytes, says: BinaryIO) -> NoReturn:

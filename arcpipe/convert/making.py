@@ -145,7 +145,7 @@ def open_images(work: Work) -> Source:
 
 
 def fitter_of(work: Work, record: DecoderRecord, device: str) -> Fitter:
-    """What makes the clouds of a conversion. Loads torch."""
+    """What makes the clouds of a conversion. Loads what fits them, and torch for networks and GPUs."""
     from arcpipe.arc.engine import decoder_of
     from arcpipe.fitter import Fitter
 
