@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from arcpipe.cli import app
 from arcpipe.config import ConvertConfig, EvaluateConfig, ModelSection, TrainConfig, build
 from arcpipe.devices import check_workers
 from arcpipe.errors import ConfigError, DeviceError, SourceError
 from arcpipe.models import resolve
 from arcpipe.pipeline import PipelineConfig
 from arcpipe.storage import storage_at
+from tests.commands import invoke
 
 LOW, HIGH = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 BY_HAND = ".memory.anyOf.anyOf"  # bytes with a unit: the schema does not tell the bounds, a case below does
@@ -98,7 +97,7 @@ def test_a_machine_takes_some_processes_a_core() -> None:
 )
 def test_nothing_is_written_into_a_store(store_path: Path, command: list[str]) -> None:
     before = sorted(path for path in store_path.rglob("*"))
-    done = CliRunner().invoke(app, [word.format(store=store_path) for word in command])
+    done = invoke([word.format(store=store_path) for word in command])
     assert (done.exit_code, sorted(store_path.rglob("*"))) == (2, before), done.output
     named = command[1 + max(i for i, word in enumerate(command) if word in ("--out", "--html"))].format(
         store=store_path
@@ -108,7 +107,7 @@ def test_nothing_is_written_into_a_store(store_path: Path, command: list[str]) -
 
 @pytest.mark.parametrize("option", ["--out", "--html"])
 def test_an_empty_path_is_refused(store_path: Path, option: str) -> None:
-    done = CliRunner().invoke(app, ["inspect", str(store_path), option, ""])
+    done = invoke(["inspect", str(store_path), option, ""])
     assert done.exit_code == 2
     assert "a path is empty" in done.output
 
@@ -120,7 +119,7 @@ def test_a_pipe_is_no_file_of_settings(tmp_path: Path) -> None:
     for name in ("run/config.json", "x.toml", "x.png"):
         os.mkfifo(tmp_path / name)
     for command in (["evaluate", str(tmp_path / "run"), "--store", "x.zarr"], ["run", str(tmp_path / "x.toml")]):
-        done = CliRunner().invoke(app, command)
+        done = invoke(command)
         assert done.exit_code in (1, 2)
         assert "no plain file" in done.output
 
@@ -143,7 +142,7 @@ def test_advice_is_not_the_command_that_failed(
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "train.toml").write_text("[train]\nepochs = 3\n")
     (tmp_path / "arm.toml").write_text('[convert]\nsource = "digits"\n[[arm]]\nname = "a\\nb"\n[train]\n')
-    done = CliRunner().invoke(app, command)
+    done = invoke(command)
     assert done.exit_code == 2
     assert message in done.output
     assert missing not in done.output
@@ -160,7 +159,7 @@ def test_a_validation_share_that_takes_nobody_is_known_before_the_first_epoch(
 ) -> None:
     store = new_store(splits={"train": 6, "test": 3}, part_samples=1)
     command = ["train", "--store", str(store), "--out", str(tmp_path / "run"), "--validation", "0.4", "--epochs", "1"]
-    done = CliRunner().invoke(app, command)
+    done = invoke(command)
     assert done.exit_code == SourceError.exit_code
     assert "takes none of 6 clouds" in done.output
     assert not (tmp_path / "run").exists()

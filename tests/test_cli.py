@@ -21,13 +21,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from typer.testing import CliRunner
 
-from arcpipe.cli import app
 from arcpipe.config import ConvertConfig, EvaluateConfig, Section, SourceSection, TrainConfig
 from arcpipe.errors import ConfigError
 from arcpipe.options import default_store
-from tests.commands import arcpipe_here
+from tests.commands import arcpipe_here, invoke
 from tests.listening import open_to, with_children
 from tests.pictures import contents, make_pictures, without_workers
 
@@ -253,7 +251,7 @@ def test_what_no_option_says_is_as_the_settings_have_it(
 
     monkeypatch.setattr(function, run)
     monkeypatch.delenv("ARCPIPE_DATA", raising=False)
-    done = CliRunner().invoke(app, arguments)
+    done = invoke(arguments)
     assert "seen" in done.output
     assert built == [config]
 

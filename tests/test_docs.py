@@ -11,13 +11,12 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from typer.testing import CliRunner
 
-from arcpipe.cli import app
 from arcpipe.cluster.jobs import QueueSection
 from arcpipe.config import build, read_toml
 from arcpipe.convert import run_convert
 from arcpipe.pipeline import read_pipeline
+from tests.commands import invoke
 from tests.pictures import in_process, make_pictures, settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +69,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         fit = {"recipe": "basis", "latent_dim": 8}
         run_convert(settings(folder / "pets", folder / "store/pets.zarr", fit=fit))
         command = ["train", "--store", "store/pets.zarr", "--epochs", "1", "--out", "runs/pets"]
-        assert CliRunner().invoke(app, command).exit_code == 0
+        assert invoke(command).exit_code == 0
         yield folder
 
 
@@ -116,16 +115,16 @@ def in_small(line: str) -> list[str]:
 def test_a_command_line_of_the_pages_works(home: Path, line: str) -> None:
     if line.startswith(LONG):
         options = [word for word in shlex.split(line) if word.startswith("--")]
-        done = CliRunner().invoke(app, [*in_small(line)[: 2 if " bench " in line else 1], "--help"])
+        done = invoke([*in_small(line)[: 2 if " bench " in line else 1], "--help"])
         assert (done.exit_code, [name for name in options if name not in done.output]) == (0, [])
         return
     command = in_small(line)
     sirens = not {"dws", "ng-gnn", "ng-t", "scalegmn", "mlp"}.isdisjoint(command)
     if sirens:
         small = ["--recipe", "siren", "--set", "fit.steps=2", "--set", "fit.hidden=[4,4]", "--out", "store/sirens.zarr"]
-        assert CliRunner().invoke(app, ["convert", "pets", *small]).exit_code == 0
+        assert invoke(["convert", "pets", *small]).exit_code == 0
         command[command.index("--store") + 1] = "store/sirens.zarr"
-    done = CliRunner().invoke(app, command)
+    done = invoke(command)
     assert done.exit_code == 0, f"arcpipe {shlex.join(command)}\n{done.output}{done.exception or ''}"
 
 
@@ -138,7 +137,7 @@ def test_a_file_of_the_pages_is_understood(home: Path, page: str, block: str) ->
         return
     read = read_pipeline(file)
     with mock.patch("arcpipe.convert.run._dry_run"):
-        done = CliRunner().invoke(app, ["run", str(file), "--dry-run"]) if read.arms else None
+        done = invoke(["run", str(file), "--dry-run"]) if read.arms else None
     assert done is None or done.exit_code == 0, done.output
 
 

@@ -106,7 +106,7 @@ def test_the_example_learns(store: ap.Store) -> None:
 
 
 def test_what_needs_no_torch_loads_none(store: ap.Store) -> None:
-    """Neither to open a store, nor to fit, decode and convert by the recipe `basis` on a CPU: processes start sooner."""
+    """Neither to open a store, nor to fit, decode and convert by `basis` on a CPU: processes start sooner."""
     code = (
         "import sys, arcpipe as ap\nheavy = {'torch', 'numpy', 'dask', 'zarr'}\n"
         "assert not heavy & set(sys.modules)\nstore = ap.open_store('store/digits.zarr')\n"

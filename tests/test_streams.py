@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from arcpipe.cli import app
 from arcpipe.config import RunSection, build
 from arcpipe.errors import ConfigError, DamagedStoreError, ImageError, ShortageError
 from arcpipe.files import write_atomically, write_drawn
@@ -21,6 +19,7 @@ from arcpipe.machine import is_shortage
 from arcpipe.sources.decode import decode
 from arcpipe.store import open_store
 from arcpipe.store import part as part_module
+from tests.commands import invoke
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCPIPE = f"{sys.executable} -m arcpipe"
@@ -65,7 +64,7 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.M
         write_atomically(tmp_path / "x.json", b"")
 
     monkeypatch.setattr("arcpipe.convert.run_verify", fails)
-    done = CliRunner().invoke(app, ["verify", "x.zarr"])
+    done = invoke(["verify", "x.zarr"])
     assert done.exit_code == 7
     assert "x.json.partial" in done.output
 
@@ -84,7 +83,7 @@ def test_a_shortage_of_the_machine_is_no_damage(
     assert is_shortage(error)
     with pytest.raises(type(error)):
         open_store(store_path).labels("train")
-    done = CliRunner().invoke(app, ["inspect", str(store_path)])
+    done = invoke(["inspect", str(store_path)])
     assert done.exit_code == ShortageError.exit_code != DamagedStoreError.exit_code
     assert "no more memory, threads or open files" in done.output
 

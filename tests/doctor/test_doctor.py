@@ -16,12 +16,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from arcpipe.cli import app
 from arcpipe.doctor import machine, network, place, versions
 from arcpipe.doctor.finding import DoctorReport, Finding, guarded, ok, problem
 from arcpipe.storage import local, storage_at
+from tests.commands import invoke
 
 
 def only(findings: Iterable[Finding], check: str) -> Finding:
@@ -233,11 +232,11 @@ def test_the_report_for_people() -> None:
 def test_the_command_and_its_exit_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("arcpipe.doctor.run.cluster", lambda: [ok("cluster", "not now")])
     monkeypatch.chdir(tmp_path)
-    sound = CliRunner().invoke(app, ["doctor", "--json"])
+    sound = invoke(["doctor", "--json"])
     said = json.loads(sound.stdout)
     assert (sound.exit_code, said["ok"]) == (0, True), said
     assert not list(tmp_path.iterdir())
-    ill = CliRunner().invoke(app, ["doctor", "--json", "--out", "/proc/x.zarr"])
+    ill = invoke(["doctor", "--json", "--out", "/proc/x.zarr"])
     assert ill.exit_code == 1
     assert json.loads(ill.stdout)["problems"] >= 1
 

@@ -35,13 +35,13 @@ import typer
 from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
 from typer.models import OptionInfo
-from typer.testing import CliRunner
 
 from arcpipe.cli import app
 from arcpipe.settings import all_settings
 from arcpipe.storage import storage_at
 from arcpipe.store.root import read_root
 from arcpipe.store.schema import group_document
+from tests.commands import invoke
 from tests.pictures import in_process, make_pictures
 
 EXIT_CODES = {0, 1, 2, 3, 4, 5, 6, 7}
@@ -225,12 +225,13 @@ def _copy(source: Path, target: Path) -> None:
 
 def _state(folder: Path) -> dict[str, tuple[int, int]]:
     """Size and time of every file; locks are empty and come and go."""
-    state = {}
+    state, start = {}, len(f"{folder}{os.sep}")
     for place, _, names in os.walk(folder):
         for name in names:
             if not name.endswith(".lock"):
-                status = os.lstat(os.path.join(place, name))
-                state[os.path.relpath(os.path.join(place, name), folder)] = (status.st_size, status.st_mtime_ns)
+                path = os.path.join(place, name)
+                status = os.lstat(path)
+                state[path[start:]] = (status.st_size, status.st_mtime_ns)
     return state
 
 
@@ -283,7 +284,7 @@ def try_line(
     problem = ""
     code: int | None = None
     try:
-        done = CliRunner().invoke(app, line, env=environment)
+        done = invoke(line, env=environment)
         code = done.exit_code
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             problem = "".join(traceback.format_exception(done.exception))
@@ -343,7 +344,7 @@ def fuzz_commands(count: int, first_seed: int) -> Outcome:
             try_line(made, template, line, environment, outcome)
 
         # A new installation compiles its kernels first, for which a line on a busy machine has not the time.
-        CliRunner().invoke(app, ["predict", "sound", PICTURE])
+        invoke(["predict", "sound", PICTURE])
         run()
     return outcome
 
