@@ -40,7 +40,7 @@ _wanted: int | None = None
 
 
 def set_compute_threads(count: int) -> None:
-    """Let fits take so many threads, and torch where it is loaded: the recipe `basis` needs none on a CPU."""
+    """Let fits take so many threads, and torch where it is loaded already: the recipe `basis` needs none on a CPU."""
     global _wanted
     _wanted = count
     if set_torch := getattr(sys.modules.get("torch"), "set_num_threads", None):

@@ -118,6 +118,19 @@ def test_what_needs_no_torch_loads_none(store: ap.Store) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(ROOT)})
 
 
+@pytest.mark.parametrize("recipe", ["basis", "thesis"])
+def test_a_worker_takes_its_threads_with_torch_and_without(recipe: str) -> None:
+    code = (
+        "import sys\nfrom arcpipe.config import FitSection, RunSection, SourceSection, StoreSection\n"
+        "from arcpipe.convert.work import Work, prepare\nfrom arcpipe.threads import compute_threads\n"
+        f"fit = FitSection(recipe={recipe!r})\n"
+        "work = Work(SourceSection(source='.'), 3, fit, StoreSection(), 0, 3, 'cpu', RunSection(), False)\n"
+        f"assert prepare(work) == 'cpu'\nassert ('torch' in sys.modules) == {recipe == 'thesis'}\n"
+        "assert compute_threads() == 3"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+
+
 def test_a_script_without_a_guard_converts_once(store: ap.Store, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

@@ -59,7 +59,7 @@ def _load(work: Work) -> None:
     """Import what the attempt will need: once for all of them, and without starting a thread."""
     import arcpipe.fitter
 
-    if work.fit.decoder_kind == "concat" or work.device != "cpu":
+    if work.needs_torch:
         import arcpipe.arc.factorised  # noqa: F401  (with torch)
 
 

@@ -39,6 +39,11 @@ class Work:
     memory: int = 0
     """Bytes of a worker; 0: the share of its machine that a worker for each core would have."""
 
+    @property
+    def needs_torch(self) -> bool:
+        """Whether a network decodes or a GPU fits: torch is then loaded before threads are set."""
+        return self.fit.decoder_kind == "concat" or self.device != "cpu"
+
     @cached_property
     def needs(self) -> Needs:
         """The memory that an image takes, by its size."""
@@ -60,12 +65,12 @@ class Work:
 
 def prepare(work: Work) -> str:
     """Set this process's threads and choose its device."""
+    if work.needs_torch:
+        import torch
     if work.threads:
         set_compute_threads(work.threads)
     if work.device == "cpu":
         return "cpu"
-    import torch
-
     if work.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if work.run.gpus is not None:
