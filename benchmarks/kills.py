@@ -29,7 +29,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -250,7 +250,11 @@ class Torment:
             client = subprocess.Popen(
                 self._work.command(out), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
             )
-            code, errors = self._wait(client)
+            try:
+                code, errors = self._wait(client)
+            except KeyboardInterrupt:  # it has had the same Ctrl-C, and stops in order
+                client.communicate()
+                raise
             if code == 0:
                 return
             if code not in (1, 4, -signal.SIGKILL):  # 4: the workers of a killed client still hold the store
@@ -314,23 +318,26 @@ def main() -> None:
         subprocess.run(alone.command(undisturbed), check=True, stdout=subprocess.DEVNULL)
         expected, hashes = work.content(undisturbed), list[str]()
         torment, started = Torment(work, aim, service, asked.kills, asked.pause), time.monotonic()
-        while torment.spent() < asked.kills:
-            out = f"{place}-{len(hashes)}"
-            torment.run(out)
-            hashes.append(work.content(out))
+        compared = 0
+        with suppress(KeyboardInterrupt):  # the report says what was compared before it
+            while compared < asked.kills:
+                out = f"{place}-{len(hashes)}"
+                torment.run(out)
+                hashes.append(work.content(out))
+                compared = torment.spent()
         ending = "" if asked.training else ".zarr"
         known = {
             "server",
             "faults.log",
             "clouds.zarr",
             f"undisturbed{ending}",
-            *(f"out-{i}{ending}" for i in range(len(hashes))),
+            *(f"out-{i}{ending}" for i in range(len(hashes) + 1)),
         }
         litter = sorted({path.name for path in folder.iterdir()} - known)
         equal = hashes.count(expected)
         report = {
             "kills": torment.spent(),
-            "survived": torment.spent() if equal == len(hashes) else 0,
+            "survived": compared if equal == len(hashes) else 0,
             "at_random": dict(torment.random),
             "aimed": dict(Counter(aim.kills())) if aim else {},
             "commands": torment.commands,
@@ -340,7 +347,7 @@ def main() -> None:
             "seconds": round(time.monotonic() - started),
         }
     print(json.dumps(report))
-    sys.exit(0 if equal == len(hashes) and not litter else 1)
+    sys.exit(0 if equal == len(hashes) and compared >= asked.kills and not litter else 1)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def test_the_number_of_workers_changes_no_byte(folder: Path) -> None:
     assert contents(folder / "one.zarr") == contents(folder / "store" / "pictures.zarr")
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_killed_in_the_middle_the_same_command_continues(
     folder: Path, how: signal.Signals, request: pytest.FixtureRequest
 ) -> None:
@@ -133,7 +133,7 @@ def test_killed_in_the_middle_the_same_command_continues(
     command = [sys.executable, "-m", "arcpipe", "convert", "pictures", "--out", out, "--workers", "1", *SMALL]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not count_parts(folder / out):
-        time.sleep(0.01)
+        time.sleep(0.03)
     process.send_signal(how)
     _, errors = process.communicate(timeout=40)
     made = count_parts(folder / out)

@@ -27,9 +27,9 @@ def train(
     """Train a classifier on a store. Safe to run again: it continues, and a finished run only reports.
 
     >>> import arcpipe as ap
-    >>> report = ap.train("store/digits.zarr", "runs/two", epochs=2, lr=1e-3, augment=["mask"], quiet=True)
+    >>> report = ap.train("store/digits.zarr", "runs/one", epochs=1, lr=1e-3, augment=["mask"], quiet=True)
     >>> report.epochs, report.run
-    (2, PosixPath('runs/two'))
+    (1, PosixPath('runs/one'))
 
     Args:
         store: A store, or where it is.

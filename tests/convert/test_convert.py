@@ -261,13 +261,13 @@ def test_the_steps_of_pretraining_are_seen_while_it_runs(
 
     def update(progress: Progress, done: int, **fields: str) -> None:
         if progress.title == "pretrain":
-            assert progress.total == 400
+            assert progress.total == 200
             seen.append(done)
         shown(progress, done, **fields)
 
     monkeypatch.setattr(Progress, "update", update)
-    run_convert(settings(pictures, tmp_path / "a.zarr", fit={"pretrain_steps": 400}, run={"workers": 1})).check()
+    run_convert(settings(pictures, tmp_path / "a.zarr", fit={"pretrain_steps": 200}, run={"workers": 1})).check()
     steps = list(dict.fromkeys(done for done in seen if done))  # the last one may be told twice
     assert len(steps) >= 3
     assert steps == sorted(steps)
-    assert 0 < steps[0] < steps[-2] < steps[-1] == 400, "told while it runs, and all of them at its end"
+    assert 0 < steps[0] < steps[-2] < steps[-1] == 200, "told while it runs, and all of them at its end"

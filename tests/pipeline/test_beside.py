@@ -14,7 +14,7 @@ from arcpipe.pipeline import read_pipeline, run_pipeline
 from arcpipe.pipeline.beside import train_side_by_side
 from arcpipe.pipeline.plan import plan_jobs
 from arcpipe.pipeline.state import epochs_trained
-from tests.pipeline.conftest import ARMS, SHARED
+from tests.pipeline.conftest import SHARED
 
 RESULTS = Path("results/try/results.json")
 
@@ -24,35 +24,29 @@ def numbers() -> dict[tuple[str, int, str], Any]:
     return {(e["arm"], e["seed"], e["column"]): (e["accuracy"], e["training"]["train_loss"]) for e in entries}
 
 
-def test_two_at_once_end_in_the_same_numbers(
+def test_beside_others_the_numbers_are_the_same_and_one_that_fails_stops_nobody(
     data: Path, write: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pipeline = read_pipeline(write(ARMS), data)
-    report = run_pipeline(pipeline, seeds=[1], at_once=2)
-    report.check()
-    assert (report.measured, report.before) == (4, 0)
-    assert "[2/2] arm push, seed 1" in capfd.readouterr().err
-    beside = numbers()
-    RESULTS.unlink()
-    for path in Path("runs").rglob("*"):
-        if path.is_file():
-            path.unlink()
-    assert run_pipeline(pipeline, seeds=[1]).measured == 4
-    assert numbers() == beside
-
-
-def test_one_that_fails_stops_nobody(data: Path, write: Callable[..., Path]) -> None:
     """One cannot be converted for training, one diverges, and two arms of one training share its run."""
     arms = '[[arm]]\nname = "no training"\nconvert.source.splits = ["test"]\n'
     arms += '[[arm]]\nname = "diverges"\ntrain.optim.lr = 1e30\ntrain.optim.epochs = 40\n'
     arms += '[[arm]]\nname = "fine"\n[[arm]]\nname = "the same"\n'
-    report = run_pipeline(read_pipeline(write(arms), data), seeds=[0], at_once=3)
+    pipeline = read_pipeline(write(arms), data)
+    report = run_pipeline(pipeline, seeds=[0], at_once=3)
     assert [failure.split(":")[:2] for failure in sorted(report.failed)] == [
         ["arm diverges, seed 0", " DivergedError"],
         ["arm no training, seed 0", " MissingSplitError"],
     ]
-    assert report.measured == 2
-    assert len(list(Path("runs").rglob("summary.json"))) == 1
+    assert "arm fine, seed 0" in capfd.readouterr().err
+    assert (report.measured, report.before) == (2, 0)
+    (summary,) = Path("runs").rglob("summary.json")
+    beside = numbers()
+    RESULTS.unlink()
+    for path in summary.parent.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    assert run_pipeline(pipeline, only=["fine", "the same"], seeds=[0]).measured == 2
+    assert numbers() == beside
 
 
 def test_whoever_stops_asking_loses_nothing(data: Path, write: Callable[..., Path]) -> None:
