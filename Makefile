@@ -13,14 +13,15 @@ unexport PYTHONDONTWRITEBYTECODE
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test test-all gpu gpu-check wheel-check check ci lint types speed clean
+.PHONY: help demo test test-all oldest gpu gpu-check wheel-check check ci lint types speed clean
 
 help:
 	@echo "make demo       install, convert the embedded digits, train, evaluate, draw (under 10 minutes on 2 cores)"
 	@echo "make test       install what the tests need, and run the fast ones: every promise, at small size"
 	@echo "make test-all   the slow ones too: the same promises at large size; TESTS=tests/store runs a part"
+	@echo "make oldest     the fast ones, with the oldest versions of all packages that pyproject.toml allows"
 	@echo "make check      ruff, mypy, the speed of --help, and the fast tests: before each commit"
-	@echo "make ci         what must hold before a change lands: check with all tests, gpu-check and wheel-check"
+	@echo "make ci         what must hold before a change lands: check with all tests, oldest, gpu-check and wheel-check"
 	@echo "make gpu        with a GPU: parity, speed, training and conversions, in 9 minutes"
 	@echo "make gpu-check  the kernels for GPUs, tested without one"
 	@echo "make wheel-check   the wheel, installed alone: its help, and a small conversion"
@@ -59,6 +60,15 @@ test: $(VENV)/.dev
 test-all: $(VENV)/.dev
 	$(PYTEST) $(TESTS)
 
+# The fast tests with the oldest versions that pyproject.toml allows. What those are built on is newer, and says that some
+# of it will go.
+oldest:
+	$(MAKE) VENV=$(VENV)-oldest $(VENV)-oldest/.torch
+	$(PYTHON) tests/oldest.py > $(VENV)-oldest/oldest.txt
+	$(VENV)-oldest/bin/python -m pip --disable-pip-version-check install --quiet -c $(VENV)-oldest/oldest.txt -e '.[dev]'
+	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest -n $(JOBS) --dist loadscope -m 'not slow' \
+	  -W ignore::DeprecationWarning $(TESTS)
+
 # The kernels for GPUs, without one: values in Triton's interpreter, then compiled for cards that are not here.
 gpu-check: $(VENV)/.dev
 	@if said=$$($(PIP) -e '.[gpu-check]' 2>&1); then \
@@ -91,7 +101,7 @@ wheel-check: $(VENV)/.dev
 
 check: lint types speed test
 
-ci: lint types speed test-all gpu-check wheel-check
+ci: lint types speed test-all oldest gpu-check wheel-check
 
 clean:
-	rm -rf $(VENV) $(VENV)-wheel .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(VENV)-wheel $(VENV)-oldest .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

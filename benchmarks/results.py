@@ -120,16 +120,19 @@ def page_again(documents: Sequence[Mapping[str, Any]], former: str) -> str:
         line = next((line for line in former.splitlines() if line.startswith(f"* `{document['name']}`: ")), None)
         if line is None:
             raise SystemExit(f"the page has no table of {document['name']}")
-        rows, column = read_rows(document), document["columns"][0]
+        rows = read_rows(document)
         shown = list(current(document, rows))
-        found = [(row.name, row.cells[column]) for row in rows if column in row.cells]
-        means = "; ".join(f"{name} {cell.mean:.1f}" for name, cell in found if cell.mean is not None)
-        seeds = max(len(cell.values) for _, cell in found)
-        again = (
-            f"* Measured again (*{column}*, {seeds} seed{'s' * (seeds > 1)}, {document['machine']['cpu']}): {means}."
-        )
-        former = former.replace(line, "\n".join([*card_lines(cards_of(document, shown)), line, again]))
+        again = [measured_again(document, rows, column) for column in document["columns"]]
+        former = former.replace(line, "\n".join([*card_lines(cards_of(document, shown)), line, *again]))
     return former
+
+
+def measured_again(document: Mapping[str, Any], rows: Sequence[Row], column: str) -> str:
+    """The means of one column, and where they were measured."""
+    cells = [(row.name, row.cells[column]) for row in rows if column in row.cells]
+    means = "; ".join(f"{name} {cell.mean:.1f}" for name, cell in cells if cell.mean is not None)
+    seeds = max(len(cell.values) for _, cell in cells)
+    return f"* Measured again (*{column}*, {seeds} seed{'s' * (seeds > 1)}, {document['machine']['cpu']}): {means}."
 
 
 def cards_of(document: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> dict[str, Card]:
