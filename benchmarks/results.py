@@ -7,6 +7,7 @@ Each folder is one that `arcpipe run` made. Prints Markdown: the tables, what th
 the thesis's order as far as the spread over seeds can tell. With --into a page keeps the tables whose results are not
 given, and those of the given results take their places in it, or come behind them. With --again as well, a table of
 more seeds stays: it gets the card of the given results, which are of the same experiment, and what they measured.
+The field's table is drawn beside the page, as a PNG of its name.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ FIELD_HEAD = """\
 Classifiers that read an image's latents and never its pixels. In bold ours, of the tables below; the others are their
 authors' own numbers. What they may see differs, and moves the number more than the method does: labels in the training
 of the encoding, and many encodings of an image, made of crops and flips of its pixels. `numbers`: of one encoding."""
+
+FIGURE = "![Accuracies of the table below, ours dark](results.png)"
 
 DATA = {"cifar10": "CIFAR-10", "mnist": "MNIST", "imagenette": "Imagenette"}
 """What a source's name begins with, and the data set's name."""
@@ -100,6 +103,7 @@ def main() -> None:
     made = ELSEWHERE.sub("arcpipe run pipelines/", made)
     if wanted.into:
         wanted.into.write_text(made, encoding="utf-8")
+        draw_field(made, wanted.into.with_suffix(".png"))
     else:
         print(made, end="")
 
@@ -143,6 +147,40 @@ def cards_of(document: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) ->
     }
 
 
+def draw_field(page: str, path: Path) -> None:
+    """Draw the accuracies of the field's table of a page, a panel for each data set; ours are dark."""
+    from matplotlib.figure import Figure
+
+    entries = entries_of([*FIELD, *former_entries(page)])
+    data = [name for name in DATA.values() if any(entry.data == name for entry in entries)]
+    counts = [sum(entry.data == name for entry in entries) for name in data]
+    figure = Figure(figsize=(9, 0.9 * len(data) + 0.36 * len(entries)), layout="constrained")
+    for axes, name in zip(figure.subplots(len(data), 1, height_ratios=counts, squeeze=False)[:, 0], data, strict=True):
+        rows = [entry for entry in entries if entry.data == name][::-1]
+        ours = ["arcpipe" in entry.method for entry in rows]
+        bars = axes.barh(
+            [entry.method.strip("*") for entry in rows],
+            [entry.accuracy for entry in rows],
+            color=["#1f5fa8" if own else "#c4c4c4" for own in ours],
+        )
+        axes.bar_label(bars, [f"{entry.accuracy:.1f}" for entry in rows], padding=4, fontsize=12)
+        for label, own in zip(axes.get_yticklabels(), ours, strict=True):
+            label.set(fontsize=12, fontweight="bold" if own else "normal")
+        axes.set_title(f"{name}, % of test images", loc="left", fontsize=14)
+        axes.margins(y=0.02)
+        axes.set_xlim(0, 108)
+        axes.set_xticks([])
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+    figure.savefig(path, dpi=100)
+
+
+def entries_of(entries: Sequence[Entry]) -> list[Entry]:
+    """By data set, the best first."""
+    order = list(DATA.values())
+    return sorted(entries, key=lambda entry: (order.index(entry.data), -entry.accuracy))
+
+
 def former_entries(page: str) -> list[Entry]:
     """Our rows in the table of the field of a page."""
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if " | **arcpipe" in line]
@@ -158,12 +196,11 @@ def field(documents: Sequence[Mapping[str, Any]], kept: Sequence[Entry] = ()) ->
             best[key] = entry
     if not best:
         return []
-    order = list(DATA.values())
-    entries = sorted([*FIELD, *best.values()], key=lambda entry: (order.index(entry.data), -entry.accuracy))
+    entries = entries_of([*FIELD, *best.values()])
     head = ["data", "method", "accuracy", "dB", "numbers", "labels in the encoding", "views", "read by", "measured by"]
     lines = [" | ".join(cells) for cells in (head, ["---"] * 2 + ["--:"] * 3 + ["---"] * 4)]
     lines += [" | ".join(entry.cells()) for entry in entries]
-    return [*FIELD_HEAD.split("\n"), "", *(f"| {line} |" for line in lines)]
+    return [*FIELD_HEAD.split("\n"), "", FIGURE, "", *(f"| {line} |" for line in lines)]
 
 
 def own_entries(document: Mapping[str, Any]) -> list[Entry]:

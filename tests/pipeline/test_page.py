@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from arcpipe.errors import ConfigError
 from arcpipe.pipeline.card import Card, card_lines
@@ -171,3 +172,14 @@ def test_a_table_of_more_seeds_gets_the_card_of_a_later_run(page: ModuleType) ->
     assert again == "* Measured again (*accuracy*, 1 seed, X): a 41.0."
     with pytest.raises(SystemExit, match="no table of third"):
         page.page_again([document_of("third", 41.0)], made)
+
+
+def test_the_table_of_the_field_is_drawn_with_our_rows(page: ModuleType, tmp_path: Path) -> None:
+    row = "| CIFAR-10 | **arcpipe, 10 training images** | 20.0 | 30.0 | 1 | no | 1 | PTv3 | `exp` |"
+    sizes = []
+    for name, text in (("theirs.png", ""), ("ours.png", row)):
+        page.draw_field(text, tmp_path / name)
+        with Image.open(tmp_path / name) as image:
+            sizes.append(image.size)
+    assert sizes[0][0] == sizes[1][0]
+    assert sizes[0][1] < sizes[1][1], "a bar more"
