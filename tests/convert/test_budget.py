@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from arcpipe.arc.basis import new_basis
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.memory import LOADED_BYTES, Needs, group_bytes, needed_bytes
 from arcpipe.cluster import Cluster
@@ -148,11 +149,12 @@ from arcpipe.cluster import Cluster
 from arcpipe.config import ConvertConfig, build
 from arcpipe.convert import run_convert
 
-folder, memory = Path(sys.argv[1]), sys.argv[2]
+folder, memory, recipe = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+fit = {"recipe": recipe, "decoder": str(folder / "decoder.safetensors")}
 values = {
     "source": {"source": str(folder / "pictures")},
     "out": folder / f"{memory}.zarr",
-    "fit": {"recipe": "thesis", "steps": 2, "decoder": str(folder / "decoder.safetensors")},
+    "fit": fit if recipe == "basis" else {**fit, "steps": 2},
     "run": {"memory": memory, "max_failed": 1.0},
 }
 with ThreadPoolExecutor(1) as pool:
@@ -162,23 +164,29 @@ print(json.dumps({"peak": peak_memory(), "failures": len(report.failures)}))
 
 
 @pytest.mark.slow
-def test_the_peak_of_a_worker_stays_below_its_budget_for_the_largest_image_that_fits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["basis", "thesis"])
+def test_the_peak_of_a_worker_stays_below_its_budget_for_the_largest_image_that_fits(
+    tmp_path: Path, recipe: str
+) -> None:
     """12 megapixels under three budgets, the least of which is too small, and small images that fill a tight one."""
     from arcpipe.bench.photographs import photographs
 
     folder = tmp_path / "pictures" / "a"
     folder.mkdir(parents=True)
-    save_decoder_file(tmp_path / "decoder.safetensors", Decoder.initial(FitSection(), 3, 0).to_record())
+    fit = FitSection(recipe=recipe)
+    decoder = new_basis(fit.latent_dim, 3, fit.neighbours) if recipe == "basis" else Decoder.initial(fit, 3, 0)
+    save_decoder_file(tmp_path / "decoder.safetensors", decoder.to_record())
     sizes = [(2912, 4268), (600, 800), (1000, 1200)]
     for size in sizes:
         (picture,) = photographs(size, 1)
         Image.fromarray((picture * 255).astype(np.uint8)).save(folder / f"{size[0]}.jpg", quality=90)
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    needed = needed_bytes(sizes[0], 3, FitSection()) // MIB + 1
+    needed = needed_bytes(sizes[0], 3, fit) // MIB + 1
     for memory, failures in ((needed, 0), (2 * needed, 0), (needed - 100, 1)):
-        command = [sys.executable, str(script), str(tmp_path), f"{memory}MiB"]
+        command = [sys.executable, str(script), str(tmp_path), f"{memory}MiB", recipe]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         assert found["failures"] == failures, memory
         assert found["peak"] < memory * MIB, memory
+        print(f"{recipe}: peak {found['peak'] / MIB:.0f} MiB of {memory}")
