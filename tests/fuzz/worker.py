@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import zlib
@@ -73,6 +74,10 @@ def main_each(seed: int, counts: dict[str, int]) -> None:
     """Give the first inputs to each reader in a forked process; the line after them tells its end."""
     for name in counts:
         find(name)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:  # Numba's first call takes half a second of each child
+        image = find("image PNG")
+        image.read(image.whole(image.corpus(Path(folder)), Path(folder)))
+    assert threading.active_count() == 1, "what forks has no other threads"
     for name, count in counts.items():
         child = os.fork()
         if child == 0:
