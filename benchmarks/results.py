@@ -7,7 +7,7 @@ Each folder is one that `arcpipe run` made. Prints Markdown: the tables, what th
 the thesis's order as far as the spread over seeds can tell. With --into a page keeps the tables whose results are not
 given, and those of the given results take their places in it, or come behind them. With --again as well, a table of
 more seeds stays: it gets the card of the given results, which are of the same experiment, and what they measured.
-The field's table is drawn beside the page, as a PNG of its name.
+The field's table is drawn beside the page, in results.png.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ Classifiers that read an image's latents and never its pixels. In bold ours, of 
 authors' own numbers. What they may see differs, and moves the number more than the method does: labels in the training
 of the encoding, and many encodings of an image, made of crops and flips of its pixels. `numbers`: of one encoding."""
 
-FIGURE = "![Accuracies of the table below, ours dark](results.png)"
+FIGURE = "results.png"
+"""The field's table as bars, beside the page."""
 
 DATA = {"cifar10": "CIFAR-10", "mnist": "MNIST", "imagenette": "Imagenette"}
 """What a source's name begins with, and the data set's name."""
@@ -103,7 +104,7 @@ def main() -> None:
     made = ELSEWHERE.sub("arcpipe run pipelines/", made)
     if wanted.into:
         wanted.into.write_text(made, encoding="utf-8")
-        draw_field(made, wanted.into.with_suffix(".png"))
+        draw_field(made, wanted.into.with_name(FIGURE))
     else:
         print(made, end="")
 
@@ -126,17 +127,20 @@ def page_again(documents: Sequence[Mapping[str, Any]], former: str) -> str:
             raise SystemExit(f"the page has no table of {document['name']}")
         rows = read_rows(document)
         shown = list(current(document, rows))
-        again = [measured_again(document, rows, column) for column in document["columns"]]
-        former = former.replace(line, "\n".join([*card_lines(cards_of(document, shown)), line, *again]))
+        repeated = [more for column in document["columns"] for more in measured_again(document, rows, column)]
+        former = former.replace(line, "\n".join([*card_lines(cards_of(document, shown)), line, *repeated]))
     return former
 
 
-def measured_again(document: Mapping[str, Any], rows: Sequence[Row], column: str) -> str:
-    """The means of one column, and where they were measured."""
-    cells = [(row.name, row.cells[column]) for row in rows if column in row.cells]
-    means = "; ".join(f"{name} {cell.mean:.1f}" for name, cell in cells if cell.mean is not None)
-    seeds = max(len(cell.values) for _, cell in cells)
-    return f"* Measured again (*{column}*, {seeds} seed{'s' * (seeds > 1)}, {document['machine']['cpu']}): {means}."
+def measured_again(document: Mapping[str, Any], rows: Sequence[Row], column: str) -> list[str]:
+    """A line of one column: its means, and where they were measured. None where nothing was."""
+    cells = {row.name: row.cells[column] for row in rows if column in row.cells}
+    measured = {name: cell for name, cell in cells.items() if cell.mean is not None}
+    if not measured:
+        return []
+    seeds = max(len(cell.values) for cell in measured.values())
+    means = "; ".join(f"{name} {cell.mean:.1f}" for name, cell in measured.items())
+    return [f"* Measured again (*{column}*, {seeds} seed{'s' * (seeds > 1)}, {document['machine']['cpu']}): {means}."]
 
 
 def cards_of(document: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> dict[str, Card]:
@@ -200,7 +204,8 @@ def field(documents: Sequence[Mapping[str, Any]], kept: Sequence[Entry] = ()) ->
     head = ["data", "method", "accuracy", "dB", "numbers", "labels in the encoding", "views", "read by", "measured by"]
     lines = [" | ".join(cells) for cells in (head, ["---"] * 2 + ["--:"] * 3 + ["---"] * 4)]
     lines += [" | ".join(entry.cells()) for entry in entries]
-    return [*FIELD_HEAD.split("\n"), "", FIGURE, "", *(f"| {line} |" for line in lines)]
+    drawn = f"![Accuracies of the table below, ours dark]({FIGURE})"
+    return [*FIELD_HEAD.split("\n"), "", drawn, "", *(f"| {line} |" for line in lines)]
 
 
 def own_entries(document: Mapping[str, Any]) -> list[Entry]:
