@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from arcpipe.train.optimiser import Uncompiled
+
 MOMENTUM = 0.95
 SIZE = 0.4
 """The root mean square of an update over the rate. At 0.2, about AdamW's, one rate serves both (arXiv 2502.16982,
@@ -25,7 +27,7 @@ LEAST_SIDE = 16
 """A matrix with a smaller side is left to AdamW: it has too few directions."""
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Uncompiled):
     """Muon for matrices, and another optimiser, which steps along, for the other parameters.
 
     Args:

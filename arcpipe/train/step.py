@@ -14,6 +14,7 @@ from arcpipe.config import OptimSection
 from arcpipe.errors import DivergedError
 from arcpipe.stream.loader import Batch
 from arcpipe.train.muon import Muon, inner_matrices
+from arcpipe.train.optimiser import AdamW
 from arcpipe.train.ranks import ALONE, Ranks
 
 
@@ -21,7 +22,7 @@ def make_optimiser(model: nn.Module, optim: OptimSection, device: torch.device) 
     """Muon, or AdamW over all parameters, as published for the thesis's classifier."""
     # Not fused, it is a third of the loop's time on a CPU, and dozens of small kernels on a GPU.
     fused = True if device.type in ("cpu", "cuda") else None
-    adamw = partial(torch.optim.AdamW, lr=optim.lr, weight_decay=optim.weight_decay, amsgrad=optim.amsgrad, fused=fused)
+    adamw = partial(AdamW, lr=optim.lr, weight_decay=optim.weight_decay, amsgrad=optim.amsgrad, fused=fused)
     matrices = inner_matrices(model) if optim.optimiser == "muon" else {}
     if not matrices:
         return adamw(model.parameters())
