@@ -20,14 +20,13 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 
-# Parts that take about a second, so that there is time to come and go.
-SETTINGS: dict[str, Any] = {"fit": {"recipe": "thesis", "steps": 8000}, "store": {"part_samples": 1}}
-OPTIONS = ["--recipe", "thesis", "--steps", "8000", "--latents", "0.2", "--latent-dim", "4"]
-OPTIONS += ["--set", "fit.pretrain_images=4", "--set", "fit.pretrain_steps=8", "--set", "store.part_samples=1"]
+SETTINGS: dict[str, Any] = {"store": {"part_samples": 1}}
+OPTIONS = ["--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4", "--set", "fit.pretrain_steps=8"]
+OPTIONS += ["--set", "store.part_samples=1"]
 
-# Parts of a quarter of a second, for tests in which a worker takes far longer to start.
-QUICK: dict[str, Any] = {**SETTINGS, "fit": {**SETTINGS["fit"], "steps": 2000}}
-QUICKLY = ["--steps", "2000"]
+# Parts of a quarter of a second, so that there is time to come and go.
+SLOWER: dict[str, Any] = {**SETTINGS, "fit": {"recipe": "thesis", "steps": 2000}}
+SLOWLY = ["--recipe", "thesis", "--steps", "2000"]
 
 
 def commands() -> dict[str, str]:

@@ -18,7 +18,13 @@ from arcpipe.machine import available_cores
 from tests.listening import open_to, with_children
 
 
-def test_local_cluster_is_on_loopback_and_shares_the_cores() -> None:
+def _refuse() -> None:
+    raise NoSpaceError("no space.")
+
+
+def test_a_local_cluster_is_on_loopback_shares_the_cores_and_leaves_errors_to_the_client(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     others = with_children(os.getpid()) - {os.getpid()}  # a bucket's server, from other tests
     with cluster.open_cluster(RunSection(workers=2)) as two:
         opened = open_to(with_children(os.getpid()) - others)
@@ -30,6 +36,9 @@ def test_local_cluster_is_on_loopback_and_shares_the_cores() -> None:
         assert two.executor.submit(os.getpid).result() != os.getpid()
         has_bokeh = importlib.util.find_spec("bokeh") is not None
         assert (two.dashboard is not None) == has_bokeh, "Dask has a link also where Bokeh is missing"
+        with pytest.raises(NoSpaceError, match="no space"):
+            two.executor.submit(_refuse).result()
+    assert "Traceback" not in capfd.readouterr().err, "Dask logs it too, with a traceback"
 
 
 def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,16 +84,6 @@ def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch, address: s
         pass
     # Three commands that fit each other, also where the address was none.
     assert all("127.0.0.1" in line and "8786" in line for line in caught.value.fix)
-
-
-def _refuse() -> None:
-    raise NoSpaceError("no space.")
-
-
-def test_an_error_of_a_task_is_told_by_the_client_only(capfd: pytest.CaptureFixture[str]) -> None:
-    with cluster.open_cluster(RunSection(workers=1)) as one, pytest.raises(NoSpaceError, match="no space"):
-        one.executor.submit(_refuse).result()
-    assert "Traceback" not in capfd.readouterr().err, "Dask logs it too, with a traceback"
 
 
 DIES_AT_ITS_START = """

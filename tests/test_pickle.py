@@ -70,9 +70,12 @@ def test_the_search_finds_what_it_looks_for() -> None:
     assert dangers("torch.load(x, weights_only=True)") == []
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_nothing_in_the_package_unpickles(path: Path) -> None:
-    assert dangers(path.read_text(encoding="utf-8")) == []
+def test_nothing_in_the_package_unpickles() -> None:
+    found = {
+        path.relative_to(PACKAGE).as_posix(): dangers(path.read_text(encoding="utf-8"))
+        for path in PACKAGE.rglob("*.py")
+    }
+    assert {path: lines for path, lines in found.items() if lines} == {}
 
 
 class Payload:
