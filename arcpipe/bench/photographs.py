@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from sklearn.datasets import load_sample_image
 
 from arcpipe.seeds import generator
 
@@ -19,6 +18,8 @@ def photographs(size: tuple[int, int], count: int) -> list[NDArray[np.float32]]:
 
     A photograph is shrunk (after a blur against aliasing) or enlarged (linearly) until the size fits in.
     """
+    from sklearn.datasets import load_sample_image  # two seconds, which only a measurement has to spare
+
     pictures = []
     for i in range(count):
         photograph = load_sample_image(NAMES[i % len(NAMES)]).astype(np.float32) / 255
