@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from arcpipe.files import write_drawn
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NUMBERS_UP_TO = 20
 """Classes up to which the matrix shows counts; above, cells are too small to read."""
@@ -25,6 +25,9 @@ LABEL_CHARACTERS = 16
 
 def draw_curves(path: Path, epochs: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> None:
     """Draw loss and accuracy of training and of `splits`. `epochs`: the lines of kind `epoch` of metrics.jsonl."""
+    from matplotlib.figure import Figure  # a second to import, for which no training should wait
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, quantity, factor, unit in zip(
         figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), ("cross-entropy", "%"), strict=True
@@ -42,6 +45,8 @@ def draw_curves(path: Path, epochs: Sequence[Mapping[str, Any]], splits: Sequenc
 
 def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> None:
     """Draw the confusion matrix: rows are true classes, colour is the share of the row."""
+    from matplotlib.figure import Figure
+
     counts = np.array(confusion)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = float(np.clip(0.5 * len(classes) + 2, 4, 14))
@@ -63,6 +68,8 @@ def draw_calibration(path: Path, bins: Sequence[tuple[int, float, float]], error
 
     `bins`: of `Measures.calibration`. A bar below the diagonal is confidence that is not earned.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5, 5.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     width = 1 / max(len(bins), 1)
