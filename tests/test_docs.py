@@ -98,7 +98,7 @@ def in_small(line: str) -> list[str]:
             small.append(word)
     if command == "convert":
         small += [] if "pets" in small else ["pets"]
-        small += ["--out", "store/again.zarr", "--overwrite"]
+        small += ["--out", "store/again.zarr", "--overwrite", "--set", "store.part_samples=24"]
         small += ["--set", "fit.pretrain_steps=2"] if "siren" not in small else ["--set", "fit.steps=2"]
     if command == "train":
         small += [] if "--store" in small else ["--store", "store/pets.zarr"]
@@ -122,6 +122,7 @@ def test_a_command_line_of_the_pages_works(home: Path, line: str) -> None:
     sirens = not {"dws", "ng-gnn", "ng-t", "scalegmn", "mlp"}.isdisjoint(command)
     if sirens:
         small = ["--recipe", "siren", "--set", "fit.steps=2", "--set", "fit.hidden=[4,4]", "--out", "store/sirens.zarr"]
+        small += ["--set", "store.part_samples=24"]
         assert invoke(["convert", "pets", *small]).exit_code == 0
         command[command.index("--store") + 1] = "store/sirens.zarr"
     done = invoke(command)
