@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import http.client
 import json
+import os
 import re
 import shutil
 import socket
@@ -60,7 +61,8 @@ class BucketServer:
         }
         with (folder / "log").open("wb") as log:
             command = [program, "-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            one_core = {**os.environ, "GOMAXPROCS": "1"}  # its threads would look for work on all of them
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=one_core)
         self.relay = Relay(self.port)
         self._places = 0
         self.wait()
