@@ -16,7 +16,8 @@ from typing import Any
 from store_samples import make_batch, make_decoder, make_header
 
 from arcpipe.storage import commits, local, objects, storage_at
-from arcpipe.store import commit, create, create_or_open
+from arcpipe.store import Rounding, commit, create, create_or_open
+from arcpipe.store.layout import part_arrays
 
 MODULES = {
     "commit": commit,
@@ -54,6 +55,7 @@ def write(path: str, where: str, call: int, moment: str) -> None:
 
 
 if __name__ == "__main__":
+    part_arrays(make_batch(range(5)), Rounding("float16"), "pixels")  # loads the compiled code, once for all
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

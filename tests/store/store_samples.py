@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord, NetworkRecord, morton_codes
 from arcpipe.files import file_hashes
 from arcpipe.storage import BucketStorage, LocalStorage, Place, Storage, objects, storage_at
-from arcpipe.store import Part, StoreHeader, StoreWriter, create_or_open, fingerprint
+from arcpipe.store import Part, StoreHeader, StoreWriter, create_or_open, fingerprint, open_writer
+from arcpipe.store import arrays as array_module
 from arcpipe.store.arrays import read_group, write_array
 from arcpipe.store.schema import group_document
 
@@ -119,13 +122,27 @@ def empty_store(
 
 
 def full_store(place: Place, **options: Any) -> StoreWriter:
-    """A finished store: two training parts of 5 clouds, one test part of 3."""
-    writer = empty_store(place, {"train": {"samples": 10, "parts": 2}, "test": {"samples": 3, "parts": 1}}, **options)
-    for split, part, numbers in (
-        ("train", "0000", range(5)),
-        ("train", "0001", range(5, 10)),
-        ("test", "0000", range(3)),
-    ):
+    """A finished store, copied from the one that `write_full_store` once wrote."""
+    storage, files = storage_at(place), _files_of_a_full_store(array_module.CHUNK_BYTES, **options)
+    storage.each(lambda name: write(storage, name, files[name]), files)
+    return open_writer(storage)
+
+
+@cache
+def _files_of_a_full_store(_chunk_bytes: int, **options: Any) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        storage = write_full_store(Path(folder, "s.zarr"), **options).storage
+        return {name: storage.read(name) for name in storage.files()}
+
+
+def write_full_store(place: Place, *, one_part: bool = False, **options: Any) -> StoreWriter:
+    """A finished store: two training parts of 5 clouds and one test part of 3, or the first part only."""
+    parts = [("train", "0000", range(5)), ("train", "0001", range(5, 10)), ("test", "0000", range(3))]
+    splits = {"train": {"samples": 10, "parts": 2}, "test": {"samples": 3, "parts": 1}}
+    if one_part:
+        parts, splits = parts[:1], {"train": {"samples": 5, "parts": 1}}
+    writer = empty_store(place, splits, **options)
+    for split, part, numbers in parts:
         batch = make_batch(numbers)
         if writer.neighbours_cache == "none":
             batch = batch.without_neighbours()
@@ -157,6 +174,7 @@ def flip(place: Storage, name: str, at: int = -1, bit: int = 4) -> None:
 def write(place: Storage, name: str, data: bytes) -> None:
     """Write or replace a file behind the store's back."""
     if isinstance(place, LocalStorage):
+        (place.path / name).parent.mkdir(parents=True, exist_ok=True)
         (place.path / name).write_bytes(data)
     else:
         place.replace(name, data)

@@ -96,8 +96,8 @@ def test_a_killed_writer_leaves_all_or_nothing(
 def test_two_writers_of_one_part_make_one_part(place: Storage) -> None:
     writer = empty_store(place, ONE_PART)
     batch = make_batch(range(5))
-    with ThreadPoolExecutor(4) as pool:
-        records = list(pool.map(lambda _: writer.commit_part("train", "0000", batch, [], {"seconds": 2}), range(4)))
+    with ThreadPoolExecutor(3) as pool:
+        records = list(pool.map(lambda _: writer.commit_part("train", "0000", batch, [], {"seconds": 2}), range(3)))
     assert len(set(map(str, records))) == 1
     assert records[0].seconds == 2
     writer.finish()

@@ -21,6 +21,7 @@ from store_samples import (
     make_decoder,
     same_clouds,
     to_version_1,
+    write_full_store,
 )
 
 from arcpipe.cloud import CloudBatch, FailedSample, morton_codes
@@ -39,7 +40,7 @@ PATHS = st.text(min_size=1, max_size=12).filter(lambda text: not any("\ud800" <=
 
 
 @given(SHAPES, st.data(), st.sampled_from(["float16", "float32", "int8"]), st.sampled_from(["pixels", "none"]))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_ragged_clouds_come_back(shapes: list, data: st.DataObject, dtype: str, cache: str) -> None:
     paths = [data.draw(PATHS) for _ in shapes]
     clouds = [
@@ -104,7 +105,7 @@ def test_it_is_nothing_but_zarr(tmp_path: Path) -> None:
 def test_the_same_clouds_give_the_same_bytes(tmp_path: Path) -> None:
     """Only `provenance` in the part's own zarr.json may differ."""
     for name in ("a.zarr", "b.zarr"):
-        full_store(tmp_path / name)
+        write_full_store(tmp_path / name)
     first, second = (
         {
             file.relative_to(tmp_path / name): file.read_bytes()
@@ -161,10 +162,10 @@ def test_stores_of_the_first_format_version_are_read(tmp_path: Path) -> None:
     assert same_clouds(expected, make_batch(range(5)))
     assert verify(tmp_path / "s.zarr").problems == []
     with pytest.raises(StoreMismatchError, match="format version: was 1, now 2"):
-        full_store(tmp_path / "s.zarr")
+        write_full_store(tmp_path / "s.zarr")
 
 
-@pytest.mark.parametrize(("dtype", "bits"), [("float16", 8), ("int8", 8), ("int8", 5), ("int8", 2)])
+@pytest.mark.parametrize(("dtype", "bits"), [("float16", 8), ("int8", 8), ("int8", 2)])
 def test_clouds_of_a_basis_come_back_with_their_scales(tmp_path: Path, dtype: str, bits: int) -> None:
     """And its int8 latents have the steps of the store, whatever lies in the part."""
     decoder, batch = make_basis(), make_batch(range(3))
