@@ -72,8 +72,8 @@ def named(path: Path) -> str:
 
 def levels(names: Iterable[str]) -> list[list[str]]:
     """Files of a store of one part that can be damaged at once: a damaged group hides what is below it."""
-    ends = [["train/0000/zarr.json", "decoder/zarr.json"], ["train/zarr.json"], ["zarr.json"]]
-    return [[name for name in names if name not in sum(ends, [])], *ends]
+    below, split, root = ["train/0000/zarr.json", "decoder/zarr.json"], "train/zarr.json", "zarr.json"
+    return [[name for name in names if name not in (*below, split, root)], below, [split], [root]]
 
 
 def test_a_sound_store_has_no_problems(sound: Path) -> None:
