@@ -30,15 +30,27 @@ SIZES = {
 }
 
 
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store for all who only look at it."""
+    folder = tmp_path_factory.mktemp("looked-at")
+    return write_store(folder / "small.zarr", make_images(folder / "images"), ("test", "train"), cache=True)
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
+    """The images of the stores of `make_store`, to be changed."""
+    return make_images(tmp_path / "images")
+
+
+def make_images(folder: Path) -> Path:
     """Folder `split/class/file` of six noisy colour images."""
     rng = np.random.default_rng(1)
     for name, (height, width) in SIZES.items():
-        file = tmp_path / "images" / name
+        file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(file)
-    return tmp_path / "images"
+    return folder
 
 
 @pytest.fixture
