@@ -20,6 +20,7 @@ from arcpipe.convert import run_convert, run_verify
 from arcpipe.storage import storage_at
 from arcpipe.store import committed_parts, content_hash, open_store
 from tests.bucket_server import USERS, BucketServer
+from tests.commands import arcpipe_here
 from tests.pictures import contents, in_process, make_pictures, settings
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -27,17 +28,19 @@ OPTIONS = "--limit 16 --steps 20 --workers 2 --set store.part_samples=4 --set fi
 OPTIONS += " --set fit.pretrain_images=8"
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_a_bucket_is_converted_to_and_trained_from_as_a_folder_is(bucket: str, tmp_path: Path) -> None:
     from arcpipe.inspect import run_inspect
     from arcpipe.train import run_evaluate, run_predict, run_train
 
-    pictures = make_pictures(tmp_path / "pictures")
+    pictures, three_parts = make_pictures(tmp_path / "pictures", per_class=3), {"store": {"part_samples": 6}}
     here, there = tmp_path / "a.zarr", storage_at(f"{bucket}/a.zarr")
     with ThreadPoolExecutor(1) as executor:
         for out in (here, there):
-            report = run_convert(settings(pictures, out), cluster=in_process(executor))
+            report = run_convert(settings(pictures, out, **three_parts), cluster=in_process(executor))
             assert json.loads(json.dumps(report.as_dict(), default=str))["store"] == str(out)
-        assert "nothing left to do" in run_convert(settings(pictures, there), cluster=in_process(executor)).lines()[0]
+        report = run_convert(settings(pictures, there, **three_parts), cluster=in_process(executor))
+        assert "nothing left to do" in report.lines()[0]
     assert contents(here) == contents(there)
     assert run_verify(there, decode=4).problems == ()
     losses = []
@@ -175,16 +178,16 @@ def _wait_for_parts(store: str, count: int, process: subprocess.Popen[str]) -> N
         time.sleep(0.3)
 
 
-def test_the_command_line_says_what_is_wrong_with_an_address(tmp_path: Path) -> None:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-    environment |= {"PYTHONPATH": str(PACKAGE), "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+def test_the_command_line_says_what_is_wrong_with_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     for arguments, said in (
         (["convert", "digits", "--out", "s3://onlybucket"], "does not name a store in a bucket"),
         (["verify", "s3://bucket/a.zarr"], "is not encrypted"),
         (["train", "--store", "s3://bucket/a.zarr", "--out", "s3://bucket/run"], "only stores are kept in buckets"),
     ):
-        command = [sys.executable, "-m", "arcpipe", *arguments]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = arcpipe_here(*arguments, cwd=tmp_path)
         assert (done.returncode, said in " ".join(done.stderr.replace("│", " ").split())) == (2, True), done.stderr
         assert "Traceback" not in done.stderr
     assert os.listdir(tmp_path) == []
