@@ -59,9 +59,11 @@ class BucketServer:
             "volume.max": 50,
             "master.volumeSizeLimitMB": 64,
         }
+        command = [program, "-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())]
+        if setpriv := shutil.which("setpriv"):  # it ends with this process, even if that is killed
+            command = [setpriv, "--pdeathsig", "KILL", *command]
+        one_core = {**os.environ, "GOMAXPROCS": "1"}  # its threads would look for work on all of them
         with (folder / "log").open("wb") as log:
-            command = [program, "-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())]
-            one_core = {**os.environ, "GOMAXPROCS": "1"}  # its threads would look for work on all of them
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=one_core)
         self.relay = Relay(self.port)
         self._places = 0
