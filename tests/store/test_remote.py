@@ -127,17 +127,6 @@ def test_credentials_are_in_no_object(bucket: str, bucket_server: BucketServer) 
     assert str(bucket_server.relay.port).encode() not in everything
 
 
-def test_a_part_is_dropped_and_made_again(bucket: str) -> None:
-    writer = full_store(store_in(bucket), one_part=True)
-    writer.drop_part("train", "0000")
-    assert writer.committed() == {"train": set()}
-    assert not list(writer.storage.files("train/0000"))
-    again = writer.commit_part("train", "0000", make_batch(range(20, 25)))
-    assert again.clouds == 5
-    writer.finish()
-    assert verify(writer.storage).problems == []
-
-
 def test_other_settings_are_refused_and_nothing_is_replaced(bucket: str) -> None:
     writer = full_store(store_in(bucket), one_part=True)
     place, splits = writer.storage, writer.splits
