@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from arcpipe.cluster import Cluster
 from arcpipe.config import ConvertConfig, build
+from arcpipe.convert.report import ConvertReport
 from arcpipe.storage import Place, storage_at
 
 
@@ -42,6 +44,23 @@ def settings(source: Path, out: Path, /, **changes: Any) -> ConvertConfig:
     for section, change in changes.items():
         values[section] = {**values.get(section, {}), **change} if isinstance(change, dict) else change
     return build(ConvertConfig, values)
+
+
+def few_parts(source: Path, out: Path, /, **changes: Any) -> ConvertConfig:
+    """The same with parts of nine samples: two of training clouds and one of test clouds.
+
+    A part is 18 arrays, which take longer to write than its small images to fit.
+    """
+    return settings(source, out, **{**changes, "store": {"part_samples": 9, **changes.get("store", {})}})
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished conversion, for reading only: its images, the store, and what was reported of it."""
+
+    source: Path
+    store: Path
+    report: ConvertReport
 
 
 def in_process(executor: Executor) -> Cluster:

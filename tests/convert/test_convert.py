@@ -6,14 +6,16 @@ import shutil
 import tarfile
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from distributed import Client
 
-from arcpipe.cluster import Cluster
-from arcpipe.config import SourceSection
+from arcpipe.cluster import Cluster, telling
+from arcpipe.config import ConvertConfig, SourceSection
 from arcpipe.convert import run_convert, run_verify
 from arcpipe.convert.plan import content_settings
 from arcpipe.errors import (
@@ -30,30 +32,27 @@ from arcpipe.progress import Progress
 from arcpipe.sources import named, open_source
 from arcpipe.storage import storage_at
 from arcpipe.store import open_store
-from tests.pictures import contents, in_process, make_pictures, settings
+from tests.pictures import Finished, contents, few_parts, in_process, make_pictures, settings
 
 
-def test_a_folder_becomes_a_store(pictures: Path, tmp_path: Path, here: Cluster) -> None:
-    report = run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
-    store = open_store(tmp_path / "a.zarr")
+def test_a_folder_becomes_a_store(finished: Finished) -> None:
+    store = open_store(finished.store)
     assert store.complete
     assert store.classes == ("ants", "bees", "cats")
-    assert {split: (s.samples, s.failed, s.planned) for split, s in report.splits.items()} == {
+    assert {split: (s.samples, s.failed, s.planned) for split, s in finished.report.splits.items()} == {
         "train": (18, 0, 18),
         "test": (6, 0, 6),
     }
     sizes = {cloud.size for part in store.parts("train") for cloud in store.read_part("train", part.id)}
     assert len(sizes) > 5, "images keep their own resolution"
-    assert run_verify(tmp_path / "a.zarr", decode=6).problems == ()
+    assert run_verify(finished.store, decode=6).problems == ()
 
 
-def test_the_same_command_again_changes_nothing(pictures: Path, tmp_path: Path, here: Cluster) -> None:
-    config = settings(pictures, tmp_path / "a.zarr")
-    run_convert(config, cluster=here)
-    before = contents(config.out)
-    again = run_convert(config, cluster=here)
+def test_the_same_command_again_changes_nothing(copied: ConvertConfig, here: Cluster) -> None:
+    before = contents(copied.out)
+    again = run_convert(copied, cluster=here)
     assert "nothing left to do" in again.lines()[0]
-    assert contents(config.out) == before
+    assert contents(copied.out) == before
 
 
 class Dies(ThreadPoolExecutor):
@@ -72,69 +71,58 @@ def _killed(*_: Any) -> None:
     raise ConnectionError("the worker was killed")
 
 
-@pytest.mark.parametrize("survive", [1, 2, 4])  # the decoder's job counts as one
+@pytest.mark.parametrize("survive", [1, 2])  # the decoder's job counts as one
 def test_a_conversion_cut_short_continues_to_the_same_arrays(
-    pictures: Path, tmp_path: Path, here: Cluster, survive: int
+    finished: Finished, tmp_path: Path, here: Cluster, survive: int
 ) -> None:
-    whole, cut = settings(pictures, tmp_path / "whole.zarr"), settings(pictures, tmp_path / "cut.zarr")
-    run_convert(whole, cluster=here)
+    cut = few_parts(finished.source, tmp_path / "cut.zarr")
     with Dies(survive) as executor, pytest.raises(ClusterError, match="parts could not be made") as caught:
         run_convert(cut, cluster=in_process(executor))
     assert caught.value.fix == ("run the same command again: it makes the missing parts",)
-    run_convert(cut, cluster=here)
-    assert contents(cut.out) == contents(whole.out)
+    assert run_convert(cut, cluster=here).parts_before == survive - 1
+    assert contents(cut.out) == contents(finished.store)
 
 
-def test_other_settings_are_refused_with_the_difference(pictures: Path, tmp_path: Path, here: Cluster) -> None:
-    run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
+def test_other_settings_are_refused_with_the_difference(finished: Finished, here: Cluster) -> None:
     with pytest.raises(StoreMismatchError, match=r"fit.latents: was 0.2, now 0.3") as caught:
-        run_convert(settings(pictures, tmp_path / "a.zarr", fit={"latents": 0.3}), cluster=here)
+        run_convert(few_parts(finished.source, finished.store, fit={"latents": 0.3}), cluster=here)
     assert caught.value.exit_code == 3
 
 
-def test_overwrite_replaces_a_store(pictures: Path, tmp_path: Path, here: Cluster) -> None:
-    run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
-    run_convert(settings(pictures, tmp_path / "a.zarr", fit={"latents": 0.3}), cluster=here, overwrite=True)
-    assert open_store(tmp_path / "a.zarr").config["fit"]["latents"] == 0.3
-    assert [path.name for path in tmp_path.glob("*.zarr*")] == ["a.zarr"]
+def test_a_moved_source_is_the_same_source(copied: ConvertConfig, tmp_path: Path, here: Cluster) -> None:
+    moved = shutil.copytree(copied.source.source, tmp_path / "elsewhere")
+    assert run_convert(few_parts(moved, copied.out), cluster=here).clouds_made == 0
 
 
-def test_a_moved_source_is_the_same_source(pictures: Path, tmp_path: Path, here: Cluster) -> None:
-    moved = shutil.copytree(pictures, tmp_path / "elsewhere")
-    run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
-    report = run_convert(settings(moved, tmp_path / "a.zarr"), cluster=here)
-    assert report.clouds_made == 0
-
-
-def test_a_broken_image_is_a_record_and_not_the_end(tmp_path: Path, here: Cluster) -> None:
-    source = make_pictures(tmp_path / "pictures")
-    (source / "train" / "ants" / "bad.png").write_bytes(b"this is no picture")
-    config = settings(source, tmp_path / "a.zarr", run={"max_failed": 0})
-    report = run_convert(config, cluster=here)
-    assert (report.splits["train"].samples, report.splits["train"].failed, report.planned) == (18, 1, 25)
-    assert [(failure.path, failure.reason) for failure in report.failures] == [("ants/bad.png", "unreadable")]
+def test_a_broken_image_is_a_record_and_not_the_end(with_broken_images: Finished) -> None:
+    report = with_broken_images.report
+    assert (report.splits["train"].samples, report.splits["train"].failed, report.planned) == (17, 2, 25)
+    reasons = {failure.path: failure.reason for failure in report.failures}
+    assert reasons == {"ants/0.png": "unreadable", "ants/bad.png": "unreadable"}
     with pytest.raises(TooManyFailuresError, match="expected at most 0") as caught:
         report.check()
     assert caught.value.exit_code == 5
-    assert run_verify(config.out).problems == ()
+    assert run_verify(with_broken_images.store).problems == ()
 
 
-def test_retry_failed_makes_the_mended_sample(tmp_path: Path, here: Cluster) -> None:
-    source = make_pictures(tmp_path / "pictures")
-    good = (source / "train" / "ants" / "0.png").read_bytes()
-    config = settings(source, tmp_path / "a.zarr")
-    (source / "train" / "ants" / "0.png").write_bytes(good[:-30] + bytes(30))  # the same size, as the inventory sees it
-    assert run_convert(config, cluster=here).failed == 1
-    (source / "train" / "ants" / "0.png").write_bytes(good)
+def test_retry_failed_makes_the_mended_sample(
+    with_broken_images: Finished, pictures: Path, tmp_path: Path, here: Cluster
+) -> None:
+    """The size of its file is that of the inventory still."""
+    source = shutil.copytree(with_broken_images.source, tmp_path / "pictures")
+    shutil.copy(pictures / "train" / "ants" / "0.png", source / "train" / "ants" / "0.png")
+    config = few_parts(source, shutil.copytree(with_broken_images.store, tmp_path / "a.zarr"))
     report = run_convert(config, cluster=here, retry_failed=True)
-    assert (report.failed, report.splits["train"].samples) == (0, 18)
+    assert ([failure.path for failure in report.failures], report.splits["train"].samples) == (["ants/bad.png"], 18)
 
 
 def test_repeats_are_other_fits_of_the_same_image_in_the_same_split(
-    pictures: Path, tmp_path: Path, here: Cluster
+    finished: Finished, tmp_path: Path, here: Cluster
 ) -> None:
-    run_convert(settings(pictures, tmp_path / "a.zarr", fit={"repeats": 3}), cluster=here)
-    store = open_store(tmp_path / "a.zarr")
+    fit = {"repeats": 3, "decoder": str(finished.store)}
+    config = few_parts(finished.source, tmp_path / "a.zarr", source={"splits": ["train"]}, fit=fit)
+    run_convert(config, cluster=here)
+    store = open_store(config.out)
     by_sample: dict[int, list[Any]] = {}
     for part in store.parts("train"):
         for cloud in store.read_part("train", part.id):
@@ -147,12 +135,12 @@ def test_repeats_are_other_fits_of_the_same_image_in_the_same_split(
 
 
 def test_views_are_fits_of_crops_and_flips_of_the_image_which_verify_and_inspect_know(
-    pictures: Path, tmp_path: Path, here: Cluster
+    finished: Finished, tmp_path: Path, here: Cluster
 ) -> None:
-    run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
-    fit = {"views": 3, "decoder": str(tmp_path / "a.zarr")}
-    run_convert(settings(pictures, tmp_path / "b.zarr", fit=fit), cluster=here)
-    plain, store = open_store(tmp_path / "a.zarr"), open_store(tmp_path / "b.zarr")
+    fit = {"views": 3, "decoder": str(finished.store)}
+    config = few_parts(finished.source, tmp_path / "b.zarr", source={"splits": ["train"]}, fit=fit)
+    run_convert(config, cluster=here)
+    plain, store = open_store(finished.store), open_store(config.out)
     names = store.sample_names("train")
     assert names == sorted(plain.sample_names("train") * 3, key=names.index)
     for name in dict.fromkeys(names):
@@ -160,24 +148,21 @@ def test_views_are_fits_of_crops_and_flips_of_the_image_which_verify_and_inspect
         assert np.array_equal(clouds[0].latents, plain[name].latents)
         assert len({cloud.size for cloud in clouds}) == 1
         assert not np.array_equal(clouds[1].latents, clouds[2].latents)
-    assert run_verify(tmp_path / "b.zarr", decode=72).problems == ()  # every view is what its own pixels were
-    report = run_inspect(storage_at(tmp_path / "b.zarr"), [f"{names[0]}#2"], tmp_path / "sheet")
+    assert run_verify(config.out, decode=54).problems == ()  # every view is what its own pixels were
+    report = run_inspect(config.out, [f"{names[0]}#2"], tmp_path / "sheet")
     assert not any("changed" in line for line in report.lines())
     with pytest.raises(ConfigError, match="--repeats and --views cannot be combined"):
-        settings(pictures, tmp_path / "c.zarr", fit={"views": 2, "repeats": 2})
+        settings(finished.source, tmp_path / "c.zarr", fit={"views": 2, "repeats": 2})
 
 
-def test_the_decoder_of_another_store(pictures: Path, tmp_path: Path, here: Cluster) -> None:
-    run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
-    config = settings(pictures, tmp_path / "b.zarr", seed=5, fit={"decoder": str(tmp_path / "a.zarr")})
+def test_the_decoder_of_another_store(finished: Finished, tmp_path: Path, here: Cluster) -> None:
+    fit, source = {"decoder": str(finished.store)}, {"splits": ["test"]}
+    config = few_parts(finished.source, tmp_path / "b.zarr", seed=5, fit=fit, source=source)
     run_convert(config, cluster=here)
-    first, second = open_store(tmp_path / "a.zarr"), open_store(tmp_path / "b.zarr")
-    assert first.decoder.sha256 == second.decoder.sha256
+    assert open_store(finished.store).decoder.sha256 == open_store(config.out).decoder.sha256
+    wrong = few_parts(finished.source, tmp_path / "c.zarr", fit={**fit, "latent_dim": 5})
     with pytest.raises(ConfigError, match=r"--latent-dim: expected 5, found 4") as caught:
-        run_convert(
-            settings(pictures, tmp_path / "c.zarr", fit={"latent_dim": 5, "decoder": str(tmp_path / "a.zarr")}),
-            cluster=here,
-        )
+        run_convert(wrong, cluster=here)
     assert "--latent-dim 4" in caught.value.fix
 
 
@@ -241,33 +226,40 @@ def test_a_second_converter_is_told(pictures: Path, tmp_path: Path, here: Cluste
 
 
 def test_greyscale_pictures_make_a_decoder_of_one_channel(tmp_path: Path, here: Cluster) -> None:
-    source = make_pictures(tmp_path / "grey", grey=True)
-    run_convert(settings(source, tmp_path / "a.zarr"), cluster=here)
+    source = make_pictures(tmp_path / "grey", grey=True, per_class=1)
+    run_convert(few_parts(source, tmp_path / "a.zarr", source={"splits": ["train"]}), cluster=here)
     assert open_store(tmp_path / "a.zarr").decoder.channels == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_psnr_is_that_of_the_stored_numbers(pictures: Path, tmp_path: Path, here: Cluster, dtype: str) -> None:
-    run_convert(settings(pictures, tmp_path / "a.zarr", store={"dtype": dtype}), cluster=here)
-    report = run_verify(tmp_path / "a.zarr", decode=24)
-    assert (report.problems, report.checked["decoded samples"]) == ((), 24)
+def test_psnr_is_that_of_the_stored_numbers(finished: Finished, tmp_path: Path, here: Cluster, dtype: str) -> None:
+    fit, store = {"decoder": str(finished.store)}, {"dtype": dtype, "part_samples": 18}
+    config = settings(finished.source, tmp_path / "a.zarr", source={"splits": ["train"]}, fit=fit, store=store)
+    run_convert(config, cluster=here)
+    report = run_verify(config.out, decode=18)
+    assert (report.problems, report.checked["decoded samples"]) == ((), 18)
 
 
 def test_the_steps_of_pretraining_are_seen_while_it_runs(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """They are events of Dask: its scheduler and its worker are threads here, which takes no start of a process."""
     seen: list[int] = []
     shown = Progress.update
 
     def update(progress: Progress, done: int, **fields: str) -> None:
         if progress.title == "pretrain":
-            assert progress.total == 200
+            assert progress.total == 40
             seen.append(done)
         shown(progress, done, **fields)
 
     monkeypatch.setattr(Progress, "update", update)
-    run_convert(settings(pictures, tmp_path / "a.zarr", fit={"pretrain_steps": 200}, run={"workers": 1})).check()
+    monkeypatch.setattr(telling, "TELL_EVERY_S", 0.01)
+    config = few_parts(pictures, tmp_path / "a.zarr", source={"splits": ["train"]}, fit={"pretrain_steps": 40})
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        cluster = replace(in_process(client.get_executor(pure=False)), client=client)
+        run_convert(config, cluster=cluster).check()
     steps = list(dict.fromkeys(done for done in seen if done))  # the last one may be told twice
     assert len(steps) >= 3
     assert steps == sorted(steps)
-    assert 0 < steps[0] < steps[-2] < steps[-1] == 200, "told while it runs, and all of them at its end"
+    assert 0 < steps[0] < steps[-2] < steps[-1] == 40, "told while it runs, and all of them at its end"
