@@ -7,8 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +14,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import typer
 from distributed import KilledWorker
 from PIL import Image
 
+from arcpipe.arc.decoder import Decoder
+from arcpipe.cli import reports_errors
 from arcpipe.cluster import Cluster
+from arcpipe.config import ConvertConfig
 from arcpipe.convert import run, run_convert, run_verify
 from arcpipe.convert.plan import PART_BYTES
 from arcpipe.errors import (
@@ -36,8 +38,9 @@ from arcpipe.errors import (
 from arcpipe.fitter import Fitter
 from arcpipe.storage import storage_at
 from arcpipe.store import open_store
+from arcpipe.store.decoder_file import save_decoder_file
 from tests.commands import arcpipe_here
-from tests.pictures import contents, in_process, make_pictures, settings
+from tests.pictures import Finished, contents, few_parts, in_process, make_pictures, settings
 
 
 class Refuses(ThreadPoolExecutor):
@@ -109,14 +112,13 @@ def test_a_decoder_that_is_not_there(pictures: Path, tmp_path: Path) -> None:
         run_convert(settings(pictures, tmp_path / "a.zarr", fit={"decoder": "nowhere"}))
 
 
-def test_a_dry_run_says_what_is_there_and_what_is_in_the_way(pictures: Path, tmp_path: Path, here: Cluster) -> None:
-    config = settings(pictures, tmp_path / "a.zarr")
-    run_convert(config, cluster=here)
+def test_a_dry_run_says_what_is_there_and_what_is_in_the_way(copied: ConvertConfig, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "a.zarr" / "train" / "0000")
-    report = run_convert(config, dry_run=True)
-    assert (report.parts_before, report.clouds) == (6, 4)  # one part of four pictures is missing
+    report = run_convert(copied, dry_run=True)
+    assert (report.parts_before, report.clouds) == (2, 9)  # one part of nine pictures is missing
+    pictures = Path(copied.source.source)
     with pytest.raises(StoreMismatchError, match=r"fit.latents: was 0.2, now 0.3") as caught:
-        run_convert(settings(pictures, tmp_path / "a.zarr", fit={"latents": 0.3}), dry_run=True)
+        run_convert(few_parts(pictures, tmp_path / "a.zarr", fit={"latents": 0.3}), dry_run=True)
     assert not any("--retry-failed" in line for line in caught.value.fix), "that would not help here"
     crop = settings(make_pictures(tmp_path / "many", per_class=15), tmp_path / "b.zarr", source={"center_crop": 14})
     report = run_convert(crop, dry_run=True)
@@ -127,32 +129,29 @@ def test_a_dry_run_says_what_is_there_and_what_is_in_the_way(pictures: Path, tmp
 
 
 def test_only_what_is_still_to_do_needs_space_and_workers(
-    pictures: Path, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+    copied: ConvertConfig, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settings(pictures, tmp_path / "a.zarr")
-    run_convert(config, cluster=here)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2 * PART_BYTES))
-    done = run_convert(config, cluster=in_process(Refuses(1)))
-    assert "nothing left to do, all 7 parts were there before" in done.lines()[0]
+    done = run_convert(copied, cluster=in_process(Refuses(1)))
+    assert "nothing left to do, all 3 parts were there before" in done.lines()[0]
     shutil.rmtree(tmp_path / "a.zarr" / "train" / "0000")
-    assert run_convert(config, cluster=here).clouds_made == 4
+    assert run_convert(copied, cluster=here).clouds_made == 9
     with pytest.raises(NoSpaceError):  # all of it again does not fit
-        run_convert(config, cluster=here, overwrite=True)
+        run_convert(copied, cluster=here, overwrite=True)
 
 
 @pytest.mark.parametrize(("error", "why"), [(killed(), "its workers died"), (None, "the cluster has gone")])
 def test_lost_workers_are_explained(
-    pictures: Path, tmp_path: Path, here: Cluster, error: BaseException | None, why: str
+    copied: ConvertConfig, tmp_path: Path, error: BaseException | None, why: str
 ) -> None:
-    config = settings(pictures, tmp_path / "a.zarr")
+    new = few_parts(Path(copied.source.source), tmp_path / "b.zarr")
     with Loses(error) as executor, pytest.raises(ClusterError, match="could not be pretrained") as caught:
-        run_convert(config, cluster=in_process(executor))
+        run_convert(new, cluster=in_process(executor))
     assert why in str(caught.value)
-    run_convert(config, cluster=here)
     shutil.rmtree(tmp_path / "a.zarr" / "train" / "0000")
-    with Loses(error) as executor, pytest.raises(ClusterError, match="1 of 7 parts could not be made") as caught:
-        run_convert(config, cluster=in_process(executor))
+    with Loses(error) as executor, pytest.raises(ClusterError, match="1 of 3 parts could not be made") as caught:
+        run_convert(copied, cluster=in_process(executor))
     assert why in str(caught.value)
 
 
@@ -164,107 +163,106 @@ def test_a_rate_that_is_too_high_is_seen_in_pretraining(pictures: Path, tmp_path
     assert not (tmp_path / "a.zarr").exists()
 
 
-def test_failures_of_every_sample_make_a_report_that_can_be_read(
-    pictures: Path, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_convert(settings(pictures, tmp_path / "a.zarr", fit={"recipe": "thesis", "steps": 8}), cluster=here)
-    fit = {"recipe": "thesis", "lr": 1e30, "decoder": str(tmp_path / "a.zarr")}
-    report = run_convert(settings(pictures, tmp_path / "b.zarr", fit=fit), cluster=here)
+def test_failures_of_every_sample_make_a_report_that_can_be_read(pictures: Path, tmp_path: Path, here: Cluster) -> None:
+    decoder = tmp_path / "decoder.safetensors"
+    fit = {"recipe": "thesis", "steps": 8, "lr": 1e30, "decoder": str(decoder)}
+    config = few_parts(pictures, tmp_path / "a.zarr", fit=fit)
+    save_decoder_file(decoder, Decoder.initial(config.fit, 3, 0).to_record())
+    report = run_convert(config, cluster=here)
     assert report.failed == report.planned == 24
     text = "\n".join(report.lines())
     assert "nan" not in text.replace("finite", "")
     assert "nothing left to do" not in text
     assert "next:" not in text, "there is nothing to look at, nor to learn from"
-    assert (
-        json.loads(json.dumps(report.as_dict(), default=str, allow_nan=False))["splits"]["train"]["mean_psnr"] is None
-    )
+    told = json.loads(json.dumps(report.as_dict(), default=str, allow_nan=False))
+    assert told["splits"]["train"]["mean_psnr"] is None
     with pytest.raises(TooManyFailuresError):
         report.check()
 
 
-def test_every_failure_is_one_line_that_names_the_image(tmp_path: Path, here: Cluster) -> None:
-    source = make_pictures(tmp_path / "pictures")
-    broken = source / "train" / "ants" / "0.png"
-    broken.write_bytes(broken.read_bytes()[:90])
-    lines = run_convert(settings(source, tmp_path / "a.zarr"), cluster=here).lines()
+def test_every_failure_is_one_line_that_names_the_image(with_broken_images: Finished) -> None:
+    lines = with_broken_images.report.lines()
     start = next(i for i, line in enumerate(lines) if line.startswith("  failed"))
-    assert lines[start + 1].count("ants/0.png") == 1
-    assert lines[start + 2].startswith("next:")
+    assert sorted(lines[start + 1 : start + 3])[0].count("ants/0.png") == 1
+    assert sorted(lines[start + 1 : start + 3])[1].count("ants/bad.png") == 1
+    assert lines[start + 3].startswith("next:")
 
 
-def test_one_class_only_is_not_sent_to_the_trainer(one_class: Path, tmp_path: Path, here: Cluster) -> None:
-    report = run_convert(settings(one_class, tmp_path / "a.zarr"), cluster=here)
+def test_one_class_only_is_not_sent_to_the_trainer(
+    one_class: Path, finished: Finished, tmp_path: Path, here: Cluster
+) -> None:
+    fit, source = {"decoder": str(finished.store)}, {"held_out": 0}
+    report = run_convert(settings(one_class, tmp_path / "a.zarr", fit=fit, source=source), cluster=here)
     assert [line for line in report.lines() if "arcpipe" in line] == [f"next: arcpipe inspect {tmp_path / 'a.zarr'}"]
 
 
-def test_the_images_are_found_from_another_folder(
-    pictures: Path, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+def test_the_images_are_found_from_another_folder_and_missed_when_they_have_gone(
+    finished: Finished, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(pictures.parent)
-    run_convert(settings(Path(pictures.name), tmp_path / "a.zarr"), cluster=here)
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(shutil.copytree(finished.source / "test", tmp_path / "pictures" / "test").parents[1])
+    fit = {"decoder": str(finished.store)}
+    run_convert(few_parts(Path("pictures"), tmp_path / "a.zarr", fit=fit), cluster=here)
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert run_verify(tmp_path / "a.zarr", decode=3).checked["decoded samples"] == 3
-
-
-def test_the_command_that_mends_a_damaged_part_works(pictures: Path, tmp_path: Path, here: Cluster) -> None:
-    config = settings(pictures, tmp_path / "a b.zarr")
-    run_convert(config, cluster=here)
-    before = contents(config.out)
-    victim = next((Path(str(config.out)) / "train" / "0002").glob("latents/c/*/*"))
-    victim.write_bytes(victim.read_bytes()[:-1])
-    report = run_verify(config.out, decode=2)
-    assert not report.ok
-    advice = next(note for note in report.notes if note.startswith("try: "))
-    command = shlex.split(advice.removeprefix("try: "))
-    assert command == ["arcpipe", "verify", str(config.out), "--repair"]
-    with storage_at(config.out).lock(), pytest.raises(StoreBusyError):  # a converter is at work
-        run_verify(config.out, repair=True)
-    assert victim.is_file()
-    done = arcpipe_here(*command[1:], "--json", cwd=tmp_path)
-    assert (done.returncode, json.loads(done.stdout)["repaired"]["aside"]["parts"]) == (0, ["train/0002"]), done.stderr
-    assert (Path(str(config.out)).with_name("a b.zarr.damaged-1") / "train" / "0002").is_dir()
-    run_convert(config, cluster=here)
-    assert contents(config.out) == before
-    assert run_verify(config.out).ok
-
-
-def test_pictures_that_are_not_those_of_their_record_are_named(pictures: Path, tmp_path: Path, here: Cluster) -> None:
-    """A store whose bytes, hashes, seals and sums are all in order, and whose PSNR somebody made up."""
-    config = settings(pictures, tmp_path / "a.zarr")
-    with pytest.MonkeyPatch.context() as patch:
-        finish = Fitter.finish
-        patch.setattr(Fitter, "finish", lambda *args: [replace(it, psnr=it.psnr + 0.02) for it in finish(*args)])
-        run_convert(config, cluster=here)
-    assert run_verify(config.out).ok
-    report = run_verify(config.out, decode=24)
-    assert (report.ok, len(report.problems)) == (False, 24)
-    assert re.fullmatch(r"train/0004, \S+\.png: PSNR \S+ dB, the record says \S+ dB", sorted(report.problems)[-1])
-    done = arcpipe_here("verify", config.out, "--decode", 2, cwd=tmp_path)
-    assert (done.returncode, "2 problems" in done.stdout) == (6, True), done.stdout + done.stderr
-
-
-def test_without_the_images_nothing_can_be_decoded(tmp_path: Path, here: Cluster) -> None:
-    source = make_pictures(tmp_path / "pictures")
-    run_convert(settings(source, tmp_path / "a.zarr"), cluster=here)
-    shutil.rmtree(source)
+    shutil.rmtree(tmp_path / "pictures")
     report = run_verify(tmp_path / "a.zarr", decode=2)
     assert report.checked["decoded samples"] == 0
     assert any("there is no dataset" in note for note in report.notes)
     assert open_store(tmp_path / "a.zarr").complete
 
 
-def test_what_the_file_system_refuses_is_one_message(tmp_path: Path) -> None:
-    """Where no room knows better: a file without permission, here a folder in the place of a TOML file's text."""
-    code = (
-        "import errno, os, typer\nfrom arcpipe import cli\n"
-        "@cli.app.command()\n@cli.reports_errors\ndef breaks(number: int) -> None:\n"
-        "    raise OSError(number, os.strerror(number), 'some/file')\n"
-        "cli.main()\n"
-    )
-    for number, name, exit_code in ((13, "FileAccessError", 1), (28, "NoSpaceError", 7)):
-        done = subprocess.run(
-            [sys.executable, "-c", code, "breaks", str(number)], capture_output=True, text=True, timeout=60
-        )
-        assert done.stderr.startswith(f"{name}: "), done.stderr
-        assert "some/file" in done.stderr
-        assert (done.returncode, "Traceback" in done.stderr, done.stdout) == (exit_code, False, "")
+def test_the_command_that_mends_a_damaged_part_works(finished: Finished, tmp_path: Path, here: Cluster) -> None:
+    store = shutil.copytree(finished.store, tmp_path / "a b.zarr")
+    victim = next((store / "train" / "0001").glob("latents/c/*/*"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    report = run_verify(store, decode=2)
+    assert not report.ok
+    advice = next(note for note in report.notes if note.startswith("try: "))
+    command = shlex.split(advice.removeprefix("try: "))
+    assert command == ["arcpipe", "verify", str(store), "--repair"]
+    with storage_at(store).lock(), pytest.raises(StoreBusyError):  # a converter is at work
+        run_verify(store, repair=True)
+    assert victim.is_file()
+    done = arcpipe_here(*command[1:], "--json", cwd=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)["repaired"]["aside"]["parts"]) == (0, ["train/0001"]), done.stderr
+    assert (store.with_name("a b.zarr.damaged-1") / "train" / "0001").is_dir()
+    run_convert(few_parts(finished.source, store), cluster=here)
+    assert contents(store) == contents(finished.store)
+    assert run_verify(store).ok
+
+
+def test_pictures_that_are_not_those_of_their_record_are_named(
+    finished: Finished, tmp_path: Path, here: Cluster
+) -> None:
+    """A store whose bytes, hashes, seals and sums are all in order, and whose PSNR somebody made up."""
+    fit, source = {"decoder": str(finished.store)}, {"splits": ["test"]}
+    config = settings(finished.source, tmp_path / "a.zarr", fit=fit, source=source)
+    with pytest.MonkeyPatch.context() as patch:
+        finish = Fitter.finish
+        patch.setattr(Fitter, "finish", lambda *args: [replace(it, psnr=it.psnr + 0.02) for it in finish(*args)])
+        run_convert(config, cluster=here)
+    assert run_verify(config.out).ok
+    report = run_verify(config.out, decode=6)
+    assert (report.ok, len(report.problems)) == (False, 6)
+    assert re.fullmatch(r"test/0001, \S+\.png: PSNR \S+ dB, the record says \S+ dB", sorted(report.problems)[-1])
+    done = arcpipe_here("verify", config.out, "--decode", 2, cwd=tmp_path)
+    assert (done.returncode, "2 problems" in done.stdout) == (6, True), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("number", "name", "exit_code"), [(13, "FileAccessError", 1), (28, "NoSpaceError", 7)])
+def test_what_the_file_system_refuses_is_one_message(
+    number: int, name: str, exit_code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where no room knows better, as for a file without permission."""
+
+    @reports_errors
+    def breaks() -> None:
+        raise OSError(number, os.strerror(number), "some/file")
+
+    with pytest.raises(typer.Exit) as caught:
+        breaks()
+    told = capsys.readouterr()
+    assert told.err.startswith(f"{name}: ")
+    assert "some/file" in told.err
+    assert (caught.value.exit_code, told.out) == (exit_code, "")
