@@ -20,13 +20,14 @@ import psutil
 import pytest
 
 from arcpipe.cluster import Cluster
+from arcpipe.config import ConvertConfig
 from arcpipe.convert import run_convert, run_verify
-from arcpipe.errors import ArcpipeError, FileAccessError, NoSpaceError
+from arcpipe.errors import ArcpipeError, FileAccessError, NoSpaceError, StoreBusyError
 from arcpipe.files import temporary_folder
 from arcpipe.progress import Progress
 from arcpipe.storage import Place
 from arcpipe.store import create, open_store
-from tests.pictures import contents, in_process, make_pictures, settings
+from tests.pictures import Finished, contents, few_parts, in_process, make_pictures, settings
 
 NOBODY = 65534
 
@@ -72,8 +73,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def test_a_disk_that_fills_stops_in_order_and_says_what_is_missing(pictures: Path, disk: Path, here: Cluster) -> None:
-    config = settings(pictures, disk / "a.zarr")
+def test_a_disk_that_fills_stops_in_order_and_says_what_is_missing(
+    finished: Finished, disk: Path, here: Cluster
+) -> None:
+    config = few_parts(finished.source, disk / "a.zarr")
     filler = disk / "filler"
 
     def fill() -> None:
@@ -84,31 +87,29 @@ def test_a_disk_that_fills_stops_in_order_and_says_what_is_missing(pictures: Pat
                 except OSError:
                     return
 
-    error = stopped(config, 3, fill)
+    error = stopped(config, 2, fill)
     assert isinstance(error, NoSpaceError)
     assert error.exit_code == 7
-    assert "2 of 7 parts are committed" in str(error)
+    assert "1 of 3 parts are committed" in str(error)
     assert "are missing" in str(error)
     assert "Meanwhile" not in str(error)
     with pytest.raises(NoSpaceError, match="not enough space"):  # now the plan sees it
         run_convert(config, cluster=here)
     filler.unlink()
-    assert committed(config.out) == 2
+    assert committed(config.out) == 1
     run_convert(config, cluster=here)
-    whole = settings(pictures, disk / "b.zarr")
-    run_convert(whole, cluster=here)
-    assert contents(config.out) == contents(whole.out)
+    assert contents(config.out) == contents(finished.store)
 
 
-def test_a_disk_that_becomes_read_only(pictures: Path, disk: Path, here: Cluster) -> None:
-    config = settings(pictures, disk / "a.zarr")
+def test_a_disk_that_becomes_read_only(finished: Finished, disk: Path, here: Cluster) -> None:
+    config = few_parts(finished.source, disk / "a.zarr")
 
     def protect() -> None:
         """The store only: what is open for writing keeps the whole disk from it."""
         subprocess.run(["mount", "--bind", str(config.out), str(config.out)], check=True)
         subprocess.run(["mount", "-o", "remount,bind,ro", str(config.out)], check=True)
 
-    error = stopped(config, 3, protect)
+    error = stopped(config, 2, protect)
     subprocess.run(["umount", str(config.out)], check=True)
     assert isinstance(error, FileAccessError)
     assert error.exit_code == 1
@@ -116,24 +117,23 @@ def test_a_disk_that_becomes_read_only(pictures: Path, disk: Path, here: Cluster
     assert "committed parts are safe" in str(error)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(FileAccessError, match="read-only"):
-        run_convert(settings(pictures, disk / "b.zarr"), cluster=here)
+        run_convert(few_parts(finished.source, disk / "b.zarr"), cluster=here)
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     run_convert(config, cluster=here)
     assert run_verify(config.out).problems == ()
 
 
-def test_permission_that_is_taken_away(here: Cluster) -> None:
+def test_permission_that_is_taken_away(finished: Finished, here: Cluster) -> None:
+    """A conversion was finished here before, so libraries are loaded: nobody may not read them everywhere."""
     place = Path(tempfile.mkdtemp(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))  # others may not look into `tmp_path`
     root = os.geteuid() == 0
     place.chmod(0o777)
-    source = make_pictures(place / "pictures", per_class=4)
-    importlib.import_module("distributed")  # nobody may not read the libraries everywhere, so they are loaded before
-    run_convert(settings(source, place / "b.zarr"), cluster=here)
-    config = settings(source, place / "a.zarr")
+    importlib.import_module("distributed")
+    config = few_parts(make_pictures(place / "pictures", per_class=4), place / "a.zarr")
     try:
         if root:
             os.seteuid(NOBODY)
-        error = stopped(config, 3, lambda: (Path(str(config.out)) / ".attempts").chmod(0o555))
+        error = stopped(config, 2, lambda: (Path(str(config.out)) / ".attempts").chmod(0o555))
         assert isinstance(error, FileAccessError)
         assert "Permission denied" in str(error)
         (Path(str(config.out)) / ".attempts").chmod(0o755)
@@ -143,51 +143,55 @@ def test_permission_that_is_taken_away(here: Cluster) -> None:
         shutil.rmtree(place)
 
 
-@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
 def test_images_that_vanish_stop_the_conversion_instead_of_failing_one_by_one(
-    tmp_path: Path, here: Cluster, left: str
+    finished: Finished, tmp_path: Path, here: Cluster
 ) -> None:
-    source = make_pictures(tmp_path / "pictures")
-    config = settings(source, tmp_path / "a.zarr")
+    """First all of their folder, and when the conversion continues, what is in it."""
+    source = shutil.copytree(finished.source, tmp_path / "pictures")
+    config = few_parts(source, tmp_path / "a.zarr", fit={"decoder": str(finished.store)})
 
     def vanish() -> None:
         source.rename(tmp_path / "elsewhere")
-        if left != "nothing":
-            source.mkdir()
 
-    error = stopped(config, 3, vanish)
-    assert isinstance(error, FileAccessError)
-    assert "have gone" in str(error)
-    assert committed(config.out) == 2
-    if left != "nothing":
-        source.rmdir()
-    (tmp_path / "elsewhere").rename(source)
+    def empty() -> None:
+        vanish()
+        source.mkdir()
+
+    for before, does in ((0, vanish), (1, empty)):
+        assert committed(config.out) == before
+        error = stopped(config, 1, does)
+        assert isinstance(error, FileAccessError)
+        assert "have gone" in str(error)
+        assert committed(config.out) == before + 1
+        (tmp_path / "elsewhere").replace(source)
     assert run_convert(config, cluster=here).failed == 0
 
 
-def test_one_image_that_vanishes_is_a_record(tmp_path: Path) -> None:
-    source = make_pictures(tmp_path / "pictures")
-    config = settings(source, tmp_path / "a.zarr")
-    with Meanwhile(1, lambda: (source / "train" / "ants" / "0.png").unlink()) as executor:
+def test_one_image_that_vanishes_is_a_record(finished: Finished, tmp_path: Path) -> None:
+    source = shutil.copytree(finished.source, tmp_path / "pictures")
+    fit = {"decoder": str(finished.store)}
+    config = few_parts(source, tmp_path / "a.zarr", fit=fit, source={"splits": ["test"]})
+    with Meanwhile(0, lambda: (source / "test" / "ants" / "0.png").unlink()) as executor:
         report = run_convert(config, cluster=in_process(executor))
     assert [(failure.path, failure.reason) for failure in report.failures] == [("ants/0.png", "unreadable")]
 
 
 def test_a_kill_between_moving_aside_and_creating_brings_the_old_store_back(
-    pictures: Path, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+    copied: ConvertConfig, finished: Finished, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
-    before = contents(tmp_path / "a.zarr")
-    other = settings(pictures, tmp_path / "a.zarr", fit={"latents": 0.3})
+    before = contents(copied.out)
+    fit, source = {"latents": 0.3, "decoder": str(finished.store)}, {"splits": ["test"]}
+    other = few_parts(finished.source, tmp_path / "a.zarr", fit=fit, source=source)
     with monkeypatch.context() as patch:  # the process ends at this place
         patch.setattr(create, "_write_empty_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_convert(other, cluster=here, overwrite=True)
     assert not (tmp_path / "a.zarr").exists()
-    again = run_convert(settings(pictures, tmp_path / "a.zarr"), cluster=here)
+    again = run_convert(copied, cluster=here)
     assert again.clouds_made == 0
-    assert contents(tmp_path / "a.zarr") == before
+    assert contents(copied.out) == before
     run_convert(other, cluster=here, overwrite=True)
+    assert open_store(other.out).config["fit"]["latents"] == 0.3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zarr"]
 
 
@@ -208,23 +212,20 @@ def test_folders_of_killed_runs_are_removed_and_no_others(tmp_path: Path, monkey
     assert list(place.iterdir()) == []
 
 
-def test_the_closing_report_is_in_the_store(tmp_path: Path, here: Cluster) -> None:
-    source = make_pictures(tmp_path / "pictures")
-    (source / "train" / "ants" / "bad.png").write_bytes(b"this is no picture")
-    config = settings(source, tmp_path / "a.zarr")
-    report = run_convert(config, cluster=here)
+def test_the_closing_report_is_in_the_store(with_broken_images: Finished, here: Cluster) -> None:
+    report, store = with_broken_images.report, with_broken_images.store
     text = "\n".join(report.lines())
-    for word in ("samples", "failed", "planned", "median", "failed, unreadable: 1", "fit ", "next: arcpipe inspect"):
+    for word in ("samples", "failed", "planned", "median", "failed, unreadable: 2", "fit ", "next: arcpipe inspect"):
         assert word in text
-    totals = open_store(config.out).totals
-    assert totals["failed_by_reason"] == {"unreadable": 1}
+    totals = open_store(store).totals
+    assert totals["failed_by_reason"] == {"unreadable": 2}
     assert set(totals["seconds_by_stage"]) == {"read", "fit", "finish", "write"}
     assert totals["bytes_by_array"] == dict(report.bytes_by_array)
     low, *_, high = totals["psnr"]["train"].values()
     assert low < report.splits["train"].mean_psnr < high
     assert json.loads(json.dumps(report.as_dict(), default=str))["next"][0].startswith("arcpipe inspect")
-    run_convert(config, cluster=here)  # nothing to do: what is known of the run that did it stays
-    assert open_store(config.out).totals["seconds"] == totals["seconds"]
+    run_convert(few_parts(with_broken_images.source, store), cluster=here)  # nothing to do
+    assert open_store(store).totals["seconds"] == totals["seconds"], "what is known of the run that did it stays"
 
 
 def test_a_dry_run_times_a_sample(pictures: Path, tmp_path: Path) -> None:
@@ -238,19 +239,37 @@ def test_a_dry_run_times_a_sample(pictures: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_converters_that_begin_together_make_one_store(pictures: Path, tmp_path: Path, here: Cluster) -> None:
-    command = [sys.executable, "-m", "arcpipe", "convert", str(pictures), "--out", "a.zarr", "--workers", "1"]
-    command += ["--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4"]
-    command += ["--set", "fit.pretrain_steps=8", "--set", "store.part_samples=12"]
-    both = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    errors = [process.communicate(timeout=280)[1] for process in both]
-    codes = [process.returncode for process in both]
-    assert sorted(codes) in ([0, 4], [0, 0]), errors  # the second came too late to find the first at work
-    if 4 in codes:
-        assert "another converter is at work" in errors[codes.index(4)]
-    alone = settings(pictures, tmp_path / "b.zarr", store={"part_samples": 12})
-    run_convert(alone, cluster=here)
-    assert contents(tmp_path / "a.zarr") == contents(alone.out)
+CONVERTER = """
+import sys
+from pathlib import Path
+from arcpipe.convert import run_convert
+from arcpipe.errors import StoreBusyError
+from tests.pictures import few_parts, without_workers
+
+with without_workers():
+    print("ready", flush=True)
+    sys.stdin.readline()
+    try:
+        run_convert(few_parts(Path(sys.argv[1]), Path(sys.argv[2])))
+    except StoreBusyError as error:
+        sys.exit(error.exit_code)
+"""
+
+
+def test_two_converters_that_begin_together_make_one_store(finished: Finished, tmp_path: Path, here: Cluster) -> None:
+    command = [sys.executable, "-c", CONVERTER, str(finished.source), str(tmp_path / "a.zarr")]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], **pipes) as other:
+        assert other.stdout.readline() == "ready\n"
+        other.stdin.write("go\n")
+        other.stdin.flush()
+        code = 0
+        try:
+            run_convert(few_parts(finished.source, tmp_path / "a.zarr"), cluster=here)
+        except StoreBusyError as error:
+            code = error.exit_code
+        assert sorted([code, other.wait(timeout=280)]) in ([0, 4], [0, 0])  # the second too late to find the first
+    assert contents(tmp_path / "a.zarr") == contents(finished.store)
 
 
 def test_the_pace_is_that_of_recent_parts(monkeypatch: pytest.MonkeyPatch) -> None:
