@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,14 @@ from PIL import Image
 
 from arcpipe.cloud import FailedSample
 from arcpipe.cluster import Cluster
-from arcpipe.convert import run_convert, run_verify
+from arcpipe.convert import isolate, making, run, run_convert, run_verify
 from arcpipe.convert.isolate import isolate_part
 from arcpipe.errors import ClusterError
 from arcpipe.machine import is_out_of_memory
 from arcpipe.store import open_store
-from tests.pictures import contents, make_pictures, settings
+from tests.pictures import Finished, contents, few_parts, make_pictures, settings
 
-FAULTS = Path(__file__).with_name("faults")
+FAULTS, MIB = Path(__file__).with_name("faults"), 2**20
 
 
 @contextmanager
@@ -43,40 +44,42 @@ def reasons(path: Path) -> dict[str, str]:
 
 
 def test_a_sample_that_kills_its_workers_is_recorded(
-    tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = make_pictures(tmp_path / "pictures", per_class=2)
-    clean = settings(source, tmp_path / "clean.zarr")
-    run_convert(clean, cluster=here)
-    values = {"fit": {"decoder": str(clean.out)}, "store": {"part_samples": 6}, "run": {"workers": 1}}
-    config = settings(source, tmp_path / "a.zarr", **values)
-    with faults(tmp_path, monkeypatch, **{"train/ants/1.png": {"does": "kill"}}):
+    values = {"fit": {"decoder": str(finished.store)}, "source": {"splits": ["test"]}, "run": {"workers": 1}}
+    config = few_parts(finished.source, tmp_path / "a.zarr", **values)
+    with faults(tmp_path, monkeypatch, **{"test/ants/1.png": {"does": "kill"}}):
         report = run_convert(config)
-    assert reasons(config.out) == {"train/ants/1.png": "killed"}
+    assert reasons(config.out) == {"test/ants/1.png": "killed"}
     assert "SIGKILL" in report.failures[0].message
-    assert (report.splits["train"].samples, report.splits["test"].samples) == (5, 6)
+    assert report.splits["test"].samples == 5
 
 
-def test_samples_that_hang_or_raise_are_told_apart_and_tried_again(
-    tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+def test_samples_that_hang_or_raise_or_flood_memory_are_told_apart_and_tried_again(
+    finished: Finished, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = make_pictures(tmp_path / "pictures", per_class=3)
-    config = settings(source, tmp_path / "a.zarr", store={"part_samples": 9}, run={"hung_read_s": 2})
+    """Memory is taken without end in a library that reports it, and in one that ends its process."""
+    config = few_parts(finished.source, tmp_path / "a.zarr", run={"hung_read_s": 2})
     work, part, writer = planned(config, here)
-    poison = {"train/bees/2.png": {"does": "hang"}, "train/cats/1.png": {"does": "raise"}}
-    with faults(tmp_path, monkeypatch, **poison):
+    monkeypatch.setattr(isolate, "memory_share", lambda n_workers: 300 * MIB)
+    names = [sample.key for sample in part.samples[:4]]
+    poison = dict(zip(names, ["hang", "raise", "flood", "flood and die"], strict=True))
+    with faults(tmp_path, monkeypatch, **{name: {"does": does} for name, does in poison.items()}):
         record = isolate_part(work, part, writer)
-    assert (record.samples, record.failed) == (9, 2)
+    assert (record.samples, record.failed) == (9, 4)
+    peaks = [int(file.read_text()) for file in (tmp_path / "faults").glob("*.taken")]
+    assert len(peaks) >= 3, "one that ends its process has two tries"
+    # What is mapped when the limit is set and freed later (a cold compiler's memory) may be taken again.
+    assert max(peaks) < 600 * MIB, peaks
     report = run_convert(config, cluster=here)
-    assert reasons(config.out) == {"train/bees/2.png": "hung", "train/cats/1.png": "error"}
-    messages = {failure.path: failure.message for failure in report.failures}
-    assert "more than 2 s" in messages["bees/2.png"]
-    assert "nobody foresaw this" in messages["cats/1.png"]
+    told = ["hung", "error", "out-of-memory", "out-of-memory"]
+    assert reasons(config.out) == dict(zip(names, told, strict=True))
+    messages = {f"train/{failure.path}": failure.message for failure in report.failures}
+    assert "more than 2 s" in messages[names[0]]
+    assert "nobody foresaw this" in messages[names[1]]
     again = run_convert(config, cluster=here, retry_failed=True)  # without the faults: as if they had been mended
-    assert (again.failed, again.splits["train"].samples) == (0, 9)
-    same = settings(source, tmp_path / "b.zarr", store={"part_samples": 9})
-    run_convert(same, cluster=here)
-    assert contents(config.out) == contents(same.out)
+    assert (again.failed, again.splits["train"].samples) == (0, 18)
+    assert contents(config.out) == contents(finished.store)
 
 
 @pytest.mark.slow
@@ -129,8 +132,6 @@ def test_poison_in_pretraining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def planned(config: Any, here: Cluster) -> Any:
     """The arguments of the task for the one training part of a folder, whose store is begun."""
-    from arcpipe.convert import run
-
     seen: list[Any] = []
 
     def keep(*arguments: Any) -> None:
@@ -146,49 +147,20 @@ def planned(config: Any, here: Cluster) -> Any:
 
 
 def test_an_image_that_does_not_fit_into_memory_is_recorded(
-    tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a real limit: 200 MiB beyond what the process has at its start hold small images and no large one."""
-    from arcpipe.convert import isolate
-
-    folder = tmp_path / "pictures" / "a"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(5):
-        Image.fromarray(rng.integers(0, 255, (12, 12, 3)).astype(np.uint8)).save(folder / f"{i}.png")
-    clean = settings(folder.parent, tmp_path / "clean.zarr", source={"held_out": 0})
-    run_convert(clean, cluster=here)
-    Image.fromarray(rng.integers(0, 255, (2000, 2000, 3)).astype(np.uint8)).save(folder / "huge.png", compress_level=0)
-    fit = {"decoder": str(clean.out)}
-    config = settings(folder.parent, tmp_path / "a.zarr", fit=fit, store={"part_samples": 10}, source={"held_out": 0})
+    """With a real limit: 100 MiB beyond what the process has at its start hold small images and no large one."""
+    source = shutil.copytree(finished.source / "test", tmp_path / "pictures")
+    noise = np.random.default_rng(0).integers(0, 255, (1400, 1400, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(source / "ants" / "huge.png", compress_level=0)
+    fit = {"decoder": str(finished.store)}
+    config = few_parts(source, tmp_path / "a.zarr", fit=fit, source={"held_out": 0})
     work, part, writer = planned(config, here)
-    monkeypatch.setattr(isolate, "memory_share", lambda n_workers: 200 * 2**20)
+    monkeypatch.setattr(isolate, "memory_share", lambda n_workers: 100 * MIB)
     record = isolate_part(work, part, writer)
-    assert (record.samples, record.failed) == (6, 1)
+    assert (record.samples, record.failed) == (7, 1)
     run_convert(config, cluster=here)
-    assert reasons(config.out) == {"train/a/huge.png": "out-of-memory"}
-
-
-def test_a_sample_that_floods_memory_is_found_and_stopped_at_the_limit(
-    tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It takes memory without end: in a library that reports it, and in one that ends its process."""
-    from arcpipe.convert import isolate
-
-    source = make_pictures(tmp_path / "pictures", per_class=2)
-    config = settings(source, tmp_path / "a.zarr", store={"part_samples": 6})
-    work, part, writer = planned(config, here)
-    monkeypatch.setattr(isolate, "memory_share", lambda n_workers: 300 * 2**20)
-    poison = {"train/bees/1.png": {"does": "flood"}, "train/cats/0.png": {"does": "flood and die"}}
-    with faults(tmp_path, monkeypatch, **poison):
-        record = isolate_part(work, part, writer)
-    assert (record.samples, record.failed) == (6, 2)
-    peaks = [int(file.read_text()) for file in (tmp_path / "faults").glob("*.taken")]
-    assert len(peaks) >= 3, "the second one has two tries"
-    # What is mapped when the limit is set and freed later (a cold compiler's memory) may be taken again.
-    assert max(peaks) < 600 * 2**20, peaks
-    run_convert(config, cluster=here)
-    assert reasons(config.out) == {"train/bees/1.png": "out-of-memory", "train/cats/0.png": "out-of-memory"}
+    assert reasons(config.out) == {"train/ants/huge.png": "out-of-memory"}
 
 
 @pytest.mark.slow
@@ -209,26 +181,20 @@ def test_a_sample_that_floods_its_workers_is_recorded(
 
 
 def test_poison_in_every_image_is_not_the_images_fault(
-    tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from arcpipe.convert import isolate
-
-    source = make_pictures(tmp_path / "pictures", per_class=1)
-    work, part, writer = planned(settings(source, tmp_path / "a.zarr"), here)
+    work, part, writer = planned(few_parts(finished.source, tmp_path / "a.zarr"), here)
     monkeypatch.setattr(isolate, "MOST_BLAMED", 1)
-    deadly = {f"train/{name}/0.png": {"does": "kill"} for name in ("ants", "bees", "cats")}
+    monkeypatch.setattr(isolate, "STRIKES", 1)
+    deadly = {sample.key: {"does": "kill"} for sample in part.samples}
     with faults(tmp_path, monkeypatch, **deadly), pytest.raises(ClusterError, match="2 samples ended the process"):
         isolate_part(work, part, writer)
     assert not list((tmp_path / "a.zarr").rglob("train/0*"))
 
 
 def test_memory_that_does_not_suffice_for_a_group_is_halved(
-    pictures: Path, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from arcpipe.convert import making
-
-    config = settings(pictures, tmp_path / "a.zarr", store={"part_samples": 18})
-    run_convert(config, cluster=here)
     sizes: list[int] = []
     fit_together = making._fit_together
 
@@ -239,10 +205,10 @@ def test_memory_that_does_not_suffice_for_a_group_is_halved(
         return fit_together(group, *rest)
 
     monkeypatch.setattr(making, "_fit_together", small_memory)
-    halved = settings(pictures, tmp_path / "b.zarr", store={"part_samples": 18})
+    halved = few_parts(finished.source, tmp_path / "a.zarr", fit={"decoder": str(finished.store)})
     run_convert(halved, cluster=here)
-    assert max(sizes) == 18
-    assert contents(halved.out) == contents(config.out)
+    assert max(sizes) == 9
+    assert contents(halved.out) == contents(finished.store)
 
 
 def test_what_counts_as_out_of_memory() -> None:
