@@ -27,17 +27,17 @@ from arcpipe.storage import LocalStorage
 from arcpipe.store.decoder_file import save_decoder_file
 from arcpipe.store.part import Part
 
-MIB = 2**20
+MIB, LARGE = 2**20, (200, 300)
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Twelve small pictures, no two of one size, and one of half a megapixel."""
+    """Six small pictures, no two of one size, and a large one."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "pictures" / "a"
     folder.mkdir(parents=True)
-    for i, size in enumerate([*((20 + 3 * i, 31 + i) for i in range(12)), (600, 900)]):
-        Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(folder / f"{i:02}.png")
+    for i, size in enumerate([*((10 + 3 * i, 21 + i) for i in range(6)), LARGE]):
+        Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(folder / f"{i}.png")
     save_decoder_file(tmp_path / "decoder.safetensors", Decoder.initial(FitSection(), 3, 0).to_record())
     return folder.parent
 
@@ -47,7 +47,7 @@ def convert(pictures: Path, out: str, threads: int = 1, **run: Any) -> dict[str,
         "source": {"source": str(pictures), "held_out": 0},
         "out": pictures.parent / out,
         "fit": {"recipe": "thesis", "steps": 2, "decoder": str(pictures.parent / "decoder.safetensors"), "repeats": 2},
-        "store": {"part_samples": 7},
+        "store": {"part_samples": 4},
         "run": {"max_failed": 1.0, **run},
     }
     with ThreadPoolExecutor(1) as pool:
@@ -66,15 +66,15 @@ def test_no_budget_and_no_number_of_threads_changes_a_cloud(
 ) -> None:
     """With little memory images go one by one; what does not fit is recorded with what it needs."""
     whole = convert(pictures, "whole.zarr")["clouds"]
-    assert len(whole) == 26
-    needed = needed_bytes((600, 900), 3, FitSection(repeats=2))
-    tight = convert(pictures, "tight.zarr", threads=2, memory=f"{needed // MIB + 40}MiB")
-    few = convert(pictures, "few.zarr", memory=f"{LOADED_BYTES // MIB + 40}MiB")
+    assert len(whole) == 14
+    needed = needed_bytes(LARGE, 3, FitSection(repeats=2))
+    tight = convert(pictures, "tight.zarr", threads=2, memory=f"{needed // MIB + 4}MiB")
+    few = convert(pictures, "few.zarr", memory=f"{LOADED_BYTES // MIB + 5}MiB")
     assert not tight["failed"]
-    assert len(few["clouds"]) == 24
+    assert len(few["clouds"]) == 12
     (record,) = few["failed"].values()
-    assert (record.path, record.reason) == ("a/12.png", "out-of-memory")
-    assert "600 x 900 pixels need" in record.message
+    assert (record.path, record.reason) == ("a/6.png", "out-of-memory")
+    assert "200 x 300 pixels need" in record.message
     assert "--memory" in record.message
     for name, cloud in (few["clouds"] | tight["clouds"]).items():
         np.testing.assert_array_equal(cloud.latents, whole[name].latents)
@@ -122,11 +122,11 @@ def test_a_large_image_fits_after_the_advice_and_not_before() -> None:
 def test_a_dry_run_says_what_the_budget_counts(tmp_path: Path, recipe: str) -> None:
     folder = tmp_path / "one" / "a"
     folder.mkdir(parents=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)).save(folder / "0.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)).save(folder / "0.png")
     values = {"source": {"source": str(folder.parent)}, "out": tmp_path / "a.zarr", "fit": {"recipe": recipe}}
     report = run_convert(build(ConvertConfig, values), dry_run=True)
     assert isinstance(report, DryRunReport)
-    assert report.memory_bytes == needed_bytes((300, 400), 3, FitSection(recipe=recipe))
+    assert report.memory_bytes == needed_bytes((60, 80), 3, FitSection(recipe=recipe))
 
 
 @pytest.mark.parametrize("threads", [1, 4])
