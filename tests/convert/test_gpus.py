@@ -23,7 +23,7 @@ from arcpipe.cluster import Cluster
 from arcpipe.convert import run_convert, run_verify
 from arcpipe.errors import StoreMismatchError
 from arcpipe.store import Store, open_store
-from tests.pictures import in_process, settings
+from tests.pictures import Finished, few_parts, in_process
 
 
 @pytest.fixture
@@ -49,11 +49,12 @@ def clouds_of(store: Store) -> dict[str, Any]:
 def test_a_store_made_by_a_gpu_has_the_clouds_of_one_made_by_a_cpu(
     pictures: Path, tmp_path: Path, card: Cluster, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    values = {"source": {"splits": ["train"]}, "store": {"dtype": "float32"}}
     monkeypatch.setattr(memory, "GROUP_PIXELS", 300)  # several groups a part, each read while the last one is fitted
-    gpu = settings(pictures, tmp_path / "gpu.zarr", run={"gpus": 1}, store={"dtype": "float32"})
+    gpu = few_parts(pictures, tmp_path / "gpu.zarr", run={"gpus": 1}, **values)
     run_convert(gpu, cluster=card)
     monkeypatch.undo()
-    run_convert(settings(pictures, tmp_path / "cpu.zarr", store={"dtype": "float32"}), cluster=here)
+    run_convert(few_parts(pictures, tmp_path / "cpu.zarr", **values), cluster=here)
     ours, theirs = open_store(gpu.out), open_store(tmp_path / "cpu.zarr")
     assert ours.fingerprint != theirs.fingerprint
     assert ours.config["content"]["device"] == "cuda"
@@ -70,27 +71,27 @@ def test_a_store_made_by_a_gpu_has_the_clouds_of_one_made_by_a_cpu(
     assert run_verify(gpu.out, decode=6).problems == ()
 
 
-def test_what_was_begun_on_cpus_continues_on_cpus(pictures: Path, tmp_path: Path, card: Cluster, here: Cluster) -> None:
-    config = settings(pictures, tmp_path / "a.zarr")
-    run_convert(config, cluster=here)
+def test_what_was_begun_on_cpus_continues_on_cpus(finished: Finished, card: Cluster) -> None:
     with pytest.raises(StoreMismatchError) as caught:
-        run_convert(settings(pictures, tmp_path / "a.zarr", run={"gpus": 1}), cluster=card)
+        run_convert(few_parts(finished.source, finished.store, run={"gpus": 1}), cluster=card)
     assert "device: was cpu, now cuda" in caught.value.details
     assert any("--workers N for CPUs" in line for line in caught.value.fix)
 
 
 @pytest.mark.parametrize(("gpu_workers", "share"), [(1, 0.9), (3, 0.3)])
 def test_workers_that_share_a_gpu_share_its_memory(
-    gpu_workers: int, share: float, pictures: Path, tmp_path: Path, card: Cluster, monkeypatch: pytest.MonkeyPatch
+    gpu_workers: int, share: float, finished: Finished, tmp_path: Path, card: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = set()
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: given.add(round(share, 3)))
-    run_convert(settings(pictures, tmp_path / "a.zarr", run={"gpus": 1, "gpu_workers": gpu_workers}), cluster=card)
+    values = {"fit": {"decoder": str(finished.store)}, "source": {"splits": ["test"]}}
+    run = {"gpus": 1, "gpu_workers": gpu_workers}
+    run_convert(few_parts(finished.source, tmp_path / "a.zarr", **values, run=run), cluster=card)
     assert given == {share}
 
 
 def test_a_full_gpu_halves_the_batch_and_then_records_the_image(
-    pictures: Path, tmp_path: Path, card: Cluster, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, tmp_path: Path, card: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, seen = BatchKernel.run, []
 
@@ -104,7 +105,8 @@ def test_a_full_gpu_halves_the_batch_and_then_records_the_image(
     monkeypatch.setattr(BatchKernel, "run", crowded)
     let_go = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: let_go.append(1))
-    config = settings(pictures, tmp_path / "a.zarr", run={"gpus": 1, "max_failed": 1.0})
+    values = {"fit": {"decoder": str(finished.store)}, "source": {"splits": ["train"]}}
+    config = few_parts(finished.source, tmp_path / "a.zarr", **values, run={"gpus": 1, "max_failed": 1.0})
     run_convert(config, cluster=card)
     store = open_store(config.out)
     failed = store.failures("train")
