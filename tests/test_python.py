@@ -54,13 +54,15 @@ if HAS_PYG:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a store of digits, a run trained on it, and a picture."""
+    """A folder with a store of digits in few parts, a small network trained on it, and a picture."""
     folder = tmp_path_factory.mktemp("python")
     pixels = np.add.outer(np.arange(20), np.arange(30)) * 5
     Image.fromarray(pixels.astype(np.uint8)).save(folder / "photo.png")
     with without_workers():
-        ap.convert("digits", folder / "store" / "digits.zarr", pretrain_images=20, pretrain_steps=3, workers=1)
-    ap.train(folder / "store" / "digits.zarr", folder / "runs" / "digits", epochs=1, quiet=True)
+        few = {"pretrain_images": 20, "pretrain_steps": 3, "part_samples": 1024}
+        ap.convert("digits", folder / "store" / "digits.zarr", workers=1, **few)
+    small = {"epochs": 1, "batch_size": 256, "channels": [8], "depths": [1], "heads": [2]}
+    ap.train(folder / "store" / "digits.zarr", folder / "runs" / "digits", quiet=True, **small)
     return folder
 
 
@@ -86,6 +88,8 @@ def test_every_name_of_the_face_has_an_example() -> None:
     for name in set(ap.__all__) - PLAIN_RECORDS - {"Store", "TrainedRun"}:
         assert ">>> " in inspect.getdoc(getattr(ap, name)), name
     assert set(ap.__all__) <= set(dir(ap))
+    assert callable(ap.convert), "the function, although a package has its name"
+    assert callable(ap.train), "the function, although a package has its name"
     with pytest.raises(AttributeError, match="nothing"):
         ap.nothing  # type: ignore[attr-defined]  # noqa: B018
 
@@ -102,7 +106,7 @@ def test_the_example_learns(store: ap.Store) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.main("store/digits.zarr", epochs=6) > 0.25  # guessing: 0.1
+    assert module.main("store/digits.zarr", epochs=5) > 0.25  # guessing: 0.1
 
 
 def test_what_needs_no_torch_loads_none(store: ap.Store) -> None:
@@ -118,15 +122,16 @@ def test_what_needs_no_torch_loads_none(store: ap.Store) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(ROOT)})
 
 
-@pytest.mark.parametrize("recipe", ["basis", "thesis"])
-def test_a_worker_takes_its_threads_with_torch_and_without(recipe: str) -> None:
+def test_a_worker_takes_its_threads_with_torch_and_without() -> None:
     code = (
         "import sys\nfrom arcpipe.config import FitSection, RunSection, SourceSection, StoreSection\n"
         "from arcpipe.convert.work import Work, prepare\nfrom arcpipe.threads import compute_threads\n"
-        f"fit = FitSection(recipe={recipe!r})\n"
-        "work = Work(SourceSection(source='.'), 3, fit, StoreSection(), 0, 3, 'cpu', RunSection(), False)\n"
-        f"assert prepare(work) == 'cpu'\nassert ('torch' in sys.modules) == {recipe == 'thesis'}\n"
-        "assert compute_threads() == 3"
+        "for recipe, threads in (('basis', 3), ('thesis', 2)):\n"
+        "    fit = FitSection(recipe=recipe)\n"
+        "    work = Work(SourceSection(source='.'), 3, fit, StoreSection(), 0, threads, 'cpu', RunSection(), False)\n"
+        "    assert prepare(work) == 'cpu'\n"
+        "    assert ('torch' in sys.modules) == (recipe == 'thesis')\n"
+        "    assert compute_threads() == threads"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
 
@@ -137,11 +142,11 @@ def test_a_script_without_a_guard_converts_once(store: ap.Store, tmp_path: Path)
         "import arcpipe as ap\nprint('begins')\n"
         "few = {'limit': 9, 'workers': 1, 'decoder': 'store/digits.zarr'}\n"
         f"report = ap.convert('digits', {str(tmp_path / 'a.zarr')!r}, **few)\n"
-        "print(report.failed, callable(ap.convert), callable(ap.train))\n"
+        "print(report.failed, callable(ap.convert))\n"
     )
     command = [sys.executable, str(script)]
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, timeout=120)
-    assert (done.returncode, done.stdout.split()) == (0, ["begins", "0", "True", "True"]), done.stderr
+    assert (done.returncode, done.stdout.split()) == (0, ["begins", "0", "True"]), done.stderr
 
 
 def test_a_fitter_makes_the_clouds_of_its_store(store: ap.Store) -> None:

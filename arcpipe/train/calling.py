@@ -27,7 +27,8 @@ def train(
     """Train a classifier on a store. Safe to run again: it continues, and a finished run only reports.
 
     >>> import arcpipe as ap
-    >>> report = ap.train("store/digits.zarr", "runs/one", epochs=1, lr=1e-3, augment=["mask"], quiet=True)
+    >>> small = {"channels": [16], "depths": [1], "heads": [4]}
+    >>> report = ap.train("store/digits.zarr", "runs/one", epochs=1, batch_size=256, augment=["mask"], model=small)
     >>> report.epochs, report.run
     (1, PosixPath('runs/one'))
 
