@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,6 +12,8 @@ import pytest
 
 import arcpipe.convert
 from arcpipe.convert import run_convert
+from arcpipe.pipeline import read_pipeline
+from arcpipe.pipeline.plan import plan_jobs
 from tests.pictures import in_process, make_pictures
 
 SHARED = """
@@ -63,6 +66,25 @@ def data(picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     with ThreadPoolExecutor(1) as executor:
         monkeypatch.setattr(arcpipe.convert, "run_convert", partial(run_convert, cluster=in_process(executor)))
         yield picture_folder
+
+
+@pytest.fixture(scope="session")
+def finished_stores(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder `store` after the conversion that the shared settings ask for."""
+    folder = tmp_path_factory.mktemp("converted")
+    file = folder / "try.toml"
+    file.write_text(SHARED + ARMS)
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as executor:
+        patch.chdir(folder)
+        run_convert(plan_jobs(read_pipeline(file, picture_folder))[0].convert, cluster=in_process(executor))
+    return folder / "store"
+
+
+@pytest.fixture
+def converted(data: Path, finished_stores: Path) -> Path:
+    """As `data`, and the working folder has the store of the shared settings already."""
+    shutil.copytree(finished_stores, "store")
+    return data
 
 
 @pytest.fixture

@@ -25,13 +25,13 @@ def numbers() -> dict[tuple[str, int, str], Any]:
 
 
 def test_beside_others_the_numbers_are_the_same_and_one_that_fails_stops_nobody(
-    data: Path, write: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+    converted: Path, write: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One cannot be converted for training, one diverges, and two arms of one training share its run."""
     arms = '[[arm]]\nname = "no training"\nconvert.source.splits = ["test"]\n'
     arms += '[[arm]]\nname = "diverges"\ntrain.optim.lr = 1e30\ntrain.optim.epochs = 40\n'
     arms += '[[arm]]\nname = "fine"\n[[arm]]\nname = "the same"\n'
-    pipeline = read_pipeline(write(arms), data)
+    pipeline = read_pipeline(write(arms), converted)
     report = run_pipeline(pipeline, seeds=[0], at_once=3)
     assert [failure.split(":")[:2] for failure in sorted(report.failed)] == [
         ["arm diverges, seed 0", " DivergedError"],
@@ -49,10 +49,10 @@ def test_beside_others_the_numbers_are_the_same_and_one_that_fails_stops_nobody(
     assert numbers() == beside
 
 
-def test_whoever_stops_asking_loses_nothing(data: Path, write: Callable[..., Path]) -> None:
+def test_whoever_stops_asking_loses_nothing(converted: Path, write: Callable[..., Path]) -> None:
     """As Ctrl-C does while one evaluates: the others save, and continue to the same end."""
     short = '[[arm]]\nname = "short"\n[[arm]]\nname = "long"\ntrain.optim.epochs = 4000\n'
-    pipeline = read_pipeline(write(short, shared=SHARED), data)
+    pipeline = read_pipeline(write(short, shared=SHARED), converted)
     jobs = plan_jobs(pipeline, seeds=[0])
     run_pipeline(pipeline, only=["short"], seeds=[0])
     long = jobs[1].train.out

@@ -64,7 +64,9 @@ def test_every_arm_and_seed_ends_in_one_table(data: Path, write: Callable[..., P
     assert [entry.evaluations_left for entry in run(file, data, dry_run=True).left] == [0, 0, 0, 0]
 
 
-def test_what_was_stopped_continues(data: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_stopped_continues(
+    converted: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C in the third evaluation: two numbers are kept, and nothing is trained twice."""
     file = write(ARMS)
     calls: list[Path] = []
@@ -77,18 +79,18 @@ def test_what_was_stopped_continues(data: Path, write: Callable[..., Path], monk
 
     monkeypatch.setattr(arcpipe.train, "run_evaluate", evaluate)
     with pytest.raises(KeyboardInterrupt):
-        run(file, data)
+        run(file, converted)
     assert len(json.loads((RESULTS / "results.json").read_text())["results"]) == 2
     trained = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("summary.json")}
-    report = run(file, data)
+    report = run(file, converted)
     assert (report.measured, report.before) == (6, 2)
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
     assert len(calls) == 3 + 6
 
 
-def test_a_failing_arm_does_not_stop_the_others(data: Path, write: Callable[..., Path]) -> None:
+def test_a_failing_arm_does_not_stop_the_others(converted: Path, write: Callable[..., Path]) -> None:
     file = write('[[arm]]\nname = "no training"\nconvert.source.splits = ["test"]\n[[arm]]\nname = "fine"\n')
-    report = run(file, data, seeds=[0])
+    report = run(file, converted, seeds=[0])
     assert report.measured == 1
     with pytest.raises(PipelineError, match="1 of the pieces") as caught:
         report.check()
@@ -98,39 +100,39 @@ def test_a_failing_arm_does_not_stop_the_others(data: Path, write: Callable[...,
     assert row["cells"]["accuracy"]["mean"] is None
 
 
-def test_only_some_arms_and_seeds_and_the_table_keeps_the_others(data: Path, write: Callable[..., Path]) -> None:
+def test_only_some_arms_and_seeds_and_the_table_keeps_the_others(converted: Path, write: Callable[..., Path]) -> None:
     file = write(ARMS)
-    assert run(file, data, only=["none"], seeds=[0]).measured == 2
-    report = run(file, data, only=["push"], seeds=[5])
+    assert run(file, converted, only=["none"], seeds=[0]).measured == 2
+    report = run(file, converted, only=["push"], seeds=[5])
     assert report.measured == 2
     rows = json.loads((RESULTS / "results.json").read_text())["rows"]
     assert [len(row["cells"]["intact"]["values"]) for row in rows] == [1, 1]
 
 
-def test_other_settings_are_measured_again_and_the_old_runs_stay(data: Path, write: Callable[..., Path]) -> None:
+def test_other_settings_are_measured_again_and_the_old_runs_stay(converted: Path, write: Callable[..., Path]) -> None:
     only_one = {"only": ["none"], "seeds": [0]}
-    run(write(ARMS), data, **only_one)
+    run(write(ARMS), converted, **only_one)
     before = set(Path("runs").rglob("summary.json"))
     changed = write(ARMS.replace('"none"\n', '"none"\ntrain.optim.lr = 0.01\n'))
-    assert run(changed, data, **only_one).measured == 2
+    assert run(changed, converted, **only_one).measured == 2
     assert before < set(Path("runs").rglob("summary.json"))
-    assert run(write(ARMS), data, **only_one).measured == 0, "its numbers are still known"
+    assert run(write(ARMS), converted, **only_one).measured == 0, "its numbers are still known"
 
 
-def test_two_commands_on_one_file_keep_the_numbers_of_both(data: Path, write: Callable[..., Path]) -> None:
+def test_two_commands_on_one_file_keep_the_numbers_of_both(converted: Path, write: Callable[..., Path]) -> None:
     file = write(ARMS)
-    run(file, data, only=["none"], seeds=[0])
+    run(file, converted, only=["none"], seeds=[0])
     late = Results(RESULTS)  # of a command that began when only this was known
-    run(file, data, only=["push"], seeds=[0])
+    run(file, converted, only=["push"], seeds=[0])
     late.entries[0]["accuracy"] = 0.5
     with late.shared():
         assert [entry["arm"] for entry in late.entries] == ["none", "none", "push", "push"]
         assert late.entries[0]["accuracy"] == 0.5
 
 
-def test_evaluating_on_another_conversion(data: Path, write: Callable[..., Path]) -> None:
+def test_evaluating_on_another_conversion(converted: Path, write: Callable[..., Path]) -> None:
     columns = '[[evaluate]]\nname = "own"\n[[evaluate]]\nname = "padded"\nsplit = "test"\nconvert.source.pad = 20\n'
-    report = run(write(columns), data, seeds=[0])
+    report = run(write(columns), converted, seeds=[0])
     report.check()
     entries = json.loads((RESULTS / "results.json").read_text())["results"]
     own, padded = (json.loads((Path(e["store"]) / "zarr.json").read_text())["attributes"] for e in entries)
