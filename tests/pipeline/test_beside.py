@@ -27,15 +27,15 @@ def numbers() -> dict[tuple[str, int, str], Any]:
 def test_beside_others_the_numbers_are_the_same_and_one_that_fails_stops_nobody(
     converted: Path, write: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One cannot be converted for training, one diverges, and two arms of one training share its run."""
-    arms = '[[arm]]\nname = "no training"\nconvert.source.splits = ["test"]\n'
+    """One has no pictures, one diverges, and two arms of one training share its run."""
+    arms = '[[arm]]\nname = "no pictures"\nconvert.source.source = "nowhere"\n'
     arms += '[[arm]]\nname = "diverges"\ntrain.optim.lr = 1e30\ntrain.optim.epochs = 40\n'
     arms += '[[arm]]\nname = "fine"\n[[arm]]\nname = "the same"\n'
     pipeline = read_pipeline(write(arms), converted)
     report = run_pipeline(pipeline, seeds=[0], at_once=3)
     assert [failure.split(":")[:2] for failure in sorted(report.failed)] == [
         ["arm diverges, seed 0", " DivergedError"],
-        ["arm no training, seed 0", " MissingSplitError"],
+        ["arm no pictures, seed 0", " SourceError"],
     ]
     assert "arm fine, seed 0" in capfd.readouterr().err
     assert (report.measured, report.before) == (2, 0)
