@@ -17,6 +17,7 @@ from arcpipe.fitter import Fitter
 from arcpipe.store import open_store
 from arcpipe.train.begin import create_or_continue
 from arcpipe.train.checkpoint import Reached, load_checkpoint, save_checkpoint
+from arcpipe.train.optimiser import AdamW
 from arcpipe.train.run import RunFolder, StoreFacts, open_run
 from tests.fuzz.mutate import mutate, mutate_json, to_bytes
 from tests.fuzz.stores import mutate_safetensors
@@ -55,7 +56,7 @@ def run_folder(folder: Path) -> Path:
     run = create_or_continue(config, facts, store.decoder)
     torch.manual_seed(0)
     model = run.model()
-    optimiser = torch.optim.AdamW(model.parameters())
+    optimiser = AdamW(model.parameters())
     sum(parameter.square().sum() for parameter in model.parameters()).backward()  # type: ignore[union-attr]
     optimiser.step()
     save_checkpoint(run.checkpoint, model, optimiser, Reached(epoch=0, batch=2, step=2, partial={"loss": 1.0}))
@@ -112,7 +113,7 @@ def read_run(path: Path) -> None:
 
 def _weights(run: Any) -> None:
     model = run.model()
-    load_checkpoint(run.checkpoint, model, torch.optim.AdamW(model.parameters()))
+    load_checkpoint(run.checkpoint, model, AdamW(model.parameters()))
 
 
 def _logs(run: Any) -> None:
