@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.pretrain import pretrain_decoder
@@ -60,15 +62,21 @@ def test_pictures_have_their_size_and_are_the_same_every_time() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measurements in this process, with decoders that learned next to nothing."""
+    """Measurements in this process, each taken once, of small matrices and decoders that learned next to nothing."""
 
     def pretrain(images: Any, fit: FitSection, *arguments: Any, **more: Any) -> Any:
         return pretrain_decoder(images, fit.model_copy(update={"pretrain_steps": 5}), *arguments, **more)
+
+    def peak_of_small_products() -> float:
+        with mock.patch("torch.rand", return_value=torch.ones(64, 64)):
+            return machine.matrix_peak()
 
     monkeypatch.setattr("arcpipe.arc.pretrain.pretrain_decoder", pretrain)
     monkeypatch.setattr(bench_fit, "in_fresh_process", lambda work, *arguments: work(*arguments))
     monkeypatch.setattr(bench_fit, "DECODER_IMAGES", 2)
     monkeypatch.setattr(bench_fit, "BASIS_STEPS", 4)
+    monkeypatch.setattr(bench_fit, "LEAST_S", 1e-9)
+    monkeypatch.setattr(bench_fit, "matrix_peak", peak_of_small_products)
 
 
 @pytest.mark.usefixtures("quick")

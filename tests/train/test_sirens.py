@@ -23,6 +23,8 @@ from arcpipe.train import run_evaluate, run_predict, run_train
 from arcpipe.train.checkpoint import load_tensors
 from tests.pictures import in_process
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,13 +43,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return convert(pictures, tmp_path_factory.mktemp("sirens") / "halves.zarr", recipe="siren")
+    return convert(pictures, tmp_path_factory.mktemp("sirens") / "halves.zarr")
 
 
-def convert(source: Path, out: Path, **fit: Any) -> Path:
-    small = {"hidden": [8, 8], "steps": 60, "lr": 0.003} if fit["recipe"] == "siren" else {"steps": 4}
-    values = {"source": {"source": str(source)}, "out": out, "fit": {**small, **fit}}
+def convert(source: Path, out: Path) -> Path:
+    fit = {"recipe": "siren", "hidden": [8, 8], "steps": 60, "lr": 0.003}
     with ThreadPoolExecutor(1) as executor:
+        values = {"source": {"source": str(source)}, "out": out, "fit": fit}
         run_convert(build(ConvertConfig, values), cluster=in_process(executor))
     return out
 
@@ -73,7 +75,7 @@ def saved(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("model", ["mlp", "dws", "ng-gnn", "ng-t", "scalegmn"])
 def test_every_classifier_trains_and_is_evaluated(store: Path, tmp_path: Path, model: str) -> None:
-    epochs = 6 if model in ("mlp", "dws", "ng-gnn") else 2
+    epochs = 6 if model == "mlp" else 2
     report = run_train(config(store, tmp_path / "run", model, optim={"epochs": epochs}), quiet=True)
     assert report.measures is not None
     assert report.train_loss < 0.8
@@ -85,11 +87,12 @@ def test_every_classifier_trains_and_is_evaluated(store: Path, tmp_path: Path, m
 
 
 def test_the_same_settings_make_the_same_run(store: Path, tmp_path: Path) -> None:
-    whole = config(store, tmp_path / "whole", "ng-gnn", optim={"epochs": 3})
+    whole = config(store, tmp_path / "whole", "ng-gnn", optim={"epochs": 2})
     run_train(whole, quiet=True)
-    twice = config(store, tmp_path / "twice", "ng-gnn", optim={"epochs": 3})
+    twice = config(store, tmp_path / "twice", "ng-gnn", optim={"epochs": 2})
     run_train(twice, quiet=True)
-    assert all(torch.equal(a, saved(whole.out)[name]) for name, a in saved(twice.out).items())
+    expected = saved(whole.out)
+    assert all(torch.equal(a, expected[name]) for name, a in saved(twice.out).items())
 
 
 def test_settings_are_those_of_the_model_unless_given(store: Path, tmp_path: Path) -> None:
@@ -150,14 +153,13 @@ def test_what_reads_clouds_refuses_networks(
     assert not (tmp_path / "run").exists()
 
 
-def test_what_reads_networks_refuses_clouds(pictures: Path, tmp_path: Path) -> None:
-    clouds = convert(pictures, tmp_path / "clouds.zarr", recipe="thesis", latents=0.2)
+def test_what_reads_networks_refuses_clouds(store_path: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="reads sine networks, and the store holds clouds"):
-        run_train(config(clouds, tmp_path / "run", "ng-t"), quiet=True)
+        run_train(config(store_path, tmp_path / "run", "ng-t"), quiet=True)
     with pytest.raises(ConfigError, match="per-layer is of sine networks"):
-        run_train(config(clouds, tmp_path / "run", "ptv3", stream={"normalise": "per-layer"}), quiet=True)
+        run_train(config(store_path, tmp_path / "run", "ptv3", stream={"normalise": "per-layer"}), quiet=True)
     with pytest.raises(ConfigError, match="--augment translate changes sine networks") as caught:
-        run_train(config(clouds, tmp_path / "run", "ptv3", augment={"apply": ["mask", "translate"]}), quiet=True)
+        run_train(config(store_path, tmp_path / "run", "ptv3", augment={"apply": ["mask", "translate"]}), quiet=True)
     assert "--augment mask" in caught.value.fix
 
 
