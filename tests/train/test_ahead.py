@@ -68,7 +68,7 @@ def test_an_error_of_the_plan_is_raised_where_the_batch_is_asked_for(store_path:
 
 def test_bfloat16_has_the_losses_of_float32_within_its_rounding(store_path: Path) -> None:
     whole, half = (
-        losses(store_path, planned=True, optim=OptimSection(precision=name), epochs=3)[0]
+        losses(store_path, planned=True, optim=OptimSection(precision=name), epochs=2)[0]
         for name in ("float32", "bfloat16")
     )
     assert whole != half, "bfloat16 was not used"
