@@ -27,6 +27,8 @@ LONG = ("arcpipe bench", "arcpipe doctor")
 ELSEWHERE = ("--gpus", "--scheduler", "--cluster", "--device", "--workers")
 """Who does the work: other machines, which are not here."""
 WANTED = {"train": {"--epochs": "1"}}
+SMALL_SIREN = ["--set", "fit.steps=2", "--set", "fit.hidden=[4,4]"]
+SMALL_NETWORK = ["--set", "model.channels=[8]", "--set", "model.depths=[1]", "--set", "model.heads=[2]"]
 SETS = ("imagenette", "digits", "SOURCE", "FOLDER", "cifar10-10k.tar", "mnist-6k.tar")
 
 
@@ -57,19 +59,19 @@ def toml_blocks() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory, quick_figures: None) -> Iterator[Path]:
     """A folder in which the names of the pages mean something small."""
     folder = tmp_path_factory.mktemp("docs")
-    make_pictures(folder / "pets", per_class=8)
+    make_pictures(folder / "pets", per_class=4)
     shutil.copy(folder / "pets/train/ants/0.png", folder / "photo.jpg")
     shutil.copytree(ROOT / "pipelines", folder / "pipelines")
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as executor:
         patch.chdir(folder)
         patch.setattr("arcpipe.convert.run._open_workers", lambda *_: in_process(executor))
-        fit = {"recipe": "basis", "latent_dim": 8}
-        run_convert(settings(folder / "pets", folder / "store/pets.zarr", fit=fit))
+        fit, one_part = {"recipe": "basis", "latent_dim": 32}, {"part_samples": 64}
+        run_convert(settings(folder / "pets", folder / "store/pets.zarr", fit=fit, store=one_part))
         command = ["train", "--store", "store/pets.zarr", "--epochs", "1", "--out", "runs/pets"]
-        assert invoke(command).exit_code == 0
+        assert invoke([*command, *SMALL_NETWORK]).exit_code == 0
         yield folder
 
 
@@ -98,12 +100,13 @@ def in_small(line: str) -> list[str]:
             small.append(word)
     if command == "convert":
         small += [] if "pets" in small else ["pets"]
-        small += ["--out", "store/again.zarr", "--overwrite", "--set", "store.part_samples=24"]
-        small += ["--set", "fit.pretrain_steps=2"] if "siren" not in small else ["--set", "fit.steps=2"]
+        small += ["--out", "store/again.zarr", "--overwrite"]
+        small += ["--decoder", "store/pets.zarr"] if "siren" not in small else SMALL_SIREN
     if command == "train":
         small += [] if "--store" in small else ["--store", "store/pets.zarr"]
         model = small[small.index("--model") + 1] if "--model" in small else "ptv3"
         small += ["--epochs", "1", "--out", f"runs/again-{model}", "--overwrite"]
+        small += SMALL_NETWORK if model == "ptv3" else []
     if command == "run":
         small.append("--dry-run")
     if command == "inspect" and "--out" not in small and "--html" not in small:
@@ -121,9 +124,9 @@ def test_a_command_line_of_the_pages_works(home: Path, line: str) -> None:
     command = in_small(line)
     sirens = not {"dws", "ng-gnn", "ng-t", "scalegmn", "mlp"}.isdisjoint(command)
     if sirens:
-        small = ["--recipe", "siren", "--set", "fit.steps=2", "--set", "fit.hidden=[4,4]", "--out", "store/sirens.zarr"]
-        small += ["--set", "store.part_samples=24"]
-        assert invoke(["convert", "pets", *small]).exit_code == 0
+        assert (
+            invoke(["convert", "pets", "--recipe", "siren", *SMALL_SIREN, "--out", "store/sirens.zarr"]).exit_code == 0
+        )
         command[command.index("--store") + 1] = "store/sirens.zarr"
     done = invoke(command)
     assert done.exit_code == 0, f"arcpipe {shlex.join(command)}\n{done.output}{done.exception or ''}"
