@@ -27,7 +27,8 @@ LONG = ("arcpipe bench", "arcpipe doctor")
 ELSEWHERE = ("--gpus", "--scheduler", "--cluster", "--device", "--workers")
 """Who does the work: other machines, which are not here."""
 WANTED = {"train": {"--epochs": "1"}}
-SMALL_SIREN = ["--set", "fit.steps=2", "--set", "fit.hidden=[4,4]"]
+ONE_PART = ["--set", "store.part_samples=64"]
+SMALL_SIREN = [*ONE_PART, "--set", "fit.steps=2", "--set", "fit.hidden=[4,4]"]
 SMALL_NETWORK = ["--set", "model.channels=[8]", "--set", "model.depths=[1]", "--set", "model.heads=[2]"]
 SETS = ("imagenette", "digits", "SOURCE", "FOLDER", "cifar10-10k.tar", "mnist-6k.tar")
 
@@ -101,7 +102,7 @@ def in_small(line: str) -> list[str]:
     if command == "convert":
         small += [] if "pets" in small else ["pets"]
         small += ["--out", "store/again.zarr", "--overwrite"]
-        small += ["--decoder", "store/pets.zarr"] if "siren" not in small else SMALL_SIREN
+        small += [*ONE_PART, "--decoder", "store/pets.zarr"] if "siren" not in small else SMALL_SIREN
     if command == "train":
         small += [] if "--store" in small else ["--store", "store/pets.zarr"]
         model = small[small.index("--model") + 1] if "--model" in small else "ptv3"
@@ -124,9 +125,8 @@ def test_a_command_line_of_the_pages_works(home: Path, line: str) -> None:
     command = in_small(line)
     sirens = not {"dws", "ng-gnn", "ng-t", "scalegmn", "mlp"}.isdisjoint(command)
     if sirens:
-        assert (
-            invoke(["convert", "pets", "--recipe", "siren", *SMALL_SIREN, "--out", "store/sirens.zarr"]).exit_code == 0
-        )
+        convert = ["convert", "pets", "--recipe", "siren", "--out", "store/sirens.zarr"]
+        assert invoke([*convert, *SMALL_SIREN]).exit_code == 0
         command[command.index("--store") + 1] = "store/sirens.zarr"
     done = invoke(command)
     assert done.exit_code == 0, f"arcpipe {shlex.join(command)}\n{done.output}{done.exception or ''}"
