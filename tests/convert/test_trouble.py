@@ -124,11 +124,11 @@ def test_a_disk_that_becomes_read_only(finished: Finished, disk: Path, here: Clu
 
 
 def test_permission_that_is_taken_away(finished: Finished, here: Cluster) -> None:
-    """A conversion was finished here before, so libraries are loaded: nobody may not read them everywhere."""
     place = Path(tempfile.mkdtemp(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))  # others may not look into `tmp_path`
     root = os.geteuid() == 0
     place.chmod(0o777)
-    importlib.import_module("distributed")
+    importlib.import_module("distributed")  # nobody may not read the libraries everywhere, so they are loaded before
+    run_convert(few_parts(finished.source, finished.store), cluster=here)  # nothing left to do
     config = few_parts(make_pictures(place / "pictures", per_class=4), place / "a.zarr")
     try:
         if root:
