@@ -140,7 +140,7 @@ def test_a_script_without_a_guard_converts_once(store: ap.Store, tmp_path: Path)
     script = tmp_path / "script.py"
     script.write_text(
         "import arcpipe as ap\nprint('begins')\n"
-        "few = {'limit': 9, 'workers': 1, 'decoder': 'store/digits.zarr'}\n"
+        "few = {'limit': 9, 'part_samples': 9, 'workers': 1, 'decoder': 'store/digits.zarr'}\n"
         f"report = ap.convert('digits', {str(tmp_path / 'a.zarr')!r}, **few)\n"
         "print(report.failed, callable(ap.convert))\n"
     )

@@ -148,7 +148,12 @@ def command_lines(draw: st.DrawFn) -> list[str]:
 def _small(name: str) -> list[str]:
     """What keeps a line that can be carried out within a second; the last word wins."""
     if name == "convert":
-        small: dict[str, Any] = {"fit.pretrain_steps": 2, "fit.pretrain_images": 2, "source.limit": 2}
+        small: dict[str, Any] = {
+            "fit.pretrain_steps": 2,
+            "fit.pretrain_images": 2,
+            "source.limit": 2,
+            "store.part_samples": 2,
+        }
         return [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
     if name == "train":
         small = {"optim.epochs": 1, "model.channels": [8], "model.depths": [1], "model.heads": [1]}

@@ -49,7 +49,7 @@ def store(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def convert(source: Path, out: Path) -> Path:
     fit = {"recipe": "siren", "hidden": [8, 8], "steps": 60, "lr": 0.003}
     with ThreadPoolExecutor(1) as executor:
-        values = {"source": {"source": str(source)}, "out": out, "fit": fit}
+        values = {"source": {"source": str(source)}, "out": out, "fit": fit, "store": {"part_samples": 32}}
         run_convert(build(ConvertConfig, values), cluster=in_process(executor))
     return out
 
