@@ -12,8 +12,8 @@ def test_every_command_is_made_up() -> None:
 
 
 def test_command_lines_of_any_kind() -> None:
-    outcome = fuzz_commands(200, 0)
+    outcome = fuzz_commands(100, 0)
     assert outcome.bugs == []
-    assert outcome.lines >= 200
+    assert outcome.lines >= 100
     assert outcome.codes[0] >= 3
-    assert outcome.codes[2] > 50
+    assert outcome.codes[2] > 25

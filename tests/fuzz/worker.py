@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import pickle
 import resource
 import signal
 import sys
@@ -18,13 +19,14 @@ import threading
 import time
 import traceback
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
 from arcpipe.errors import ArcpipeError
-from tests.fuzz.targets import find
+from tests.fuzz.targets import TARGETS, find
 
 MEMORY_BYTES = 2**30
 """More than before the first input; a reader that takes more gets a MemoryError, which is a bug."""
@@ -36,12 +38,13 @@ class Hang(BaseException):
     """An input took longer than `INPUT_CPU_S`."""
 
 
-def main(name: str, seed: int, start: int, stop: int) -> None:
+def main(name: str, seed: int, start: int, stop: int, sound: Path | None = None) -> None:
+    """`sound`: where a corpus lies that is made already, pickled."""
     signal.signal(signal.SIGPROF, _hang)
     target = find(name)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         os.chdir(folder)  # what a reader writes to a relative place is not left behind
-        corpus = target.corpus(Path(folder))
+        corpus = target.corpus(Path(folder)) if sound is None else pickle.loads(sound.read_bytes())
         target.read(target.whole(corpus, Path(folder)))  # an undamaged input is read; imports are done before the limit
         limit = _address_space() + MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -78,19 +81,34 @@ def main_each(seed: int, counts: dict[str, int]) -> None:
         image = find("image PNG")
         image.read(image.whole(image.corpus(Path(folder)), Path(folder)))
     assert threading.active_count() == 1, "what forks has no other threads"
-    for name, count in counts.items():
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                main(name, seed, 0, count)
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        _, status = os.waitpid(child, 0)
-        say({"target": name, "code": os.waitstatus_to_exitcode(status)})
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        for name, count in counts.items():
+            module, corpus, *_ = TARGETS[name]
+            own = Path(folder) / f"{module}-{corpus}"
+            if not own.exists():  # readers of the same inputs share them
+                own.mkdir()
+                _in_child(_save_corpus, name, own)
+            say({"target": name, "code": _in_child(main, name, seed, 0, count, own / "corpus")})
+
+
+def _save_corpus(name: str, folder: Path) -> None:
+    (folder / "corpus").write_bytes(pickle.dumps(find(name).corpus(folder)))
+
+
+def _in_child(work: Callable[..., None], *arguments: object) -> int:
+    """Call in a copy of this process, and return its exit code."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work(*arguments)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
 
 
 def say(line: dict[str, object]) -> None:
