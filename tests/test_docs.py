@@ -101,8 +101,8 @@ def in_small(line: str) -> list[str]:
             small.append(word)
     if command == "convert":
         small += [] if "pets" in small else ["pets"]
-        small += ["--out", "store/again.zarr", "--overwrite", "--set", "store.part_samples=64"]
-        small += ["--decoder", "store/pets.zarr"] if "siren" not in small else SMALL_SIREN
+        small += ["--out", "store/again.zarr", "--overwrite"]
+        small += [*ONE_PART, "--decoder", "store/pets.zarr"] if "siren" not in small else SMALL_SIREN
     if command == "train":
         small += [] if "--store" in small else ["--store", "store/pets.zarr"]
         model = small[small.index("--model") + 1] if "--model" in small else "ptv3"
@@ -125,22 +125,8 @@ def test_a_command_line_of_the_pages_works(home: Path, line: str) -> None:
     command = in_small(line)
     sirens = not {"dws", "ng-gnn", "ng-t", "scalegmn", "mlp"}.isdisjoint(command)
     if sirens:
-        assert (
-            invoke(
-                [
-                    "convert",
-                    "pets",
-                    "--recipe",
-                    "siren",
-                    *SMALL_SIREN,
-                    "--set",
-                    "store.part_samples=64",
-                    "--out",
-                    "store/sirens.zarr",
-                ]
-            ).exit_code
-            == 0
-        )
+        convert = ["convert", "pets", "--recipe", "siren", "--out", "store/sirens.zarr"]
+        assert invoke([*convert, *SMALL_SIREN]).exit_code == 0
         command[command.index("--store") + 1] = "store/sirens.zarr"
     done = invoke(command)
     assert done.exit_code == 0, f"arcpipe {shlex.join(command)}\n{done.output}{done.exception or ''}"

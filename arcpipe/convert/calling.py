@@ -23,8 +23,7 @@ def convert(
     """Turn an image dataset into a store of clouds. Safe to run again: it continues.
 
     >>> import arcpipe as ap
-    >>> few = {"limit": 20, "part_samples": 20, "workers": 1}
-    >>> report = ap.convert("digits", "store/few.zarr", decoder="store/digits.zarr", **few)
+    >>> report = ap.convert("digits", "store/few.zarr", limit=20, decoder="store/digits.zarr", workers=1)
     >>> report.failed, len(ap.open_store(report.store))
     (0, 40)
 
