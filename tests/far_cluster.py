@@ -20,13 +20,10 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 
-SETTINGS: dict[str, Any] = {"store": {"part_samples": 1}}
-OPTIONS = ["--latents", "0.2", "--latent-dim", "4", "--set", "fit.pretrain_images=4", "--set", "fit.pretrain_steps=8"]
-OPTIONS += ["--set", "store.part_samples=1"]
-
-# Parts of a quarter of a second, so that there is time to come and go.
-SLOWER: dict[str, Any] = {**SETTINGS, "fit": {"recipe": "thesis", "steps": 2000}}
-SLOWLY = ["--recipe", "thesis", "--steps", "2000"]
+# Parts of half a second, so that there is time to come and go.
+SETTINGS: dict[str, Any] = {"fit": {"recipe": "thesis", "steps": 4000}, "store": {"part_samples": 1}}
+OPTIONS = ["--recipe", "thesis", "--steps", "4000", "--latents", "0.2", "--latent-dim", "4"]
+OPTIONS += ["--set", "fit.pretrain_images=4", "--set", "fit.pretrain_steps=8", "--set", "store.part_samples=1"]
 
 
 def commands() -> dict[str, str]:

@@ -45,11 +45,10 @@ def test_workers_come_and_go_and_one_is_of_other_versions(
     command = [sys.executable, "-m", "arcpipe", "convert", pictures, "--out", store, "--scheduler", far.address]
     said = tmp_path / "said"
     with said.open("w") as told, subprocess.Popen([*command, *OPTIONS], cwd=tmp_path, stderr=told) as converting:
-        # The client came first, and waits. Parts are soon made: whoever is to be seen at work comes last.
+        first = far.worker("127.0.0.1")  # the client came first, and waits
         far.worker("127.0.0.3", PYTHONPATH=f"{other}:{os.environ.get('PYTHONPATH', '')}")
-        eventually(lambda: "gets no work: it runs other versions" in said.read_text(), "a refusal", converting)
-        first = far.worker("127.0.0.1")
         eventually(lambda: parts(store) >= 1, "the first part", converting)
+        eventually(lambda: "gets no work: it runs other versions" in said.read_text(), "a refusal", converting)
         far.worker("127.0.0.2")
         first.kill()  # the nanny; its worker follows
         assert converting.wait(timeout=300) == 0, said.read_text()

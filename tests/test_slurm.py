@@ -21,7 +21,7 @@ import pytest
 
 from arcpipe.convert import run_convert
 from arcpipe.store import content_hash, open_store
-from tests.far_cluster import OPTIONS, SLOWER, SLOWLY, eventually, parts
+from tests.far_cluster import OPTIONS, SETTINGS, eventually, parts
 from tests.listening import open_to, with_children
 from tests.pictures import contents, in_process, make_pictures, settings
 from tests.slurm import Slurm, find_slurm
@@ -60,7 +60,7 @@ def near(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Near:
     folder = tmp_path_factory.mktemp("near")
     pictures = make_pictures(folder / "pictures", per_class=2)
     with ThreadPoolExecutor(1) as executor:
-        run_convert(settings(pictures, folder / "near.zarr", **SLOWER), cluster=in_process(executor))
+        run_convert(settings(pictures, folder / "near.zarr", **SETTINGS), cluster=in_process(executor))
     return Near(pictures, folder / "near.zarr")
 
 
@@ -94,8 +94,7 @@ class Converting:
 @contextmanager
 def converting(slurm: Slurm, near: Near, file: Path) -> Iterator[Converting]:
     store, said_in = file.with_name("far.zarr"), file.with_name("said")
-    command = [sys.executable, "-m", "arcpipe", "convert", near.pictures, "--out", store, "--cluster", file]
-    command += [*OPTIONS, *SLOWLY]
+    command = [sys.executable, "-m", "arcpipe", "convert", near.pictures, "--out", store, "--cluster", file, *OPTIONS]
     with said_in.open("a") as told:  # in a session of its own, as a terminal has it: Ctrl-C goes to all in it
         process = subprocess.Popen(
             command, cwd=file.parent, env=slurm.environment, stdout=told, stderr=told, start_new_session=True

@@ -20,7 +20,7 @@ import pytest
 
 from arcpipe.convert import run_convert
 from arcpipe.store import content_hash, open_store
-from tests.far_cluster import ENVIRONMENT, OPTIONS, SLOWER, SLOWLY, eventually
+from tests.far_cluster import ENVIRONMENT, OPTIONS, SETTINGS, eventually
 from tests.pictures import contents, in_process, make_pictures, settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -129,13 +129,13 @@ def test_a_conversion_over_tls_between_two_machines(machines: TwoMachines) -> No
 
     worker = machines.start(1, "worker", worker_line)
     line = convert_line.replace("/shared/digits.zarr", "far.zarr").replace("digits", shlex.quote(str(pictures)))
-    converting = machines.start(0, "convert", f"{line} {shlex.join([*OPTIONS, *SLOWLY])}", **exported())
+    converting = machines.start(0, "convert", f"{line} {shlex.join(OPTIONS)}", **exported())
     assert converting.wait(timeout=900) == 0, machines.log("convert") + machines.log("worker")
     assert worker.poll() is None
     assert "on 1 worker)" in machines.log("convert"), "the others were not let in"
     assert "is not encrypted" not in machines.log("convert")
 
     with ThreadPoolExecutor(1) as executor:
-        run_convert(settings(pictures, folder / "near.zarr", **SLOWER), cluster=in_process(executor))
+        run_convert(settings(pictures, folder / "near.zarr", **SETTINGS), cluster=in_process(executor))
     assert contents(folder / "far.zarr") == contents(folder / "near.zarr")
     assert content_hash(open_store(folder / "far.zarr")) == content_hash(open_store(folder / "near.zarr"))

@@ -49,8 +49,11 @@ def test_beside_others_the_numbers_are_the_same_and_one_that_fails_stops_nobody(
     assert numbers() == beside
 
 
-def test_whoever_stops_asking_loses_nothing(converted: Path, write: Callable[..., Path]) -> None:
+def test_whoever_stops_asking_loses_nothing(
+    converted: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As Ctrl-C does while one evaluates: the others save, and continue to the same end."""
+    monkeypatch.setattr("arcpipe.pipeline.beside.LOOK_EVERY_S", 0.1)  # meanwhile the long one trains on
     short = '[[arm]]\nname = "short"\n[[arm]]\nname = "long"\ntrain.optim.epochs = 4000\n'
     pipeline = read_pipeline(write(short, shared=SHARED), converted)
     jobs = plan_jobs(pipeline, seeds=[0])
