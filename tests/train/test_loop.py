@@ -183,6 +183,7 @@ plain = loop.train_step
 def step(model, optimiser, batch, *rest):
     result = plain(model, optimiser, batch, *rest)
     if batch.index == 2 and optimiser.state_dict()["state"][0]["step"] == 7:
+        assert "torch._dynamo" not in sys.modules, "it takes as long to import as the rest of torch"
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 loop.train_step = step
