@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arcpipe.errors import DeviceError
@@ -28,6 +29,11 @@ def choose_device(name: str) -> torch.device:
         details = [str(error).splitlines()[0].split(". ")[0], f"GPUs found: {torch.cuda.device_count()}"]
         raise DeviceError(f"there is no device {name} here.", details=details, fix=["--device cpu"]) from None
     return device
+
+
+def has_gpu_driver() -> bool:
+    """Whether NVIDIA's driver is loaded, on Linux or below Windows; without it there is no need to ask torch."""
+    return any(Path("/dev", name).exists() for name in ("nvidiactl", "dxg"))
 
 
 def check_gpus(wanted: int) -> None:

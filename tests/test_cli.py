@@ -114,28 +114,47 @@ def test_the_number_of_workers_changes_no_byte(folder: Path) -> None:
     assert contents(folder / "one.zarr") == contents(folder / "store" / "pictures.zarr")
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("no_workers")
-def test_killed_in_the_middle_the_same_command_continues(folder: Path, how: signal.Signals) -> None:
-    out = f"{how.name}.zarr"
+def test_stopped_again_and_again_the_same_command_continues(folder: Path) -> None:
+    """By SIGTERM, and then with no warning; what the third one finishes is the store that nobody disturbed."""
+    out = "stopped.zarr"
     command = [sys.executable, "-m", "arcpipe", "convert", "pictures", "--out", out, "--workers", "1", *SMALL]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not count_parts(folder / out):
-        time.sleep(0.03)
-    process.send_signal(how)
-    _, errors = process.communicate(timeout=40)
-    made = count_parts(folder / out)
-    assert 1 <= made < 14, "the kill came too late to mean anything"
-    if how != signal.SIGKILL:
-        assert process.returncode == 128 + how
-        assert f"the same command continues:\n  {shlex.join(['python', *command[1:]])}" in errors
+    code, made, errors = stopped(command, folder / out, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert f"the same command continues:\n  {shlex.join(['python', *command[1:]])}" in errors
     refused = arcpipe_here("train", "--store", out, cwd=folder)
     assert refused.returncode == 1
     assert "UnfinishedStoreError" in refused.stderr
+    code, made_then, _ = stopped(command, folder / out, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert 1 <= made < made_then < 14, "the signals came too late to mean anything"
     again = arcpipe_here(*command[3:], cwd=folder)
     assert again.returncode == 0, again.stderr
     assert contents(folder / out) == contents(folder / "store" / "pictures.zarr")
     assert arcpipe_here("verify", out, cwd=folder).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_workers")
+def test_after_ctrl_c_the_same_command_continues(folder: Path) -> None:
+    out = "interrupted.zarr"
+    command = [sys.executable, "-m", "arcpipe", "convert", "pictures", "--out", out, "--workers", "1", *SMALL]
+    code, made, errors = stopped(command, folder / out, signal.SIGINT)
+    assert (code, 1 <= made < 14) == (128 + signal.SIGINT, True)
+    assert f"the same command continues:\n  {shlex.join(['python', *command[1:]])}" in errors
+    assert arcpipe_here(*command[3:], cwd=folder).returncode == 0
+    assert contents(folder / out) == contents(folder / "store" / "pictures.zarr")
+
+
+def stopped(command: list[str], store: Path, how: signal.Signals) -> tuple[int, int, str]:
+    """Run a conversion until it has committed one more part: its exit code, the parts that are there, what it said."""
+    before = count_parts(store)
+    process = subprocess.Popen(command, cwd=store.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and count_parts(store) == before:
+        time.sleep(0.03)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=40)
+    return process.returncode, count_parts(store), errors
 
 
 def test_other_settings_exit_3_and_name_the_difference(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -14,8 +15,14 @@ from pathlib import Path
 import pytest
 
 from arcpipe.convert import run_convert
-from tests.far_cluster import OPTIONS, SETTINGS, FarCluster, eventually, parts
+from tests.far_cluster import FarCluster, eventually, parts
 from tests.pictures import contents, in_process, make_pictures, settings
+
+# Parts of one image, each of which is waited for (`faults`): there is time to come and go.
+ONE_EACH = {"store": {"part_samples": 1}}
+OPTIONS = ["--latents", "0.2", "--latent-dim", "4", "--set", "store.part_samples=1"]
+OPTIONS += ["--set", "fit.pretrain_images=4", "--set", "fit.pretrain_steps=8"]
+FAULTS = Path(__file__).with_name("convert") / "faults"
 
 
 @pytest.fixture
@@ -30,7 +37,7 @@ def near(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byte
     folder = tmp_path_factory.mktemp("near")
     pictures = make_pictures(folder / "pictures", per_class=2)
     with ThreadPoolExecutor(1) as executor:
-        run_convert(settings(pictures, folder / "near.zarr", **SETTINGS), cluster=in_process(executor))
+        run_convert(settings(pictures, folder / "near.zarr", **ONE_EACH), cluster=in_process(executor))
     return pictures, contents(folder / "near.zarr")
 
 
@@ -42,14 +49,20 @@ def test_workers_come_and_go_and_one_is_of_other_versions(
     store, other = tmp_path / "far.zarr", tmp_path / "other"
     (other / "numba-0.1.dist-info").mkdir(parents=True)
     (other / "numba-0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: numba\nVersion: 0.1\n")
+    plan = tmp_path / "plan.json"
+    names = [file.relative_to(pictures).as_posix() for file in pictures.glob("*/*/*")]
+    plan.write_text(json.dumps({name: {"does": "wait"} for name in names}))
+    found = [str(FAULTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    slowly = {"ARCPIPE_TEST_FAULTS": str(plan), "PYTHONPATH": os.pathsep.join(found)}
+    differs = {**slowly, "PYTHONPATH": os.pathsep.join([str(other), *found])}
     command = [sys.executable, "-m", "arcpipe", "convert", pictures, "--out", store, "--scheduler", far.address]
     said = tmp_path / "said"
     with said.open("w") as told, subprocess.Popen([*command, *OPTIONS], cwd=tmp_path, stderr=told) as converting:
-        first = far.worker("127.0.0.1")  # the client came first, and waits
-        far.worker("127.0.0.3", PYTHONPATH=f"{other}:{os.environ.get('PYTHONPATH', '')}")
+        first = far.worker("127.0.0.1", **slowly)  # the client came first, and waits
+        far.worker("127.0.0.3", **differs)
         eventually(lambda: parts(store) >= 1, "the first part", converting)
         eventually(lambda: "gets no work: it runs other versions" in said.read_text(), "a refusal", converting)
-        far.worker("127.0.0.2")
+        far.worker("127.0.0.2", **slowly)
         first.kill()  # the nanny; its worker follows
         assert converting.wait(timeout=300) == 0, said.read_text()
     errors = said.read_text()

@@ -12,7 +12,7 @@ from arcpipe.config import FitSection, RunSection, SourceSection, StoreSection
 from arcpipe.convert.budget import worker_memory
 from arcpipe.convert.limits import fit_limit_s
 from arcpipe.convert.plan import core_seconds
-from arcpipe.devices import workers_here
+from arcpipe.devices import has_gpu_driver, workers_here
 from arcpipe.sources import Sample
 from arcpipe.threads import set_compute_threads
 
@@ -40,9 +40,14 @@ class Work:
     """Bytes of a worker; 0: the share of its machine that a worker for each core would have."""
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether this process certainly computes on its CPU; else torch has to be asked."""
+        return self.device == "cpu" or (self.device == "auto" and not has_gpu_driver())
+
+    @property
     def needs_torch(self) -> bool:
-        """Whether a network decodes or a GPU fits: torch is then loaded before threads are set."""
-        return self.fit.decoder_kind == "concat" or self.device != "cpu"
+        """Whether a network decodes or a GPU may fit: torch is then loaded before threads are set."""
+        return self.fit.decoder_kind == "concat" or not self.on_cpu
 
     @cached_property
     def needs(self) -> Needs:
@@ -69,7 +74,7 @@ def prepare(work: Work) -> str:
         import torch
     if work.threads:
         set_compute_threads(work.threads)
-    if work.device == "cpu":
+    if work.on_cpu:
         return "cpu"
     if work.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

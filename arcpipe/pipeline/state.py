@@ -58,10 +58,15 @@ def _store_state(store: Storage) -> str:
 
 
 def _run_state(path: Path) -> str:
-    if (path / "summary.json").is_file():
+    if is_trained(path):
         return "trained"
     epochs = epochs_trained(path)
     return f"{epochs} epochs trained" if epochs else "begun" if path.is_dir() else "missing"
+
+
+def is_trained(run: Path) -> bool:
+    """Whether a run has come to its end: what trains it again only reports."""
+    return (run / "summary.json").is_file()
 
 
 def epochs_trained(run: Path) -> int:

@@ -2,8 +2,9 @@
 
 `ARCPIPE_TEST_FAULTS` names a JSON file, `{"train/cats/3.png": {"does": "kill"}}`. `does`: `kill` (SIGKILL to this
 process), `hang` (forever), `flood` (memory until something ends it), `flood and die` (as a library that aborts where it
-gets no more), `raise` (an exception nobody foresaw). What a flood got before it was refused is in a file `.taken`.
-`times`: how often, counted over all processes by files beside the JSON; without it, always.
+gets no more), `raise` (an exception nobody foresaw), `wait` (half a second, and then it is read). What a flood got
+before it was refused is in a file `.taken`. `times`: how often, counted over all processes by files beside the JSON;
+without it, always.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ PLAN = os.environ.get("ARCPIPE_TEST_FAULTS")
 
 
 def commit_fault(does: str) -> None:
+    if does == "wait":
+        return time.sleep(0.5)
     if does == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif does == "hang":
