@@ -18,6 +18,10 @@ from arcpipe.cloud import ends_from
 
 MAX_SIDE, MAX_ANCHORS = 2**17, 2**26
 """Of one image: distance and row of an anchor fit into one integer of 64 bits."""
+SET_ROW_BITS = 31
+"""Of a key of a set, (squared distance, row). A distance has the other 33: images had at most 2**16 pixels a side."""
+SET_PIXELS = 2**17
+"""Pixels of sets decoded at once, to bound the work memory."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,36 @@ def decode_arrivals(coded: Arrivals, where: Geometry, n_neighbours: int) -> NDAr
     if lost >= 0:
         raise ValueError(f"pixel {lost} has fewer than {n_neighbours} anchors to choose from")
     return lists
+
+
+def decode_neighbours(stored: NDArray[Any], coding: str, where: Geometry) -> NDArray[Any]:
+    """The lists (pixels, n) of some clouds, nearest first, from what `neighbours` has: them, or a set for each pixel.
+
+    Sets, in any order, are those of format version 1. Positions and pixels are integers, so that "nearest first, equal
+    distances by lower row" follows exactly from the positions.
+
+    Raises:
+        ValueError: an unknown coding, or a row that no cloud has.
+    """
+    if coding == "plain":
+        return stored
+    if coding != "sets":
+        raise ValueError(f"unknown coding of neighbours: {coding!r}")
+    decoded = np.empty_like(stored)
+    places = where.positions.astype(np.int64)
+    for start in range(0, len(stored), SET_PIXELS):
+        rows = stored[start : start + SET_PIXELS].astype(np.int64)
+        pixels = np.arange(start, start + len(rows))
+        cloud = np.searchsorted(where.pixel_offsets, pixels, side="right") - 1
+        counts = np.diff(where.offsets)[cloud]
+        if rows.size and (rows.min() < 0 or (rows.max(axis=1) >= counts).any()):
+            raise ValueError("a neighbour is a row that its cloud does not have")
+        y, x = np.divmod(pixels - where.pixel_offsets[cloud], where.sizes[cloud, 1])
+        gaps = places[where.offsets[cloud, None] + rows] - np.stack([y, x], axis=1)[:, None]
+        keys = ((gaps * gaps).sum(axis=2).view(np.uint64) << SET_ROW_BITS) | rows.view(np.uint64)
+        keys.sort(axis=1)
+        decoded[start : start + SET_PIXELS] = keys & (2**SET_ROW_BITS - 1)
+    return decoded
 
 
 def _list_type(most: int) -> type[np.unsignedinteger[Any]]:

@@ -17,11 +17,9 @@ from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.errors import DamagedStoreError
 from arcpipe.storage import Storage
 from arcpipe.store.arrays import Kinds, damaged, data_file, open_array, read_group, read_rows
-from arcpipe.store.arrivals import Arrivals, Geometry, decode_arrivals
+from arcpipe.store.arrivals import Arrivals, Geometry, decode_arrivals, decode_neighbours
 from arcpipe.store.attributes import files_problem, part_problem
-from arcpipe.store.layout import ARRAYS, PER_CLOUD, decode_paths
-from arcpipe.store.neighbour_codec import decode_neighbours
-from arcpipe.store.position_codec import decode_gaps
+from arcpipe.store.layout import ARRAYS, PER_CLOUD, decode_gaps, decode_paths
 from arcpipe.store.quantise import Rounding, scales_of
 
 DECODER_ATTRIBUTES: Kinds = {"files": dict, "sha256": str}

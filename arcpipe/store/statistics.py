@@ -1,8 +1,8 @@
-"""Mean and standard deviation of latents, from sums that every part keeps: no array is read again."""
+"""What parts add up to, from the sums that every part keeps: no array is read again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from arcpipe.cloud import CloudBatch
 from arcpipe.store.part import Part
+from arcpipe.store.schema import PartRecord
 
 TRAINING_SPLIT = "train"
 
@@ -28,6 +29,48 @@ def psnr_sum(clouds: CloudBatch) -> dict[str, Any]:
     """Sum (dB) and count of the PSNR of those clouds where it is known, as JSON."""
     known = clouds.psnr[np.isfinite(clouds.psnr)].astype(np.float64)
     return {"sum": float(known.sum()), "count": len(known)}
+
+
+def part_record(part: Part) -> PartRecord:
+    """The small record of a committed part."""
+    own = part.attributes
+    sizes: dict[str, int] = {}
+    for name, file in own["files"].items():
+        array = name.split("/")[0]
+        sizes[array] = sizes.get(array, 0) + file["bytes"]
+    seconds = own["provenance"].get("seconds", 0.0)  # a number, or one for each stage with their total
+    return PartRecord(
+        split=own["split"],
+        part_id=own["part"],
+        samples=own["samples"],
+        clouds=own["clouds"],
+        points=own["points"],
+        failed=len(own["failures"]),
+        psnr_sum=own["psnr"]["sum"],
+        psnr_count=own["psnr"]["count"],
+        seconds=float(seconds.get("total", 0.0) if isinstance(seconds, Mapping) else seconds),
+        bytes=sizes,
+        stages={name: float(s) for name, s in seconds.items() if name != "total"} if isinstance(seconds, dict) else {},
+    )
+
+
+def add_up(parts: Sequence[Part]) -> dict[str, dict[str, Any]]:
+    """Per split: samples, clouds, failed, points, pixels, bytes of the arrays, and the mean PSNR (None if unknown)."""
+    totals: dict[str, dict[str, Any]] = {}
+    for split in dict.fromkeys(part.attributes["split"] for part in parts):
+        own = [part for part in parts if part.attributes["split"] == split]
+        records = [part_record(part) for part in own]
+        n_psnr = sum(record.psnr_count for record in records)
+        totals[split] = {
+            **{
+                key: sum(getattr(record, key) for record in records)
+                for key in ("samples", "clouds", "failed", "points")
+            },
+            "pixels": sum(part.attributes["pixels"] for part in own),
+            "bytes": sum(sum(record.bytes.values()) for record in records),
+            "psnr_mean": sum(record.psnr_sum for record in records) / n_psnr if n_psnr else None,
+        }
+    return totals
 
 
 def combine_statistics(parts: Sequence[Part], splits: Sequence[str]) -> dict[str, Any]:

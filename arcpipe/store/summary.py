@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from arcpipe.cloud import FailedSample
 from arcpipe.progress import Progress
-from arcpipe.store.commit import part_record
 from arcpipe.store.reader import Store
 from arcpipe.store.schema import PartInfo, PartRecord
+from arcpipe.store.statistics import part_record
 
 QUANTILES = ("worst", "5%", "median", "95%", "best")
 SHARES = (0.0, 0.05, 0.5, 0.95, 1.0)

@@ -10,11 +10,10 @@ from arcpipe.config import differences
 from arcpipe.errors import ArcpipeError, DamagedStoreError, NotAStoreError
 from arcpipe.storage import ATTEMPTS, Place, Storage, storage_at
 from arcpipe.store.arrays import read_group
-from arcpipe.store.commit import add_up
 from arcpipe.store.part import Part
 from arcpipe.store.reader import Store
 from arcpipe.store.schema import PlannedPart, canonical, plan_parts
-from arcpipe.store.statistics import combine_statistics
+from arcpipe.store.statistics import add_up, combine_statistics
 from arcpipe.store.verify_part import SeenSamples, check_arrays, check_content, check_seen, nearly_equal
 from arcpipe.store.verify_report import VerifyReport
 

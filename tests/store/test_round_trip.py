@@ -30,7 +30,7 @@ from arcpipe.storage import LocalStorage
 from arcpipe.store import Rounding, StoreWriter, open_store, open_writer, verify
 from arcpipe.store import arrays as array_module
 from arcpipe.store.arrays import read_group
-from arcpipe.store.position_codec import decode_gaps, encode_gaps
+from arcpipe.store.layout import decode_gaps, encode_gaps
 from arcpipe.store.quantise import scale_codes, scales_of
 from arcpipe.store.schema import group_document
 
