@@ -57,10 +57,10 @@ def key(index: int) -> Markup:
     return tag("svg", square, class_=f"key {hue(index)}", viewBox="0 0 10 10", aria_hidden="true")
 
 
-def bar(share: float, index: int = 0) -> Markup:
+def bar(share: float) -> Markup:
     """A horizontal bar as long as `share`, which is between 0 and 1."""
     filled = tag("rect", width=round(100 * min(max(share, 0.0), 1.0), 2), height=8, class_="full")
-    look = {"class_": f"bar {hue(index)}", "viewBox": "0 0 100 8", "preserveAspectRatio": "none"}
+    look = {"class_": "bar s0", "viewBox": "0 0 100 8", "preserveAspectRatio": "none"}
     return tag("svg", filled, aria_hidden="true", **look)
 
 

@@ -15,7 +15,7 @@ from arcpipe.arc.render import render_cloud
 from arcpipe.errors import ConfigError, UnfinishedStoreError
 from arcpipe.inspect.edits import draw_edit
 from arcpipe.inspect.figures import draw_psnr
-from arcpipe.inspect.panels import Panels, finish, plain_panels, scaled_panels
+from arcpipe.inspect.panels import finish, plain_panels, scaled_panels
 from arcpipe.inspect.pixels import save_picture, to_picture
 from arcpipe.inspect.report import InspectReport, SampleReport
 from arcpipe.inspect.samples import (
@@ -31,7 +31,7 @@ from arcpipe.inspect.samples import (
     place_of,
     view_sample,
 )
-from arcpipe.inspect.sheet import Sheet, draw_sheet
+from arcpipe.inspect.sheet import Row, Sheet, draw_sheet
 from arcpipe.paths import outside_stores
 from arcpipe.sources import Originals, open_originals
 from arcpipe.storage import Place
@@ -149,7 +149,7 @@ def _overview(desk: Desk, each: int) -> tuple[Image.Image, list[SampleReport]]:
     return draw_sheet(_sheet(desk, title, panels)), reports
 
 
-def chosen_panels(desk: Desk, each: int, box: int) -> tuple[list[Panels], list[SampleReport]]:
+def chosen_panels(desk: Desk, each: int, box: int) -> tuple[list[Row], list[SampleReport]]:
     """The best, the median and the worst `each` clouds, in `box` pixels; whole images are there one at a time."""
     panels, reports = [], []
     for place in desk.chosen(each):
@@ -212,14 +212,14 @@ def _rendered(desk: Desk, view: View) -> NDArray[np.float32]:
     return render_cloud(view.cloud, desk.store.decoder, scale=desk.scale)
 
 
-def _panels(desk: Desk, view: View, box: int) -> Panels:
+def _panels(desk: Desk, view: View, box: int) -> Row:
     with_originals = not desk.originals.note
     if desk.scale == 1:
         return plain_panels(view, box, with_originals=with_originals)
     return scaled_panels(view, desk.store.decoder, desk.scale, box, with_originals=with_originals)
 
 
-def _sheet(desk: Desk, title: str, panels: list[Panels]) -> Sheet:
+def _sheet(desk: Desk, title: str, panels: list[Row]) -> Sheet:
     with_originals = not desk.originals.note
     columns: tuple[str, ...]
     if desk.scale == 1:

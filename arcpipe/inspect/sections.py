@@ -1,4 +1,4 @@
-"""The sections of the page about a store, from its facts; the pictures are in `gallery`."""
+"""The sections of the page about a store, from its facts; the pictures are in `page`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.cloud import FailedSample
 from arcpipe.inspect import charts
 from arcpipe.inspect.facts import Facts
 from arcpipe.inspect.markup import Markup, join, table, tag
@@ -117,7 +116,8 @@ def failures(facts: Facts) -> Markup:
     parts: list[object] = [bars("reason", "samples", list(reasons.items())[:MOST_ROWS])]
     for reason, count in list(reasons.items())[:MOST_ROWS]:
         own = ((split, failure) for split, failure in every if failure.reason == reason)
-        shown = [tag("li", _failure(*one)) for one in itertools.islice(own, NAMES_A_REASON)]
+        first = list(itertools.islice(own, NAMES_A_REASON))
+        shown = [tag("li", tag("span", f"{split}: ", class_="quiet"), first_line(failure)) for split, failure in first]
         more = count - len(shown)
         parts += [tag("h3", reason), tag("ul", *shown), quiet(f"and {more:,} more" if more else "")]
     return section("Failures", *parts)
@@ -237,18 +237,9 @@ def _by_class(facts: Facts) -> tuple[dict[str, int], dict[str, float | None]]:
     images = np.bincount(rows[first], minlength=len(found))
     sums = np.bincount(rows[known], psnr[known], minlength=len(found))
     counts = np.bincount(rows[known], minlength=len(found))
-    names = [_class_name(facts, int(label)) for label in found]
+    names = [facts.store.classes[label] for label in found.tolist()]
     means = [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]
     return dict(zip(names, images.tolist(), strict=True)), dict(zip(names, means, strict=True))
-
-
-def _class_name(facts: Facts, label: int) -> str:
-    names = facts.store.classes
-    return names[label] if 0 <= label < len(names) else f"label {label}"
-
-
-def _failure(split: str, failure: FailedSample) -> Markup:
-    return join((tag("span", f"{split}: ", class_="quiet"), first_line(failure)))
 
 
 def _values(facts: Facts) -> Iterator[Markup]:

@@ -49,9 +49,7 @@ class StoreSummary:
     """Of all workers together."""
 
 
-def summarise_store(
-    store: Store, records: Sequence[PartRecord] | None = None, *, progress: bool = True
-) -> StoreSummary:
+def summarise_store(store: Store, records: Sequence[PartRecord] | None = None) -> StoreSummary:
     """Add up the parts of a store: counts, PSNR, failures, bytes and seconds. Reads one number per cloud.
 
     `records`: of all parts, where the caller has better ones than the parts themselves keep: those of the run that
@@ -61,7 +59,7 @@ def summarise_store(
     failures: list[FailedSample] = []
     kept: list[PartRecord] = []
     n_parts = store.n_committed if records is None else len(records)
-    with Progress("adding up", n_parts, "parts", enabled=progress) as shown:
+    with Progress("adding up", n_parts, "parts") as shown:
         for split in store.splits:
             quality = [np.zeros(0, np.float32)]
             for info in store.parts(split):
