@@ -82,7 +82,6 @@ class ImageFiles:
     def inventory(self) -> Inventory:
         listing = self.container.scan()
         images = [entry for entry in listing.entries if is_image(entry.name)]
-        ignored = len(listing.entries) - len(images) + len(listing.refused)
         if listing.refused:
             self.progress(_first(f"{counted(len(listing.refused), 'entry', 'entries')} passed over", listing.refused))
         hidden = [entry.name for entry in listing.entries if is_hidden_image(entry.name)]
@@ -90,9 +89,9 @@ class ImageFiles:
             passed = f"{counted(len(hidden), 'image', 'images')} passed over"
             self.progress(_first(f"{passed}, a name in whose path begins with a dot", hidden))
         if not images:
-            raise self._empty(ignored, listing)
+            raise self._empty(listing)
         rows, classes = self._placed(images)
-        return self._described(self._chosen(rows), classes, ignored + len(images) - len(rows))
+        return self._described(self._chosen(rows), classes)
 
     def _placed(self, images: list[Entry]) -> tuple[list[_Row], tuple[str, ...]]:
         """Split and label of every image that has them, and the classes."""
@@ -121,7 +120,7 @@ class ImageFiles:
             splits[split] = [_Row(replace(group[i].sample, sample_id=i), group[i].entry) for i in kept.tolist()]
         return dict(sorted(splits.items()))
 
-    def _described(self, splits: dict[str, list[_Row]], classes: tuple[str, ...], ignored: int) -> Inventory:
+    def _described(self, splits: dict[str, list[_Row]], classes: tuple[str, ...]) -> Inventory:
         """Read the headers of all that is kept."""
         samples: dict[str, tuple[Sample, ...]] = {}
         evidence: list[bytes] = []
@@ -140,7 +139,7 @@ class ImageFiles:
             samples[split] = tuple(described)
         check_usable(self.container.name, samples)
         channels = 1 if self.section.grey or all_grey else 3
-        return Inventory(self.container.name, classes, channels, samples, digest(classes, channels, evidence), ignored)
+        return Inventory(self.container.name, classes, channels, samples, digest(classes, channels, evidence))
 
     def _header(self, row: _Row) -> tuple[Sample, bytes, bool]:
         """The sample with its size or reason, evidence of its content, and whether it lets the set be greyscale."""
@@ -159,13 +158,14 @@ class ImageFiles:
             sample = replace(sample, reason=" ".join([error.what, *error.details]))
         return sample, entry.evidence or zlib.crc32(head).to_bytes(4, "little"), grey
 
-    def _empty(self, ignored: int, listing: Listing) -> SourceError:
+    def _empty(self, listing: Listing) -> SourceError:
         kinds = Counter(_suffix(entry.name) for entry in listing.entries)
         found = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5))
+        count = len(listing.entries) + len(listing.refused)
         return SourceError(
             f"{self.container.name} holds no images.",
             details=[
-                f"{ignored} files were passed over" + (f": {found}" if found else ""),
+                f"{count} files were passed over" + (f": {found}" if found else ""),
                 *listing.refused[:3],
                 *EXPECTED,
             ],

@@ -69,7 +69,7 @@ class ImageRows:
             evidence += [split.encode(), chosen, labels, rows.evidence]
         check_usable(records.name, samples)
         content = digest(records.classes, channels, evidence)
-        return Inventory(records.name, records.classes, channels, samples, content, 0)
+        return Inventory(records.name, records.classes, channels, samples, content)
 
     def _samples(self, split: str, rows: Rows, kept: NDArray[np.int64]) -> tuple[Sample, ...]:
         """All images have one size, so one look at the shape answers for all."""
