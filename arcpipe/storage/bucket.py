@@ -52,9 +52,6 @@ class BucketStorage:
     def read(self, name: str, at_most: int | None = None) -> bytes:
         return objects.get(self.address.at(name), at_most=at_most)
 
-    def size(self, name: str) -> int:
-        return objects.head(self.address.at(name)).n_bytes
-
     def sizes(self, group: str) -> Callable[[str], int]:
         """One listing tells them all, when the first is asked for."""
         known: dict[str, int] = {}

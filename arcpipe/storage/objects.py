@@ -58,14 +58,6 @@ class Address:
         return Address(self.root, "/".join(filter(None, (self.key, name))))
 
 
-@dataclass(frozen=True)
-class Head:
-    """What a service says of an object: bytes, and the tag of this version."""
-
-    n_bytes: int
-    tag: str
-
-
 def get(address: Address, at_most: int | None = None) -> bytes:
     """A whole object. Raises ValueError, before it is fetched, where it has more than `at_most` bytes."""
 
@@ -78,16 +70,15 @@ def get(address: Address, at_most: int | None = None) -> bytes:
     return patiently(address, read)
 
 
-def head(address: Address) -> Head:
-    """Size and version of an object."""
-    about = patiently(address, lambda bucket: bucket.head(address.key))
-    return Head(about["size"], about["e_tag"] or "")
+def tag_of(address: Address) -> str:
+    """The tag that the service gives this version of an object."""
+    return patiently(address, lambda bucket: bucket.head(address.key))["e_tag"] or ""
 
 
 def exists(address: Address) -> bool:
     """Whether there is an object of just this key."""
     try:
-        head(address)
+        tag_of(address)
     except FileNotFoundError:
         return False
     return True
@@ -119,7 +110,7 @@ def _conditional_put(address: Address, data: bytes, mode: Any) -> str:
         return patiently(address, write)
     except FileExistsError:
         if tries > 1 and get(address) == data:
-            return head(address).tag
+            return tag_of(address)
         raise
 
 

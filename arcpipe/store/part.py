@@ -117,8 +117,11 @@ class Part:
 
     def raw(self, name: str) -> NDArray[Any]:
         """A whole array as it is stored."""
-        array = self.array(name)
-        return self._read(array, 0, array.shape[0], name)
+        return self.decode(name, 0, self.array(name).shape[0])
+
+    def decode(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows `start:stop` as they are stored, without the cache. Raises DamagedStoreError."""
+        return read_rows(self.array(name), start, stop, self.storage, self.place(name))
 
     def small(self, name: str) -> NDArray[Any]:
         """A whole array of one row per cloud; kept, so treat it as read-only."""
@@ -143,10 +146,10 @@ class Part:
         if not 0 <= start <= stop <= array.shape[0]:
             raise self.damaged(name, f"rows {start} to {stop} of {array.shape[0]}")
         if self._cache is None or start == stop:
-            return self._read(array, start, stop, name)
+            return self.decode(name, start, stop)
         pieces = []
         for i in range(start // n, (stop - 1) // n + 1):
-            decode = partial(self._read, array, i * n, min((i + 1) * n, array.shape[0]), name)
+            decode = partial(self.decode, name, i * n, min((i + 1) * n, array.shape[0]))
             chunk = self._cache.get((self.group, name, i), decode)
             pieces.append(chunk[max(0, start - i * n) : stop - i * n])
         return np.concatenate(pieces)
@@ -254,6 +257,3 @@ class Part:
         if shape and shape[0] in ("clouds", "ends") and array.shape[0] != self.n_clouds + (shape[0] == "ends"):
             raise self.damaged(name, f"{array.shape[0]} rows for {self.n_clouds} clouds")
         return array
-
-    def _read(self, array: zarr.Array, start: int, stop: int, name: str) -> NDArray[Any]:
-        return read_rows(array, start, stop, self.storage, self.place(name))

@@ -39,6 +39,8 @@ def part_record(part: Part) -> PartRecord:
         array = name.split("/")[0]
         sizes[array] = sizes.get(array, 0) + file["bytes"]
     seconds = own["provenance"].get("seconds", 0.0)  # a number, or one for each stage with their total
+    stages = dict(seconds) if isinstance(seconds, Mapping) else {"total": seconds}
+    total = stages.pop("total", 0.0)
     return PartRecord(
         split=own["split"],
         part_id=own["part"],
@@ -48,9 +50,9 @@ def part_record(part: Part) -> PartRecord:
         failed=len(own["failures"]),
         psnr_sum=own["psnr"]["sum"],
         psnr_count=own["psnr"]["count"],
-        seconds=float(seconds.get("total", 0.0) if isinstance(seconds, Mapping) else seconds),
+        seconds=float(total),
         bytes=sizes,
-        stages={name: float(s) for name, s in seconds.items() if name != "total"} if isinstance(seconds, dict) else {},
+        stages={name: float(s) for name, s in stages.items()},
     )
 
 

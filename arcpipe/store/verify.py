@@ -48,7 +48,8 @@ def verify(place: Place, *, on_part: Callable[[int], None] | None = None) -> Ver
     try:
         store = Store(storage)
     except ArcpipeError as error:
-        if isinstance(error, NotAStoreError) and _is_sealed(storage):  # as it was written, for another arcpipe
+        as_it_was_written = _verify_seal(storage, "", VerifyReport(storage))
+        if isinstance(error, NotAStoreError) and as_it_was_written:  # for another arcpipe
             raise
         report.add("zarr.json", "; ".join([error.what.rstrip("."), *error.details]))
         return report
@@ -134,14 +135,6 @@ def _verify_decoder(store: Store, report: VerifyReport) -> None:
         report.add("decoder", "; ".join(error.details))
 
 
-def _is_sealed(storage: Storage) -> bool:
-    try:
-        read_group(storage, "")
-    except DamagedStoreError:
-        return False
-    return True
-
-
 def _verify_seal(storage: Storage, group: str, report: VerifyReport) -> bool:
     report.files += 1
     try:
@@ -156,27 +149,30 @@ def _verify_files(
     storage: Storage, group: str, recorded: Mapping[str, Mapping[str, Any]], report: VerifyReport
 ) -> bool:
     """Compare the files below a group with their recorded sizes and hashes, and look for others. False: damage."""
-    damage = False
+    whole, size_of = True, storage.sizes(group)
     for name, expected in recorded.items():
         report.files += 1
-        problem = _file_problem(storage, f"{group}/{name}", expected)
+        problem = _file_problem(storage, group, name, size_of, expected)
         if problem:
-            damage = True
+            whole = False
             report.add(f"{group}/{name}", problem)
         else:
             report.bytes += expected["bytes"]
     _verify_names(storage, group, {f"{group}/{name}" for name in (*recorded, "zarr.json")}, report)
-    return not damage
+    return whole
 
 
-def _file_problem(storage: Storage, name: str, expected: Mapping[str, Any]) -> str | None:
+def _file_problem(
+    storage: Storage, group: str, name: str, size_of: Callable[[str], int], expected: Mapping[str, Any]
+) -> str | None:
+    place = f"{group}/{name}"
     try:
-        n_bytes = storage.size(name)
+        n_bytes = size_of(name)
+        if not n_bytes and not storage.is_file(place):
+            return "no file" if storage.is_taken(place) else "missing"
         if n_bytes != expected["bytes"]:
             return f"{n_bytes} bytes, expected {expected['bytes']}"
-        return None if storage.sha256(name) == expected["sha256"] else "its bytes are not those that were written"
-    except FileNotFoundError:
-        return "no file" if storage.is_taken(name) else "missing"
+        return None if storage.sha256(place) == expected["sha256"] else "its bytes are not those that were written"
     except PermissionError:  # a question for whoever owns the store, no damage
         raise
     except OSError as error:  # a failing disk: the others are still looked at

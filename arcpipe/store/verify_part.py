@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from arcpipe.cloud import CloudBatch
 from arcpipe.errors import DamagedStoreError
 from arcpipe.seeds import generator
-from arcpipe.store.arrays import read_rows
 from arcpipe.store.check import batch_problems, nearest_problems, sample_problems
 from arcpipe.store.layout import ARRAYS, array_names
 from arcpipe.store.part import Part
@@ -52,7 +51,7 @@ def check_arrays(store: Store, part: Part, report: VerifyReport, *, say: bool) -
         for i in range(-(-array.shape[0] // step)):
             report.chunks += 1
             try:
-                read_rows(array, i * step, min((i + 1) * step, array.shape[0]), part.storage, part.place(name))
+                part.decode(name, i * step, min((i + 1) * step, array.shape[0]))
             except DamagedStoreError as error:
                 sound = False
                 report.add(part.place(name), f"chunk {i}: {'; '.join(error.details)}")
