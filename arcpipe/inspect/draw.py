@@ -13,8 +13,8 @@ from PIL import Image
 
 from arcpipe.arc.render import render_cloud
 from arcpipe.errors import ConfigError, UnfinishedStoreError
+from arcpipe.inspect.charts import draw_psnr
 from arcpipe.inspect.edits import draw_edit
-from arcpipe.inspect.figures import draw_psnr
 from arcpipe.inspect.panels import finish, plain_panels, scaled_panels
 from arcpipe.inspect.pixels import save_picture, to_picture
 from arcpipe.inspect.report import InspectReport, SampleReport

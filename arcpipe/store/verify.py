@@ -93,11 +93,10 @@ def content_hash(store: Store) -> str:
 def verify_part(store: Store, planned: PlannedPart, report: VerifyReport, seen: SeenSamples | None = None) -> None:
     """Check one committed part; `seen` are the samples of the parts before it."""
     group = f"{planned.split}/{planned.id}"
-    if not _verify_seal(store.storage, group, report):
-        return
+    report.files += 1
     try:
         part = Part(store.storage, group)
-    except DamagedStoreError as error:  # whole, and yet not what a part has to say
+    except DamagedStoreError as error:
         report.add(f"{group}/zarr.json", "; ".join(error.details))
         return
     own = part.attributes
