@@ -56,10 +56,6 @@ class Desk:
     def view(self, place: CloudPlace) -> View:
         return view_sample(self.store, self.originals, place)
 
-    def chosen(self, each: int) -> list[CloudPlace]:
-        """The best, the median and the worst `each` clouds over all splits."""
-        return [place_of(self.store, split, i, tag) for tag, split, i in best_median_worst(self.psnr, each)]
-
     def ending(self) -> str:
         return ".png" if self.scale == 1 else f"-x{self.scale}.png"
 
@@ -152,8 +148,8 @@ def _overview(desk: Desk, each: int) -> tuple[Image.Image, list[SampleReport]]:
 def chosen_panels(desk: Desk, each: int, box: int) -> tuple[list[Row], list[SampleReport]]:
     """The best, the median and the worst `each` clouds, in `box` pixels; whole images are there one at a time."""
     panels, reports = [], []
-    for place in desk.chosen(each):
-        view = desk.view(place)
+    for tag, split, i in best_median_worst(desk.psnr, each):
+        view = desk.view(place_of(desk.store, split, i, tag))
         panels.append(_panels(desk, view, box))
         reports.append(SampleReport.of(view))
     return panels, reports

@@ -93,7 +93,7 @@ def draw_sheet(sheet: Sheet) -> Image.Image:
     widths = [_column_width(sheet, i) for i in range(len(sheet.columns))]
     width = 2 * MARGIN + CAPTION_WIDTH + sum(widths) + GAP * len(widths)
     heading = _heading(sheet, width - 2 * MARGIN)
-    heights = [_row_height(row) for row in sheet.rows]
+    heights = [max(len(_caption(row)) * LINE, *(panel.height for panel in row.panels)) for row in sheet.rows]
     notes = [line for note in sheet.notes for line in wrap(note, width - 2 * MARGIN)]
     top = MARGIN + sum(step for _, _, step, _ in heading) + GAP
     height = top + LINE + GAP + sum(heights) + len(sheet.rows) * 2 * GAP + len(notes) * LINE + MARGIN - GAP
@@ -156,10 +156,6 @@ def _caption(row: Row) -> list[tuple[str, bool, Colour]]:
     for i, text in enumerate(row.caption):
         lines += [(part, i == 0, INK) for part in wrap(text, room, bold=i == 0)]
     return lines + [(part, False, VERMILLION) for part in wrap(row.warning, room, most=6)]
-
-
-def _row_height(row: Row) -> int:
-    return max(len(_caption(row)) * LINE, *(panel.height for panel in row.panels))
 
 
 def _draw_row(page: Image.Image, pen: ImageDraw.ImageDraw, row: Row, lefts: list[int], top: int) -> None:

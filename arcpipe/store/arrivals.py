@@ -108,7 +108,11 @@ def decode_arrivals(coded: Arrivals, where: Geometry, n_neighbours: int) -> NDAr
     from arcpipe.store.arrival_loops import follow_arrivals
 
     sizes = np.ascontiguousarray(where.sizes, np.int64)
-    _check_sizes(sizes, where.pixel_offsets)
+    if sizes.size and not (sizes.min() >= 1 and sizes.max() <= MAX_SIDE):
+        raise ValueError(f"images of {sizes.min()} to {sizes.max()} pixels a side")
+    ends = where.pixel_offsets
+    if len(ends) != len(sizes) + 1 or not np.array_equal(np.diff(ends), sizes[:, 0] * sizes[:, 1]):
+        raise ValueError("images have other numbers of pixels than their sizes say")
     n_points = np.diff(where.offsets)
     if n_points.max(initial=0) > MAX_ANCHORS:
         raise ValueError(f"a cloud of {n_points.max()} anchors")
@@ -130,8 +134,7 @@ def decode_arrivals(coded: Arrivals, where: Geometry, n_neighbours: int) -> NDAr
         raise ValueError("an anchor arrives outside of its image")
     pixels = where.pixel_offsets[cloud] + places[:, 0] * sizes[cloud, 1] + places[:, 1]
     order = np.argsort(pixels, kind="stable")
-    n_pixels = int(where.pixel_offsets[-1]) if len(where.pixel_offsets) else 0
-    lists = np.empty((n_pixels, n_neighbours), _list_type(int(n_points.max(initial=0))))
+    lists = np.empty((int(ends[-1]), n_neighbours), _list_type(int(n_points.max(initial=0))))
     lost = follow_arrivals(positions, where.offsets, where.pixel_offsets, sizes, pixels[order], anchors[order], lists)
     if lost >= 0:
         raise ValueError(f"pixel {lost} has fewer than {n_neighbours} anchors to choose from")
@@ -171,13 +174,6 @@ def decode_neighbours(stored: NDArray[Any], coding: str, where: Geometry) -> NDA
 def _list_type(most: int) -> type[np.unsignedinteger[Any]]:
     """The type of rows of clouds with up to so many anchors."""
     return np.uint16 if most <= 2**16 else np.uint32
-
-
-def _check_sizes(sizes: NDArray[np.int64], pixel_offsets: NDArray[np.int64]) -> None:
-    if sizes.size and not (sizes.min() >= 1 and sizes.max() <= MAX_SIDE):
-        raise ValueError(f"images of {sizes.min()} to {sizes.max()} pixels a side")
-    if len(pixel_offsets) != len(sizes) + 1 or not np.array_equal(np.diff(pixel_offsets), sizes[:, 0] * sizes[:, 1]):
-        raise ValueError("images have other numbers of pixels than their sizes say")
 
 
 def _outside(places: NDArray[np.int64], sizes: NDArray[np.int64]) -> bool:

@@ -65,21 +65,17 @@ class ChunkCache:
             mine.set_exception(error)
             raise
         else:
-            self._keep(key, values)
+            with self._lock:
+                if values.nbytes <= self._max_bytes:
+                    self._chunks[key] = values
+                    self._bytes += values.nbytes
+                while self._bytes > self._max_bytes:
+                    self._bytes -= self._chunks.popitem(last=False)[1].nbytes
             mine.set_result(values)
             return values
         finally:
             with self._lock:
                 del self._coming[key]
-
-    def _keep(self, key: tuple[Any, ...], values: NDArray[Any]) -> None:
-        with self._lock:
-            if values.nbytes > self._max_bytes:
-                return
-            self._chunks[key] = values
-            self._bytes += values.nbytes
-            while self._bytes > self._max_bytes:
-                self._bytes -= self._chunks.popitem(last=False)[1].nbytes
 
 
 class Part:
@@ -165,12 +161,10 @@ class Part:
             raise self.damaged("position_gaps", f"shape {gaps.shape}")
         return decode_gaps(gaps, points - points[0])
 
-    def neighbours(self, start: int, stop: int) -> NDArray[Any]:
+    def _neighbours(self, start: int, stop: int, positions: NDArray[Any]) -> NDArray[Any]:
         """(pixels of clouds start:stop, n) rows local to each cloud, raster order, nearest first."""
         points, pixels = self.small("offsets")[start : stop + 1], self.small("pixel_offsets")[start : stop + 1]
-        where = Geometry(
-            self.positions(start, stop), points - points[0], pixels - pixels[0], self.small("sizes")[start:stop]
-        )
+        where = Geometry(positions, points - points[0], pixels - pixels[0], self.small("sizes")[start:stop])
         coding = self.attributes["neighbours_coding"]
         name = "arrivals" if coding == "arrivals" else "neighbours"
         try:
@@ -186,16 +180,16 @@ class Part:
     def clouds(self, start: int, stop: int, *, neighbours: bool = False) -> CloudBatch:
         """Clouds `start:stop` of the part."""
         rows = self.small("offsets")[start : stop + 1]
-        first, last = int(rows[0]), int(rows[-1])
+        positions = self.positions(start, stop)
         pixels = self.small("pixel_offsets")[start : stop + 1] if neighbours else None
         return CloudBatch(
             offsets=rows - rows[0],
-            positions=self.positions(start, stop),
+            positions=positions,
             latents=self._latents(start, stop),
             paths=self.paths(start, stop),
-            neighbours=self.neighbours(start, stop) if neighbours else None,
+            neighbours=self._neighbours(start, stop, positions) if neighbours else None,
             pixel_offsets=None if pixels is None else pixels - pixels[0],
-            scales=scales_of(self.rows("scales", first, last)) if self.has("scales") else None,
+            scales=scales_of(self.rows("scales", int(rows[0]), int(rows[-1]))) if self.has("scales") else None,
             **{theirs: self.small(ours)[start:stop].copy() for ours, theirs in PER_CLOUD.items()},
         )
 

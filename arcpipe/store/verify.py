@@ -60,8 +60,13 @@ def verify(place: Place, *, on_part: Callable[[int], None] | None = None) -> Ver
     planned = plan_parts(store.root["splits"])
     seen: SeenSamples = {}
     for done, part in enumerate(planned, start=1):
-        if _is_there(store, part, report):
+        group = f"{part.split}/{part.id}"
+        if storage.is_file(f"{group}/zarr.json"):
             verify_part(store, part, report, seen)
+        else:
+            report.missing_parts += 1
+            if store.complete or storage.is_taken(group):
+                report.add(f"{group}/zarr.json", "missing")
         if on_part:
             on_part(done)
     check_seen(seen, report)
@@ -112,16 +117,6 @@ def verify_part(store: Store, planned: PlannedPart, report: VerifyReport, seen: 
         report.add(group, f"{own['samples']} samples, {planned.n_samples} are planned")
     if check_arrays(store, part, report, say=whole) and whole:
         check_content(store, part, report, {} if seen is None else seen)
-
-
-def _is_there(store: Store, part: PlannedPart, report: VerifyReport) -> bool:
-    group = f"{part.split}/{part.id}"
-    if store.storage.is_file(f"{group}/zarr.json"):
-        return True
-    if store.storage.is_taken(group) or store.complete:
-        report.add(f"{group}/zarr.json", "missing")
-    report.missing_parts += 1
-    return False
 
 
 def _verify_decoder(store: Store, report: VerifyReport) -> None:
