@@ -32,7 +32,7 @@ def psnr_sum(clouds: CloudBatch) -> dict[str, Any]:
 
 
 def part_record(part: Part) -> PartRecord:
-    """The small record of a committed part."""
+    """What a committed part says about itself."""
     own = part.attributes
     sizes: dict[str, int] = {}
     for name, file in own["files"].items():
@@ -43,11 +43,12 @@ def part_record(part: Part) -> PartRecord:
     total = stages.pop("total", 0.0)
     return PartRecord(
         split=own["split"],
-        part_id=own["part"],
-        samples=own["samples"],
-        clouds=own["clouds"],
-        points=own["points"],
-        failed=len(own["failures"]),
+        id=own["part"],
+        n_samples=own["samples"],
+        n_clouds=own["clouds"],
+        n_points=own["points"],
+        n_pixels=own["pixels"],
+        n_failures=len(own["failures"]),
         psnr_sum=own["psnr"]["sum"],
         psnr_count=own["psnr"]["count"],
         seconds=float(total),
@@ -56,21 +57,20 @@ def part_record(part: Part) -> PartRecord:
     )
 
 
-def add_up(parts: Sequence[Part]) -> dict[str, dict[str, Any]]:
+def add_up(records: Sequence[PartRecord]) -> dict[str, dict[str, Any]]:
     """Per split: samples, clouds, failed, points, pixels, bytes of the arrays, and the mean PSNR (None if unknown)."""
     totals: dict[str, dict[str, Any]] = {}
-    for split in dict.fromkeys(part.attributes["split"] for part in parts):
-        own = [part for part in parts if part.attributes["split"] == split]
-        records = [part_record(part) for part in own]
-        n_psnr = sum(record.psnr_count for record in records)
+    for split in dict.fromkeys(record.split for record in records):
+        own = [record for record in records if record.split == split]
+        n_psnr = sum(record.psnr_count for record in own)
         totals[split] = {
-            **{
-                key: sum(getattr(record, key) for record in records)
-                for key in ("samples", "clouds", "failed", "points")
-            },
-            "pixels": sum(part.attributes["pixels"] for part in own),
-            "bytes": sum(sum(record.bytes.values()) for record in records),
-            "psnr_mean": sum(record.psnr_sum for record in records) / n_psnr if n_psnr else None,
+            "samples": sum(record.n_samples for record in own),
+            "clouds": sum(record.n_clouds for record in own),
+            "failed": sum(record.n_failures for record in own),
+            "points": sum(record.n_points for record in own),
+            "pixels": sum(record.n_pixels for record in own),
+            "bytes": sum(sum(record.bytes.values()) for record in own),
+            "psnr_mean": sum(record.psnr_sum for record in own) / n_psnr if n_psnr else None,
         }
     return totals
 

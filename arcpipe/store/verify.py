@@ -186,8 +186,9 @@ def _verify_totals(store: Store, report: VerifyReport) -> None:
     """What the root of a finished store says about all parts must be what its parts add up to."""
     if not store.complete or report.problems:
         return
-    parts = [store.part(split, info.id) for split in store.splits for info in store.parts(split)]
-    found = {"totals": add_up(parts), "latent_statistics": combine_statistics(parts, store.splits)}
+    records = [record for split in store.splits for record in store.parts(split)]
+    parts = [store.part(record.split, record.id) for record in records]
+    found = {"totals": add_up(records), "latent_statistics": combine_statistics(parts, store.splits)}
     recorded = {"totals": store.totals["splits"], "latent_statistics": store.root["latent_statistics"]}
     for name, values in found.items():
         if not nearly_equal(values, recorded[name]):

@@ -118,7 +118,7 @@ class StoreWriter:
     def drop_failed(self) -> int:
         """Take back every part that records a failure (`--retry-failed`). Returns how many."""
         committed = [(split, part_id) for split, ids in self.committed().items() for part_id in sorted(ids)]
-        failed = [where for where in committed if self.record(*where).failed]
+        failed = [where for where in committed if self.record(*where).n_failures]
         for split, part_id in failed:
             self.drop_part(split, part_id)
         return len(failed)
@@ -141,8 +141,9 @@ class StoreWriter:
                 fix=["run the same arcpipe convert command again: it continues"],
             )
         parts = [Part(self.storage, f"{part.split}/{part.id}") for part in self.planned()]
+        records = [part_record(part) for part in parts]
         root = read_root(self.storage)
-        summed = {**(root["totals"] if totals is None else totals), "splits": add_up(parts)}
+        summed = {**(root["totals"] if totals is None else totals), "splits": add_up(records)}
         statistics = combine_statistics(parts, tuple(self.splits))
         root |= {"totals": summed, "latent_statistics": statistics, "complete": True}
         write_root(self.storage, root)

@@ -111,7 +111,7 @@ def test_a_task_that_runs_twice_does_no_harm(place: Storage) -> None:
     first = writer.commit_part("train", "0000", make_batch(range(5)), [], {"seconds": {"fit": 1, "total": 3.5}})
     again = writer.commit_part("train", "0000", make_batch(range(5, 10)))  # other clouds: those of before stay
     assert again == first == writer.record("train", "0000")
-    assert (first.seconds, first.samples, first.clouds) == (3.5, 5, 5)
+    assert (first.seconds, first.n_samples, first.n_clouds) == (3.5, 5, 5)
     assert first.psnr_sum / first.psnr_count == pytest.approx(np.mean([20 + i / 7 for i in range(5)]))
     assert set(first.bytes) >= {"latents", "position_gaps", "arrivals"}
 
@@ -236,7 +236,7 @@ def test_every_sample_ends_as_its_clouds_or_as_one_failure(place: Storage) -> No
     with pytest.raises(ValueError, match="twice with the same repeat"):
         writer.commit_part("train", "0000", replace(repeats, repeats=np.zeros(6, np.int64)), lost)
     record = writer.commit_part("train", "0000", repeats, lost)
-    assert (record.samples, record.clouds, record.failed) == (5, 6, 2)
+    assert (record.n_samples, record.n_clouds, record.n_failures) == (5, 6, 2)
 
 
 def test_a_part_outside_of_the_plan_is_refused(tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def test_an_outage_is_waited_for_and_then_told(
         mending = threading.Timer(1.5, relay.mend)
         mending.start()
         assert len(store.read_part("train", "0001")) == 5  # through Zarr
-        assert writer.commit_part("train", "0000", make_batch(range(5))).clouds == 5
+        assert writer.commit_part("train", "0000", make_batch(range(5))).n_clouds == 5
         mending.join()
         writer.finish()
         relay.cut()
