@@ -143,7 +143,7 @@ def test_packages_stay_in_their_rooms() -> None:
 
 def test_nobody_asks_which_kind_of_storage_it_is() -> None:
     # A part is read back from the local folder that it was written in, wherever it goes.
-    allowed = {"store/commit.py": {"LocalStorage"}}
+    allowed = {"store/writer.py": {"LocalStorage"}}
     kinds = {"BucketStorage", "LocalStorage"}
     asking = {name_of(path): {name.split(".")[-1] for name in imported(path)} & kinds for path in FILES}
     assert [

@@ -35,7 +35,7 @@ class Gathering:
         n_psnr = sum(record.psnr_count for record in records)
         if n_psnr:
             fields["psnr"] = f"{sum(record.psnr_sum for record in records) / n_psnr:.2f} dB"
-        fields["failed"] = str(sum(record.failed for record in records))
+        fields["failed"] = str(sum(record.n_failures for record in records))
         return fields
 
 

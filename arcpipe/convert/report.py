@@ -159,7 +159,7 @@ def summarise(
         splits=summary.splits,
         failures=summary.failures,
         seconds=seconds,
-        clouds_made=sum(record.clouds for record, new in records if new),
+        clouds_made=sum(record.n_clouds for record, new in records if new),
         parts_before=sum(not new for _, new in records),
         bytes_by_array=summary.bytes_by_array,
         seconds_by_stage=summary.seconds_by_stage,

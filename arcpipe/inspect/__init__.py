@@ -1,8 +1,7 @@
 """Looking at a store: originals, reconstructions, anchors and errors as PNG files, and one page about all of it."""
 
 from arcpipe.inspect.draw import run_inspect
-from arcpipe.inspect.figures import draw_hero
 from arcpipe.inspect.page import write_page
 from arcpipe.inspect.report import InspectReport, SampleReport
 
-__all__ = ["InspectReport", "SampleReport", "draw_hero", "run_inspect", "write_page"]
+__all__ = ["InspectReport", "SampleReport", "run_inspect", "write_page"]

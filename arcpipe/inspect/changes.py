@@ -72,20 +72,15 @@ def compare(cloud: Cloud, record: DecoderRecord, change: Change, maps: Maps | No
     expected = recoloured(render_places(cloud, record, places))
     changed = change.cloud(cloud, maps)
     followed = render_cloud(changed, record)
-    alone = _alone(cloud, changed, record)
+    alone = None
+    if changed.size == cloud.size and not (changed.latents is cloud.latents and changed.scales is cloud.scales):
+        alone = render_cloud(replace(changed, latents=cloud.latents, scales=cloud.scales), record)
     resampled = None if change.colours is not None else recoloured(_spline(render_cloud(cloud, record), places))
 
     def near(found: NDArray[np.float32] | None) -> float | None:
         return None if found is None else _decibels(found[inside], expected[inside])
 
     return Compared(changed, expected, followed, alone, near(followed) or 0.0, near(alone), near(resampled))
-
-
-def _alone(cloud: Cloud, changed: Cloud, record: DecoderRecord) -> NDArray[np.float32] | None:
-    """What the moved anchors decode to with latents and scales as they were; None where the change left them so."""
-    if changed.size != cloud.size or (changed.latents is cloud.latents and changed.scales is cloud.scales):
-        return None
-    return render_cloud(replace(changed, latents=cloud.latents, scales=cloud.scales), record)
 
 
 def _spline(picture: NDArray[np.float32], places: Floats) -> NDArray[np.float32]:
@@ -157,10 +152,8 @@ def cropped(share: float, margin: float = 0.0, least: int = 4) -> Change:
 
 def recoloured(name: str, strength: float, channels: int) -> Change:
     """`brightness`, `contrast`, `saturation` or `hue`. Raises ValueError where clouds have no `Maps`."""
-    if name in ("brightness", "contrast"):
-        matrix, offset = getattr(arc_maps, name)(strength, channels)
-    else:
-        matrix, offset = getattr(arc_maps, name)(strength)
+    of_channels = (channels,) if name in ("brightness", "contrast") else ()
+    matrix, offset = getattr(arc_maps, name)(strength, *of_channels)
 
     def follow(cloud: Cloud, maps: Maps | None) -> Cloud:
         if maps is None:
@@ -175,13 +168,12 @@ COLOURS = {"brightness": (1.2, 0.6, 1.5), "contrast": (0.7, 1.5, 0.3), "saturati
 COLOURS |= {"hue": (0.05, 0.1, 0.5)}
 
 
-def changes(name: str, record: DecoderRecord) -> tuple[Change, Change, Change]:
+def changes(name: str, record: DecoderRecord) -> tuple[Change, ...]:
     """The three levels of `rotate`, `flip`, `zoom`, `crop`, `shear`, or of a change of colours."""
     if name in COLOURS:
-        first, second, third = (recoloured(name, strength, record.channels) for strength in COLOURS[name])
-        return first, second, third
+        return tuple(recoloured(name, strength, record.channels) for strength in COLOURS[name])
     least = record.n_neighbours
-    levels: dict[str, tuple[Change, Change, Change]] = {
+    levels: dict[str, tuple[Change, ...]] = {
         "rotate": (rotated(30), rotated(90), rotated(150)),
         "flip": (flipped("columns"), flipped("rows"), flipped("both")),
         "zoom": (zoomed(1.5), zoomed(3), zoomed(0.7)),

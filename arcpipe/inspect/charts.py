@@ -1,20 +1,26 @@
-"""Charts as inline SVG. Their colours and letters are those of the page, so they follow it into the dark."""
+"""Charts as inline SVG, and one as a picture beside the sheets.
+
+Colours and letters of the SVG are those of the page, so they follow it into the dark.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.inspect.figures import bin_edges
+from arcpipe.files import write_drawn
 from arcpipe.inspect.markup import Markup, tag
 from arcpipe.inspect.pixels import coloured
 from arcpipe.store.summary import SHARES
 
 HUES = 4  # classes s0 to s3 of the page's style
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito's: apart for everybody
 WIDTH, LEFT, RIGHT, FOOT = 400, 44, 8, 36
 HEAD_ROW = 15  # of one split's line of quantiles, above the bars
 PLOT = 130
@@ -57,10 +63,10 @@ def key(index: int) -> Markup:
     return tag("svg", square, class_=f"key {hue(index)}", viewBox="0 0 10 10", aria_hidden="true")
 
 
-def bar(share: float, index: int = 0) -> Markup:
+def bar(share: float) -> Markup:
     """A horizontal bar as long as `share`, which is between 0 and 1."""
     filled = tag("rect", width=round(100 * min(max(share, 0.0), 1.0), 2), height=8, class_="full")
-    look = {"class_": f"bar {hue(index)}", "viewBox": "0 0 100 8", "preserveAspectRatio": "none"}
+    look = {"class_": "bar s0", "viewBox": "0 0 100 8", "preserveAspectRatio": "none"}
     return tag("svg", filled, aria_hidden="true", **look)
 
 
@@ -72,7 +78,7 @@ def histogram(values: Mapping[str, NDArray[Any]], axis: str, about: str, *, whol
     """
     finite = {name: np.asarray(v, np.float64)[np.isfinite(v)] for name, v in values.items()}
     pooled = np.concatenate([np.zeros(0), *finite.values()])
-    edges = _whole_edges(pooled) if whole else bin_edges(pooled)
+    edges = _whole_edges(pooled) if whole else _edges(pooled)
     shares = {
         name: 100 * np.histogram(own, edges)[0] / len(own) if len(own) else np.zeros(len(edges) - 1)
         for name, own in finite.items()
@@ -85,6 +91,35 @@ def histogram(values: Mapping[str, NDArray[Any]], axis: str, about: str, *, whol
             shapes.append(tag("path", d=_steps(frame, edges, shares[name]), class_=f"area {hue(i)}"))
             shapes += _quantile_line(frame, own, i, name)
     return _chart(frame, shapes, about)
+
+
+def draw_psnr(psnr: Mapping[str, NDArray[Any]], title: str, out: Path) -> None:
+    """Write a histogram of PSNR, one outline per split with its mean. Splits without a finite value are left out.
+
+    `psnr` holds one value per cloud of each split, dB. Shares, not counts, so that splits of any size compare.
+    """
+    from matplotlib.figure import Figure
+
+    finite = {split: np.asarray(v, np.float64)[np.isfinite(v)] for split, v in psnr.items()}
+    finite = {split: values for split, values in finite.items() if len(values)}
+    figure = Figure(figsize=(8, 4.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    pooled = np.concatenate([np.zeros(0), *finite.values()])
+    edges = _edges(pooled).tolist()
+    for i, (split, values) in enumerate(finite.items()):
+        hue, share = PALETTE[i % len(PALETTE)], np.full(len(values), 100 / len(values))
+        name = f"{split}: {len(values):,} clouds, mean {values.mean():.2f} dB"
+        axes.hist(values, edges, weights=share, histtype="stepfilled", facecolor=hue, alpha=0.25)
+        axes.hist(values, edges, weights=share, histtype="step", edgecolor=hue, linewidth=1.6, label=name)
+        axes.axvline(values.mean(), color=hue, linewidth=1.2, linestyle="--")
+    # A name is no formula: matplotlib would read what stands between dollar signs.
+    axes.set_title(title.replace("$", r"\$"), loc="left", fontweight="bold")
+    axes.set_xlabel("PSNR of the reconstruction, dB")
+    axes.set_ylabel("share of the split's clouds, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    if finite:
+        axes.legend(frameon=False)
+    write_drawn(out, partial(figure.savefig, format="png"))
 
 
 def deviations(mean: Sequence[float], std: Sequence[float], about: str) -> Markup:
@@ -133,6 +168,16 @@ def error_scale(limit: float) -> Markup:
         tag("text", f"≥ {limit:g}", x=120, y=12),
     )
     return tag("svg", *drawn, class_="scale", viewBox="0 0 170 16", role="img", aria_label=f"error, 0 to {limit:g}")
+
+
+def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """12 to 60 bins over all values; a single value gets a bin of its own."""
+    if not len(values):
+        return np.array([0.0, 1.0])
+    low, high = float(values.min()), float(values.max())
+    if high - low < 0.1:
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, int(np.clip(np.sqrt(len(values)), 12, 60)) + 1)
 
 
 def _whole_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:

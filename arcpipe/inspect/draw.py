@@ -13,9 +13,9 @@ from PIL import Image
 
 from arcpipe.arc.render import render_cloud
 from arcpipe.errors import ConfigError, UnfinishedStoreError
+from arcpipe.inspect.charts import draw_psnr
 from arcpipe.inspect.edits import draw_edit
-from arcpipe.inspect.figures import draw_psnr
-from arcpipe.inspect.panels import Panels, finish, plain_panels, scaled_panels
+from arcpipe.inspect.panels import finish, plain_panels, scaled_panels
 from arcpipe.inspect.pixels import save_picture, to_picture
 from arcpipe.inspect.report import InspectReport, SampleReport
 from arcpipe.inspect.samples import (
@@ -31,7 +31,7 @@ from arcpipe.inspect.samples import (
     place_of,
     view_sample,
 )
-from arcpipe.inspect.sheet import Sheet, draw_sheet
+from arcpipe.inspect.sheet import Row, Sheet, draw_sheet
 from arcpipe.paths import outside_stores
 from arcpipe.sources import Originals, open_originals
 from arcpipe.storage import Place
@@ -55,10 +55,6 @@ class Desk:
 
     def view(self, place: CloudPlace) -> View:
         return view_sample(self.store, self.originals, place)
-
-    def chosen(self, each: int) -> list[CloudPlace]:
-        """The best, the median and the worst `each` clouds over all splits."""
-        return [place_of(self.store, split, i, tag) for tag, split, i in best_median_worst(self.psnr, each)]
 
     def ending(self) -> str:
         return ".png" if self.scale == 1 else f"-x{self.scale}.png"
@@ -149,11 +145,11 @@ def _overview(desk: Desk, each: int) -> tuple[Image.Image, list[SampleReport]]:
     return draw_sheet(_sheet(desk, title, panels)), reports
 
 
-def chosen_panels(desk: Desk, each: int, box: int) -> tuple[list[Panels], list[SampleReport]]:
+def chosen_panels(desk: Desk, each: int, box: int) -> tuple[list[Row], list[SampleReport]]:
     """The best, the median and the worst `each` clouds, in `box` pixels; whole images are there one at a time."""
     panels, reports = [], []
-    for place in desk.chosen(each):
-        view = desk.view(place)
+    for tag, split, i in best_median_worst(desk.psnr, each):
+        view = desk.view(place_of(desk.store, split, i, tag))
         panels.append(_panels(desk, view, box))
         reports.append(SampleReport.of(view))
     return panels, reports
@@ -212,14 +208,14 @@ def _rendered(desk: Desk, view: View) -> NDArray[np.float32]:
     return render_cloud(view.cloud, desk.store.decoder, scale=desk.scale)
 
 
-def _panels(desk: Desk, view: View, box: int) -> Panels:
+def _panels(desk: Desk, view: View, box: int) -> Row:
     with_originals = not desk.originals.note
     if desk.scale == 1:
         return plain_panels(view, box, with_originals=with_originals)
     return scaled_panels(view, desk.store.decoder, desk.scale, box, with_originals=with_originals)
 
 
-def _sheet(desk: Desk, title: str, panels: list[Panels]) -> Sheet:
+def _sheet(desk: Desk, title: str, panels: list[Row]) -> Sheet:
     with_originals = not desk.originals.note
     columns: tuple[str, ...]
     if desk.scale == 1:

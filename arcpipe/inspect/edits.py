@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,6 @@ DISC = 0.38  # radius of the disc that one cloud leaves to another, share of the
 DONE = {"push": "pushed", "rotate": "rotated", "flip": "flipped", "mask": "masked", "mix": "mixed"}
 DONE |= {"noise": "with noise", "zoom": "zoomed", "crop": "cropped", "shear": "sheared", "hue": "with other hues"}
 DONE |= {name: f"with another {name}" for name in ("brightness", "contrast", "saturation")}
-
-Edit = Callable[[Cloud, int, int, np.random.Generator], tuple[Cloud, str]]
-"""Cloud, level of the edit (0 to 2), fewest anchors that can be decoded, generator -> edited cloud, what was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +98,14 @@ def _check_colours(decoder: DecoderRecord, edit: str) -> None:
 
 def _edit_row(decoder: DecoderRecord, view: View, edit: str, level: int, seed: int, box: int) -> Row:
     cloud, rng = view.cloud, seeds.generator(seed, "inspect", edit, view.name, level)
-    edited, words = EDITS[edit](cloud, level, decoder.n_neighbours, rng)
-    before, after = (fit(to_picture(image), box) for image in (view.image, render_cloud(edited, decoder)))
+    made, words = edited(cloud, edit, level, decoder.n_neighbours, rng)
+    before, after = (fit(to_picture(image), box) for image in (view.image, render_cloud(made, decoder)))
     # Either all anchors are there, in the same rows, or those left have not moved.
-    hues = _place_colours(cloud if len(edited) == len(cloud) else edited)
+    hues = _place_colours(cloud if len(made) == len(cloud) else made)
     panels = (
         before,
         draw_dots(faded(before), cloud.positions, cloud.size, _place_colours(cloud)),
-        draw_dots(faded(after), edited.positions, cloud.size, hues),
+        draw_dots(faded(after), made.positions, cloud.size, hues),
         after,
     )
     return Row(panels, (view.name, f"class {view.class_name}", words), warning=view.warning)
@@ -120,26 +117,23 @@ def _place_colours(cloud: Cloud) -> NDArray[np.uint8]:
     return coloured(share.mean(axis=1), "viridis")
 
 
-def _push(cloud: Cloud, level: int, fewest: int, rng: np.random.Generator) -> tuple[Cloud, str]:
-    """Up to 1, 2 or 4 pixels in small images, farther in those above 64 pixels, where that would not be seen."""
-    reach = round(2**level * max(1.0, max(cloud.size) / 64), 1)
-    return arc_edit.push(cloud, reach, rng), f"each anchor moved by up to {reach:g} px on each axis"
+def edited(cloud: Cloud, edit: str, level: int, fewest: int, rng: np.random.Generator) -> tuple[Cloud, str]:
+    """A cloud after push, mask or noise, and what was done.
 
-
-def _mask(cloud: Cloud, level: int, fewest: int, rng: np.random.Generator) -> tuple[Cloud, str]:
-    left = arc_edit.mask(cloud, (0.3, 0.6, 0.9)[level], rng, least=fewest)
-    return left, f"{len(left):,} of {len(cloud):,} anchors kept"
-
-
-def _noise(cloud: Cloud, level: int, fewest: int, rng: np.random.Generator) -> tuple[Cloud, str]:
-    """The strength of the training's augmentation can hardly be seen; so also 0.3 and 1 of the latents' own size."""
+    `level`: of the edit, 0 to 2. `fewest`: anchors that can be decoded.
+    """
+    if edit == "push":
+        # Up to 1, 2 or 4 pixels in small images, farther in those above 64 pixels, where that would not be seen.
+        reach = round(2**level * max(1.0, max(cloud.size) / 64), 1)
+        return arc_edit.push(cloud, reach, rng), f"each anchor moved by up to {reach:g} px on each axis"
+    if edit == "mask":
+        left = arc_edit.mask(cloud, (0.3, 0.6, 0.9)[level], rng, least=fewest)
+        return left, f"{len(left):,} of {len(cloud):,} anchors kept"
+    # The strength of the training's augmentation can hardly be seen; so also 0.3 and 1 of the latents' own size.
     size = float(np.sqrt(np.square(np.asarray(cloud.latents, np.float32)).mean()))
     sigma = (0.001, 0.3 * size, size)[level]
     words = "as in training" if level == 0 else f"{(0.3, 1)[level - 1]:g} of their root mean square"
     return arc_edit.add_noise(cloud, sigma, rng), f"Gaussian noise of {sigma:.3g} on the latents, {words}"
-
-
-EDITS: dict[str, Edit] = {"push": _push, "mask": _mask, "noise": _noise}
 
 
 def _pairs(views: Sequence[View]) -> list[tuple[View, View]]:

@@ -31,7 +31,7 @@ class Columns:
     @property
     def first(self) -> NDArray[np.bool_]:
         """Which clouds are the first of their image: these count images."""
-        return np.asarray(self.repeats) == 0
+        return self.repeats == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +96,9 @@ class Facts:
 
 def gather(store: Store) -> Facts:
     """Read the facts of a store, finished or not. No more latents than `SAMPLED_POINTS` and one cloud are read."""
-    splits = in_order(store.splits)
-    columns = {split: _columns(store, split) for split in splits}
-    summary = summarise_store(store)
-    return Facts(store, summary, columns, sample_latents(store, columns))
+    names = ("psnr", "counts", "sizes", "labels", "repeats")
+    columns = {split: Columns(*(store.column(split, name) for name in names)) for split in in_order(store.splits)}
+    return Facts(store, summarise_store(store), columns, sample_latents(store, columns))
 
 
 def sample_latents(store: Store, columns: Mapping[str, Columns]) -> LatentSample | None:
@@ -126,11 +125,6 @@ def sample_latents(store: Store, columns: Mapping[str, Columns]) -> LatentSample
         pieces.append(np.asarray(block.latents, np.float32))
         clouds, points = clouds + len(block), points + len(block.latents)
     return LatentSample(split, np.concatenate(pieces), clouds, len(columns[split].psnr))
-
-
-def _columns(store: Store, split: str) -> Columns:
-    names = ("psnr", "counts", "sizes", "labels", "repeats")
-    return Columns(*(np.asarray(store.column(split, name)) for name in names))
 
 
 def _numbers(values: object) -> dict[str, float]:

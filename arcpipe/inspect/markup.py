@@ -14,7 +14,7 @@ from arcpipe.inspect.sheet import printable
 
 LONGEST_TEXT = 400
 """Letters of one piece of text: names and messages come from files that anybody may have made."""
-VOID = frozenset(("br", "img", "meta"))
+VOID = frozenset(("img", "meta"))
 
 
 class Markup(str):

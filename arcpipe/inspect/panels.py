@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from arcpipe.arc.render import render_cloud
@@ -17,18 +17,7 @@ from arcpipe.inspect.sheet import QUIET, Row, font
 ERROR_QUANTILE = 0.98  # of all error pixels on a sheet: the worst sample does not darken the rest
 
 
-@dataclass(frozen=True, slots=True)
-class Panels:
-    """Small pictures of one sample; whole images are not kept. `error` is coloured when all rows are known."""
-
-    pictures: tuple[Image.Image, ...]
-    caption: tuple[str, ...]
-    tag: str
-    warning: str
-    error: NDArray[np.float32] | None = None
-
-
-def plain_panels(view: View, box: int, *, with_originals: bool) -> Panels:
+def plain_panels(view: View, box: int, *, with_originals: bool) -> Row:
     """Original, reconstruction, anchors; the error follows in `finish`. Only the middle two without originals."""
     reconstruction = fit(to_picture(view.image), box)
     original = None if view.original is None else fit(to_picture(view.original), box)
@@ -37,25 +26,25 @@ def plain_panels(view: View, box: int, *, with_originals: bool) -> Panels:
     pictures: tuple[Image.Image, ...] = (reconstruction, anchors)
     if with_originals:
         pictures = (original or absent(reconstruction.size), *pictures)
-    return Panels(pictures, view.caption, view.place.tag, view.warning, error)
+    return Row(pictures, view.caption, view.place.tag, view.warning, error)
 
 
-def finish(panels: list[Panels], *, with_originals: bool) -> tuple[tuple[Row, ...], float | None]:
-    """Rows for a sheet, and the error that has the brightest colour: one scale for all of them."""
-    errors = [panel.error.ravel() for panel in panels if panel.error is not None]
+def finish(rows: Sequence[Row], *, with_originals: bool) -> tuple[tuple[Row, ...], float | None]:
+    """Rows with a picture of their error, and the error that has the brightest colour: one scale for all of them."""
+    errors = [row.error.ravel() for row in rows if row.error is not None]
     limit = nice_limit(float(np.quantile(np.concatenate(errors), ERROR_QUANTILE))) if errors else None
-    rows = []
-    for panel in panels:
-        pictures = panel.pictures
-        if with_originals and panel.error is not None and limit is not None:
-            pictures = (*pictures, error_picture(panel.error, limit))
-        elif with_originals:
-            pictures = (*pictures, absent(pictures[0].size))
-        rows.append(Row(pictures, panel.caption, panel.tag, panel.warning))
-    return tuple(rows), limit
+    if not with_originals:
+        return tuple(rows), limit
+
+    def drawn(row: Row) -> Image.Image:
+        if row.error is None or limit is None:
+            return absent(row.panels[0].size)
+        return error_picture(row.error, limit)
+
+    return tuple(replace(row, panels=(*row.panels, drawn(row))) for row in rows), limit
 
 
-def scaled_panels(view: View, decoder: DecoderRecord, scale: int, box: int, *, with_originals: bool) -> Panels:
+def scaled_panels(view: View, decoder: DecoderRecord, scale: int, box: int, *, with_originals: bool) -> Row:
     """Pixels as they are, enlarged by bicubic interpolation, and rendered between the pixels; the same detail of each.
 
     The first two show the original, or the reconstruction where there is none.
@@ -71,7 +60,7 @@ def scaled_panels(view: View, decoder: DecoderRecord, scale: int, box: int, *, w
         caption += (f"detail: rows {top} to {top + tall - 1}, columns {left} to {left + wide - 1}",)
     if with_originals and view.original is None:
         caption += ("pixels: of the reconstruction",)
-    return Panels(tuple(fit(picture, box) for picture in pictures), caption, view.place.tag, view.warning)
+    return Row(tuple(fit(picture, box) for picture in pictures), caption, view.place.tag, view.warning)
 
 
 def detail_window(view: View, side: int) -> tuple[int, int, int, int]:

@@ -78,10 +78,10 @@ def nice_limit(largest: float) -> float:
     return float(next(step * power for step in (1, 2, 5, 10) if step * power >= largest * (1 - 1e-9)))
 
 
-def faded(picture: Image.Image, strength: float = 0.4) -> Image.Image:
+def faded(picture: Image.Image) -> Image.Image:
     """A pale grey version for the background of dots, so that they stand out on any picture."""
     grey = picture.convert("L").convert("RGB")
-    return Image.blend(Image.new("RGB", picture.size, "white"), grey, strength)
+    return Image.blend(Image.new("RGB", picture.size, "white"), grey, 0.4)
 
 
 def draw_dots(

@@ -39,10 +39,7 @@ class CloudPlace:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A cloud and its pictures, float32 (H, W, C) in [0, 1]. `measured_db` is NaN without an original.
-
-    `fit_name`: which repeat or view of its image the cloud is, see `fit_name`.
-    """
+    """A cloud and its pictures, float32 (H, W, C) in [0, 1]. `measured_db` is NaN without an original."""
 
     place: CloudPlace
     name: str
@@ -52,20 +49,8 @@ class View:
     original: NDArray[np.float32] | None
     measured_db: float
     warning: str
-    cloud_bytes: int
-    fit_name: str = ""
-
-    @property
-    def caption(self) -> tuple[str, ...]:
-        height, width = self.cloud.size
-        return (
-            self.name,
-            f"class {self.class_name}" + (f", {self.fit_name}" if self.fit_name else ""),
-            f"{height} × {width} pixels",
-            f"{len(self.cloud):,} anchors" if len(self.cloud) > 1 else f"{self.cloud.latents.size:,} numbers",
-            f"PSNR {decibel(known(self.cloud.psnr))}",
-            f"cloud: {self.cloud_bytes / (height * width):.2f} bytes a pixel",
-        )
+    caption: tuple[str, ...]
+    """What a sheet says of it, line by line."""
 
 
 def view_sample(store: Store, originals: Originals, place: CloudPlace) -> View:
@@ -81,18 +66,19 @@ def view_sample(store: Store, originals: Originals, place: CloudPlace) -> View:
         warning = f"measured {measured:.2f} dB: the source image has changed, or the cloud"
     if not warning and original is None and not originals.note:
         warning = "the source image is gone or cannot be read"
-    return View(
-        place=place,
-        name=cloud_name(place.split, cloud),
-        class_name=store.classes[cloud.label] if 0 <= cloud.label < len(store.classes) else str(cloud.label),
-        cloud=cloud,
-        image=image,
-        original=original,
-        measured_db=measured,
-        warning=warning,
-        cloud_bytes=cloud.latents.size * BYTES[store.dtype] + cloud.positions.nbytes,
-        fit_name=fit_name(store.config, cloud.repeat),
+    name, class_name = cloud_name(place.split, cloud), store.classes[cloud.label]
+    fitted = fit_name(store.config, cloud.repeat)
+    height, width = cloud.size
+    n_bytes = cloud.latents.size * BYTES[store.dtype] + cloud.positions.nbytes
+    caption = (
+        name,
+        f"class {class_name}" + (f", {fitted}" if fitted else ""),
+        f"{height} × {width} pixels",
+        f"{len(cloud):,} anchors" if len(cloud) > 1 else f"{cloud.latents.size:,} numbers",
+        f"PSNR {decibel(known(cloud.psnr))}",
+        f"cloud: {n_bytes / (height * width):.2f} bytes a pixel",
     )
+    return View(place, name, class_name, cloud, image, original, measured, warning, caption)
 
 
 def fit_name(config: Mapping[str, Any], repeat: int) -> str:

@@ -1,4 +1,4 @@
-"""The sections of the page about a store, from its facts; the pictures are in `gallery`."""
+"""The sections of the page about a store, from its facts; the pictures are in `page`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.cloud import FailedSample
 from arcpipe.inspect import charts
-from arcpipe.inspect.facts import Facts
+from arcpipe.inspect.facts import Facts, LatentSample
 from arcpipe.inspect.markup import Markup, join, table, tag
 from arcpipe.inspect.samples import decibel
 from arcpipe.progress import byte_size, counted, duration
@@ -117,7 +116,8 @@ def failures(facts: Facts) -> Markup:
     parts: list[object] = [bars("reason", "samples", list(reasons.items())[:MOST_ROWS])]
     for reason, count in list(reasons.items())[:MOST_ROWS]:
         own = ((split, failure) for split, failure in every if failure.reason == reason)
-        shown = [tag("li", _failure(*one)) for one in itertools.islice(own, NAMES_A_REASON)]
+        first = list(itertools.islice(own, NAMES_A_REASON))
+        shown = [tag("li", tag("span", f"{split}: ", class_="quiet"), first_line(failure)) for split, failure in first]
         more = count - len(shown)
         parts += [tag("h3", reason), tag("ul", *shown), quiet(f"and {more:,} more" if more else "")]
     return section("Failures", *parts)
@@ -137,7 +137,7 @@ def latents(facts: Facts) -> Markup:
     note = f"The first {charts.MOST_DIMENSIONS} of {len(kept['mean'])} dimensions." if more > 0 else ""
     about = "Mean and standard deviation of every dimension of the latents."
     chart = charts.deviations(kept["mean"], kept["std"], about)
-    return section("Latents", tag("p", words), chart, quiet(note), *_values(facts))
+    return section("Latents", tag("p", words), chart, quiet(note), *_values(sample))
 
 
 def costs(facts: Facts) -> Markup:
@@ -184,7 +184,18 @@ def provenance(facts: Facts) -> Markup:
 
 def commands(facts: Facts, worst: str | None) -> Markup:
     """What to run next on this store."""
-    return section("Next", tag("pre", join((tag("code", line) for line in _commands(facts, worst)), "\n")))
+    store = shlex.quote(str(facts.store.storage))
+    lines = next_commands(facts.store.storage, facts.summary.splits, len(facts.store.classes), facts.store.decoder_kind)
+    if worst is not None:
+        lines.insert(1, f"arcpipe inspect {store} {shlex.quote(worst)}")
+    again = f"arcpipe convert {shlex.quote(_source(facts) or 'SOURCE')} --out {store}"
+    if not facts.store.complete:
+        lines = [f"{line} --allow-unfinished" if line.startswith("arcpipe train") else line for line in lines]
+        lines.insert(0, f"{again}   # with the options of before: it continues")
+    if facts.failed:
+        lines.append(f"{again} --retry-failed   # with the options of before, once the images are mended")
+    lines.append(f"arcpipe verify {store}")
+    return section("Next", tag("pre", join((tag("code", line) for line in lines), "\n")))
 
 
 def section(title: str, *children: object) -> Markup:
@@ -237,23 +248,13 @@ def _by_class(facts: Facts) -> tuple[dict[str, int], dict[str, float | None]]:
     images = np.bincount(rows[first], minlength=len(found))
     sums = np.bincount(rows[known], psnr[known], minlength=len(found))
     counts = np.bincount(rows[known], minlength=len(found))
-    names = [_class_name(facts, int(label)) for label in found]
+    names = [facts.store.classes[label] for label in found.tolist()]
     means = [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]
     return dict(zip(names, images.tolist(), strict=True)), dict(zip(names, means, strict=True))
 
 
-def _class_name(facts: Facts, label: int) -> str:
-    names = facts.store.classes
-    return names[label] if 0 <= label < len(names) else f"label {label}"
-
-
-def _failure(split: str, failure: FailedSample) -> Markup:
-    return join((tag("span", f"{split}: ", class_="quiet"), first_line(failure)))
-
-
-def _values(facts: Facts) -> Iterator[Markup]:
-    sample = facts.latents
-    if sample is None or not sample.values.size:
+def _values(sample: LatentSample) -> Iterator[Markup]:
+    if not sample.values.size:
         return
     every = sample.n_clouds == sample.of_clouds
     which = "all clouds" if every else f"{sample.n_clouds:,} of the {sample.of_clouds:,} clouds"
@@ -286,18 +287,3 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str
             yield from _flat(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", "not set" if value is None else str(value)
-
-
-def _commands(facts: Facts, worst: str | None) -> list[str]:
-    store = shlex.quote(str(facts.store.storage))
-    lines = next_commands(facts.store.storage, facts.summary.splits, len(facts.store.classes), facts.store.decoder_kind)
-    if worst is not None:
-        lines.insert(1, f"arcpipe inspect {store} {shlex.quote(worst)}")
-    if not facts.store.complete:
-        lines = [f"{line} --allow-unfinished" if line.startswith("arcpipe train") else line for line in lines]
-    again = f"arcpipe convert {shlex.quote(_source(facts) or 'SOURCE')} --out {store}"
-    if not facts.store.complete:
-        lines.insert(0, f"{again}   # with the options of before: it continues")
-    if facts.failed:
-        lines.append(f"{again} --retry-failed   # with the options of before, once the images are mended")
-    return [*lines, f"arcpipe verify {store}"]

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from arcpipe.inspect.pixels import VERMILLION, coloured
@@ -24,12 +25,16 @@ BODY, TITLE = 16, 27
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Pictures of one sample. `caption`: the first line is bold; `warning` is printed in vermillion."""
+    """Pictures of one sample. `caption`: the first line is bold; `warning` is printed in vermillion.
+
+    `error` (height, width) becomes a picture too, when all rows of the sheet are known (`panels.finish`).
+    """
 
     panels: tuple[Image.Image, ...]
     caption: tuple[str, ...]
     tag: str = ""
     warning: str = ""
+    error: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,6 @@ class Sheet:
     notes: tuple[str, ...] = ()
     error_limit: float | None = None
     """The absolute error that has the brightest colour in the last column; drawn as a scale beside its name."""
-    warnings: tuple[str, ...] = ()
 
 
 @cache
@@ -89,7 +93,7 @@ def draw_sheet(sheet: Sheet) -> Image.Image:
     widths = [_column_width(sheet, i) for i in range(len(sheet.columns))]
     width = 2 * MARGIN + CAPTION_WIDTH + sum(widths) + GAP * len(widths)
     heading = _heading(sheet, width - 2 * MARGIN)
-    heights = [_row_height(row) for row in sheet.rows]
+    heights = [max(len(_caption(row)) * LINE, *(panel.height for panel in row.panels)) for row in sheet.rows]
     notes = [line for note in sheet.notes for line in wrap(note, width - 2 * MARGIN)]
     top = MARGIN + sum(step for _, _, step, _ in heading) + GAP
     height = top + LINE + GAP + sum(heights) + len(sheet.rows) * 2 * GAP + len(notes) * LINE + MARGIN - GAP
@@ -119,9 +123,7 @@ def _column_width(sheet: Sheet, index: int) -> int:
 def _heading(sheet: Sheet, width: int) -> list[tuple[str, Font, int, Colour]]:
     """Lines above the columns: text, font, height and colour."""
     lines = [(text, font(TITLE, True), TITLE + 12, INK) for text in wrap(sheet.title, width, TITLE, True)]
-    lines += [(text, font(BODY), LINE, QUIET) for line in sheet.subtitle for text in wrap(line, width)]
-    lines += [(text, font(BODY, True), LINE, VERMILLION) for line in sheet.warnings for text in wrap(line, width)]
-    return lines
+    return lines + [(text, font(BODY), LINE, QUIET) for line in sheet.subtitle for text in wrap(line, width)]
 
 
 def _draw_columns(
@@ -154,10 +156,6 @@ def _caption(row: Row) -> list[tuple[str, bool, Colour]]:
     for i, text in enumerate(row.caption):
         lines += [(part, i == 0, INK) for part in wrap(text, room, bold=i == 0)]
     return lines + [(part, False, VERMILLION) for part in wrap(row.warning, room, most=6)]
-
-
-def _row_height(row: Row) -> int:
-    return max(len(_caption(row)) * LINE, *(panel.height for panel in row.panels))
 
 
 def _draw_row(page: Image.Image, pen: ImageDraw.ImageDraw, row: Row, lefts: list[int], top: int) -> None:

@@ -7,7 +7,6 @@ from arcpipe.sources.inventory import Inventory, Sample, Source
 from arcpipe.sources.networks import NetworkSet, open_networks
 from arcpipe.sources.opening import Picture, load_image, located, only_splits, open_source
 from arcpipe.sources.originals import Originals, open_originals
-from arcpipe.sources.registry import list_names
 
 __all__ = [
     "Inventory",
@@ -16,7 +15,6 @@ __all__ = [
     "Picture",
     "Sample",
     "Source",
-    "list_names",
     "load_image",
     "located",
     "only_splits",

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import tarfile
 import zlib
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from arcpipe.config import SourceSection
 from arcpipe.errors import SourceError
 from arcpipe.sources.download import RemoteFile
-from arcpipe.sources.inventory import Locator, Source, Tell
+from arcpipe.sources.inventory import Locator
 from arcpipe.sources.named import NamedSet
 from arcpipe.sources.randomfile import RandomFile
-from arcpipe.sources.rows import ImageRows, Rows, numbered
+from arcpipe.sources.rows import Records, Rows, numbered
 from arcpipe.sources.tarheaders import open_tar
 
 SIDE = 32
@@ -26,49 +25,54 @@ SPLITS = {"train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)), 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-@dataclass(frozen=True)
-class CifarRecords:
-    """The batch files in an uncompressed tar or in a folder. A locator is (file name, offset of the pixels)."""
+def open_cifar(paths: list[Path]) -> Records:
+    """Records of the decompressed tar, or of the folder `cifar-10-batches-bin`.
 
-    files: dict[str, RandomFile]
-    """By file name: the tar alone, or the batches."""
-    name: str = "cifar10"
-    classes: tuple[str, ...] = CLASSES
-    channels: int = 3
-    size: tuple[int, int] = (SIDE, SIDE)
+    A locator is (file name, offset of the pixels); the file is the tar, or the batch in the folder.
+    """
+    [path] = paths
+    names = [name for names in SPLITS.values() for name in names]
+    places = [path / name for name in names if (path / name).is_file()] if path.is_dir() else [path]
+    if path.is_dir() and len(places) < len(names):
+        raise _damaged(path, f"found {len(places)} of the files {', '.join(names)}")
+    files = {place.name: RandomFile(place) for place in places}
+    return Records("cifar10", CLASSES, 3, (SIDE, SIDE), partial(_scan, files), partial(_image, files))
 
-    def scan(self) -> dict[str, Rows]:
-        batches = self._batches()
-        return {split: _rows([batches[name] for name in names], self.files) for split, names in SPLITS.items()}
 
-    def image(self, locator: Locator, key: str) -> Image.Image:
-        data = self.files[str(locator[0])].read(int(locator[1]), PIXEL_BYTES, key)
-        planes = np.frombuffer(data, np.uint8).reshape(3, SIDE, SIDE)
-        return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
+def _scan(files: dict[str, RandomFile]) -> dict[str, Rows]:
+    batches = _batches(files)
+    return {split: _rows([batches[name] for name in names], files) for split, names in SPLITS.items()}
 
-    def _batches(self) -> dict[str, tuple[str, int, int]]:
-        """Of each batch: file, offset and bytes."""
-        if len(self.files) > 1:
-            found = {name: (name, 0, file.path.stat().st_size) for name, file in self.files.items()}
-        else:
-            [(file_name, file)] = self.files.items()
-            try:
-                with open_tar(file.path) as tar:
-                    found = {
-                        member.name.rsplit("/", 1)[-1]: (file_name, member.offset_data, member.size)
-                        for member in tar
-                        if member.isreg()
-                    }
-            except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, IndexError) as error:
-                raise _damaged(file.path, str(error)) from None
-        for name in (name for names in SPLITS.values() for name in names):
-            nbytes = found[name][2] if name in found else 0
-            if nbytes == 0 or nbytes % RECORD_BYTES:
-                raise _damaged(
-                    next(iter(self.files.values())).path,
-                    f"{name} has {nbytes} bytes, expected a multiple of {RECORD_BYTES}",
-                )
-        return found
+
+def _image(files: dict[str, RandomFile], locator: Locator, key: str) -> Image.Image:
+    data = files[str(locator[0])].read(int(locator[1]), PIXEL_BYTES, key)
+    planes = np.frombuffer(data, np.uint8).reshape(3, SIDE, SIDE)
+    return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
+
+
+def _batches(files: dict[str, RandomFile]) -> dict[str, tuple[str, int, int]]:
+    """Of each batch: file, offset and bytes."""
+    if len(files) > 1:
+        found = {name: (name, 0, file.path.stat().st_size) for name, file in files.items()}
+    else:
+        [(file_name, file)] = files.items()
+        try:
+            with open_tar(file.path) as tar:
+                found = {
+                    member.name.rsplit("/", 1)[-1]: (file_name, member.offset_data, member.size)
+                    for member in tar
+                    if member.isreg()
+                }
+        except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, IndexError) as error:
+            raise _damaged(file.path, str(error)) from None
+    for name in (name for names in SPLITS.values() for name in names):
+        nbytes = found[name][2] if name in found else 0
+        if nbytes == 0 or nbytes % RECORD_BYTES:
+            raise _damaged(
+                next(iter(files.values())).path,
+                f"{name} has {nbytes} bytes, expected a multiple of {RECORD_BYTES}",
+            )
+    return found
 
 
 def _rows(batches: list[tuple[str, int, int]], files: dict[str, RandomFile]) -> Rows:
@@ -90,16 +94,6 @@ def _damaged(path: Path, why: str) -> SourceError:
         details=[why],
         fix=["delete it, and run the same command again to fetch it"],
     )
-
-
-def open_cifar(paths: list[Path], section: SourceSection, seed: int, progress: Tell) -> Source:
-    """Open the decompressed tar, or the folder `cifar-10-batches-bin`."""
-    [path] = paths
-    names = [name for names in SPLITS.values() for name in names]
-    places = [path / name for name in names if (path / name).is_file()] if path.is_dir() else [path]
-    if path.is_dir() and len(places) < len(names):
-        raise _damaged(path, f"found {len(places)} of the files {', '.join(names)}")
-    return ImageRows(CifarRecords({place.name: RandomFile(place) for place in places}), section, seed=seed)
 
 
 CIFAR10 = NamedSet(

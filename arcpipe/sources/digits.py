@@ -6,19 +6,17 @@ import importlib.util
 import threading
 import warnings
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from arcpipe.config import SourceSection
 from arcpipe.errors import SourceError
 from arcpipe.seeds import generator
-from arcpipe.sources.inventory import Locator, Source, Tell
+from arcpipe.sources.inventory import Locator
 from arcpipe.sources.named import NamedSet
-from arcpipe.sources.rows import ImageRows, Rows, numbered
+from arcpipe.sources.rows import Records, Rows, numbered
 
 SIDE, ENLARGED = 8, 32
 WHITE = 16
@@ -29,30 +27,23 @@ _loading = threading.Lock()
 _table: NDArray[np.float32] | None = None
 
 
-@dataclass(frozen=True)
-class DigitRecords:
+def _scan() -> dict[str, Rows]:
     """A locator is the row in scikit-learn's order, and so is the name."""
+    table = digits_table()
+    labels = table[:, -1].astype(np.int64)
+    names = numbered(len(table))
+    splits = {}
+    for split, rows in split_rows(labels).items():
+        locators: list[Locator] = [(row,) for row in rows.tolist()]
+        evidence = zlib.crc32(table[rows].tobytes()).to_bytes(4, "little")
+        splits[split] = Rows(labels[rows], [names[row] for row in rows], locators, evidence)
+    return splits
 
-    name: str = "digits"
-    classes: tuple[str, ...] = tuple("0123456789")
-    channels: int = 1
-    size: tuple[int, int] = (ENLARGED, ENLARGED)
 
-    def scan(self) -> dict[str, Rows]:
-        table = digits_table()
-        labels = table[:, -1].astype(np.int64)
-        names = numbered(len(table))
-        splits = {}
-        for split, rows in split_rows(labels).items():
-            locators: list[Locator] = [(row,) for row in rows.tolist()]
-            evidence = zlib.crc32(table[rows].tobytes()).to_bytes(4, "little")
-            splits[split] = Rows(labels[rows], [names[row] for row in rows], locators, evidence)
-        return splits
-
-    def image(self, locator: Locator, key: str) -> Image.Image:
-        pixels = digits_table()[int(locator[0]), :-1].reshape(SIDE, SIDE) / np.float32(WHITE)
-        large = Image.fromarray(pixels).resize((ENLARGED, ENLARGED), Image.Resampling.BICUBIC)
-        return Image.fromarray(np.clip(np.asarray(large), 0, 1))
+def _image(locator: Locator, key: str) -> Image.Image:
+    pixels = digits_table()[int(locator[0]), :-1].reshape(SIDE, SIDE) / np.float32(WHITE)
+    large = Image.fromarray(pixels).resize((ENLARGED, ENLARGED), Image.Resampling.BICUBIC)
+    return Image.fromarray(np.clip(np.asarray(large), 0, 1))
 
 
 def split_rows(labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
@@ -90,8 +81,5 @@ def _load() -> NDArray[np.float32]:
     return np.column_stack([bunch.data, bunch.target]).astype(np.float32)
 
 
-def _open(paths: list[Path], section: SourceSection, seed: int, progress: Tell) -> Source:
-    return ImageRows(DigitRecords(), section, seed=seed)
-
-
-DIGITS = NamedSet("digits", _open)
+RECORDS = Records("digits", tuple("0123456789"), 1, (ENLARGED, ENLARGED), _scan, _image)
+DIGITS = NamedSet("digits", lambda paths: RECORDS)

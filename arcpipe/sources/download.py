@@ -23,6 +23,9 @@ from arcpipe.sources.inventory import Tell, silent
 STEP_BYTES = 2**18
 TIMEOUT_S = 30.0
 ATTEMPTS = 5
+"""So often is a connection that yields nothing new tried again."""
+PAUSE_S = 1.0
+"""Before the second attempt; twice as long before each further one."""
 REPORT_EVERY_S = 2.0
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -60,15 +63,7 @@ def verify(path: Path, remote: RemoteFile) -> None:
         raise _other_file(path, remote, remote.checksum, found)
 
 
-def fetch(
-    remote: RemoteFile,
-    folder: Path,
-    *,
-    progress: Tell = silent,
-    allow_http: bool = False,
-    attempts: int = ATTEMPTS,
-    pause_s: float = 1.0,
-) -> Path:
+def fetch(remote: RemoteFile, folder: Path, *, progress: Tell = silent, allow_http: bool = False) -> Path:
     """Download a file into `folder` and return its path.
 
     Bytes go to `NAME.partial`, which a later call continues where the server can; the name itself appears only after
@@ -76,8 +71,6 @@ def fetch(
 
     Args:
         allow_http: also take `http://`, but from this machine only.
-        attempts: how often a connection that yields nothing new is tried again.
-        pause_s: seconds before the second attempt; twice as long before each further one.
 
     Raises:
         DownloadError: no connection, another process at work, or not the pinned content.
@@ -89,7 +82,7 @@ def fetch(
         with partial.open("ab") as out, locked(partial, wait=False):  # two processes would mix their bytes
             _check_scheme(remote.url, allow_http)
             opener = urllib.request.build_opener(_CheckedRedirects(allow_http))
-            _fill(opener, remote, out, progress, attempts, pause_s)
+            _fill(opener, remote, out, progress)
             try:
                 verify(partial, remote)
             except DownloadError:
@@ -113,30 +106,23 @@ def fetch(
     return target
 
 
-def _fill(
-    opener: urllib.request.OpenerDirector,
-    remote: RemoteFile,
-    out: BinaryIO,
-    progress: Tell,
-    attempts: int,
-    pause_s: float,
-) -> None:
+def _fill(opener: urllib.request.OpenerDirector, remote: RemoteFile, out: BinaryIO, progress: Tell) -> None:
     """Connect until all bytes are here. Attempts that yield nothing new count; without a network, two are enough."""
     here = os.fstat(out.fileno()).st_size
-    failures, allowed = 0, min(2, attempts)
+    failures, allowed = 0, min(2, ATTEMPTS)
     while here < remote.nbytes:
         problem = _receive(opener, remote, out, here, progress)
         if problem is None:
             return  # the server says that this was all: the size check has the last word
         before, here = here, os.fstat(out.fileno()).st_size
         if here > before:
-            failures, allowed = 0, attempts
+            failures, allowed = 0, ATTEMPTS
         else:
             failures += 1
         if failures >= allowed:
             raise _no_connection(remote, problem)
         progress(f"{remote.name}: {problem}; trying again at {here:,} bytes")
-        time.sleep(pause_s * 2**failures)
+        time.sleep(PAUSE_S * 2**failures)
 
 
 def _receive(

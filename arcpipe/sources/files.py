@@ -16,7 +16,7 @@ from arcpipe.errors import ImageError, SourceError
 from arcpipe.progress import counted
 from arcpipe.sources.decode import check_bytes, decode, quick_header, read_header
 from arcpipe.sources.inventory import Inventory, Locator, Sample, Tell, check_usable, choose, digest, silent
-from arcpipe.sources.layout import EXPECTED, is_hidden_image, is_image, place
+from arcpipe.sources.layout import EXPECTED, FilePlace, is_hidden_image, is_image, place
 from arcpipe.sources.shape import shape_image, shaped_size
 
 HEAD_BYTES = 8192
@@ -57,14 +57,6 @@ class Container(Protocol):
         """A whole file. `key` names the image in an `ImageError`."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A file with its place among the samples, before its header is read."""
-
-    sample: Sample
-    entry: Entry
-
-
 class ImageFiles:
     """The `Source` of a container of image files."""
 
@@ -82,7 +74,6 @@ class ImageFiles:
     def inventory(self) -> Inventory:
         listing = self.container.scan()
         images = [entry for entry in listing.entries if is_image(entry.name)]
-        ignored = len(listing.entries) - len(images) + len(listing.refused)
         if listing.refused:
             self.progress(_first(f"{counted(len(listing.refused), 'entry', 'entries')} passed over", listing.refused))
         hidden = [entry.name for entry in listing.entries if is_hidden_image(entry.name)]
@@ -90,61 +81,49 @@ class ImageFiles:
             passed = f"{counted(len(hidden), 'image', 'images')} passed over"
             self.progress(_first(f"{passed}, a name in whose path begins with a dot", hidden))
         if not images:
-            raise self._empty(ignored, listing)
-        rows, classes = self._placed(images)
-        return self._described(self._chosen(rows), classes, ignored + len(images) - len(rows))
-
-    def _placed(self, images: list[Entry]) -> tuple[list[_Row], tuple[str, ...]]:
-        """Split and label of every image that has them, and the classes."""
+            raise self._empty(listing)
         places, notes = place([entry.name for entry in images], self.container.name, self.section.held_out)
         for note in notes:
             self.progress(note)
         classes = tuple(sorted({where.label for where in places if where}))
         if len(classes) == 1:
             self.progress(f"{self.container.name} has one class only ({classes[0]}): nothing to learn from it")
+        splits: dict[str, list[tuple[FilePlace, Entry]]] = {}
+        for where, entry in zip(places, images, strict=True):
+            if where is not None:
+                splits.setdefault(where.split, []).append((where, entry))
+        return self._described(dict(sorted(splits.items())), classes)
+
+    def _described(self, splits: dict[str, list[tuple[FilePlace, Entry]]], classes: tuple[str, ...]) -> Inventory:
+        """Sort, number and limit the files of each split, and read the headers of those that are kept."""
         labels = {label: row for row, label in enumerate(classes)}
-        rows = [
-            _Row(Sample(where.split, labels[where.label], where.path, -1, entry.locator, None), entry)
-            for where, entry in zip(places, images, strict=True)
-            if where is not None
-        ]
-        return rows, classes
-
-    def _chosen(self, rows: list[_Row]) -> dict[str, list[_Row]]:
-        """Split, sort, number and limit."""
-        splits: dict[str, list[_Row]] = {}
-        for row in rows:
-            splits.setdefault(row.sample.split, []).append(row)
-        for split, group in sorted(splits.items()):
-            group.sort(key=lambda row: row.sample.path)
-            kept = choose(np.array([row.sample.label for row in group]), self.section.limit, split)
-            splits[split] = [_Row(replace(group[i].sample, sample_id=i), group[i].entry) for i in kept.tolist()]
-        return dict(sorted(splits.items()))
-
-    def _described(self, splits: dict[str, list[_Row]], classes: tuple[str, ...], ignored: int) -> Inventory:
-        """Read the headers of all that is kept."""
-        samples: dict[str, tuple[Sample, ...]] = {}
+        kept: dict[str, list[int]] = {}
+        for split, files in splits.items():
+            files.sort(key=lambda file: file[0].path)
+            own = np.array([labels[where.label] for where, _ in files])
+            kept[split] = choose(own, self.section.limit, split).tolist()
+        samples: dict[str, list[Sample]] = {split: [] for split in splits}
         evidence: list[bytes] = []
-        all_grey, total, told = True, sum(map(len, splits.values())), time.monotonic()
-        for split, rows in splits.items():
-            described = []
-            for row in rows:
-                sample, proof, grey = self._header(row)
-                all_grey &= grey
-                described.append(sample)
-                line = f"{sample.key}\0{sample.sample_id}\0{sample.label}\0{row.entry.nbytes}\0"
-                evidence.append(line.encode() + proof)
-                if time.monotonic() - told > REPORT_EVERY_S:
-                    told = time.monotonic()
-                    self.progress(f"{len(evidence)} of {total} headers read")
-            samples[split] = tuple(described)
-        check_usable(self.container.name, samples)
+        all_grey, total, told = True, sum(map(len, kept.values())), time.monotonic()
+        for split, number in ((split, number) for split, numbers in kept.items() for number in numbers):
+            where, entry = splits[split][number]
+            sample = Sample(split, labels[where.label], where.path, number, entry.locator, None)
+            sample, proof, grey = self._header(sample, entry)
+            all_grey &= grey
+            samples[split].append(sample)
+            line = f"{sample.key}\0{sample.sample_id}\0{sample.label}\0{entry.nbytes}\0"
+            evidence.append(line.encode() + proof)
+            if time.monotonic() - told > REPORT_EVERY_S:
+                told = time.monotonic()
+                self.progress(f"{len(evidence)} of {total} headers read")
+        found = {split: tuple(rows) for split, rows in samples.items()}
+        check_usable(self.container.name, found)
         channels = 1 if self.section.grey or all_grey else 3
-        return Inventory(self.container.name, classes, channels, samples, digest(classes, channels, evidence), ignored)
+        return Inventory(self.container.name, classes, channels, found, digest(classes, channels, evidence))
 
-    def _header(self, row: _Row) -> tuple[Sample, bytes, bool]:
+    def _header(self, sample: Sample, entry: Entry) -> tuple[Sample, bytes, bool]:
         """The sample with its size or reason, evidence of its content, and whether it lets the set be greyscale."""
-        sample, entry, head, grey = row.sample, row.entry, b"", True
+        head, grey = b"", True
         try:
             check_bytes(entry.nbytes, sample.key)
             with self.container.open(entry.locator, sample.key) as stream:
@@ -159,13 +138,14 @@ class ImageFiles:
             sample = replace(sample, reason=" ".join([error.what, *error.details]))
         return sample, entry.evidence or zlib.crc32(head).to_bytes(4, "little"), grey
 
-    def _empty(self, ignored: int, listing: Listing) -> SourceError:
+    def _empty(self, listing: Listing) -> SourceError:
         kinds = Counter(_suffix(entry.name) for entry in listing.entries)
         found = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5))
+        count = len(listing.entries) + len(listing.refused)
         return SourceError(
             f"{self.container.name} holds no images.",
             details=[
-                f"{ignored} files were passed over" + (f": {found}" if found else ""),
+                f"{count} files were passed over" + (f": {found}" if found else ""),
                 *listing.refused[:3],
                 *EXPECTED,
             ],

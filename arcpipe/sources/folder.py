@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import stat
 from collections import Counter
@@ -36,8 +37,31 @@ class Folder:
         return self.root.resolve().name or str(self.root)
 
     def scan(self) -> Listing:
-        listing = Listing([], [])
-        self._walk(listing)
+        """List what lies below the root, folder by folder; with a stack and no calls, for folders may be very deep."""
+        real_root, status = Path(os.path.realpath(self.root)), self.root.stat()
+        listing, seen = Listing([], []), Counter[Identity]()
+        waiting: list[tuple[str, tuple[Identity, ...]]] = [("", ((status.st_dev, status.st_ino),))]
+        while waiting:
+            inside, above = waiting.pop()
+            seen[above[-1]] += 1
+            if seen[above[-1]] > MAX_VISITS:
+                raise SourceError(
+                    f"more than {MAX_VISITS} links lead to the folder {self.root / inside}.",
+                    details=["each of them would make all its images samples once more"],
+                    fix=["remove the links, or give the folder that they lead to"],
+                )
+            found = []
+            for entry in self._entries(self.root / inside):
+                name = f"{inside}/{entry.name}" if inside else entry.name
+                try:
+                    why, below = self._look(entry, name, above, real_root, listing)
+                except OSError as error:  # gone since it was listed, or behind a folder that may not be looked into
+                    why, below = error.strerror or "cannot be read", None
+                if why:
+                    listing.refused.append(f"{readable(name)}: {why}")
+                elif below:
+                    found.append((name, (*above, below)))
+            waiting += reversed(found)  # the first is the next
         return listing
 
     def open(self, locator: Locator, key: str) -> BinaryIO:
@@ -58,29 +82,6 @@ class Folder:
                 return stream.read()
         except OSError as error:
             raise ImageError(f"{key} cannot be read.", details=[str(error)]) from None
-
-    def _walk(self, listing: Listing) -> None:
-        """Add what lies below the root, folder by folder; a list instead of calls, for folders may be very deep."""
-        real_root, status = Path(os.path.realpath(self.root)), self.root.stat()
-        seen: Counter[Identity] = Counter()
-        waiting: list[tuple[str, tuple[Identity, ...]]] = [("", ((status.st_dev, status.st_ino),))]
-        while waiting:
-            inside, above = waiting.pop()
-            seen[above[-1]] += 1
-            if seen[above[-1]] > MAX_VISITS:
-                raise _tangled(self.root / inside)
-            found = []
-            for entry in self._entries(self.root / inside):
-                name = f"{inside}/{entry.name}" if inside else entry.name
-                try:
-                    why, below = self._look(entry, name, above, real_root, listing)
-                except OSError as error:  # gone since it was listed, or behind a folder that may not be looked into
-                    why, below = error.strerror or "cannot be read", None
-                if why:
-                    listing.refused.append(f"{readable(name)}: {why}")
-                elif below:
-                    found.append((name, (*above, below)))
-            waiting += reversed(found)  # the first is the next
 
     def _look(
         self,
@@ -117,19 +118,7 @@ class Folder:
 def readable(name: str) -> str:
     """A name as text that can be stored and printed: bytes that are no UTF-8, and control codes, become `\\xNN`."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() or not _is_control(char) else f"\\x{ord(char):02x}" for char in text)
-
-
-def _is_control(char: str) -> bool:
-    return ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0
-
-
-def _tangled(folder: Path) -> SourceError:
-    return SourceError(
-        f"more than {MAX_VISITS} links lead to the folder {folder}.",
-        details=["each of them would make all its images samples once more"],
-        fix=["remove the links, or give the folder that they lead to"],
-    )
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _stays_inside(path: str, real_root: Path) -> bool:

@@ -48,7 +48,6 @@ class Inventory:
     `samples`: split -> samples sorted by path (Python's order of strings). `channels`: 1 with `--grey` or if every
     readable image is greyscale, else 3. `digest`: sha256 over split, path, label, bytes and cheap evidence of the
     content of every sample, the classes and the channels; dates and the place of the dataset do not enter.
-    `ignored`: files passed over because they are no images.
     """
 
     name: str
@@ -56,7 +55,6 @@ class Inventory:
     channels: int
     samples: dict[str, tuple[Sample, ...]]
     digest: str
-    ignored: int
 
 
 class Source(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from arcpipe.config import SourceSection
 from arcpipe.errors import SourceError
 from arcpipe.sources.download import RemoteFile
-from arcpipe.sources.inventory import Locator, Source, Tell
+from arcpipe.sources.inventory import Locator
 from arcpipe.sources.named import NamedSet
 from arcpipe.sources.randomfile import RandomFile
-from arcpipe.sources.rows import ImageRows, Rows, numbered
+from arcpipe.sources.rows import Records, Rows, numbered
 
 SIDE = 28
 IMAGES_MAGIC, LABELS_MAGIC = 0x00000803, 0x00000801  # unsigned bytes of 3 and of 1 dimensions
@@ -34,47 +32,37 @@ FIRST_LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class IdxRecords:
-    """Two pairs of idx files (images, labels): train, then test. A locator is (split, offset)."""
-
-    name: str
-    classes: tuple[str, ...]
-    images: dict[str, RandomFile]
-    labels: dict[str, RandomFile]
-    channels: int = 1
-    size: tuple[int, int] = (SIDE, SIDE)
-
-    def scan(self) -> dict[str, Rows]:
-        return {split: self._scan(split) for split in self.images}
-
-    def image(self, locator: Locator, key: str) -> Image.Image:
-        data = self.images[str(locator[0])].read(int(locator[1]), SIDE * SIDE, key)
-        return Image.frombytes("L", (SIDE, SIDE), data)
-
-    def _scan(self, split: str) -> Rows:
-        labels = _idx(self.labels[split].path, LABELS_MAGIC, LABELS_HEADER).astype(np.int64)
-        pixels = _idx(self.images[split].path, IMAGES_MAGIC, IMAGES_HEADER)
-        if len(pixels) != len(labels) * SIDE * SIDE or labels.max(initial=0) >= len(self.classes):
-            raise _no_idx(self.images[split].path, f"{len(labels)} labels below 10 for {len(pixels)} pixels")
-        first = FIRST_LABELS[self.name][split]
-        if tuple(labels[: len(first)].tolist()) != first:
-            raise SourceError(
-                f"{self.labels[split].path} is not {self.name}.",
-                details=[f"expected the first labels {first}", f"found {tuple(labels[: len(first)].tolist())}"],
-                fix=[f"put the files of {self.name} into a folder named {self.name}"],
-            )
-        locators: list[Locator] = [(split, IMAGES_HEADER + row * SIDE * SIDE) for row in range(len(labels))]
-        return Rows(labels, numbered(len(labels)), locators, zlib.crc32(pixels.data).to_bytes(4, "little"))
+def open_idx(name: str, classes: tuple[str, ...], paths: list[Path]) -> Records:
+    """Records of the four decompressed files, in the order of `FILES`. A locator is (split, offset)."""
+    images = {"train": RandomFile(paths[0]), "test": RandomFile(paths[2])}
+    labels = {"train": paths[1], "test": paths[3]}
+    scan = partial(_scan, name, len(classes), images, labels)
+    return Records(name, classes, 1, (SIDE, SIDE), scan, partial(_image, images))
 
 
-def open_idx(
-    name: str, classes: tuple[str, ...], paths: list[Path], section: SourceSection, seed: int, progress: Tell
-) -> Source:
-    """Open the four decompressed files, in the order of `FILES`."""
-    files = [RandomFile(path) for path in paths]
-    records = IdxRecords(name, classes, {"train": files[0], "test": files[2]}, {"train": files[1], "test": files[3]})
-    return ImageRows(records, section, seed=seed)
+def _scan(name: str, n_classes: int, images: dict[str, RandomFile], labels: dict[str, Path]) -> dict[str, Rows]:
+    return {split: _rows(name, split, n_classes, images[split].path, labels[split]) for split in images}
+
+
+def _rows(name: str, split: str, n_classes: int, images: Path, labels_file: Path) -> Rows:
+    labels = _idx(labels_file, LABELS_MAGIC, LABELS_HEADER).astype(np.int64)
+    pixels = _idx(images, IMAGES_MAGIC, IMAGES_HEADER)
+    if len(pixels) != len(labels) * SIDE * SIDE or labels.max(initial=0) >= n_classes:
+        raise _no_idx(images, f"{len(labels)} labels below 10 for {len(pixels)} pixels")
+    expected, found = FIRST_LABELS[name][split], tuple(labels[:10].tolist())
+    if found != expected:
+        raise SourceError(
+            f"{labels_file} is not {name}.",
+            details=[f"expected the first labels {expected}", f"found {found}"],
+            fix=[f"put the files of {name} into a folder named {name}"],
+        )
+    locators: list[Locator] = [(split, IMAGES_HEADER + row * SIDE * SIDE) for row in range(len(labels))]
+    return Rows(labels, numbered(len(labels)), locators, zlib.crc32(pixels.data).to_bytes(4, "little"))
+
+
+def _image(images: dict[str, RandomFile], locator: Locator, key: str) -> Image.Image:
+    data = images[str(locator[0])].read(int(locator[1]), SIDE * SIDE, key)
+    return Image.frombytes("L", (SIDE, SIDE), data)
 
 
 def _idx(path: Path, magic: int, header: int) -> NDArray[np.uint8]:

@@ -11,7 +11,9 @@ from pathlib import Path
 from arcpipe.config import SourceSection
 from arcpipe.errors import DownloadError
 from arcpipe.sources.download import RemoteFile, fetch, verify
+from arcpipe.sources.files import Container, ImageFiles
 from arcpipe.sources.inventory import Source, Tell
+from arcpipe.sources.rows import ImageRows, Records
 from arcpipe.sources.uncompressed import uncompressed
 
 
@@ -23,7 +25,7 @@ class NamedSet:
     """
 
     name: str
-    open: Callable[[list[Path], SourceSection, int, Tell], Source]
+    open: Callable[[list[Path]], Records | Container]
     files: tuple[RemoteFile, ...] = ()
     folders: tuple[str, ...] = ()
 
@@ -54,7 +56,10 @@ def open_named(
         if path.is_file():
             path = uncompressed(path, check=partial(_check, path, remote, progress), progress=progress, scratch=scratch)
         paths.append(path)
-    return named.open(paths, section, seed, progress)
+    content = named.open(paths)
+    if isinstance(content, Records):
+        return ImageRows(content, section, seed=seed)
+    return ImageFiles(content, section, seed=seed, progress=progress)
 
 
 def _check(path: Path, remote: RemoteFile, progress: Tell) -> None:

@@ -108,7 +108,7 @@ class NetworkSet:
             for file in kept[split, sample.path]
         ]
         channels = self.widths[-1]
-        return Inventory(self.root.name, classes, channels, samples, digest(classes, channels, evidence), 0), kept
+        return Inventory(self.root.name, classes, channels, samples, digest(classes, channels, evidence)), kept
 
 
 def open_networks(section: SourceSection) -> NetworkSet | None:

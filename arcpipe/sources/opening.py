@@ -24,7 +24,7 @@ from arcpipe.sources.inventory import Inventory, Source, Tell, silent
 from arcpipe.sources.layout import EXPECTED, is_image
 from arcpipe.sources.named import data_folder, open_named
 from arcpipe.sources.randomfile import RandomFile
-from arcpipe.sources.registry import SETS, list_names
+from arcpipe.sources.registry import SETS
 from arcpipe.sources.shape import shape_image, shaped_size
 from arcpipe.sources.tarheaders import is_tar
 from arcpipe.sources.uncompressed import uncompressed
@@ -43,7 +43,7 @@ def open_source(
 ) -> Source:
     """Open the dataset that `section.source` names. Cheap where its files are here: workers call it too.
 
-    A name (`list_names`) comes first; for a folder of that name write `./mnist`. The first time, a named set may be
+    A name (of `SETS`) comes first; for a folder of that name write `./mnist`. The first time, a named set may be
     downloaded and a compressed archive decompressed beside itself (docs/images.md).
 
     Args:
@@ -188,14 +188,14 @@ def _missing(path: Path, data: Path) -> SourceError:
         what = "leads nowhere" if path.is_symlink() else "is neither a folder nor a file"
         raise SourceError(f"{path} {what}: a folder, a tar or a zip of images is needed.", details=EXPECTED)
     near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, around, n=3)]
-    near += difflib.get_close_matches(str(path).lower(), list_names(), n=2)
+    near += difflib.get_close_matches(str(path).lower(), SETS, n=2)
     return SourceError(
         f"there is no dataset {path}.",
         details=[
             f"looked for in {Path.cwd()}"
             + ("" if path.is_absolute() else f" and in the data folder {data.absolute()}"),
             *([f"near it: {', '.join(near)}"] if near else []),
-            f"names: {', '.join(list_names())}; otherwise a folder, a tar or a zip",
+            f"names: {', '.join(SETS)}; otherwise a folder, a tar or a zip",
         ],
         fix=[
             f"arcpipe convert {near[0] if near else 'digits'}",

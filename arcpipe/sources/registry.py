@@ -16,8 +16,4 @@ SETS: dict[str, NamedSet] = {
     "imagenette": IMAGENETTE,
     "imagenette320": IMAGENETTE320,
 }
-
-
-def list_names() -> tuple[str, ...]:
-    """The names that SOURCE may have, the embedded dataset first."""
-    return tuple(SETS)
+"""By the names that SOURCE may have, the embedded dataset first."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,26 +25,20 @@ class Rows:
     evidence: bytes
 
 
-class Records(Protocol):
-    """What tells one such dataset from another. Picklable; files are opened at first use in every process."""
+@dataclass(frozen=True)
+class Records:
+    """What tells one such dataset from another. Picklable; files are opened at first use in every process.
 
-    @property
-    def name(self) -> str: ...
+    `size`: height and width of every image, pixels. `scan` lists the splits. `image` reads the one at a locator, in
+    mode `L`, `RGB` or `F` ([0, 1]); its second argument is what messages call it.
+    """
 
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    @property
-    def channels(self) -> int: ...
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of every image, pixels."""
-
-    def scan(self) -> dict[str, Rows]: ...
-
-    def image(self, locator: Locator, key: str) -> Image.Image:
-        """One image, of mode `L`, `RGB` or `F` ([0, 1])."""
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    size: tuple[int, int]
+    scan: Callable[[], dict[str, Rows]]
+    image: Callable[[Locator, str], Image.Image]
 
 
 class ImageRows:
@@ -69,7 +63,7 @@ class ImageRows:
             evidence += [split.encode(), chosen, labels, rows.evidence]
         check_usable(records.name, samples)
         content = digest(records.classes, channels, evidence)
-        return Inventory(records.name, records.classes, channels, samples, content, 0)
+        return Inventory(records.name, records.classes, channels, samples, content)
 
     def _samples(self, split: str, rows: Rows, kept: NDArray[np.int64]) -> tuple[Sample, ...]:
         """All images have one size, so one look at the shape answers for all."""

@@ -47,7 +47,9 @@ def uncompressed(
         SourceError: the file is damaged or cut off.
         NoSpaceError: the disk would be full.
     """
-    opener = _opener(path)
+    with path.open("rb") as stream:
+        start = stream.read(6)
+    opener = next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), None)
     if opener is None:
         return path
     beside, cached = _targets(path)
@@ -63,12 +65,6 @@ def uncompressed(
     progress(f"{path.name} is compressed: decompressing it once to {target}")
     _decompress(path, opener, target)
     return target
-
-
-def _opener(path: Path) -> Callable[..., BinaryIO] | None:
-    with path.open("rb") as stream:
-        start = stream.read(6)
-    return next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), None)
 
 
 def _targets(path: Path) -> tuple[Path, Path]:
@@ -102,7 +98,13 @@ def _decompress(path: Path, opener: Callable[..., BinaryIO], target: Path) -> No
             fix=["fetch or copy the file again, and compare its size"],
         ) from None
     except OSError as error:
-        raise _explained(error, path, target) from None
+        if error.errno != errno.ENOSPC:
+            raise SourceError(f"{path} cannot be decompressed.", details=[str(error)]) from None
+        raise NoSpaceError(
+            f"no space to decompress {path.name} in {target.parent}.",
+            details=[str(error)],
+            fix=["free some space", "or move the file to another disk and give that path"],
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -115,13 +117,3 @@ def _refuse_bomb(path: Path, nbytes: int) -> None:
             details=[f"{packed:,} bytes became {nbytes:,}, more than {MAX_RATIO} times as many, and more would come"],
             fix=["decompress it yourself, if you know what it is, and give the tar"],
         )
-
-
-def _explained(error: OSError, path: Path, target: Path) -> NoSpaceError | SourceError:
-    if error.errno == errno.ENOSPC:
-        return NoSpaceError(
-            f"no space to decompress {path.name} in {target.parent}.",
-            details=[str(error)],
-            fix=["free some space", "or move the file to another disk and give that path"],
-        )
-    return SourceError(f"{path} cannot be decompressed.", details=[str(error)])

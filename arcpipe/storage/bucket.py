@@ -52,9 +52,6 @@ class BucketStorage:
     def read(self, name: str, at_most: int | None = None) -> bytes:
         return objects.get(self.address.at(name), at_most=at_most)
 
-    def size(self, name: str) -> int:
-        return objects.head(self.address.at(name)).n_bytes
-
     def sizes(self, group: str) -> Callable[[str], int]:
         """One listing tells them all, when the first is asked for."""
         known: dict[str, int] = {}
@@ -121,7 +118,12 @@ class BucketStorage:
         commits.drop(self.address, group)
 
     def move(self, name: str, other: BucketStorage) -> None:
-        commits.move(self.address, name, other.address.at(name))
+        source, target = self.address.at(name), other.address.at(name)
+        keys = [key for key, _ in objects.listing(source)] or [source.key]  # of one object below no prefix
+        targets = {key: Address(target.root, target.key + key[len(source.key) :]) for key in keys}
+        objects.each(lambda key: objects.copy(Address(source.root, key), targets[key]), keys)
+        self.drop(name)
+        objects.delete(source.root, [source.key])
 
     def sweep(self, *, finished: bool = False) -> int:
         """Commit the attempts that were chosen. Others have no locks, so that they wait until the store is finished."""

@@ -90,16 +90,6 @@ def drop(store: Address, group: str) -> None:
     objects.delete_below(store.at(group))
 
 
-def move(store: Address, name: str, target: Address) -> None:
-    """Move a group of a store, or one object in it, to another prefix of the bucket."""
-    source = store.at(name)
-    keys = [key for key, _ in objects.listing(source)] or [source.key]
-    targets = {key: Address(store.root, target.key + key[len(source.key) :]) for key in keys}
-    objects.each(lambda key: objects.copy(Address(store.root, key), targets[key]), keys)
-    drop(store, name)
-    objects.delete(store.root, [source.key])
-
-
 def _carry_out(place: Address, choice: Choice, final: Address) -> bool:
     """Make a choice the group `final`. False where its files have gone and nothing is committed: dropped meanwhile."""
     if not _committed(final):

@@ -74,7 +74,7 @@ def _acquire(store: Address, address: Address, owner: dict[str, Any]) -> str:
 def _take_over(store: Address, address: Address, owner: dict[str, Any]) -> str | None:
     """Replace a lease whose owner is dead. None where it was released meanwhile. Raises StoreBusyError."""
     try:
-        tag = objects.head(address).tag
+        tag = objects.tag_of(address)
         other = _read(address)
         who = f"process {other.get('pid')} on {other.get('host')}, since {other.get('since')}"
         alive = _lives_here(other)
@@ -83,7 +83,7 @@ def _take_over(store: Address, address: Address, owner: dict[str, Any]) -> str |
             ends = time.monotonic() + STALE_S
             while time.monotonic() < ends and not alive:
                 time.sleep(1)
-                alive = objects.head(address).tag != tag
+                alive = objects.tag_of(address) != tag
         if not alive:
             with contextlib.suppress(FileExistsError):
                 return objects.swap(address, _document(owner, 0), tag)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -70,12 +69,6 @@ class LocalStorage:
         if at_most is not None and status.st_size > at_most:
             raise ValueError(f"{status.st_size} bytes")
         return file.read_bytes()
-
-    def size(self, name: str) -> int:
-        file = self.path / name
-        if not file.is_file():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
-        return file.stat().st_size
 
     def sizes(self, group: str) -> Callable[[str], int]:
         def size_of(name: str) -> int:

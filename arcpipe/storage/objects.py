@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import operator
 import os
 import random
 import sys
@@ -57,20 +58,11 @@ class Address:
         return Address(self.root, "/".join(filter(None, (self.key, name))))
 
 
-@dataclass(frozen=True)
-class Head:
-    """What a service says of an object: bytes, the tag of this version, seconds since 1970 when it was written."""
-
-    n_bytes: int
-    tag: str
-    modified: float
-
-
 def get(address: Address, at_most: int | None = None) -> bytes:
     """A whole object. Raises ValueError, before it is fetched, where it has more than `at_most` bytes."""
 
-    def read() -> bytes:
-        answer = _obstore().get(client(address.root), address.key)
+    def read(bucket: Any) -> bytes:
+        answer = bucket.get(address.key)
         if at_most is not None and answer.meta["size"] > at_most:
             raise ValueError(f"{answer.meta['size']} bytes")
         return bytes(answer.bytes())
@@ -78,16 +70,15 @@ def get(address: Address, at_most: int | None = None) -> bytes:
     return patiently(address, read)
 
 
-def head(address: Address) -> Head:
-    """Size and version of an object."""
-    about = patiently(address, lambda: _obstore().head(client(address.root), address.key))
-    return Head(about["size"], about["e_tag"] or "", about["last_modified"].timestamp())
+def tag_of(address: Address) -> str:
+    """The tag that the service gives this version of an object."""
+    return patiently(address, lambda bucket: bucket.head(address.key))["e_tag"] or ""
 
 
 def exists(address: Address) -> bool:
     """Whether there is an object of just this key."""
     try:
-        head(address)
+        tag_of(address)
     except FileNotFoundError:
         return False
     return True
@@ -96,7 +87,7 @@ def exists(address: Address) -> bool:
 def put(address: Address, data: Any) -> None:
     """Write an object, replacing an older one at once. `data`: bytes, or the Path of a local file."""
     large = not isinstance(data, bytes) and data.stat().st_size > SINGLE_PUT_BYTES
-    patiently(address, lambda: _obstore().put(client(address.root), address.key, data, use_multipart=large, mode=None))
+    patiently(address, lambda bucket: bucket.put(address.key, data, use_multipart=large))
 
 
 def create(address: Address, data: bytes) -> str:
@@ -110,17 +101,16 @@ def create(address: Address, data: bytes) -> str:
 def _conditional_put(address: Address, data: bytes, mode: Any) -> str:
     tries = 0
 
-    def write() -> str:
+    def write(bucket: Any) -> str:
         nonlocal tries
         tries += 1
-        result = _obstore().put(client(address.root), address.key, data, mode=mode, use_multipart=False)
-        return str(result["e_tag"])
+        return str(bucket.put(address.key, data, mode=mode, use_multipart=False)["e_tag"])
 
     try:
         return patiently(address, write)
     except FileExistsError:
         if tries > 1 and get(address) == data:
-            return head(address).tag
+            return tag_of(address)
         raise
 
 
@@ -134,29 +124,25 @@ def swap(address: Address, data: bytes, tag: str) -> str:
 
 def copy(source: Address, target: Address) -> None:
     """Copy an object inside its bucket, without moving its bytes through here."""
-    patiently(source, lambda: _obstore().copy(client(source.root), source.key, target.key))
+    patiently(source, lambda bucket: bucket.copy(source.key, target.key))
 
 
 def listing(prefix: Address) -> Iterator[tuple[str, int]]:
     """Key (whole) and bytes of every object below a prefix, in order of keys."""
-    for batch in patiently(prefix, lambda: list(_obstore().list(client(prefix.root), _below(prefix), chunk_size=1000))):
+    for batch in patiently(prefix, lambda bucket: list(bucket.list(_below(prefix), chunk_size=1000))):
         for about in batch:
             yield about["path"], about["size"]
 
 
 def folders(prefix: Address) -> list[str]:
     """Keys (whole) of the prefixes that lie one step below a prefix."""
-    found = patiently(prefix, lambda: _obstore().list_with_delimiter(client(prefix.root), _below(prefix)))
+    found = patiently(prefix, lambda bucket: bucket.list_with_delimiter(_below(prefix)))
     return sorted(key.rstrip("/") for key in found["common_prefixes"])
 
 
 def any_below(prefix: Address) -> bool:
     """Whether there is an object below a prefix."""
-
-    def look() -> bool:
-        return any(True for batch in _obstore().list(client(prefix.root), _below(prefix), chunk_size=1) for _ in batch)
-
-    return patiently(prefix, look)
+    return patiently(prefix, lambda bucket: any(map(len, bucket.list(_below(prefix), chunk_size=1))))
 
 
 def delete_below(prefix: Address) -> None:
@@ -169,15 +155,15 @@ def delete(root: str, keys: Iterable[str]) -> None:
     chosen = list(keys)
     for start in range(0, len(chosen), 1000):
         some = chosen[start : start + 1000]
-        patiently(Address(root, some[0]), functools.partial(_obstore().delete, client(root), some))
+        patiently(Address(root, some[0]), operator.methodcaller("delete", some))
 
 
 def sha256(address: Address) -> str:
     """Hash an object without holding it in memory."""
 
-    def read() -> str:
+    def read(bucket: Any) -> str:
         digest = hashlib.sha256()
-        for block in _obstore().get(client(address.root), address.key).stream(min_chunk_size=BLOCK_BYTES):
+        for block in bucket.get(address.key).stream(min_chunk_size=BLOCK_BYTES):
             digest.update(bytes(block))
         return digest.hexdigest()
 
@@ -225,12 +211,12 @@ class Patience:
         )
 
 
-def patiently(address: Address, act: Callable[[], T]) -> T:
-    """Do a request until it is answered or patience ends. Pauses are Python's, so that Ctrl-C ends them."""
+def patiently(address: Address, act: Callable[[Any], T]) -> T:
+    """Ask the client of a bucket until it answers or patience ends. Pauses are Python's, so that Ctrl-C ends them."""
     patience = Patience(address)
     while True:
         try:
-            result = act()
+            result = act(client(address.root))
         except Exception as error:
             if isinstance(error, (ArcpipeError, ValueError)):
                 raise
@@ -284,9 +270,13 @@ def _client(root: str, environment: tuple[tuple[str, str], ...]) -> Any:
             f"the endpoint {at} is not encrypted: keys and pictures would be open to read on the way.",
             fix=["an https:// endpoint", "or, on a network that you trust: AWS_ALLOW_HTTP=true"],
         )
-    _obstore()
-    from obstore.store import from_url
-
+    try:
+        from obstore.store import from_url
+    except ImportError:
+        raise RemoteStoreError(
+            "stores in a bucket need the package obstore, which is not installed.",
+            fix=[install("remote")],
+        ) from None
     options = {"timeout": "60s", "connect_timeout": "10s", **({"allow_http": True} if allow_http else {})}
     return from_url(root, client_options=options, retry_config={"max_retries": 0})  # type: ignore[call-overload]
 
@@ -298,18 +288,6 @@ def endpoint() -> str | None:
             scheme, _, rest = os.environ[name].partition("://")
             return f"{scheme}://{rest.rpartition('@')[2]}"
     return None
-
-
-@functools.cache
-def _obstore() -> Any:
-    try:
-        import obstore
-    except ImportError:
-        raise RemoteStoreError(
-            "stores in a bucket need the package obstore, which is not installed.",
-            fix=[install("remote")],
-        ) from None
-    return obstore
 
 
 def _below(prefix: Address) -> str | None:

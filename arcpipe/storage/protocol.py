@@ -52,9 +52,6 @@ class Storage(Protocol):
             ValueError: it is no file, or has more than `at_most` bytes; nothing is read.
         """
 
-    def size(self, name: str) -> int:
-        """Bytes of a file. Raises FileNotFoundError where there is none, or something else."""
-
     def sizes(self, group: str) -> Callable[[str], int]:
         """A function from names below a group to bytes, 0 where there is no file, for a group that does not change."""
 

@@ -59,7 +59,7 @@ def write_array(folder: Path, name: str, values: NDArray[Any], packing: Packing 
     Blosc (zstd) and a crc32c over each chunk. Without `packing` as `INTEGERS` or `FLOATS` are.
     """
     packing = packing or (INTEGERS if values.dtype.kind in "iu" else FLOATS)
-    rows, row_bytes = len(values), max(1, values.dtype.itemsize * int(np.prod(values.shape[1:])))
+    rows, row_bytes = len(values), max(1, values.dtype.itemsize * prod(values.shape[1:]))
     chunk_rows = min(max(rows, 1), max(1, CHUNK_BYTES // row_bytes))
     n_chunks = -(-rows // chunk_rows)
     array = zarr.create_array(

@@ -18,6 +18,10 @@ from arcpipe.cloud import ends_from
 
 MAX_SIDE, MAX_ANCHORS = 2**17, 2**26
 """Of one image: distance and row of an anchor fit into one integer of 64 bits."""
+SET_ROW_BITS = 31
+"""Of a key of a set, (squared distance, row). A distance has the other 33: images had at most 2**16 pixels a side."""
+SET_PIXELS = 2**17
+"""Pixels of sets decoded at once, to bound the work memory."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,11 @@ def decode_arrivals(coded: Arrivals, where: Geometry, n_neighbours: int) -> NDAr
     from arcpipe.store.arrival_loops import follow_arrivals
 
     sizes = np.ascontiguousarray(where.sizes, np.int64)
-    _check_sizes(sizes, where.pixel_offsets)
+    if sizes.size and not (sizes.min() >= 1 and sizes.max() <= MAX_SIDE):
+        raise ValueError(f"images of {sizes.min()} to {sizes.max()} pixels a side")
+    ends = where.pixel_offsets
+    if len(ends) != len(sizes) + 1 or not np.array_equal(np.diff(ends), sizes[:, 0] * sizes[:, 1]):
+        raise ValueError("images have other numbers of pixels than their sizes say")
     n_points = np.diff(where.offsets)
     if n_points.max(initial=0) > MAX_ANCHORS:
         raise ValueError(f"a cloud of {n_points.max()} anchors")
@@ -126,24 +134,46 @@ def decode_arrivals(coded: Arrivals, where: Geometry, n_neighbours: int) -> NDAr
         raise ValueError("an anchor arrives outside of its image")
     pixels = where.pixel_offsets[cloud] + places[:, 0] * sizes[cloud, 1] + places[:, 1]
     order = np.argsort(pixels, kind="stable")
-    n_pixels = int(where.pixel_offsets[-1]) if len(where.pixel_offsets) else 0
-    lists = np.empty((n_pixels, n_neighbours), _list_type(int(n_points.max(initial=0))))
+    lists = np.empty((int(ends[-1]), n_neighbours), _list_type(int(n_points.max(initial=0))))
     lost = follow_arrivals(positions, where.offsets, where.pixel_offsets, sizes, pixels[order], anchors[order], lists)
     if lost >= 0:
         raise ValueError(f"pixel {lost} has fewer than {n_neighbours} anchors to choose from")
     return lists
 
 
+def decode_neighbours(stored: NDArray[Any], coding: str, where: Geometry) -> NDArray[Any]:
+    """The lists (pixels, n) of some clouds, nearest first, from what `neighbours` has: them, or a set for each pixel.
+
+    Sets, in any order, are those of format version 1. Positions and pixels are integers, so that "nearest first, equal
+    distances by lower row" follows exactly from the positions.
+
+    Raises:
+        ValueError: an unknown coding, or a row that no cloud has.
+    """
+    if coding == "plain":
+        return stored
+    if coding != "sets":
+        raise ValueError(f"unknown coding of neighbours: {coding!r}")
+    decoded = np.empty_like(stored)
+    places = where.positions.astype(np.int64)
+    for start in range(0, len(stored), SET_PIXELS):
+        rows = stored[start : start + SET_PIXELS].astype(np.int64)
+        pixels = np.arange(start, start + len(rows))
+        cloud = np.searchsorted(where.pixel_offsets, pixels, side="right") - 1
+        counts = np.diff(where.offsets)[cloud]
+        if rows.size and (rows.min() < 0 or (rows.max(axis=1) >= counts).any()):
+            raise ValueError("a neighbour is a row that its cloud does not have")
+        y, x = np.divmod(pixels - where.pixel_offsets[cloud], where.sizes[cloud, 1])
+        gaps = places[where.offsets[cloud, None] + rows] - np.stack([y, x], axis=1)[:, None]
+        keys = ((gaps * gaps).sum(axis=2).view(np.uint64) << SET_ROW_BITS) | rows.view(np.uint64)
+        keys.sort(axis=1)
+        decoded[start : start + SET_PIXELS] = keys & (2**SET_ROW_BITS - 1)
+    return decoded
+
+
 def _list_type(most: int) -> type[np.unsignedinteger[Any]]:
     """The type of rows of clouds with up to so many anchors."""
     return np.uint16 if most <= 2**16 else np.uint32
-
-
-def _check_sizes(sizes: NDArray[np.int64], pixel_offsets: NDArray[np.int64]) -> None:
-    if sizes.size and not (sizes.min() >= 1 and sizes.max() <= MAX_SIDE):
-        raise ValueError(f"images of {sizes.min()} to {sizes.max()} pixels a side")
-    if len(pixel_offsets) != len(sizes) + 1 or not np.array_equal(np.diff(pixel_offsets), sizes[:, 0] * sizes[:, 1]):
-        raise ValueError("images have other numbers of pixels than their sizes say")
 
 
 def _outside(places: NDArray[np.int64], sizes: NDArray[np.int64]) -> bool:

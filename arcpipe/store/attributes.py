@@ -114,7 +114,7 @@ def _is_failure(record: Any) -> bool:
 
 def _is_seconds(seconds: Any) -> bool:
     """One number, or one for each stage with their total."""
-    return _is_number(seconds.get("total", 0.0) if isinstance(seconds, Mapping) else seconds)
+    return all(map(_is_number, seconds.values())) if isinstance(seconds, Mapping) else _is_number(seconds)
 
 
 def _totals(totals: Any, splits: Mapping[str, Any]) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +17,12 @@ BRUTE_FORCE = 2**18  # distances held at once
 SORTED_WHOLE = 256  # anchors, above which choosing before sorting is quicker
 
 
-def batch_problems(
-    batch: CloudBatch, *, n_classes: int, latent_dim: int, n_neighbours: int, with_scales: bool = False
-) -> Problems:
+def batch_problems(batch: CloudBatch, root: Mapping[str, Any]) -> Problems:
     """Name everything that is wrong with the clouds of one part: (array, problem) pairs, empty if it is sound.
 
-    `with_scales`: the decoder is of a kind whose anchors have scales; a part without clouds may lack them.
+    `root`: the attributes of the store's root. A part without clouds may lack scales, whatever the decoder.
     """
+    n_classes, latent_dim = len(root["classes"]), root["decoder"]["latent_dim"]
     problems = _offset_problems(batch)
     if problems:
         return problems  # nothing below can be computed
@@ -39,9 +39,9 @@ def batch_problems(
         problems.append(("relative", "not finite, or a standard deviation that is not positive"))
     if np.isinf(batch.psnr).any():
         problems.append(("psnr", "infinite"))
-    problems += _scale_problems(batch, with_scales)
+    problems += _scale_problems(batch, root["decoder"].get("kind") == "basis")
     if batch.neighbours is not None:
-        problems += _neighbour_problems(batch, n_neighbours)
+        problems += _neighbour_problems(batch, root["decoder"]["n_neighbours"])
     return problems
 
 

@@ -105,30 +105,13 @@ def open_writer(place: Place) -> StoreWriter:
         NotAStoreError, DamagedStoreError: as `read_root`.
     """
     storage = storage_at(place)
-    return _handle(storage, read_root(storage))
+    return StoreWriter(storage.absolute(), read_root(storage))
 
 
 def _continued(storage: Storage, root: Mapping[str, Any], header: StoreHeader, decoder: DecoderRecord) -> StoreWriter:
     _require_same(storage, root, header, decoder)
-    writer = _handle(storage, root)
     storage.sweep(finished=root["complete"])
-    return writer
-
-
-def _handle(storage: Storage, root: Mapping[str, Any]) -> StoreWriter:
-    return StoreWriter(
-        storage=storage.absolute(),  # workers may have started in other folders
-        splits=root["splits"],
-        fingerprint=root["fingerprint"],
-        dtype=root["dtype"],
-        neighbours_cache=root["neighbours_cache"],
-        n_classes=len(root["classes"]),
-        latent_dim=root["decoder"]["latent_dim"],
-        n_neighbours=root["decoder"]["n_neighbours"],
-        decoder_kind=root["decoder"].get("kind", "concat"),
-        bits=root.get("bits", 8),
-        latent_steps=None if root.get("latent_steps") is None else tuple(root["latent_steps"]),
-    )
+    return StoreWriter(storage.absolute(), root)  # absolute: workers may have started in other folders
 
 
 def _require_same(

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe import cloud
-from arcpipe.cloud import CloudBatch, DecoderKind, ends_from
+from arcpipe.cloud import CloudBatch, ends_from, morton_codes
 from arcpipe.store.arrays import SMALL_NUMBERS, Packing
 from arcpipe.store.arrivals import Geometry, encode_arrivals
-from arcpipe.store.position_codec import encode_gaps
 from arcpipe.store.quantise import Rounding, scale_codes
 
 PER_CLOUD = {"repeat" if name == "repeats" else name: name for name in cloud.PER_CLOUD}
@@ -87,18 +86,54 @@ def packing(name: str, values: NDArray[Any]) -> Packing | None:
     return SMALL_NUMBERS if name in ("position_gaps", "arrival_counts", "scales") else None
 
 
-def array_names(dtype: str, cache: str, kind: DecoderKind, own: Mapping[str, Any]) -> set[str]:
-    """The arrays that a part with the attributes `own` has, in a store with such settings and such a decoder."""
+def array_names(root: Mapping[str, Any], own: Mapping[str, Any]) -> set[str]:
+    """The arrays that a part with the attributes `own` has, in a store with the attributes `root`."""
     names = {"offsets", "latents", *PER_CLOUD, "paths", "path_offsets"}
     names.add("position_gaps" if own.get("positions_coding") == "gaps" else "positions")
-    if dtype == "int8" and own.get("latent_steps") is None:
+    if root["dtype"] == "int8" and own.get("latent_steps") is None:
         names.add("latent_scale")
-    if kind == "basis":
+    if root["decoder"].get("kind") == "basis":
         names.add("scales")
-    if cache == "none":
+    if root["neighbours_cache"] == "none":
         return names
     arrivals = {"arrivals", "arrival_counts", "arrival_offsets"}
     return names | {"pixel_offsets"} | (arrivals if own["neighbours_coding"] == "arrivals" else {"neighbours"})
+
+
+def encode_gaps(positions: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[Any]:
+    """Gaps (m,) between the Morton codes of positions (m, 2); the first of each cloud is a code itself.
+
+    In the narrowest unsigned type that holds them all. Codes rise inside a cloud, which is in Morton order, so that the
+    gaps are small numbers: 0.3 bytes a point less than rows and columns take (docs/store-format.md).
+    """
+    codes = morton_codes(positions)
+    gaps = np.diff(codes, prepend=np.uint64(0))
+    first = offsets[:-1][np.diff(offsets) > 0]
+    gaps[first] = codes[first]
+    return gaps.astype(np.min_scalar_type(int(gaps.max(initial=0))))
+
+
+def decode_gaps(gaps: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[Any]:
+    """Positions (m, 2) of the points at `offsets`: uint16, or uint32 where one is above 65,535."""
+    codes = np.cumsum(gaps, dtype=np.uint64)  # sums of many clouds may overflow, and their differences are right again
+    before = np.concatenate([np.zeros(1, np.uint64), codes])[offsets[:-1]]
+    codes -= np.repeat(before, np.diff(offsets))
+    positions = np.stack([_without_gaps(codes >> np.uint64(1)), _without_gaps(codes)], axis=1)
+    return positions.astype(np.uint16 if int(positions.max(initial=0)) < 2**16 else np.uint32)
+
+
+def _without_gaps(codes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The number that every second bit of the codes makes, from the lowest on."""
+    values = codes & np.uint64(0x5555555555555555)
+    for shift, mask in (
+        (1, 0x3333333333333333),
+        (2, 0x0F0F0F0F0F0F0F0F),
+        (4, 0x00FF00FF00FF00FF),
+        (8, 0x0000FFFF0000FFFF),
+        (16, 0x00000000FFFFFFFF),
+    ):
+        values = (values | (values >> np.uint64(shift))) & np.uint64(mask)
+    return values
 
 
 def encode_paths(paths: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -78,7 +78,8 @@ class NameIndex:
         if bare:
             places = self._paths.get(wanted, {})
             if len(places) > 1:
-                raise self._ambiguous(name, wanted, sorted(places))
+                fix = [self._command(f"{split}/{wanted}") for split in sorted(places)]
+                raise SampleNotFoundError(f"{name} is the name of several samples.", fix=fix)
             if places:
                 return next(iter(places.values()))
             for failure in self._failed.get(wanted, {}).values():
@@ -90,11 +91,6 @@ class NameIndex:
             f"{name} is not in {self._store}: it could not be converted.",
             details=[f"{failure.reason}: {failure.message}"],
             fix=["mend the image, then run the conversion again with --retry-failed"],
-        )
-
-    def _ambiguous(self, name: str, path: str, splits: Sequence[str]) -> SampleNotFoundError:
-        return SampleNotFoundError(
-            f"{name} is the name of several samples.", fix=[self._command(f"{split}/{path}") for split in splits]
         )
 
     def _not_found(self, name: str, wanted: str) -> SampleNotFoundError:

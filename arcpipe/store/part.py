@@ -17,11 +17,9 @@ from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.errors import DamagedStoreError
 from arcpipe.storage import Storage
 from arcpipe.store.arrays import Kinds, damaged, data_file, open_array, read_group, read_rows
-from arcpipe.store.arrivals import Arrivals, Geometry, decode_arrivals
+from arcpipe.store.arrivals import Arrivals, Geometry, decode_arrivals, decode_neighbours
 from arcpipe.store.attributes import files_problem, part_problem
-from arcpipe.store.layout import ARRAYS, PER_CLOUD, decode_paths
-from arcpipe.store.neighbour_codec import decode_neighbours
-from arcpipe.store.position_codec import decode_gaps
+from arcpipe.store.layout import ARRAYS, PER_CLOUD, decode_gaps, decode_paths
 from arcpipe.store.quantise import Rounding, scales_of
 
 DECODER_ATTRIBUTES: Kinds = {"files": dict, "sha256": str}
@@ -67,21 +65,17 @@ class ChunkCache:
             mine.set_exception(error)
             raise
         else:
-            self._keep(key, values)
+            with self._lock:
+                if values.nbytes <= self._max_bytes:
+                    self._chunks[key] = values
+                    self._bytes += values.nbytes
+                while self._bytes > self._max_bytes:
+                    self._bytes -= self._chunks.popitem(last=False)[1].nbytes
             mine.set_result(values)
             return values
         finally:
             with self._lock:
                 del self._coming[key]
-
-    def _keep(self, key: tuple[Any, ...], values: NDArray[Any]) -> None:
-        with self._lock:
-            if values.nbytes > self._max_bytes:
-                return
-            self._chunks[key] = values
-            self._bytes += values.nbytes
-            while self._bytes > self._max_bytes:
-                self._bytes -= self._chunks.popitem(last=False)[1].nbytes
 
 
 class Part:
@@ -119,8 +113,11 @@ class Part:
 
     def raw(self, name: str) -> NDArray[Any]:
         """A whole array as it is stored."""
-        array = self.array(name)
-        return self._read(array, 0, array.shape[0], name)
+        return self.decode(name, 0, self.array(name).shape[0])
+
+    def decode(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows `start:stop` as they are stored, without the cache. Raises DamagedStoreError."""
+        return read_rows(self.array(name), start, stop, self.storage, self.place(name))
 
     def small(self, name: str) -> NDArray[Any]:
         """A whole array of one row per cloud; kept, so treat it as read-only."""
@@ -145,10 +142,10 @@ class Part:
         if not 0 <= start <= stop <= array.shape[0]:
             raise self.damaged(name, f"rows {start} to {stop} of {array.shape[0]}")
         if self._cache is None or start == stop:
-            return self._read(array, start, stop, name)
+            return self.decode(name, start, stop)
         pieces = []
         for i in range(start // n, (stop - 1) // n + 1):
-            decode = partial(self._read, array, i * n, min((i + 1) * n, array.shape[0]), name)
+            decode = partial(self.decode, name, i * n, min((i + 1) * n, array.shape[0]))
             chunk = self._cache.get((self.group, name, i), decode)
             pieces.append(chunk[max(0, start - i * n) : stop - i * n])
         return np.concatenate(pieces)
@@ -164,12 +161,10 @@ class Part:
             raise self.damaged("position_gaps", f"shape {gaps.shape}")
         return decode_gaps(gaps, points - points[0])
 
-    def neighbours(self, start: int, stop: int) -> NDArray[Any]:
+    def _neighbours(self, start: int, stop: int, positions: NDArray[Any]) -> NDArray[Any]:
         """(pixels of clouds start:stop, n) rows local to each cloud, raster order, nearest first."""
         points, pixels = self.small("offsets")[start : stop + 1], self.small("pixel_offsets")[start : stop + 1]
-        where = Geometry(
-            self.positions(start, stop), points - points[0], pixels - pixels[0], self.small("sizes")[start:stop]
-        )
+        where = Geometry(positions, points - points[0], pixels - pixels[0], self.small("sizes")[start:stop])
         coding = self.attributes["neighbours_coding"]
         name = "arrivals" if coding == "arrivals" else "neighbours"
         try:
@@ -185,16 +180,16 @@ class Part:
     def clouds(self, start: int, stop: int, *, neighbours: bool = False) -> CloudBatch:
         """Clouds `start:stop` of the part."""
         rows = self.small("offsets")[start : stop + 1]
-        first, last = int(rows[0]), int(rows[-1])
+        positions = self.positions(start, stop)
         pixels = self.small("pixel_offsets")[start : stop + 1] if neighbours else None
         return CloudBatch(
             offsets=rows - rows[0],
-            positions=self.positions(start, stop),
+            positions=positions,
             latents=self._latents(start, stop),
             paths=self.paths(start, stop),
-            neighbours=self.neighbours(start, stop) if neighbours else None,
+            neighbours=self._neighbours(start, stop, positions) if neighbours else None,
             pixel_offsets=None if pixels is None else pixels - pixels[0],
-            scales=scales_of(self.rows("scales", first, last)) if self.has("scales") else None,
+            scales=scales_of(self.rows("scales", int(rows[0]), int(rows[-1]))) if self.has("scales") else None,
             **{theirs: self.small(ours)[start:stop].copy() for ours, theirs in PER_CLOUD.items()},
         )
 
@@ -256,6 +251,3 @@ class Part:
         if shape and shape[0] in ("clouds", "ends") and array.shape[0] != self.n_clouds + (shape[0] == "ends"):
             raise self.damaged(name, f"{array.shape[0]} rows for {self.n_clouds} clouds")
         return array
-
-    def _read(self, array: zarr.Array, start: int, stop: int, name: str) -> NDArray[Any]:
-        return read_rows(array, start, stop, self.storage, self.place(name))

@@ -19,8 +19,8 @@ from arcpipe.store.decoder_file import decoder_kind
 from arcpipe.store.names import NameIndex
 from arcpipe.store.part import ChunkCache, Part
 from arcpipe.store.root import read_decoder, read_root
-from arcpipe.store.schema import PartInfo, plan_parts
-from arcpipe.store.statistics import combine_statistics
+from arcpipe.store.schema import PartRecord, plan_parts
+from arcpipe.store.statistics import combine_statistics, part_record
 
 CACHE_BYTES = 2**28
 OPEN_PARTS = 256
@@ -86,7 +86,7 @@ class Store:
         self._cache_bytes = cache_bytes
         self._chunks = ChunkCache(cache_bytes)
         self._open: OrderedDict[tuple[str, str], Part] = OrderedDict()
-        self._infos: dict[str, tuple[PartInfo, ...]] = {}
+        self._records: dict[str, tuple[PartRecord, ...]] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -163,14 +163,14 @@ class Store:
         parts = [self.part(split, part_id) for split in self.splits for part_id in self._ids(split)]
         return combine_statistics(parts, self.splits)
 
-    def parts(self, split: str) -> tuple[PartInfo, ...]:
+    def parts(self, split: str) -> tuple[PartRecord, ...]:
         """The committed parts of a split, by id. Raises MissingSplitError."""
         self._require(split)
-        if split not in self._infos:
-            self._infos[split] = tuple(
-                self.storage.each(lambda part_id: _info(self.part(split, part_id)), self._ids(split))
+        if split not in self._records:
+            self._records[split] = tuple(
+                self.storage.each(lambda part_id: part_record(self.part(split, part_id)), self._ids(split))
             )
-        return self._infos[split]
+        return self._records[split]
 
     def part(self, split: str, part_id: str) -> Part:
         """A committed part, open; the most recently used ones stay open."""
@@ -281,9 +281,3 @@ def _column(part: Part, name: str) -> NDArray[Any]:
     if name == "counts":
         return np.diff(part.small("offsets"))
     return part.small("repeat" if name == "repeats" else name)
-
-
-def _info(part: Part) -> PartInfo:
-    own = part.attributes
-    counts = (own["samples"], own["clouds"], own["points"], own["pixels"], len(own["failures"]))
-    return PartInfo(own["split"], own["part"], *counts)

@@ -102,8 +102,6 @@ def _move_aside(storage: Storage, names: Iterable[str]) -> Storage | None:
 
 
 def _is_sound(store: Store, part: PlannedPart) -> bool:
-    if not store.storage.is_file(f"{part.split}/{part.id}/zarr.json"):
-        return False
     again = VerifyReport(store.storage)
     verify_part(store, part, again)
-    return not [problem for problem in again.problems if problem.kind == "damage"]
+    return all(problem.kind != "damage" for problem in again.problems)

@@ -58,26 +58,10 @@ def plan_parts(splits: Mapping[str, Mapping[str, int]]) -> tuple[PlannedPart, ..
 
 @dataclass(frozen=True)
 class PartRecord:
-    """What a task returns about its part: small, no arrays. `bytes`: on disk, per array. `psnr_sum`: over the clouds
-    whose PSNR is known (`psnr_count`), dB."""
+    """What a part says about itself, without its arrays: small, so that tasks return it.
 
-    split: str
-    part_id: str
-    samples: int
-    clouds: int
-    points: int
-    failed: int
-    psnr_sum: float
-    psnr_count: int
-    seconds: float
-    bytes: dict[str, int]
-    stages: dict[str, float] = field(default_factory=dict)
-    """Seconds of each stage, where the part tells them apart."""
-
-
-@dataclass(frozen=True)
-class PartInfo:
-    """What a part says about itself, without reading its arrays."""
+    `bytes`: on disk, per array. `psnr_sum`: over the clouds whose PSNR is known (`psnr_count`), dB.
+    """
 
     split: str
     id: str
@@ -86,6 +70,12 @@ class PartInfo:
     n_points: int
     n_pixels: int
     n_failures: int
+    psnr_sum: float
+    psnr_count: int
+    seconds: float
+    bytes: dict[str, int]
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds of each stage, where the part tells them apart."""
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""Mean and standard deviation of latents, from sums that every part keeps: no array is read again."""
+"""What parts add up to, from the sums that every part keeps: no array is read again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from arcpipe.cloud import CloudBatch
 from arcpipe.store.part import Part
+from arcpipe.store.schema import PartRecord
 
 TRAINING_SPLIT = "train"
 
@@ -28,6 +29,50 @@ def psnr_sum(clouds: CloudBatch) -> dict[str, Any]:
     """Sum (dB) and count of the PSNR of those clouds where it is known, as JSON."""
     known = clouds.psnr[np.isfinite(clouds.psnr)].astype(np.float64)
     return {"sum": float(known.sum()), "count": len(known)}
+
+
+def part_record(part: Part) -> PartRecord:
+    """What a committed part says about itself."""
+    own = part.attributes
+    sizes: dict[str, int] = {}
+    for name, file in own["files"].items():
+        array = name.split("/")[0]
+        sizes[array] = sizes.get(array, 0) + file["bytes"]
+    seconds = own["provenance"].get("seconds", 0.0)  # a number, or one for each stage with their total
+    stages = dict(seconds) if isinstance(seconds, Mapping) else {"total": seconds}
+    total = stages.pop("total", 0.0)
+    return PartRecord(
+        split=own["split"],
+        id=own["part"],
+        n_samples=own["samples"],
+        n_clouds=own["clouds"],
+        n_points=own["points"],
+        n_pixels=own["pixels"],
+        n_failures=len(own["failures"]),
+        psnr_sum=own["psnr"]["sum"],
+        psnr_count=own["psnr"]["count"],
+        seconds=float(total),
+        bytes=sizes,
+        stages={name: float(s) for name, s in stages.items()},
+    )
+
+
+def add_up(records: Sequence[PartRecord]) -> dict[str, dict[str, Any]]:
+    """Per split: samples, clouds, failed, points, pixels, bytes of the arrays, and the mean PSNR (None if unknown)."""
+    totals: dict[str, dict[str, Any]] = {}
+    for split in dict.fromkeys(record.split for record in records):
+        own = [record for record in records if record.split == split]
+        n_psnr = sum(record.psnr_count for record in own)
+        totals[split] = {
+            "samples": sum(record.n_samples for record in own),
+            "clouds": sum(record.n_clouds for record in own),
+            "failed": sum(record.n_failures for record in own),
+            "points": sum(record.n_points for record in own),
+            "pixels": sum(record.n_pixels for record in own),
+            "bytes": sum(sum(record.bytes.values()) for record in own),
+            "psnr_mean": sum(record.psnr_sum for record in own) / n_psnr if n_psnr else None,
+        }
+    return totals
 
 
 def combine_statistics(parts: Sequence[Part], splits: Sequence[str]) -> dict[str, Any]:

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from arcpipe.cloud import FailedSample
 from arcpipe.progress import Progress
-from arcpipe.store.commit import part_record
 from arcpipe.store.reader import Store
-from arcpipe.store.schema import PartInfo, PartRecord
+from arcpipe.store.schema import PartRecord
 
 QUANTILES = ("worst", "5%", "median", "95%", "best")
 SHARES = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -49,9 +48,7 @@ class StoreSummary:
     """Of all workers together."""
 
 
-def summarise_store(
-    store: Store, records: Sequence[PartRecord] | None = None, *, progress: bool = True
-) -> StoreSummary:
+def summarise_store(store: Store, records: Sequence[PartRecord] | None = None) -> StoreSummary:
     """Add up the parts of a store: counts, PSNR, failures, bytes and seconds. Reads one number per cloud.
 
     `records`: of all parts, where the caller has better ones than the parts themselves keep: those of the run that
@@ -59,21 +56,21 @@ def summarise_store(
     """
     splits: dict[str, SplitSummary] = {}
     failures: list[FailedSample] = []
-    kept: list[PartRecord] = []
     n_parts = store.n_committed if records is None else len(records)
-    with Progress("adding up", n_parts, "parts", enabled=progress) as shown:
+    with Progress("adding up", n_parts, "parts") as shown:
         for split in store.splits:
             quality = [np.zeros(0, np.float32)]
             for info in store.parts(split):
                 part = store.part(split, info.id)
                 quality.append(part.small("psnr"))
                 failures += part.failures()
-                kept.append(part_record(part))
                 shown.update(shown.done + 1)
             splits[split] = _summarise_split(store.parts(split), np.concatenate(quality))
+    if records is None:
+        records = [record for split in store.splits for record in store.parts(split)]
     n_bytes: Counter[str] = Counter()
     stages: Counter[str] = Counter()
-    for record in kept if records is None else records:
+    for record in records:
         n_bytes.update(record.bytes)
         stages.update(record.stages)
     return StoreSummary(
@@ -84,7 +81,7 @@ def summarise_store(
     )
 
 
-def _summarise_split(parts: Sequence[PartInfo], psnr: NDArray[np.float32]) -> SplitSummary:
+def _summarise_split(parts: Sequence[PartRecord], psnr: NDArray[np.float32]) -> SplitSummary:
     known = psnr[np.isfinite(psnr)].astype(np.float64)
     return SplitSummary(
         planned=sum(part.n_samples for part in parts),

@@ -10,11 +10,10 @@ from arcpipe.config import differences
 from arcpipe.errors import ArcpipeError, DamagedStoreError, NotAStoreError
 from arcpipe.storage import ATTEMPTS, Place, Storage, storage_at
 from arcpipe.store.arrays import read_group
-from arcpipe.store.commit import add_up
 from arcpipe.store.part import Part
 from arcpipe.store.reader import Store
 from arcpipe.store.schema import PlannedPart, canonical, plan_parts
-from arcpipe.store.statistics import combine_statistics
+from arcpipe.store.statistics import add_up, combine_statistics
 from arcpipe.store.verify_part import SeenSamples, check_arrays, check_content, check_seen, nearly_equal
 from arcpipe.store.verify_report import VerifyReport
 
@@ -49,7 +48,8 @@ def verify(place: Place, *, on_part: Callable[[int], None] | None = None) -> Ver
     try:
         store = Store(storage)
     except ArcpipeError as error:
-        if isinstance(error, NotAStoreError) and _is_sealed(storage):  # as it was written, for another arcpipe
+        as_it_was_written = _verify_seal(storage, "", VerifyReport(storage))
+        if isinstance(error, NotAStoreError) and as_it_was_written:  # for another arcpipe
             raise
         report.add("zarr.json", "; ".join([error.what.rstrip("."), *error.details]))
         return report
@@ -60,8 +60,13 @@ def verify(place: Place, *, on_part: Callable[[int], None] | None = None) -> Ver
     planned = plan_parts(store.root["splits"])
     seen: SeenSamples = {}
     for done, part in enumerate(planned, start=1):
-        if _is_there(store, part, report):
+        group = f"{part.split}/{part.id}"
+        if storage.is_file(f"{group}/zarr.json"):
             verify_part(store, part, report, seen)
+        else:
+            report.missing_parts += 1
+            if store.complete or storage.is_taken(group):
+                report.add(f"{group}/zarr.json", "missing")
         if on_part:
             on_part(done)
     check_seen(seen, report)
@@ -93,11 +98,10 @@ def content_hash(store: Store) -> str:
 def verify_part(store: Store, planned: PlannedPart, report: VerifyReport, seen: SeenSamples | None = None) -> None:
     """Check one committed part; `seen` are the samples of the parts before it."""
     group = f"{planned.split}/{planned.id}"
-    if not _verify_seal(store.storage, group, report):
-        return
+    report.files += 1
     try:
         part = Part(store.storage, group)
-    except DamagedStoreError as error:  # whole, and yet not what a part has to say
+    except DamagedStoreError as error:
         report.add(f"{group}/zarr.json", "; ".join(error.details))
         return
     own = part.attributes
@@ -115,16 +119,6 @@ def verify_part(store: Store, planned: PlannedPart, report: VerifyReport, seen: 
         check_content(store, part, report, {} if seen is None else seen)
 
 
-def _is_there(store: Store, part: PlannedPart, report: VerifyReport) -> bool:
-    group = f"{part.split}/{part.id}"
-    if store.storage.is_file(f"{group}/zarr.json"):
-        return True
-    if store.storage.is_taken(group) or store.complete:
-        report.add(f"{group}/zarr.json", "missing")
-    report.missing_parts += 1
-    return False
-
-
 def _verify_decoder(store: Store, report: VerifyReport) -> None:
     if not _verify_seal(store.storage, "decoder", report):
         return
@@ -133,14 +127,6 @@ def _verify_decoder(store: Store, report: VerifyReport) -> None:
             report.arrays += len(store.decoder.arrays())
     except DamagedStoreError as error:
         report.add("decoder", "; ".join(error.details))
-
-
-def _is_sealed(storage: Storage) -> bool:
-    try:
-        read_group(storage, "")
-    except DamagedStoreError:
-        return False
-    return True
 
 
 def _verify_seal(storage: Storage, group: str, report: VerifyReport) -> bool:
@@ -157,27 +143,30 @@ def _verify_files(
     storage: Storage, group: str, recorded: Mapping[str, Mapping[str, Any]], report: VerifyReport
 ) -> bool:
     """Compare the files below a group with their recorded sizes and hashes, and look for others. False: damage."""
-    damage = False
+    whole, size_of = True, storage.sizes(group)
     for name, expected in recorded.items():
         report.files += 1
-        problem = _file_problem(storage, f"{group}/{name}", expected)
+        problem = _file_problem(storage, group, name, size_of, expected)
         if problem:
-            damage = True
+            whole = False
             report.add(f"{group}/{name}", problem)
         else:
             report.bytes += expected["bytes"]
     _verify_names(storage, group, {f"{group}/{name}" for name in (*recorded, "zarr.json")}, report)
-    return not damage
+    return whole
 
 
-def _file_problem(storage: Storage, name: str, expected: Mapping[str, Any]) -> str | None:
+def _file_problem(
+    storage: Storage, group: str, name: str, size_of: Callable[[str], int], expected: Mapping[str, Any]
+) -> str | None:
+    place = f"{group}/{name}"
     try:
-        n_bytes = storage.size(name)
+        n_bytes = size_of(name)
+        if not n_bytes and not storage.is_file(place):
+            return "no file" if storage.is_taken(place) else "missing"
         if n_bytes != expected["bytes"]:
             return f"{n_bytes} bytes, expected {expected['bytes']}"
-        return None if storage.sha256(name) == expected["sha256"] else "its bytes are not those that were written"
-    except FileNotFoundError:
-        return "no file" if storage.is_taken(name) else "missing"
+        return None if storage.sha256(place) == expected["sha256"] else "its bytes are not those that were written"
     except PermissionError:  # a question for whoever owns the store, no damage
         raise
     except OSError as error:  # a failing disk: the others are still looked at
@@ -197,8 +186,9 @@ def _verify_totals(store: Store, report: VerifyReport) -> None:
     """What the root of a finished store says about all parts must be what its parts add up to."""
     if not store.complete or report.problems:
         return
-    parts = [store.part(split, info.id) for split in store.splits for info in store.parts(split)]
-    found = {"totals": add_up(parts), "latent_statistics": combine_statistics(parts, store.splits)}
+    records = [record for split in store.splits for record in store.parts(split)]
+    parts = [store.part(record.split, record.id) for record in records]
+    found = {"totals": add_up(records), "latent_statistics": combine_statistics(parts, store.splits)}
     recorded = {"totals": store.totals["splits"], "latent_statistics": store.root["latent_statistics"]}
     for name, values in found.items():
         if not nearly_equal(values, recorded[name]):

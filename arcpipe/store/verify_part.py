@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from arcpipe.cloud import CloudBatch
 from arcpipe.errors import DamagedStoreError
 from arcpipe.seeds import generator
-from arcpipe.store.arrays import read_rows
 from arcpipe.store.check import batch_problems, nearest_problems, sample_problems
 from arcpipe.store.layout import ARRAYS, array_names
 from arcpipe.store.part import Part
@@ -26,7 +25,7 @@ SeenSamples = dict[str, NDArray[np.int64]]
 
 def check_arrays(store: Store, part: Part, report: VerifyReport, *, say: bool) -> bool:
     """Decode every chunk by itself, so that a damaged one is named; `say`: its file is not in the report yet."""
-    names = array_names(store.dtype, store.root["neighbours_cache"], store.decoder_kind, part.attributes)
+    names = array_names(store.root, part.attributes)
     counts = {**part.attributes, "ends": part.n_clouds + 1}
     counts |= {"latent_dim": store.latent_dim, "n_neighbours": store.n_neighbours}
     sound = True
@@ -52,7 +51,7 @@ def check_arrays(store: Store, part: Part, report: VerifyReport, *, say: bool) -
         for i in range(-(-array.shape[0] // step)):
             report.chunks += 1
             try:
-                read_rows(array, i * step, min((i + 1) * step, array.shape[0]), part.storage, part.place(name))
+                part.decode(name, i * step, min((i + 1) * step, array.shape[0]))
             except DamagedStoreError as error:
                 sound = False
                 report.add(part.place(name), f"chunk {i}: {'; '.join(error.details)}")
@@ -69,15 +68,8 @@ def check_content(store: Store, part: Part, report: VerifyReport, seen: SeenSamp
     except (ValueError, IndexError) as error:
         report.add(part.group, str(error))
         return
-    found = batch_problems(
-        clouds,
-        n_classes=len(store.classes),
-        latent_dim=store.latent_dim,
-        n_neighbours=store.n_neighbours,
-        with_scales=store.decoder_kind == "basis",
-    )
-    found = found or nearest_problems(clouds, generator("verify", part.attributes["split"], part.attributes["part"]))
-    for name, what in found:
+    rng = generator("verify", part.attributes["split"], part.attributes["part"])
+    for name, what in batch_problems(clouds, store.root) or nearest_problems(clouds, rng):
         report.add(part.place(name), what)
     for what in sample_problems(clouds, part.failures(), part.attributes["samples"]):
         report.add(part.group, what)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from arcpipe.cloud import CloudBatch, DecoderKind, DecoderRecord, FailedSample
+from arcpipe.cloud import CloudBatch, DecoderRecord, FailedSample
 from arcpipe.errors import UnfinishedStoreError
-from arcpipe.storage import Storage
+from arcpipe.files import file_hashes, write_file
+from arcpipe.storage import LocalStorage, Storage
+from arcpipe.store.arrays import write_array
 from arcpipe.store.check import batch_problems, sample_problems
-from arcpipe.store.commit import PartContent, add_up, part_record, write_part
+from arcpipe.store.layout import packing, part_arrays
 from arcpipe.store.part import Part
 from arcpipe.store.quantise import Rounding
 from arcpipe.store.root import read_decoder, read_root
 from arcpipe.store.schema import PartRecord, PlannedPart, group_document, plan_parts
-from arcpipe.store.statistics import combine_statistics
+from arcpipe.store.statistics import add_up, combine_statistics, latent_sums, part_record, psnr_sum
+
+PIECE_BYTES = 2**24
+"""Read back at once: some chunks."""
 
 
 def committed_parts(storage: Storage, splits: Iterable[str]) -> dict[str, set[str]]:
@@ -27,28 +34,29 @@ def committed_parts(storage: Storage, splits: Iterable[str]) -> dict[str, set[st
 
 @dataclass(frozen=True)
 class StoreWriter:
-    """A handle on a store that is being written: a few settings, so that tasks can carry it to workers."""
+    """A handle on a store that is being written, which tasks carry to workers.
+
+    `root`: the attributes of its root when it was opened. Those that change, such as `complete`, are read anew.
+    """
 
     storage: Storage
-    splits: Mapping[str, Mapping[str, int]]
-    fingerprint: str
-    dtype: str
-    neighbours_cache: str
-    n_classes: int
-    latent_dim: int
-    n_neighbours: int
-    decoder_kind: DecoderKind = "concat"
-    bits: int = 8
-    latent_steps: tuple[float, ...] | None = None
+    root: Mapping[str, Any]
+
+    @property
+    def splits(self) -> Mapping[str, Mapping[str, int]]:
+        """Samples and parts of each split."""
+        splits: Mapping[str, Mapping[str, int]] = self.root["splits"]
+        return splits
 
     @property
     def rounding(self) -> Rounding:
         """How the latents of this store are rounded."""
-        return Rounding(self.dtype, self.bits, self.latent_steps)
+        steps = self.root.get("latent_steps")
+        return Rounding(self.root["dtype"], self.root.get("bits", 8), None if steps is None else tuple(steps))
 
     def decoder(self) -> DecoderRecord:
         """The store's decoder. Raises DamagedStoreError where its bytes were changed."""
-        return read_decoder(self.storage, read_root(self.storage))
+        return read_decoder(self.storage, self.root)
 
     def planned(self) -> tuple[PlannedPart, ...]:
         """Every part of the plan."""
@@ -95,11 +103,10 @@ class StoreWriter:
         group = f"{split}/{part_id}"
         if not self.storage.is_file(f"{group}/zarr.json"):
             planned = self._require_sound(split, part_id, clouds, failures)
-            if self.decoder_kind == "basis" and not len(clouds):
+            if self.root["decoder"].get("kind") == "basis" and not len(clouds):
                 clouds = replace(clouds, scales=np.zeros(0, np.float32))
-            content = PartContent(planned, clouds, failures, attributes or {})
             with self.storage.attempt(group) as attempt:
-                write_part(attempt, content, self.fingerprint, self.rounding, self.neighbours_cache)
+                self._write_part(attempt, planned, clouds, failures, attributes or {})
                 self.storage.publish(attempt, group)  # taken: the same part, by another process
         return self.record(split, part_id)
 
@@ -111,7 +118,7 @@ class StoreWriter:
     def drop_failed(self) -> int:
         """Take back every part that records a failure (`--retry-failed`). Returns how many."""
         committed = [(split, part_id) for split, ids in self.committed().items() for part_id in sorted(ids)]
-        failed = [where for where in committed if self.record(*where).failed]
+        failed = [where for where in committed if self.record(*where).n_failures]
         for split, part_id in failed:
             self.drop_part(split, part_id)
         return len(failed)
@@ -134,8 +141,9 @@ class StoreWriter:
                 fix=["run the same arcpipe convert command again: it continues"],
             )
         parts = [Part(self.storage, f"{part.split}/{part.id}") for part in self.planned()]
+        records = [part_record(part) for part in parts]
         root = read_root(self.storage)
-        summed = {**(root["totals"] if totals is None else totals), "splits": add_up(parts)}
+        summed = {**(root["totals"] if totals is None else totals), "splits": add_up(records)}
         statistics = combine_statistics(parts, tuple(self.splits))
         root |= {"totals": summed, "latent_statistics": statistics, "complete": True}
         write_root(self.storage, root)
@@ -151,18 +159,43 @@ class StoreWriter:
         planned = next((part for part in self.planned() if (part.split, part.id) == (split, part_id)), None)
         if planned is None:
             raise ValueError(f"{split}/{part_id} is not in the plan")
-        found = batch_problems(
-            clouds,
-            n_classes=self.n_classes,
-            latent_dim=self.latent_dim,
-            n_neighbours=self.n_neighbours,
-            with_scales=self.decoder_kind == "basis",
-        )
-        problems = [f"{name}: {what}" for name, what in found]
+        problems = [f"{name}: {what}" for name, what in batch_problems(clouds, self.root)]
         problems += sample_problems(clouds, failures, planned.n_samples) if not problems else []
         if problems:
             raise ValueError(f"{split}/{part_id}: {'; '.join(problems)}")
         return planned
+
+    def _write_part(
+        self,
+        folder: Path,
+        planned: PlannedPart,
+        clouds: CloudBatch,
+        failures: Sequence[FailedSample],
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Write the arrays, then the group's `zarr.json`, then decode everything again and compare."""
+        rounding = self.rounding
+        arrays, about = part_arrays(clouds, rounding, self.root["neighbours_cache"])
+        for name, values in arrays.items():
+            write_array(folder, name, values, packing(name, values))
+        latents = rounding.dequantise(arrays["latents"], arrays.get("latent_scale"), clouds.offsets)
+        attributes = {
+            "split": planned.split,
+            "part": planned.id,
+            "fingerprint": self.root["fingerprint"],
+            "samples": planned.n_samples,
+            "clouds": len(clouds),
+            "points": len(clouds.positions),
+            "pixels": int(clouds.pixel_counts().sum()),
+            "failures": [asdict(failure) for failure in failures],
+            "psnr": psnr_sum(clouds),
+            "latent_sums": latent_sums(latents),
+            **about,
+            "files": file_hashes(folder),
+            "provenance": dict(provenance),
+        }
+        write_file(folder / "zarr.json", group_document(attributes))
+        _read_back(Part(LocalStorage(folder), ""), arrays)
 
 
 def write_root(storage: Storage, attributes: Mapping[str, Any]) -> None:
@@ -175,3 +208,19 @@ def declare_unfinished(storage: Storage) -> None:
     root = read_root(storage)
     if root["complete"]:
         write_root(storage, {**root, "complete": False, "totals": {}, "latent_statistics": {}})
+
+
+def _read_back(part: Part, written: Mapping[str, NDArray[Any]]) -> None:
+    """Compare what was written, piece by piece, so that a large part is not in memory twice.
+
+    That neighbours follow from what is stored was seen when they were encoded.
+    """
+    for name, values in written.items():
+        rows = max(1, PIECE_BYTES // max(1, values[:1].nbytes))
+        whole = part.array(name).shape == values.shape
+        for start in range(0, len(values), rows):
+            piece = values[start : start + rows]
+            found = part.rows(name, start, start + len(piece))
+            whole = whole and np.array_equal(found, piece, equal_nan=values.dtype.kind == "f")
+        if not whole:
+            raise part.damaged(name, "what was read back is not what was written")

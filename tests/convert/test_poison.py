@@ -66,7 +66,7 @@ def test_samples_that_hang_or_raise_or_flood_memory_are_told_apart_and_tried_aga
     poison = dict(zip(names, ["hang", "raise", "flood", "flood and die"], strict=True))
     with faults(tmp_path, monkeypatch, **{name: {"does": does} for name, does in poison.items()}):
         record = isolate_part(work, part, writer)
-    assert (record.samples, record.failed) == (9, 4)
+    assert (record.n_samples, record.n_failures) == (9, 4)
     peaks = [int(file.read_text()) for file in (tmp_path / "faults").glob("*.taken")]
     assert len(peaks) >= 3, "one that ends its process has two tries"
     # What is mapped when the limit is set and freed later (a cold compiler's memory) may be taken again.
@@ -158,7 +158,7 @@ def test_an_image_that_does_not_fit_into_memory_is_recorded(
     work, part, writer = planned(config, here)
     monkeypatch.setattr(isolate, "memory_share", lambda n_workers: 100 * MIB)
     record = isolate_part(work, part, writer)
-    assert (record.samples, record.failed) == (7, 1)
+    assert (record.n_samples, record.n_failures) == (7, 1)
     run_convert(config, cluster=here)
     assert reasons(config.out) == {"train/ants/huge.png": "out-of-memory"}
 

@@ -9,7 +9,6 @@ import struct
 import tarfile
 import zipfile
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,9 @@ from arcpipe.errors import ImageError, SourceError
 from arcpipe.sources import open_source
 from arcpipe.sources.cifar import RECORD_BYTES, open_cifar
 from arcpipe.sources.decode import decode, read_header
-from arcpipe.sources.inventory import Source, silent
+from arcpipe.sources.inventory import Source
 from arcpipe.sources.mnist import CLOTHES, DIGITS, FIRST_LABELS, open_idx
+from arcpipe.sources.rows import ImageRows
 from arcpipe.sources.shape import shape_image
 from tests.fuzz.mutate import INTERESTING, mutate
 
@@ -349,12 +349,12 @@ def damaged_idx(rng: Rng, corpus: list[bytes], folder: Path) -> list[Path]:
 
 def read_mnist(paths: list[Path]) -> None:
     for name, classes in (("mnist", DIGITS), ("fashion-mnist", CLOTHES)):
-        reader = partial(open_idx, name, classes, paths, SourceSection(source=name), 0, silent)
+        source = ImageRows(open_idx(name, classes, paths), SourceSection(source=name))
         if name == "mnist":
-            _read_all(reader())
+            _read_all(source)
         else:  # the labels tell that it is another set
             with suppress(SourceError):
-                _read_all(reader())
+                _read_all(source)
 
 
 def cifar_files(folder: Path) -> list[bytes]:
@@ -387,4 +387,4 @@ def damaged_cifar(rng: Rng, corpus: list[bytes], folder: Path) -> Path:
 
 
 def read_cifar(path: Path) -> None:
-    _read_all(open_cifar([path], SourceSection(source="cifar10"), 0, silent))
+    _read_all(ImageRows(open_cifar([path]), SourceSection(source="cifar10")))

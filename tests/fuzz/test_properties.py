@@ -21,8 +21,7 @@ from arcpipe.pipeline import read_pipeline
 from arcpipe.sources import open_source
 from arcpipe.sources.decode import decode
 from arcpipe.store import open_store, verify
-from arcpipe.store.arrivals import Arrivals, Geometry, decode_arrivals
-from arcpipe.store.neighbour_codec import decode_neighbours
+from arcpipe.store.arrivals import Arrivals, Geometry, decode_arrivals, decode_neighbours
 from arcpipe.store.schema import group_document
 
 SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -121,7 +121,7 @@ def test_scales_alone_make_a_zoom() -> None:
 
 def view_of(cloud: Cloud, record: DecoderRecord) -> View:
     return View(
-        CloudPlace("test", "0000", 0), "test/a.png", "a", cloud, render_cloud(cloud, record), None, 30.0, "", 100
+        CloudPlace("test", "0000", 0), "test/a.png", "a", cloud, render_cloud(cloud, record), None, 30.0, "", ()
     )
 
 

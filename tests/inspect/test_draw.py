@@ -15,12 +15,12 @@ from PIL import Image
 from arcpipe.arc.render import render_cloud
 from arcpipe.errors import ConfigError, SampleNotFoundError, UnfinishedStoreError
 from arcpipe.inspect import run_inspect
-from arcpipe.inspect.figures import draw_hero
 from arcpipe.inspect.panels import detail_window
 from arcpipe.inspect.samples import CloudPlace, view_sample
 from arcpipe.inspect.sheet import CAPTION_WIDTH, GAP, MARGIN
 from arcpipe.sources import open_originals
 from arcpipe.store import open_store
+from benchmarks.hero import draw_hero
 
 Make = Callable[..., Path]
 

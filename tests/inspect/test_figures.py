@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arcpipe.inspect.figures import draw_psnr
+from arcpipe.inspect.charts import draw_psnr
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def view_of(size: tuple[int, int], channels: int) -> View:
     cloud = Cloud(positions, rng.normal(0, 3, (4, 3)).astype(np.float16), size, relative=(0.1, 2.0), psnr=30.0)
     image = render_cloud(cloud, decoder)
     original = rng.random(image.shape, np.float32)
-    return View(CloudPlace("train", "0000", 0), "train/x", "x", cloud, image, original, 30.0, "", 100)
+    return View(CloudPlace("train", "0000", 0), "train/x", "x", cloud, image, original, 30.0, "", ("train/x",))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (300, 1), (33, 200)])
@@ -40,13 +40,13 @@ def test_scaled_panels_show_the_same_detail(size: tuple[int, int]) -> None:
     panels = scaled_panels(view_of(size, 3), decoder, 4, 64, with_originals=True)
     shown = (min(size[0], 16) * 4, min(size[1], 16) * 4)
     times = 64 // max(shown)
-    assert {panel.size for panel in panels.pictures} == {(shown[1] * times, shown[0] * times)}
+    assert {panel.size for panel in panels.panels} == {(shown[1] * times, shown[0] * times)}
     assert any("detail" in line for line in panels.caption) == (max(size) > 16)
 
 
 def test_a_sample_without_its_original_gets_a_field_that_says_so() -> None:
     whole = view_of((12, 8), 3)
-    lost = View(whole.place, "train/y", "y", whole.cloud, whole.image, None, float("nan"), "gone", 100)
+    lost = View(whole.place, "train/y", "y", whole.cloud, whole.image, None, float("nan"), "gone", ("train/y",))
     rows, _ = finish([plain_panels(v, 64, with_originals=True) for v in (whole, lost)], with_originals=True)
     for panel in (rows[1].panels[0], rows[1].panels[3]):
         assert panel.getpixel((0, 0)) == (244, 244, 244)

@@ -85,7 +85,10 @@ def remote(server: Script, content: bytes = CONTENT, kind: str = "sha256") -> Re
 
 
 def get(server: Script, folder: Path, *, attempts: int = 5) -> Path:
-    return fetch(remote(server), folder, allow_http=True, attempts=attempts, pause_s=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "ATTEMPTS", attempts)
+        patch.setattr(download, "PAUSE_S", 0)
+        return fetch(remote(server), folder, allow_http=True)
 
 
 @pytest.mark.parametrize("kind", ["sha256", "md5"])

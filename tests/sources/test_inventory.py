@@ -34,7 +34,6 @@ def test_samples_are_sorted_and_numbered_within_their_split(tmp_path: Path, make
     ]
     assert found.samples["val"][0].key == "val/cats/3.png"
     assert [s.size for s in found.samples["train"]] == [(5, 6), (6, 6), (5, 6), (6, 6)]
-    assert found.ignored == 3
     assert found.name == "pets"
 
 

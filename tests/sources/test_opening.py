@@ -12,13 +12,14 @@ from PIL import Image
 
 from arcpipe.config import SourceSection
 from arcpipe.errors import ImageError, SourceError
-from arcpipe.sources import list_names, load_image, located, only_splits, open_source
+from arcpipe.sources import load_image, located, only_splits, open_source
+from arcpipe.sources.registry import SETS
 
 Make = Callable[..., Path]
 
 
 def test_names_are_those_of_the_contract() -> None:
-    assert list_names() == ("digits", "mnist", "fashion-mnist", "cifar10", "imagenette", "imagenette320")
+    assert tuple(SETS) == ("digits", "mnist", "fashion-mnist", "cifar10", "imagenette", "imagenette320")
 
 
 def test_a_missing_path_lists_near_names(tmp_path: Path, make_folder: Make, pets: dict) -> None:
@@ -35,7 +36,7 @@ def test_a_misspelt_name_finds_the_named_set(tmp_path: Path, monkeypatch: pytest
         open_source(SourceSection(source="imagenete"))
     assert "arcpipe convert imagenette" in str(caught.value)
     # the suggested command names something that exists
-    assert "imagenette" in list_names()
+    assert "imagenette" in SETS
 
 
 @pytest.mark.parametrize(

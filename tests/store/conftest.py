@@ -25,7 +25,7 @@ Kill = Callable[..., int]
 
 @pytest.fixture(scope="module")
 def kill_a_writer() -> Iterator[Kill]:
-    """Start a writer that kills itself: `kill_a_writer(path, "commit.write_file", 1, "before")` is its exit code."""
+    """Start a writer that kills itself: `kill_a_writer(path, "writer.write_file", 1, "before")` is its exit code."""
     here = Path(__file__).resolve()
     command = [sys.executable, str(here.with_name("killed_writer.py"))]
     path = os.pathsep.join([str(here.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -16,12 +16,12 @@ from typing import Any
 from store_samples import make_batch, make_decoder, make_header
 
 from arcpipe.storage import commits, local, objects, storage_at
-from arcpipe.store import Rounding, commit, create, create_or_open
+from arcpipe.store import Rounding, create, create_or_open, writer
 from arcpipe.store.layout import part_arrays
 
 MODULES = {
-    "commit": commit,
     "create": create,
+    "writer": writer,
     "local": local,
     "commits": commits,
     "objects": objects,

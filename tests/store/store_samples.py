@@ -144,7 +144,7 @@ def write_full_store(place: Place, *, one_part: bool = False, **options: Any) ->
     writer = empty_store(place, splits, **options)
     for split, part, numbers in parts:
         batch = make_batch(numbers)
-        if writer.neighbours_cache == "none":
+        if writer.root["neighbours_cache"] == "none":
             batch = batch.without_neighbours()
         writer.commit_part(split, part, batch, [], {"seconds": 0.5})
     writer.finish()

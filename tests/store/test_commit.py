@@ -29,7 +29,8 @@ from arcpipe.cloud import CloudBatch, FailedSample
 from arcpipe.errors import DamagedStoreError, NoSpaceError, UnfinishedStoreError
 from arcpipe.files import attempt_folder
 from arcpipe.storage import Storage
-from arcpipe.store import StoreWriter, commit, create_or_open, open_store, verify
+from arcpipe.store import StoreWriter, create_or_open, open_store, verify
+from arcpipe.store import writer as writing
 
 ONE_PART = {"train": {"samples": 5, "parts": 1}}
 
@@ -46,10 +47,10 @@ SLOW = pytest.mark.slow
     [
         ("folder", "create.write_file", 2, "before", False),
         ("folder", "local.move", 1, "before", False),
-        ("folder", "commit.write_array", 1, "before", False),
-        ("folder", "commit.write_array", 4, "after", False),
-        ("folder", "commit.write_file", 1, "before", False),
-        ("folder", "commit.write_file", 1, "after", False),
+        ("folder", "writer.write_array", 1, "before", False),
+        ("folder", "writer.write_array", 4, "after", False),
+        ("folder", "writer.write_file", 1, "before", False),
+        ("folder", "writer.write_file", 1, "after", False),
         ("folder", "local.sync_tree", 2, "after", False),
         ("folder", "local.move", 2, "before", False),
         ("folder", "local.move", 2, "after", True),
@@ -63,7 +64,7 @@ SLOW = pytest.mark.slow
         pytest.param("bucket", "objects.copy", 4, "after", False, marks=SLOW),  # carrying out how the store begins
         pytest.param("bucket", "objects.create", 2, "before", False, marks=SLOW),  # its zarr.json
         pytest.param("bucket", "objects.create", 2, "after", False, marks=SLOW),
-        pytest.param("bucket", "commit.write_file", 1, "before", False, marks=SLOW),  # on the local disk
+        pytest.param("bucket", "writer.write_file", 1, "before", False, marks=SLOW),  # on the local disk
         pytest.param("bucket", "objects.create", 4, "before", True, marks=SLOW),
         pytest.param("bucket", "objects.delete_below", 2, "before", None, marks=SLOW),  # tidying up
     ],
@@ -110,7 +111,7 @@ def test_a_task_that_runs_twice_does_no_harm(place: Storage) -> None:
     first = writer.commit_part("train", "0000", make_batch(range(5)), [], {"seconds": {"fit": 1, "total": 3.5}})
     again = writer.commit_part("train", "0000", make_batch(range(5, 10)))  # other clouds: those of before stay
     assert again == first == writer.record("train", "0000")
-    assert (first.seconds, first.samples, first.clouds) == (3.5, 5, 5)
+    assert (first.seconds, first.n_samples, first.n_clouds) == (3.5, 5, 5)
     assert first.psnr_sum / first.psnr_count == pytest.approx(np.mean([20 + i / 7 for i in range(5)]))
     assert set(first.bytes) >= {"latents", "position_gaps", "arrivals"}
 
@@ -119,7 +120,7 @@ def test_a_task_that_runs_twice_does_no_harm(place: Storage) -> None:
 def test_a_full_disk_leaves_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     writer = empty_store(tmp_path / "s.zarr", ONE_PART)
     before = files(tmp_path)
-    work, calls = getattr(commit, place), 0
+    work, calls = getattr(writing, place), 0
 
     def full(*args: Any, **options: Any) -> Any:
         nonlocal calls
@@ -128,7 +129,7 @@ def test_a_full_disk_leaves_no_litter(tmp_path: Path, monkeypatch: pytest.Monkey
             raise OSError(errno.ENOSPC, "No space left on device")
         return work(*args, **options)
 
-    monkeypatch.setattr(commit, place, full)
+    monkeypatch.setattr(writing, place, full)
     with pytest.raises(NoSpaceError, match="no space left") as caught:
         writer.commit_part("train", "0000", make_batch(range(5)))
     assert caught.value.exit_code == 7
@@ -176,12 +177,12 @@ def test_a_finished_store_keeps_nothing_of_a_worker_that_was_killed_on_the_way(t
 
 def test_what_is_read_back_wrong_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = empty_store(tmp_path / "s.zarr", ONE_PART)
-    work = commit.write_array
+    work = writing.write_array
 
     def faulty(folder: Path, name: str, values: np.ndarray, *options: Any) -> None:
         work(folder, name, values + 1 if name == "labels" else values, *options)
 
-    monkeypatch.setattr(commit, "write_array", faulty)
+    monkeypatch.setattr(writing, "write_array", faulty)
     with pytest.raises(DamagedStoreError, match="labels is damaged"):
         writer.commit_part("train", "0000", make_batch(range(5)))
     assert writer.committed() == {"train": set()}
@@ -235,7 +236,7 @@ def test_every_sample_ends_as_its_clouds_or_as_one_failure(place: Storage) -> No
     with pytest.raises(ValueError, match="twice with the same repeat"):
         writer.commit_part("train", "0000", replace(repeats, repeats=np.zeros(6, np.int64)), lost)
     record = writer.commit_part("train", "0000", repeats, lost)
-    assert (record.samples, record.clouds, record.failed) == (5, 6, 2)
+    assert (record.n_samples, record.n_clouds, record.n_failures) == (5, 6, 2)
 
 
 def test_a_part_outside_of_the_plan_is_refused(tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ from numcodecs import Blosc
 from store_samples import make_batch, make_cloud, nearest
 
 from arcpipe.cloud import CloudBatch, morton_codes
-from arcpipe.store import neighbour_codec
-from arcpipe.store.arrivals import Arrivals, Geometry, decode_arrivals, encode_arrivals
-from arcpipe.store.neighbour_codec import decode_neighbours
+from arcpipe.store import arrivals
+from arcpipe.store.arrivals import Arrivals, Geometry, decode_arrivals, decode_neighbours, encode_arrivals
 
 SHAPES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 12)), max_size=5)
 
@@ -158,7 +157,7 @@ def test_sets_of_older_stores_are_read_in_any_order(monkeypatch: pytest.MonkeyPa
     stored = np.random.default_rng(0).permuted(batch.neighbours, axis=1)
     where = geometry(batch)
     assert np.array_equal(decode_neighbours(stored, "sets", where), batch.neighbours)
-    monkeypatch.setattr(neighbour_codec, "BAND", 5)
+    monkeypatch.setattr(arrivals, "SET_PIXELS", 5)
     assert np.array_equal(decode_neighbours(stored, "sets", where), batch.neighbours)
     stored[3, 0] = 999
     with pytest.raises(ValueError, match="row that its cloud does not have"):

@@ -41,7 +41,7 @@ def tree(place: Storage) -> dict[str, tuple[object, ...]]:
             status = (place.path / name).stat()
             return (status.st_ino, status.st_mtime_ns, place.read(name))
         assert isinstance(place, BucketStorage)
-        return (objects.head(place.address.at(name)),)  # its tag is a hash of its bytes
+        return (objects.tag_of(place.address.at(name)),)  # its tag is a hash of its bytes
 
     names = list(place.files())
     return dict(zip(names, place.each(state, names), strict=True))

@@ -30,7 +30,7 @@ from arcpipe.storage import LocalStorage
 from arcpipe.store import Rounding, StoreWriter, open_store, open_writer, verify
 from arcpipe.store import arrays as array_module
 from arcpipe.store.arrays import read_group
-from arcpipe.store.position_codec import decode_gaps, encode_gaps
+from arcpipe.store.layout import decode_gaps, encode_gaps
 from arcpipe.store.quantise import scale_codes, scales_of
 from arcpipe.store.schema import group_document
 
@@ -56,7 +56,7 @@ def test_ragged_clouds_come_back(shapes: list, data: st.DataObject, dtype: str, 
             path, {"train": {"samples": len(clouds) + 1, "parts": 1}}, dtype=dtype, neighbours_cache=cache
         )
         record = writer.commit_part("train", "0000", batch, failures)
-        assert (record.samples, record.clouds, record.failed) == (len(clouds) + 1, len(clouds), 1)
+        assert (record.n_samples, record.n_clouds, record.n_failures) == (len(clouds) + 1, len(clouds), 1)
         writer.finish()
         store = open_store(path)
         rounded = Rounding(dtype).round(batch.latents, batch.offsets)
