@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, TypeVar
 
 from arcpipe.errors import ConfigError
-from arcpipe.files import temporary_folder
+from arcpipe.files import no_space_as_error, temporary_folder
 from arcpipe.storage import commits, lease, objects
 from arcpipe.storage.objects import Address
 from arcpipe.storage.protocol import ATTEMPTS
@@ -64,9 +64,6 @@ class BucketStorage:
 
         return size_of
 
-    def sha256(self, name: str) -> str:
-        return objects.sha256(self.address.at(name))
-
     def is_file(self, name: str) -> bool:
         return objects.exists(self.address.at(name))
 
@@ -101,6 +98,20 @@ class BucketStorage:
         from arcpipe.storage.arrays import BucketArrayStore
 
         return BucketArrayStore(self.address.at(name), metadata)
+
+    @contextlib.contextmanager
+    def at_hand(self, group: str, names: Iterable[str]) -> Iterator[Path]:
+        """What has gone meanwhile is left out."""
+        with temporary_folder("reading", group.replace("/", "-")) as folder:
+
+            def fetch(name: str) -> None:
+                file = folder / group / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError), no_space_as_error(file):
+                    file.write_bytes(self.read(f"{group}/{name}"))
+
+            self.each(fetch, names)
+            yield folder
 
     def each(self, act: Callable[[T], Any], items: Iterable[T]) -> list[Any]:
         return objects.each(act, items)

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, TypeVar
 from arcpipe.errors import FileAccessError
 from arcpipe.files import (
     attempt_folder,
-    file_sha256,
     move,
     nearest_folder,
     no_space_as_error,
@@ -77,9 +76,6 @@ class LocalStorage:
 
         return size_of
 
-    def sha256(self, name: str) -> str:
-        return file_sha256(self.path / name)
-
     def is_file(self, name: str) -> bool:
         return (self.path / name).is_file()
 
@@ -112,6 +108,9 @@ class LocalStorage:
         from zarr.storage import LocalStore
 
         return LocalStore(self.path / name, read_only=True)
+
+    def at_hand(self, group: str, names: Iterable[str]) -> AbstractContextManager[Path]:
+        return contextlib.nullcontext(self.path)
 
     def each(self, act: Callable[[T], Any], items: Iterable[T]) -> list[Any]:
         return [act(item) for item in items]

@@ -55,9 +55,6 @@ class Storage(Protocol):
     def sizes(self, group: str) -> Callable[[str], int]:
         """A function from names below a group to bytes, 0 where there is no file, for a group that does not change."""
 
-    def sha256(self, name: str) -> str:
-        """The hash of a file, which is read piece by piece."""
-
     def is_file(self, name: str) -> bool:
         """Whether a file has this name."""
 
@@ -81,6 +78,9 @@ class Storage(Protocol):
 
     def array(self, name: str, metadata: bytes) -> Any:
         """Zarr's store of one array of a committed group, whose `zarr.json` was read before."""
+
+    def at_hand(self, group: str, names: Iterable[str]) -> AbstractContextManager[Path]:
+        """A local folder that has these files of a group under their names, each of which is fetched once."""
 
     def each(self, act: Callable[[T], Any], items: Iterable[T]) -> list[Any]:
         """Apply a function that reads here to all items, several at once where most of the time is waiting."""

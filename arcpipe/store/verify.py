@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from arcpipe.config import differences
 from arcpipe.errors import ArcpipeError, DamagedStoreError, NotAStoreError
+from arcpipe.files import file_sha256
 from arcpipe.storage import ATTEMPTS, Place, Storage, storage_at
 from arcpipe.store.arrays import read_group
 from arcpipe.store.part import Part
@@ -109,22 +112,23 @@ def verify_part(store: Store, planned: PlannedPart, report: VerifyReport, seen: 
         report.add(group, f"it is the part {own['split']}/{own['part']}, in the wrong place")
     if own["fingerprint"] != store.fingerprint:
         report.add(group, "it belongs to another store (its fingerprint differs)")
-    whole = _verify_files(store.storage, group, own["files"], report)
     report.parts += 1
     report.clouds += part.n_clouds
     report.failed += len(own["failures"])
     if own["samples"] != planned.n_samples:
         report.add(group, f"{own['samples']} samples, {planned.n_samples} are planned")
-    if check_arrays(store, part, report, say=whole) and whole:
-        check_content(store, part, report, {} if seen is None else seen)
+    with _checked_files(part, report) as (part, whole):
+        if check_arrays(store, part, report, say=whole) and whole:
+            check_content(store, part, report, {} if seen is None else seen)
 
 
 def _verify_decoder(store: Store, report: VerifyReport) -> None:
     if not _verify_seal(store.storage, "decoder", report):
         return
     try:
-        if _verify_files(store.storage, "decoder", Part(store.storage, "decoder").attributes["files"], report):
-            report.arrays += len(store.decoder.arrays())
+        with _checked_files(Part(store.storage, "decoder"), report) as (_, whole):
+            if whole:
+                report.arrays += len(store.decoder.arrays())
     except DamagedStoreError as error:
         report.add("decoder", "; ".join(error.details))
 
@@ -139,34 +143,36 @@ def _verify_seal(storage: Storage, group: str, report: VerifyReport) -> bool:
     return True
 
 
-def _verify_files(
-    storage: Storage, group: str, recorded: Mapping[str, Mapping[str, Any]], report: VerifyReport
-) -> bool:
-    """Compare the files below a group with their recorded sizes and hashes, and look for others. False: damage."""
+@contextmanager
+def _checked_files(part: Part, report: VerifyReport) -> Iterator[tuple[Part, bool]]:
+    """Compare the files of a part with their recorded sizes and hashes, and look for others.
+
+    Gives the part as it was read for that, so that arrays are of the same bytes, and whether all is as it was written.
+    """
+    storage, group, recorded = part.storage, part.group, part.attributes["files"]
     whole, size_of = True, storage.sizes(group)
-    for name, expected in recorded.items():
-        report.files += 1
-        problem = _file_problem(storage, group, name, size_of, expected)
-        if problem:
-            whole = False
-            report.add(f"{group}/{name}", problem)
-        else:
-            report.bytes += expected["bytes"]
-    _verify_names(storage, group, {f"{group}/{name}" for name in (*recorded, "zarr.json")}, report)
-    return whole
+    readable = [name for name, file in recorded.items() if size_of(name) == file["bytes"]]
+    with storage.at_hand(group, ["zarr.json", *readable]) as near:
+        for name, expected in recorded.items():
+            report.files += 1
+            problem = _file_problem(storage, f"{group}/{name}", size_of(name), expected, near)
+            if problem:
+                whole = False
+                report.add(f"{group}/{name}", problem)
+            else:
+                report.bytes += expected["bytes"]
+        _verify_names(storage, group, {f"{group}/{name}" for name in (*recorded, "zarr.json")}, report)
+        yield Part(storage_at(near), group), whole
 
 
-def _file_problem(
-    storage: Storage, group: str, name: str, size_of: Callable[[str], int], expected: Mapping[str, Any]
-) -> str | None:
-    place = f"{group}/{name}"
+def _file_problem(storage: Storage, name: str, n_bytes: int, expected: Mapping[str, Any], near: Path) -> str | None:
     try:
-        n_bytes = size_of(name)
-        if not n_bytes and not storage.is_file(place):
-            return "no file" if storage.is_taken(place) else "missing"
+        if not n_bytes and not storage.is_file(name):
+            return "no file" if storage.is_taken(name) else "missing"
         if n_bytes != expected["bytes"]:
             return f"{n_bytes} bytes, expected {expected['bytes']}"
-        return None if storage.sha256(place) == expected["sha256"] else "its bytes are not those that were written"
+        same = file_sha256(near / name) == expected["sha256"]
+        return None if same else "its bytes are not those that were written"
     except PermissionError:  # a question for whoever owns the store, no damage
         raise
     except OSError as error:  # a failing disk: the others are still looked at
