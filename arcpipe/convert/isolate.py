@@ -7,6 +7,7 @@ others are converted, and the process commits the part as a worker would.
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -17,9 +18,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from arcpipe.cloud import FailedSample
-from arcpipe.convert.limits import fit_limit_s, memory_share
-from arcpipe.convert.messages import decode, encode
-from arcpipe.convert.plan import PartPlan, core_seconds
+from arcpipe.convert.child import encode
+from arcpipe.convert.limits import memory_share
+from arcpipe.convert.plan import PartPlan
 from arcpipe.convert.work import Work
 from arcpipe.errors import ClusterError, rebuilt
 from arcpipe.sources import Sample
@@ -70,7 +71,7 @@ def _bisect(
     failures: dict[int, FailedSample] = {}
     strikes: Counter[int] = Counter()
     first: list[list[int]] = []
-    memory = work.run.memory or memory_share(2)
+    memory = work.config.run.memory or memory_share(2)
     while len(failures) <= MOST_BLAMED:
         asked = {"work": work, "part": part, "writer": writer}
         ended = attempts.run({**asked, "first": first, "failures": failures, "memory_bytes": memory})
@@ -123,7 +124,7 @@ class _Attempts:
         except BrokenPipeError:
             pass
         for line in self._child.stdout:
-            message = decode(line)
+            message = json.loads(line)
             if "stage" in message:
                 stage, rows = message["stage"], tuple(message["rows"])
             elif "ended" in message:
@@ -163,7 +164,7 @@ def _ended(stage: str, rows: tuple[int, ...], ended: dict[str, Any], memory: int
 def _record(sample: Sample, ended: Ended, work: Work) -> FailedSample:
     doing = "reading" if ended.stage == "read" else "fitting"
     if ended.reason == "hung":
-        limit = work.run.hung_read_s if doing == "reading" else fit_limit_s(work.run, core_seconds([sample], work.fit))
+        limit = work.read_limit_s if doing == "reading" else work.fit_limit_s([sample])
         what = f"{sample.key} hung: {doing} it took more than {limit:g} s"
     elif ended.reason == "out-of-memory":
         what = f"{sample.key} does not fit into memory: {doing} it, its process was {ended.how}"

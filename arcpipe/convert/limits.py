@@ -14,12 +14,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from arcpipe.config import RunSection
 from arcpipe.machine import free_memory
 
-SLOWEST = 30
-"""A machine may be so many times slower than the planned speed before a part counts as hung: 2 cores for 80 processes
-and a cold compiler cache were 25."""
 LEAST_MEMORY = 2**30
 
 _ends: dict[object, float] = {}
@@ -51,11 +47,6 @@ def within(seconds: float | None) -> Iterator[None]:
 def _arm() -> None:
     first = min(_ends.values(), default=None)
     signal.setitimer(signal.ITIMER_REAL, 0 if first is None else max(1e-3, first - time.monotonic()))
-
-
-def fit_limit_s(run: RunSection, expected_core_s: float) -> float:
-    """Seconds after which fitting what should take `expected_core_s` counts as hung."""
-    return run.hung_part_s + SLOWEST * expected_core_s
 
 
 def memory_share(n_workers: int) -> int:
