@@ -78,9 +78,8 @@ class Results:
         """
         rows = []
         for reference in pipeline.table.reference:
-            columns = [column for arm in pipeline.arms for column in arm.columns]
-            unique = list({column.name: column for column in columns}.values())
-            known = numbers_of(reference.thesis, unique, f"{pipeline.path}, reference {reference.name},")
+            where = f"{pipeline.path}, reference {reference.name},"
+            known = numbers_of(reference.thesis, pipeline.columns(), where)
             rows.append(Row(reference.name, {name: Cell((), number) for name, number in known.items()}, reference=True))
         jobs = list(jobs)
         for arm in pipeline.arms:

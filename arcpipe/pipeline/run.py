@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ from arcpipe.devices import check_workers
 from arcpipe.errors import ArcpipeError, ConfigError, PipelineError
 from arcpipe.files import write_atomically
 from arcpipe.pipeline.card import CHOSEN_BY, Card
-from arcpipe.pipeline.figure import draw_results
 from arcpipe.pipeline.file import Pipeline, PipelineConfig
 from arcpipe.pipeline.plan import Evaluation, Job, plan_jobs
 from arcpipe.pipeline.results import Results
 from arcpipe.pipeline.state import Left, what_is_left
-from arcpipe.pipeline.table import comma_separated, markdown
+from arcpipe.pipeline.table import comma_separated, draw_results, markdown
+from arcpipe.progress import say
 from arcpipe.storage import Storage
 
 
@@ -45,7 +44,7 @@ class PipelineReport:
             "measured": self.measured,
             "before": self.before,
             "failed": list(self.failed),
-            "left": [entry.as_dict() for entry in self.left],
+            "left": [asdict(entry) for entry in self.left],
         }
 
     def lines(self) -> list[str]:
@@ -162,17 +161,15 @@ class _Desk:
 
     def write(self) -> list[str]:
         """Write the four files and return the table's lines."""
+        folder, thesis, columns = self.results.folder, self.pipeline.table.thesis, self.pipeline.columns()
+        title = self.pipeline.table.title or self.pipeline.name
         with self.results.shared():
-            return self._write()
-
-    def _write(self) -> list[str]:
-        rows = self.results.rows(self.pipeline, self.all_jobs)
-        name, table, columns = self.pipeline.name, self.pipeline.table, self.pipeline.columns()
-        lines = markdown(table.title or name, table.thesis, columns, rows)
-        self.results.write(self.pipeline, rows, {"failed": self.failed, **_machine()})
-        write_atomically(self.results.folder / "table.md", ("\n".join(lines) + "\n").encode())
-        write_atomically(self.results.folder / "table.csv", comma_separated(columns, rows).encode())
-        draw_results(self.results.folder / "table.png", table.title or name, table.thesis, columns, rows)
+            rows = self.results.rows(self.pipeline, self.all_jobs)
+            lines = markdown(title, thesis, columns, rows)
+            self.results.write(self.pipeline, rows, {"failed": self.failed, **_machine()})
+            write_atomically(folder / "table.md", ("\n".join(lines) + "\n").encode())
+            write_atomically(folder / "table.csv", comma_separated(columns, rows).encode())
+            draw_results(folder / "table.png", title, thesis, columns, rows)
         return lines
 
 
@@ -313,8 +310,3 @@ def _machine() -> dict[str, Any]:
     except OSError:
         pass
     return {"arcpipe": __version__, "machine": {"cpu": model, "cores": os.cpu_count()}}
-
-
-def say(message: str) -> None:
-    """Tell the person on stderr."""
-    print(message, file=sys.stderr, flush=True)

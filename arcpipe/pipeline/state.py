@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from arcpipe.pipeline.plan import Job
 from arcpipe.pipeline.results import Results
@@ -24,9 +23,6 @@ class Left:
     run_state: str
     evaluations: int
     evaluations_left: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     def lines(self) -> list[str]:
         state = "done" if not self.evaluations_left else f"{self.evaluations_left} of {self.evaluations} numbers left"
