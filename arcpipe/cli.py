@@ -99,19 +99,15 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             with heeded():
                 command(*args, **kwargs)
-        except ArcpipeError as error:
-            raise _told(error) from None
         except Exception as error:
-            told = _of_the_system(error)
+            told = error if isinstance(error, ArcpipeError) else _of_the_system(error)
             if told is None:
                 raise
             raise _told(told) from None
-        except KeyboardInterrupt:
-            _say(f"interrupted: nothing is lost, the same command continues:\n  {same_command()}")
-            raise typer.Exit(130) from None
-        except Terminated:
-            _say(f"terminated: nothing is lost, the same command continues:\n  {same_command()}")
-            raise typer.Exit(143) from None
+        except (KeyboardInterrupt, Terminated) as stop:
+            what, code = ("interrupted", 130) if isinstance(stop, KeyboardInterrupt) else ("terminated", 143)
+            _say(f"{what}: nothing is lost, the same command continues:\n  {same_command()}")
+            raise typer.Exit(code) from None
 
     return run
 
