@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from arcpipe.config import (
     ConvertConfig,
+    EvaluateConfig,
     EvaluateSection,
     Section,
     Seed,
@@ -26,6 +27,7 @@ from arcpipe.config import (
     unread,
 )
 from arcpipe.errors import ConfigError
+from arcpipe.storage import Storage
 
 PLACEHOLDER = Path("-")
 """Where a store or run lies is derived from its settings (`plan`) once they are known."""
@@ -40,6 +42,11 @@ class ColumnSection(EvaluateSection):
     """Title of the column; `accuracy` if there is only one."""
     convert: dict[str, Any] = Field(default_factory=dict)
     """Evaluate on another conversion, by these settings in place of the arm's, under the arm's own decoder."""
+
+    def of(self, train: TrainConfig, store: Storage) -> EvaluateConfig:
+        """The evaluation of a training, on this store."""
+        own = self.model_dump(exclude={"name", "convert"})
+        return EvaluateConfig(run=train.out, store=store, seed=train.seed, device=train.device, **own)
 
 
 class ReferenceSection(Section):
