@@ -71,8 +71,10 @@ def start(stack: ExitStack, n_workers: int, threads: int, scratch: Path | None, 
     environments = [environment | (_one_gpu(i, run.gpus) if run.gpus is not None else {}) for i in range(n_workers)]
     workers = {i: {"cls": Nanny, "options": {**options, "env": env}} for i, env in enumerate(environments)}
     scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0"}}
-    # A worker that is killed cannot tidy up its semaphore; Python's tracker does it, and need not say so.
-    stack.enter_context(_environment("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning"))
+    if "PYTHONWARNINGS" not in os.environ:
+        # A worker that is killed cannot tidy up its semaphore; Python's tracker does it, and need not say so.
+        os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker:UserWarning"
+        stack.callback(os.environ.pop, "PYTHONWARNINGS", None)
     # Ctrl-C reaches every process of the terminal. Blocked here, it is blocked in the threads of the cluster and in all
     # processes that they start, now or later; this thread gets it as soon as the block is lifted.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -91,18 +93,6 @@ def _close(cluster: Any) -> None:
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """A variable of the environment for the processes that are started in the block, unless it is set already."""
-    before = os.environ.get(name)
-    os.environ.setdefault(name, value)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-
-
-@contextmanager
 def _without_script() -> Iterator[None]:
     """Keep Python from running the user's script again in every process that is started in the block.
 
@@ -110,14 +100,12 @@ def _without_script() -> Iterator[None]:
     `if __name__ == "__main__"` would then start its conversion again in every worker.
     """
     main = sys.modules["__main__"]
-    before: dict[str, Any] = {
-        name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__
-    }
+    before: dict[str, Any] = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
     main.__spec__ = None
     try:
         yield
     finally:
-        main.__dict__.update(before)
+        vars(main).update(before)
 
 
 def _one_gpu(worker: int, gpus: int) -> dict[str, str]:

@@ -189,17 +189,13 @@ class FitSection(Section):
         return {**RECIPES.get(recipe, {}), **values} if isinstance(recipe, str) else values
 
     @model_validator(mode="after")
-    def kind_of_recipe(self) -> Self:
+    def fits_the_recipe(self) -> Self:
         if self.decoder_kind != kind_of(self.recipe):
             raise ConfigError(
                 "fit.decoder_kind does not fit the recipe.",
                 details=[f"found decoder_kind {self.decoder_kind} with the recipe {self.recipe}"],
                 fix=[f"--recipe {'thesis' if self.decoder_kind == 'concat' else self.decoder_kind}"],
             )
-        return self
-
-    @model_validator(mode="after")
-    def nothing_is_ignored(self) -> Self:
         usual = {name: field.default for name, field in type(self).model_fields.items()} | RECIPES[self.recipe]
         ignored = [name for name in unread(self.decoder_kind) if getattr(self, name) != usual[name]]
         if ignored:

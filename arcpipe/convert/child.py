@@ -22,10 +22,9 @@ import numpy as np
 
 from arcpipe.cloud import FailedSample
 from arcpipe.config import ConvertConfig, Section
-from arcpipe.convert.limits import lift_memory_limit, limit_memory, within
 from arcpipe.convert.plan import PartPlan
 from arcpipe.convert.task import Group, Image, Making, open_images, read_sample
-from arcpipe.convert.work import Work, prepare
+from arcpipe.convert.work import Work, lift_memory_limit, limit_memory, prepare, within
 from arcpipe.errors import ArcpipeError
 from arcpipe.sources import Sample
 from arcpipe.store import open_writer

@@ -24,7 +24,6 @@ from arcpipe.progress import Progress, duration, say
 from arcpipe.sources import Inventory, Sample, open_source
 from arcpipe.storage import storage_at
 from arcpipe.store import load_decoder_file, open_store
-from arcpipe.threads import set_compute_threads
 
 MOST_TRIES = 3
 """Times that pretraining is begun: its workers may be killed by chance."""
@@ -115,7 +114,8 @@ def pretrained_decoder(work: Work, inventory: Inventory, workers: Cluster) -> De
 
 def _attempt(work: Work, chosen: list[Sample], workers: Cluster) -> Future[Any]:
     """Pretrain; where the workers died, without the images that do it."""
-    # The other workers have nothing to do yet; the same number of threads whatever --workers, for the same bits.
+    # The other workers of this machine wait for the decoder; so it has as many threads whatever --workers, for the same
+    # bits.
     threads = available_cores() if work.threads else 0
     work = replace(work, threads=threads, memory=work.memory * (workers.n_workers if work.threads else 1))
     for attempt in range(MOST_TRIES):
@@ -149,7 +149,7 @@ def _watch(future: Future[Any], progress: Progress) -> None:
             said = True
 
 
-def pretrain(work: Work, samples: Sequence[Sample], topic: str = "") -> DecoderRecord:
+def pretrain(work: Work, samples: Sequence[Sample], topic: str) -> DecoderRecord:
     """Fit the first `pretrain_images` readable samples jointly with a decoder (METHOD §1, thesis 3.2.2).
 
     The steps that were taken are told under `topic`.
@@ -157,10 +157,7 @@ def pretrain(work: Work, samples: Sequence[Sample], topic: str = "") -> DecoderR
     from arcpipe.arc.learn_basis import piece_of
     from arcpipe.arc.pretrain import pretrain_decoder
 
-    device = prepare(work)
-    run, seed = work.config.run, work.config.seed
-    if run.scheduler is None and run.cluster is None:
-        set_compute_threads(available_cores())  # the other workers of this machine wait for the decoder
+    device, seed = prepare(work), work.config.seed
     source = open_source(work.config.source, seed=seed, download=False)
     chosen: list[Sample] = []
     images: list[Image] = []

@@ -22,12 +22,7 @@ Waiting = dict[Future[PartRecord], tuple[PartPlan, int]]
 
 
 def convert_parts(
-    todo: Sequence[PartPlan],
-    work: Work,
-    writer: StoreWriter,
-    workers: Cluster,
-    plan: Plan,
-    before: Sequence[PartRecord],
+    todo: Sequence[PartPlan], work: Work, writer: StoreWriter, workers: Cluster, plan: Plan, before: list[PartRecord]
 ) -> list[PartRecord]:
     """Make the parts `todo` of a plan; a lost part does not stop the others.
 
@@ -37,7 +32,7 @@ def convert_parts(
         ClusterError: some parts could not be made.
         ArcpipeError: something that the other parts would meet too, such as a full disk.
     """
-    records, lost, n_parts = list(before), list[str](), len(plan.parts)
+    records, lost, n_parts = before.copy(), list[str](), len(plan.parts)
     if before:
         say(f"continuing: {len(before)} of {n_parts} parts are there")
     total = sum(len(part.samples) for part in plan.parts)

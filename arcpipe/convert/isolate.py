@@ -19,9 +19,8 @@ from typing import Any
 
 from arcpipe.cloud import FailedSample
 from arcpipe.convert.child import encode
-from arcpipe.convert.limits import memory_share
 from arcpipe.convert.plan import PartPlan
-from arcpipe.convert.work import Work
+from arcpipe.convert.work import Work, memory_share
 from arcpipe.errors import ClusterError, rebuilt
 from arcpipe.sources import Sample
 from arcpipe.store import PartRecord, StoreWriter
@@ -53,8 +52,7 @@ def isolate_part(work: Work, part: PartPlan, writer: StoreWriter) -> PartRecord:
     """
     with ExitStack() as stack:
         record, _ = _bisect(_Attempts(stack), work, part, str(writer.storage))
-    if record is None:
-        raise ClusterError(f"part {part.split}/{part.part_id} was not committed.")
+    assert record is not None
     return record
 
 

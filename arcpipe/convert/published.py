@@ -66,14 +66,7 @@ def import_networks(found: NetworkSet, config: ConvertConfig, *, overwrite: bool
                 _write(writer, part, files, found, config)
             (made if part in todo else before).append(writer.record(part.split, part.part_id))
             bar.update(bar.done + len(part.samples))
-    report = summarise(
-        config.out,
-        before,
-        made,
-        seconds=time.monotonic() - started,
-        workers=min(1, len(made)),
-        max_failed=config.run.max_failed,
-    )
+    report = summarise(config, before, made, started=started, workers=min(1, len(made)))
     writer.finish(report.for_the_store() if made else None)
     return report
 

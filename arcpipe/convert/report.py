@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from arcpipe.cloud import FailedSample
+from arcpipe.config import ConvertConfig
 from arcpipe.errors import TooManyFailuresError
 from arcpipe.progress import LOW_DB, byte_size, counted, duration, pace, quality_words
 from arcpipe.storage import Storage
@@ -142,22 +144,18 @@ def _table(splits: Mapping[str, SplitSummary]) -> list[str]:
 
 
 def summarise(
-    storage: Storage,
-    before: Sequence[PartRecord],
-    made: Sequence[PartRecord],
-    *,
-    seconds: float,
-    workers: int,
-    max_failed: float,
+    config: ConvertConfig, before: Sequence[PartRecord], made: Sequence[PartRecord], *, started: float, workers: int
 ) -> ConvertReport:
     """Read a store's own numbers, all parts of which are committed, into the closing summary.
 
-    `before`, `made`: records of the parts that were there, and of those that this run made.
+    `before`, `made`: records of the parts that were there, and of those that this run made. `started`: when it did, by
+    `time.monotonic()`.
     """
-    store = open_store(storage, allow_unfinished=True)
+    seconds = time.monotonic() - started
+    store = open_store(config.out, allow_unfinished=True)
     summary = summarise_store(store, [*before, *made])
     return ConvertReport(
-        store=storage,
+        store=config.out,
         splits=summary.splits,
         failures=summary.failures,
         seconds=seconds,
@@ -169,5 +167,5 @@ def summarise(
         decoder_kind=store.decoder_kind,
         n_classes=len(store.classes),
         workers=workers,
-        max_failed=max_failed,
+        max_failed=config.run.max_failed,
     )

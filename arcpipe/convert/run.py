@@ -109,14 +109,7 @@ def run_convert(
         todo = plan.missing()
         before = [writer.record(part.split, part.part_id) for part in plan.parts if part not in todo]
         made = convert_parts(todo, _work_of(plan, workers()), writer, workers(), plan, before) if todo else []
-        report = summarise(
-            config.out,
-            before,
-            made,
-            seconds=time.monotonic() - started,
-            workers=workers().n_workers if todo else 0,
-            max_failed=config.run.max_failed,
-        )
+        report = summarise(config, before, made, started=started, workers=workers().n_workers if todo else 0)
         writer.finish(report.for_the_store() if todo else None)
     return report
 

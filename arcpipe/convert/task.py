@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from arcpipe import seeds
 from arcpipe.arc.memory import LOADED_BYTES, copies_of_image
 from arcpipe.cloud import Cloud, CloudBatch, DecoderRecord, FailedSample
-from arcpipe.convert.limits import within
 from arcpipe.convert.plan import PartPlan
-from arcpipe.convert.work import Work, check_memory, prepare
+from arcpipe.convert.work import Work, check_memory, prepare, within
 from arcpipe.errors import DownloadError, FileAccessError, ImageError, SourceError
 from arcpipe.machine import is_out_of_memory
 from arcpipe.sources import Sample, Source, open_source

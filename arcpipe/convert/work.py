@@ -1,13 +1,20 @@
-"""What all tasks of a conversion share, how much memory each of them may use, and how a process makes itself ready.
+"""What all tasks of a conversion share, how a process makes itself ready for them, and how much each of them may take.
 
-No bound on memory changes a byte of a cloud: groups and threads are chosen so that memory suffices, and an image that
-cannot fit is recorded as failed, with what it would need, before it is read.
+Memory changes no byte of a cloud: groups and threads are chosen so that it suffices, and an image that cannot fit is
+recorded as failed, with what it would need, before it is read. A worker that exceeds a time limit ends itself, and Dask
+gives its part to another one; `isolate` then finds out which sample it was. The limits are generous, for a machine may
+be busy with other things: they tell "never" from "slow".
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +23,7 @@ from arcpipe.config import ConvertConfig, FitSection, RunSection
 from arcpipe.convert.plan import core_seconds
 from arcpipe.devices import workers_here
 from arcpipe.errors import ConfigError, ImageError
-from arcpipe.machine import machine_memory, resident_bytes
+from arcpipe.machine import free_memory, machine_memory, resident_bytes
 from arcpipe.progress import byte_size
 from arcpipe.sources import Sample
 from arcpipe.threads import set_compute_threads
@@ -28,6 +35,10 @@ GPU_SHARE = 0.9
 SLOWEST = 30
 """A machine may be so many times slower than the planned speed before a part counts as hung: 2 cores for 80 processes
 and a cold compiler cache were 25."""
+LEAST_MEMORY = 2**30
+
+_ends: dict[object, float] = {}
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -139,3 +150,53 @@ def check_joint_memory(shapes: Sequence[tuple[int, int, int]], fit: FitSection, 
             "--decoder STORE, or --shorter 256",
         ],
     )
+
+
+@contextmanager
+def within(seconds: float | None) -> Iterator[None]:
+    """End this process by SIGALRM unless the block is left in time; None is no limit.
+
+    The default action of the signal is the kernel's: it needs no Python code to run, so it also ends a process whose
+    interpreter is stuck in a library. Several threads may be inside; the first deadline counts.
+    """
+    if seconds is None:
+        yield
+        return
+    token = object()
+    with _lock:
+        _ends[token] = time.monotonic() + seconds
+        _arm()
+    try:
+        yield
+    finally:
+        with _lock:
+            del _ends[token]
+            _arm()
+
+
+def _arm() -> None:
+    first = min(_ends.values(), default=None)
+    signal.setitimer(signal.ITIMER_REAL, 0 if first is None else max(1e-3, first - time.monotonic()))
+
+
+def memory_share(n_workers: int) -> int:
+    """Bytes that one of `n_workers` on this machine may use: its share of what is free now."""
+    return max(LEAST_MEMORY, free_memory() // max(n_workers, 1))
+
+
+def limit_memory(n_bytes: int | None) -> None:
+    """Let this process allocate so much beyond what it has mapped already; allocations that go further fail.
+
+    What is mapped at the start is libraries, gigabytes of addresses and little memory. None is no limit.
+    """
+    if n_bytes is None:
+        return
+    with open("/proc/self/statm", encoding="ascii") as file:
+        mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + n_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def lift_memory_limit() -> None:
+    """Let this process allocate again what its hard limit lets it."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
