@@ -39,11 +39,12 @@ def convert_part(work: Work, part: PartPlan, writer: StoreWriter) -> PartRecord:
     """Decode, place anchors, find neighbours, fit, quantise, check, write and commit one part."""
     with within(work.fit_limit_s(part.samples)):
         making = Making(work, part, writer)
-        groups = map(making.read, making.groups())
-        # On a CPU all cores are at work already, and a group is gone before the next is read. While a GPU fits one,
-        # threads of the CPU read the next.
-        for group in groups if making.device == "cpu" else ahead(groups):
-            making.fit(group)
+        if making.device == "cpu":  # all cores are at work already, and a group is gone before the next is read
+            for samples in making.groups():
+                making.fit(making.read(samples))
+        else:  # while a GPU fits a group, threads of the CPU read the next
+            for group in ahead(map(making.read, making.groups())):
+                making.fit(group)
         return making.commit()
 
 
