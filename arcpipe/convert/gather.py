@@ -47,20 +47,20 @@ def convert_parts(
         progress.update(done, **_fields(records, n_parts))
         try:
             for future, part, tries in _as_they_end(waiting, progress):
-                name, error = f"{part.split}/{part.part_id}", failure(future)
+                error = failure(future)
                 if error is None:
                     records.append(future.result())
                     progress.update(progress.done + len(part.samples), **_fields(records, n_parts))
                 elif tries < MOST_TRIES and _to_isolate(error, first=tries == 0):
                     why = "its workers died" if isinstance(error, DeadWorkersError) else _told(error)
-                    progress.note(f"part {name}: {why}. Trying it in a process of its own.")
+                    progress.note(f"part {part.name}: {why}. Trying it in a process of its own.")
                     waiting[workers.executor.submit(isolate_part, work, part, writer)] = (part, tries + 1)
                 elif isinstance(error, ArcpipeError) and not isinstance(error, ClusterError):
                     raise error  # the other parts would meet it too
                 else:
-                    lost.append(f"{name}: {_told(error)}")
+                    lost.append(f"{part.name}: {_told(error)}")
                     if not future.cancelled():  # with the cluster all parts go at once: said at the end
-                        progress.note(f"part {name} was lost: {_told(error)}")
+                        progress.note(f"part {part.name} was lost: {_told(error)}")
         except NoSpaceError as error:
             details = [*error.details, *_what_is_missing(plan)]
             raise NoSpaceError(error.what, details=details, fix=error.fix) from None

@@ -50,50 +50,48 @@ def isolate_part(work: Work, part: PartPlan, writer: StoreWriter) -> PartRecord:
         ClusterError: it is not some samples: too many of them, or the process ends before or after them.
         ArcpipeError: what the process itself raised.
     """
-    with ExitStack() as stack:
-        record, _ = _bisect(_Attempts(stack), work, part, str(writer.storage))
+    record, _ = _bisect(work, part, str(writer.storage))
     assert record is not None
     return record
 
 
 def find_deadly(work: Work, samples: tuple[Sample, ...]) -> list[FailedSample]:
     """Of samples that belong to no part, those that end the process that reads them."""
-    with ExitStack() as stack:
-        return _bisect(_Attempts(stack), work, PartPlan("pretraining", "", samples), None)[1]
+    return _bisect(work, PartPlan("pretraining", "", samples), None)[1]
 
 
-def _bisect(
-    attempts: _Attempts, work: Work, part: PartPlan, writer: str | None
-) -> tuple[PartRecord | None, list[FailedSample]]:
+def _bisect(work: Work, part: PartPlan, writer: str | None) -> tuple[PartRecord | None, list[FailedSample]]:
+    """Try a part, again without the samples that end their process, until it is committed.
+
+    Returns its record, and these samples. Without a writer the images are only read, and there is no record.
+    """
     work = replace(work, guarded=True)
     failures: dict[int, FailedSample] = {}
     strikes: Counter[int] = Counter()
-    first: list[list[int]] = []
-    memory = work.config.run.memory or memory_share(2)
-    while len(failures) <= MOST_BLAMED:
-        asked = {"work": work, "part": part, "writer": writer}
-        ended = attempts.run({**asked, "first": first, "failures": failures, "memory_bytes": memory})
-        if not isinstance(ended, Ended):
-            return ended, list(failures.values())
-        if not ended.rows:
-            strikes[-1] += 1
-            if strikes[-1] < STRIKES:
-                continue
-            raise ClusterError(
-                f"part {part.split}/{part.part_id} ended two processes, at {ended.stage}.", details=[ended.how]
-            )
-        if len(ended.rows) > 1:
-            middle = len(ended.rows) // 2
-            first = [list(ended.rows[:middle]), list(ended.rows[middle:])]
-            continue
-        row = ended.rows[0]
-        strikes[row] += 1
-        first = [[row]]
-        if strikes[row] == STRIKES:
-            failures[row] = _record(part.samples[row], ended, work)
-            first = []
+    asked = {"work": work, "part": part, "writer": writer, "first": [], "failures": failures}
+    asked["memory_bytes"] = work.config.run.memory or memory_share(2)
+    with ExitStack() as stack:
+        attempts = _Attempts(stack)
+        while len(failures) <= MOST_BLAMED:
+            ended = attempts.run(asked)
+            if not isinstance(ended, Ended):
+                return ended, list(failures.values())
+            if not ended.rows:
+                strikes[-1] += 1
+                if strikes[-1] == STRIKES:
+                    raise ClusterError(f"part {part.name} ended two processes, at {ended.stage}.", details=[ended.how])
+            elif len(ended.rows) > 1:
+                middle = len(ended.rows) // 2
+                asked["first"] = [ended.rows[:middle], ended.rows[middle:]]
+            else:
+                row = ended.rows[0]
+                strikes[row] += 1
+                asked["first"] = [[row]]
+                if strikes[row] == STRIKES:
+                    failures[row] = _record(part.samples[row], ended, work)
+                    asked["first"] = []
     raise ClusterError(
-        f"part {part.split}/{part.part_id}: {len(failures)} samples ended the process that worked on them.",
+        f"part {part.name}: {len(failures)} samples ended the process that worked on them.",
         details=[failure.message for failure in list(failures.values())[:3]],
         fix=["look for what they share: a library that crashes, too little memory, a disk that hangs"],
     )

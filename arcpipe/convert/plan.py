@@ -40,6 +40,11 @@ class PartPlan:
     part_id: str
     samples: tuple[Sample, ...]
 
+    @property
+    def name(self) -> str:
+        """What messages call it: `train/0003`."""
+        return f"{self.split}/{self.part_id}"
+
 
 @dataclass(frozen=True)
 class Estimate:

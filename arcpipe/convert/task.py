@@ -119,7 +119,7 @@ class Making:
         try:
             record = writer.commit_part(part.split, part.part_id, batch, self.failures, how)
         except OSError as error:  # nothing of this part is to blame, and all others would meet it too
-            details = [f"part {part.split}/{part.part_id}, {error.filename or 'no file named'}"]
+            details = [f"part {part.name}, {error.filename or 'no file named'}"]
             raise FileAccessError(
                 f"{writer.storage} cannot be written: {error.strerror or error}.",
                 details=[*details, "committed parts are safe"],
