@@ -355,6 +355,7 @@ class ConvertConfig(Section):
         if not isinstance(fit, Mapping):
             return values
         values = {**values, "fit": {"recipe": "basis", **fit}}
-        if fit.get("recipe") == "siren":
-            values["store"] = {"neighbours_cache": "none", "dtype": "float32", **(values.get("store") or {})}
+        store = values.get("store") or {}
+        if fit.get("recipe") == "siren" and isinstance(store, Mapping):
+            values["store"] = {"neighbours_cache": "none", "dtype": "float32", **store}
         return values

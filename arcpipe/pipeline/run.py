@@ -94,11 +94,7 @@ def run_pipeline(
     check_workers(at_once, "--at-once")
     if pipeline.plain is not None:
         _require_arms(pipeline, {"--only": only, "--seeds": seeds, "--at-once": at_once > 1})
-        if dry_run:
-            from arcpipe.convert import run_convert
-
-            return PipelineReport(None, {"convert": run_convert(pipeline.plain.convert, dry_run=True)})
-        return PipelineReport(None, _run_plain(pipeline.plain))
+        return PipelineReport(None, _run_plain(pipeline.plain, dry_run=dry_run))
     jobs = plan_jobs(pipeline, only, seeds)
     results = Results(Path("results") / pipeline.name)
     if dry_run:
@@ -269,13 +265,13 @@ def _note(desk: _Desk, what: str, error: Exception) -> None:
     desk.failed.append(f"{what}: {message}")
 
 
-def _run_plain(config: PipelineConfig) -> dict[str, Any]:
+def _run_plain(config: PipelineConfig, *, dry_run: bool) -> dict[str, Any]:
     """The three stages of a file without arms, one after another; each continues what is there."""
     from arcpipe.convert import run_convert
 
-    reports: dict[str, Any] = {"convert": run_convert(config.convert)}
+    reports: dict[str, Any] = {"convert": run_convert(config.convert, dry_run=dry_run)}
     reports["convert"].check()
-    if config.train is not None:
+    if config.train is not None and not dry_run:
         from arcpipe.train import run_evaluate, run_train
 
         reports["train"] = run_train(config.train)
