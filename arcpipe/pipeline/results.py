@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Results:
         """The entry that stands for exactly these settings; arms may be renamed."""
         return next((entry for entry in self.entries if same_settings(entry["settings"], evaluation.settings)), None)
 
-    def rows(self, pipeline: Pipeline, jobs: Iterable[Job]) -> list[Row]:
+    def rows(self, pipeline: Pipeline, jobs: Sequence[Job]) -> list[Row]:
         """The table as the file has it: references first, then all arms; what is not measured yet is empty.
 
         `jobs`: all arms with every seed that counts.
@@ -82,7 +82,6 @@ class Results:
             where = f"{pipeline.path}, reference {reference.name},"
             known = numbers_of(reference.thesis, pipeline.columns(), where)
             rows.append(Row(reference.name, {name: Cell((), number) for name, number in known.items()}, reference=True))
-        jobs = list(jobs)
         for arm in pipeline.arms:
             own = [evaluation for job in jobs if job.arm.name == arm.name for evaluation in job.evaluations]
             found = [(evaluation.column.name, self.find(evaluation)) for evaluation in own]
