@@ -235,10 +235,8 @@ def on_loopback(address: str) -> bool:
         host = urlsplit(address if "://" in address else f"tcp://{address}").hostname or ""
     except ValueError:
         return False
-    try:
+    with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        pass
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
     except OSError:

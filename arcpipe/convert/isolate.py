@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -114,11 +114,9 @@ class _Attempts:
         stage: str = "start"
         rows: tuple[int, ...] = ()
         answer, ended = None, None
-        try:
+        with suppress(BrokenPipeError):
             self._child.stdin.write(encode(request))
             self._child.stdin.flush()
-        except BrokenPipeError:
-            pass
         for line in self._child.stdout:
             message = json.loads(line)
             if "stage" in message:

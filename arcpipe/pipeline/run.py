@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -283,9 +284,7 @@ def _run_plain(config: PipelineConfig, *, dry_run: bool) -> dict[str, Any]:
 def _machine() -> dict[str, Any]:
     """Where the minutes were taken."""
     model = ""
-    try:
+    with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    except OSError:
-        pass
     return {"arcpipe": __version__, "machine": {"cpu": model, "cores": os.cpu_count()}}
