@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from arcpipe.arc import edit as edit
     from arcpipe.arc.render import render_cloud as decode
     from arcpipe.cloud import Cloud, CloudBatch
-    from arcpipe.convert.calling import convert
+    from arcpipe.convert.run import convert
     from arcpipe.fitter import Fitter
     from arcpipe.inspect.notebook import show
     from arcpipe.store import Store, open_store

@@ -70,16 +70,21 @@ app = typer.Typer(
 )
 
 
+def option(told: str, **more: Any) -> Any:
+    """An option of a command, by what its help tells."""
+    return typer.Option(help=told, **more)
+
+
 # A store's place, what is written on this machine, and what is only read, as options or arguments.
 AT: dict[str, Any] = {"parser": _parser(storage_at), "metavar": "STORE"}
 OUT: dict[str, Any] = {"parser": _parser(folder_path), "metavar": "PATH"}
 IN: dict[str, Any] = {"parser": _parser(lambda text: Path(checked(text))), "metavar": "PATH"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Seed = Annotated[int, typer.Option(help="Everything random derives from it.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="By default one per core.")]
-Chosen = Annotated[Weights, typer.Option(help="Of the last step, or chosen by a validation split.")]
+Seed = Annotated[int, option("Everything random derives from it.")]
+Device = Annotated[str, option("auto, cpu or cuda.")]
+Threads = Annotated[int | None, option("By default one per core.", min=1, max=1024)]
+Chosen = Annotated[Weights, option("Of the last step, or chosen by a validation split.")]
 Expert = Annotated[
     list[str] | None,
     typer.Option(
@@ -99,19 +104,15 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             with heeded():
                 command(*args, **kwargs)
-        except ArcpipeError as error:
-            raise _told(error) from None
         except Exception as error:
-            told = _of_the_system(error)
+            told = error if isinstance(error, ArcpipeError) else _of_the_system(error)
             if told is None:
                 raise
             raise _told(told) from None
-        except KeyboardInterrupt:
-            _say(f"interrupted: nothing is lost, the same command continues:\n  {same_command()}")
-            raise typer.Exit(130) from None
-        except Terminated:
-            _say(f"terminated: nothing is lost, the same command continues:\n  {same_command()}")
-            raise typer.Exit(143) from None
+        except (KeyboardInterrupt, Terminated) as stop:
+            what, code = ("interrupted", 130) if isinstance(stop, KeyboardInterrupt) else ("terminated", 143)
+            _say(f"{what}: nothing is lost, the same command continues:\n  {same_command()}")
+            raise typer.Exit(code) from None
 
     return run
 
@@ -179,59 +180,51 @@ def convert(
     ],
     out: Annotated[
         Storage | None,
-        typer.Option(help="The store, a path or s3://BUCKET/NAME.zarr; by default store/NAME.zarr.", **AT),
+        option("The store, a path or s3://BUCKET/NAME.zarr; by default store/NAME.zarr.", **AT),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(
-            envvar="ARCPIPE_DATA", help="Where named datasets are, and where downloads go.", show_envvar=True, **IN
-        ),
+        option("Where named datasets are, and where downloads go.", envvar="ARCPIPE_DATA", show_envvar=True, **IN),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one per core.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="So many GPUs of this machine fit the clouds.")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
-    cluster: Annotated[Path | None, typer.Option(help="TOML file: workers as jobs of Slurm, PBS, ...", **IN)] = None,
+    workers: Annotated[int | None, option("Worker processes; by default one per core.", min=1)] = None,
+    gpus: Annotated[int | None, option("So many GPUs of this machine fit the clouds.", min=1)] = None,
+    scheduler: Annotated[str | None, option("Address of a running Dask scheduler.")] = None,
+    cluster: Annotated[Path | None, option("TOML file: workers as jobs of Slurm, PBS, ...", **IN)] = None,
     memory: Annotated[
-        str | None, typer.Option(help="Memory of each worker, such as 2GiB; by default its share of the machine's.")
+        str | None, option("Memory of each worker, such as 2GiB; by default its share of the machine's.")
     ] = None,
     recipe: Annotated[
         Recipe,
-        typer.Option(help="How an image is fitted: its latents solved for, as in the thesis, or a sine network each."),
+        option("How an image is fitted: its latents solved for, as in the thesis, or a sine network each."),
     ] = "basis",
     latents: Annotated[
-        float | None, typer.Option(help="Anchors: below 1 a share of the pixels, else a number; by default 0.05.")
+        float | None, option("Anchors: below 1 a share of the pixels, else a number; by default 0.05.")
     ] = None,
-    latent_dim: Annotated[int | None, typer.Option(min=1, help="Numbers in a latent; by default 32.")] = None,
-    neighbours: Annotated[
-        int | None, typer.Option(min=1, help="Nearest anchors that decode a pixel; by default 4.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Fit every image so many times.")] = 1,
-    views: Annotated[int, typer.Option(min=1, help="Fit so many views of every image: itself, crops and flips.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Adam steps per image; thesis 500, siren 1000.")] = None,
-    dtype: Annotated[
-        Dtype | None, typer.Option(help="How latents are stored; by default float16, of siren float32.")
-    ] = None,
+    latent_dim: Annotated[int | None, option("Numbers in a latent; by default 32.", min=1)] = None,
+    neighbours: Annotated[int | None, option("Nearest anchors that decode a pixel; by default 4.", min=1)] = None,
+    repeats: Annotated[int, option("Fit every image so many times.", min=1)] = 1,
+    views: Annotated[int, option("Fit so many views of every image: itself, crops and flips.", min=1)] = 1,
+    steps: Annotated[int | None, option("Adam steps per image; thesis 500, siren 1000.", min=1)] = None,
+    dtype: Annotated[Dtype | None, option("How latents are stored; by default float16, of siren float32.")] = None,
     neighbours_cache: Annotated[
-        Cache | None, typer.Option(help="Store each pixel's nearest anchors (the default), or not.")
+        Cache | None, option("Store each pixel's nearest anchors (the default), or not.")
     ] = None,
     decoder: Annotated[
-        str | None, typer.Option(help="Use the decoder of this store or safetensors file instead of pretraining one.")
+        str | None, option("Use the decoder of this store or safetensors file instead of pretraining one.")
     ] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Resize to S x S pixels.")] = None,
-    shorter: Annotated[int | None, typer.Option(min=1, help="Resize the shorter side to S pixels.")] = None,
-    center_crop: Annotated[int | None, typer.Option(min=1, help="Then cut the middle S x S pixels.")] = None,
-    pad: Annotated[int | None, typer.Option(min=1, help="Then pad with zeros to S x S pixels.")] = None,
-    displace: Annotated[bool, typer.Option(help="With --pad: put the picture at a random place.")] = False,
-    grey: Annotated[bool, typer.Option(help="One channel.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most N samples of each split.")] = None,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Larger images are recorded as failed.")] = 2**25,
-    max_failed: Annotated[
-        float, typer.Option(min=0, help="Exit 5 if more samples fail: below 1 a share, else a number.")
-    ] = 0.05,
+    size: Annotated[int | None, option("Resize to S x S pixels.", min=1)] = None,
+    shorter: Annotated[int | None, option("Resize the shorter side to S pixels.", min=1)] = None,
+    center_crop: Annotated[int | None, option("Then cut the middle S x S pixels.", min=1)] = None,
+    pad: Annotated[int | None, option("Then pad with zeros to S x S pixels.", min=1)] = None,
+    displace: Annotated[bool, option("With --pad: put the picture at a random place.")] = False,
+    grey: Annotated[bool, option("One channel.")] = False,
+    limit: Annotated[int | None, option("At most N samples of each split.", min=1)] = None,
+    max_pixels: Annotated[int, option("Larger images are recorded as failed.", min=1)] = 2**25,
+    max_failed: Annotated[float, option("Exit 5 if more samples fail: below 1 a share, else a number.", min=0)] = 0.05,
     seed: Seed = 0,
-    dry_run: Annotated[bool, typer.Option(help="Print the plan and touch nothing.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace a store made by other settings.")] = False,
-    retry_failed: Annotated[bool, typer.Option(help="Make the parts with failed samples again.")] = False,
+    dry_run: Annotated[bool, option("Print the plan and touch nothing.")] = False,
+    overwrite: Annotated[bool, option("Replace a store made by other settings.")] = False,
+    retry_failed: Annotated[bool, option("Make the parts with failed samples again.")] = False,
     expert: Expert = None,
     as_json: Json = False,
 ) -> None:
@@ -250,50 +243,42 @@ def convert(
 @app.command()
 @reports_errors
 def train(
-    store: Annotated[Storage, typer.Option(help="A store made by arcpipe convert.", **AT)],
-    out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME.", **OUT)] = None,
-    model: Annotated[
-        Model, typer.Option(help="The classifier: ptv3 and ptv1 of clouds, the others of sine networks.")
-    ] = "ptv3",
+    store: Annotated[Storage, option("A store made by arcpipe convert.", **AT)],
+    out: Annotated[Path | None, option("The run's folder; by default runs/NAME.", **OUT)] = None,
+    model: Annotated[Model, option("The classifier: ptv3 and ptv1 of clouds, the others of sine networks.")] = "ptv3",
     preset: Annotated[
         Preset | None,
-        typer.Option(
-            help="Of ptv3 plain (the default), small, or photo for clouds of thousands of points; of ptv1 small or "
+        option(
+            "Of ptv3 plain (the default), small, or photo for clouds of thousands of points; of ptv1 small or "
             "large; of sine networks small or full."
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Times that every cloud is seen.")] = 40,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Clouds in a step; by default 128, of sine networks 64.")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate; by default 0.002, of sine networks 0.001.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(min=0, help="By default 0.05, or the network's own.")] = None,
-    schedule: Annotated[
-        Schedule | None, typer.Option(help="Of the learning rate, after a short rise; by default cosine.")
-    ] = None,
+    epochs: Annotated[int, option("Times that every cloud is seen.", min=1)] = 40,
+    batch_size: Annotated[int | None, option("Clouds in a step; by default 128, of sine networks 64.", min=1)] = None,
+    lr: Annotated[float | None, option("Learning rate; by default 0.002, of sine networks 0.001.")] = None,
+    weight_decay: Annotated[float | None, option("By default 0.05, or the network's own.", min=0)] = None,
+    schedule: Annotated[Schedule | None, option("Of the learning rate, after a short rise; by default cosine.")] = None,
     augment: Annotated[
         str | None,
-        typer.Option(
-            help="none, or any of mask,arcmix,push,rotate,flip,crop,displace,noise, comma-separated; of clouds of the "
+        option(
+            "none, or any of mask,arcmix,push,rotate,flip,crop,displace,noise, comma-separated; of clouds of the "
             "recipe basis also zoom,brightness,contrast,saturation,hue; by default mask,arcmix. Of sine networks: "
             "translate,rotate,jitter,drop,stretch,permute (docs/baselines.md); by default as their classifier has it."
         ),
     ] = None,
     normalise: Annotated[
-        Normalise | None, typer.Option(help="Of latents, by training statistics; by default per-dim, or the model's.")
+        Normalise | None, option("Of latents, by training statistics; by default per-dim, or the model's.")
     ] = None,
     train_split: Annotated[str, typer.Option()] = "train",
-    test_split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
-    validation: Annotated[
-        float, typer.Option(min=0, max=0.99, help="Share of the training images held out to choose by.")
-    ] = 0.0,
-    allow_unfinished: Annotated[bool, typer.Option(help="Train on what an unfinished store has.")] = False,
-    resume: Annotated[bool, typer.Option(help="Insist on continuing: an error where no run is.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Start again in a run folder of other settings.")] = False,
+    test_split: Annotated[str | None, option("By default test, else val.")] = None,
+    validation: Annotated[float, option("Share of the training images held out to choose by.", min=0, max=0.99)] = 0.0,
+    allow_unfinished: Annotated[bool, option("Train on what an unfinished store has.")] = False,
+    resume: Annotated[bool, option("Insist on continuing: an error where no run is.")] = False,
+    overwrite: Annotated[bool, option("Start again in a run folder of other settings.")] = False,
     device: Device = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Of each process; by default one per core.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="N processes on the CPU share every batch.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="N GPUs share every batch.")] = None,
+    threads: Annotated[int | None, option("Of each process; by default one per core.", min=1)] = None,
+    workers: Annotated[int | None, option("N processes on the CPU share every batch.", min=1)] = None,
+    gpus: Annotated[int | None, option("N GPUs share every batch.", min=1)] = None,
     seed: Seed = 0,
     expert: Expert = None,
     as_json: Json = False,
@@ -319,17 +304,15 @@ def train(
 @reports_errors
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder.", **IN)],
-    store: Annotated[Storage, typer.Option(help="A store with the same decoder.", **AT)],
-    split: Annotated[str | None, typer.Option(help="By default test, else val.")] = None,
+    store: Annotated[Storage, option("A store with the same decoder.", **AT)],
+    split: Annotated[str | None, option("By default test, else val.")] = None,
     weights: Chosen = "last",
-    push: Annotated[float, typer.Option(min=0, help="Push every anchor by up to P pixels (experiment 4).")] = 0.0,
-    shift: Annotated[float, typer.Option(min=0, help="Shift every cloud by up to S pixels (experiment 5).")] = 0.0,
-    displace: Annotated[bool, typer.Option(help="Put every cloud at a random place inside its image.")] = False,
-    repeats: Annotated[int | None, typer.Option(min=1, help="Average at most N clouds of an image; else all.")] = None,
-    views: Annotated[
-        int, typer.Option(min=1, help="Average N views of a cloud: itself, then changed as in training.")
-    ] = 1,
-    out: Annotated[Path | None, typer.Option(help="Draw calibration and confusion into this folder.", **OUT)] = None,
+    push: Annotated[float, option("Push every anchor by up to P pixels (experiment 4).", min=0)] = 0.0,
+    shift: Annotated[float, option("Shift every cloud by up to S pixels (experiment 5).", min=0)] = 0.0,
+    displace: Annotated[bool, option("Put every cloud at a random place inside its image.")] = False,
+    repeats: Annotated[int | None, option("Average at most N clouds of an image; else all.", min=1)] = None,
+    views: Annotated[int, option("Average N views of a cloud: itself, then changed as in training.", min=1)] = 1,
+    out: Annotated[Path | None, option("Draw calibration and confusion into this folder.", **OUT)] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     device: Device = "auto",
     threads: Threads = None,
@@ -375,14 +358,12 @@ def inspect(
             metavar="[SAMPLE]...", help="train/17, train/cats/1.jpg, a repeat train/17#3; none: best, median, worst."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the pictures; by default inspect/NAME.", **OUT)] = None,
-    scale: Annotated[int, typer.Option(min=1, max=16, help="Render between the pixels.")] = 1,
-    edit: Annotated[
-        Edit | None, typer.Option(help="Edit clouds and decode them, beside their pictures edited alike.")
-    ] = None,
+    out: Annotated[Path | None, option("Folder of the pictures; by default inspect/NAME.", **OUT)] = None,
+    scale: Annotated[int, option("Render between the pixels.", min=1, max=16)] = 1,
+    edit: Annotated[Edit | None, option("Edit clouds and decode them, beside their pictures edited alike.")] = None,
     html: Annotated[
         Path | None,
-        typer.Option(help="Write one page about the whole store instead.", **{**OUT, "metavar": "FILE.html"}),
+        option("Write one page about the whole store instead.", **{**OUT, "metavar": "FILE.html"}),
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -404,8 +385,8 @@ def inspect(
 @reports_errors
 def verify(
     store: Annotated[Storage, typer.Argument(help="A store.", **AT)],
-    decode: Annotated[int, typer.Option(min=0, help="Also decode N samples and compare with their PSNR.")] = 0,
-    repair: Annotated[bool, typer.Option(help="Move damaged parts aside: the next convert makes them again.")] = False,
+    decode: Annotated[int, option("Also decode N samples and compare with their PSNR.", min=0)] = 0,
+    repair: Annotated[bool, option("Move damaged parts aside: the next convert makes them again.")] = False,
     as_json: Json = False,
 ) -> None:
     """Read every byte of a store, check it, and name what is damaged."""
@@ -434,7 +415,7 @@ def settings(
 @app.command()
 @reports_errors
 def doctor(
-    out: Annotated[Storage, typer.Option(**AT, help="Where a store would be made.")] = "store/NAME.zarr",  # type: ignore
+    out: Annotated[Storage, option("Where a store would be made.", **AT)] = "store/NAME.zarr",  # type: ignore
     as_json: Json = False,
 ) -> None:
     """Check this machine and the folder of a store: what was found, and what to do about it."""
@@ -453,18 +434,18 @@ def run(
         Path, typer.Argument(help="A TOML file, for example pipelines/digits.toml.", **{**IN, "metavar": "PIPELINE"})
     ],
     data: Annotated[
-        Path | None, typer.Option(envvar="ARCPIPE_DATA", help="Where datasets are looked for.", show_envvar=True, **IN)
+        Path | None, option("Where datasets are looked for.", envvar="ARCPIPE_DATA", show_envvar=True, **IN)
     ] = None,
     recipe: Annotated[
-        Recipe | None, typer.Option(help="How images are fitted, in place of the file's: its table a second time.")
+        Recipe | None, option("How images are fitted, in place of the file's: its table a second time.")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="ARM,...", help="These arms; by default all.")] = None,
-    seeds: Annotated[str | None, typer.Option(metavar="0,1,...", help="In place of the file's.")] = None,
+    only: Annotated[list[str] | None, option("These arms; by default all.", metavar="ARM,...")] = None,
+    seeds: Annotated[str | None, option("In place of the file's.", metavar="0,1,...")] = None,
     at_once: Annotated[
         int,
-        typer.Option(metavar="N", min=1, max=1024, help="Trainings side by side, each with its share of the cores."),
+        option("Trainings side by side, each with its share of the cores.", metavar="N", min=1, max=1024),
     ] = 1,
-    dry_run: Annotated[bool, typer.Option(help="Tell what is done and what is left, and touch nothing.")] = False,
+    dry_run: Annotated[bool, option("Tell what is done and what is left, and touch nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Convert, train and evaluate as a file says, every arm and seed of it. Safe to run again: it continues."""
@@ -489,8 +470,8 @@ app.add_typer(bench, name="bench")
 @bench.command("fit")
 @reports_errors
 def bench_fit(
-    sizes: Annotated[str, typer.Option(help="HEIGHTxWIDTH, comma-separated.")] = "32x32,224x224,375x500",
-    images: Annotated[int | None, typer.Option(min=1, max=10**6, help="Pictures of each size.")] = None,
+    sizes: Annotated[str, option("HEIGHTxWIDTH, comma-separated.")] = "32x32,224x224,375x500",
+    images: Annotated[int | None, option("Pictures of each size.", min=1, max=10**6)] = None,
     as_json: Json = False,
 ) -> None:
     """Fit the same pictures one at a time, batched, with the engine, and as SIREN; print seconds, PSNR and ratios."""
@@ -502,11 +483,9 @@ def bench_fit(
 @bench.command("train")
 @reports_errors
 def bench_train(
-    store: Annotated[
-        Path | None, typer.Option(help="Clouds to train on; by default of pieces of photographs.", **AT)
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=2**20, help="Clouds a step.")] = 128,
-    turns: Annotated[int, typer.Option(min=1, max=10**9, help="Steps of every network.")] = 10,
+    store: Annotated[Path | None, option("Clouds to train on; by default of pieces of photographs.", **AT)] = None,
+    batch_size: Annotated[int, option("Clouds a step.", min=1, max=2**20)] = 128,
+    turns: Annotated[int, option("Steps of every network.", min=1, max=10**9)] = 10,
     as_json: Json = False,
 ) -> None:
     """Time training steps of the networks and backends that run here, in turns; print rates, ratios and parts."""
@@ -518,12 +497,10 @@ def bench_train(
 @bench.command("stream")
 @reports_errors
 def bench_stream(
-    store: Annotated[
-        Path | None, typer.Option(help="Whose clouds; by default made-up ones of 51 points.", **AT)
-    ] = None,
-    split: Annotated[str, typer.Option(help="Of the store.")] = "train",
-    clouds: Annotated[int, typer.Option(min=1, max=10**8, help="How many are made up.")] = 4096,
-    rounds: Annotated[int, typer.Option(min=1, max=10**6, help="Epochs of every way.")] = 3,
+    store: Annotated[Path | None, option("Whose clouds; by default made-up ones of 51 points.", **AT)] = None,
+    split: Annotated[str, option("Of the store.")] = "train",
+    clouds: Annotated[int, option("How many are made up.", min=1, max=10**8)] = 4096,
+    rounds: Annotated[int, option("Epochs of every way.", min=1, max=10**6)] = 3,
     as_json: Json = False,
 ) -> None:
     """Clouds by second of the loader, of the model fed from memory, and of both; beside WebDataset where installed."""

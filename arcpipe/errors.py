@@ -10,8 +10,6 @@ An error says what happened, then where and expected against found, then the com
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
-from typing import Any
 
 
 class ArcpipeError(Exception):
@@ -30,9 +28,6 @@ class ArcpipeError(Exception):
         self.what = what
         self.details = tuple(details)
         self.fix = tuple(fix)
-
-    def __reduce__(self) -> tuple[Any, ...]:  # keyword arguments survive the trip from a Dask worker
-        return partial(type(self), self.what, details=self.details, fix=self.fix), ()
 
     @property
     def told(self) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
@@ -106,9 +101,6 @@ class ImageError(ArcpipeError):
     ) -> None:
         super().__init__(what, details=details, fix=fix)
         self.reason = reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(ImageError, self.what, reason=self.reason, details=self.details, fix=self.fix), ()
 
 
 class ShortageError(ArcpipeError):

@@ -6,13 +6,17 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Self
 
 PLAIN_LINE_EVERY_S = 30.0
 PACE_OVER = 64
 """Lumps of work by which the pace is judged: a machine may become busier."""
 LEAST_MARKS = 5
+
+
+def say(*lines: str) -> None:
+    """Tell the person, on stderr."""
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -60,9 +64,7 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -77,7 +79,7 @@ class Progress:
             self._bar.update(self._task, completed=done, text=self._text(), left=left)
         elif self._enabled and time.monotonic() - self._last_line >= PLAIN_LINE_EVERY_S:
             self._last_line = time.monotonic()
-            print(self.line(), file=sys.stderr, flush=True)
+            say(self.line())
 
     def tick(self) -> None:
         """Show that the process is alive; call it while waiting."""
@@ -90,7 +92,7 @@ class Progress:
         if self._bar is not None:
             self._bar.console.print(message, markup=False, highlight=False)
         else:
-            print(message, file=sys.stderr, flush=True)
+            say(message)
 
     @property
     def rate(self) -> float:

@@ -16,8 +16,7 @@ from arcpipe.config import ConvertConfig, Section, TrainConfig
 from arcpipe.errors import ConfigError
 
 OF: dict[type[Section], str] = {ConvertConfig: "convert", TrainConfig: "train"}
-LOW = {"minimum": "at least", "exclusiveMinimum": "above"}
-HIGH = {"maximum": "at most", "exclusiveMaximum": "below"}
+BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
 @dataclass(frozen=True)
@@ -63,23 +62,19 @@ def find_settings(keys: Sequence[str]) -> SettingsReport:
     everything = all_settings()
     if not keys:
         return SettingsReport(everything)
-    found: list[Setting] = []
+    named: dict[str, list[Setting]] = {}
+    for entry in everything:
+        section, _, last = entry.key.rpartition(".")
+        for name in (entry.key, section, last):
+            named.setdefault(name, []).append(entry)
     for key in keys:
-        ours = [entry for entry in everything if key in (entry.key, *_short_names(entry.key))]
-        if not ours:
-            names = {name for entry in everything for name in (entry.key, *_short_names(entry.key))}
-            near = difflib.get_close_matches(key, sorted(names), n=3)
+        if key not in named:
+            near = difflib.get_close_matches(key, sorted(named), n=3)
             raise ConfigError(
                 f"there is no setting {key!r}.",
                 fix=[f"arcpipe settings {name}" for name in near] or ["arcpipe settings"],
             )
-        found += ours
-    return SettingsReport(tuple(dict.fromkeys(found)))
-
-
-def _short_names(key: str) -> tuple[str, ...]:
-    section, _, name = key.rpartition(".")
-    return (section, name)
+    return SettingsReport(tuple(dict.fromkeys(entry for key in keys for entry in named[key])))
 
 
 @cache
@@ -138,7 +133,7 @@ def _values(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
         inner = schema.get("items") or (schema.get("prefixItems") or [{}])[0]
         return f"a list of: {_values(inner, root)}"
     if kind in ("integer", "number"):
-        bounds = [f"{word} {_number(schema[name])}" for name, word in (LOW | HIGH).items() if name in schema]
+        bounds = [f"{word} {_number(schema[name])}" for name, word in BOUNDS.items() if name in schema]
         return ", ".join(["a whole number" if kind == "integer" else "a number", *bounds])
     return {"boolean": "true or false", "string": "a text", "object": "a table"}.get(str(kind), "a value")
 

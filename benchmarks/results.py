@@ -21,7 +21,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from arcpipe.pipeline.card import Card, card_lines
+from arcpipe.pipeline.card import Card
 from arcpipe.pipeline.results import Row, read_rows
 from arcpipe.pipeline.table import markdown
 from arcpipe.progress import duration
@@ -40,6 +40,24 @@ FIELD_HEAD = """\
 Classifiers that read an image's latents and never its pixels. In bold ours, of the tables below; the others are their
 authors' own numbers. What they may see differs, and moves the number more than the method does: labels in the training
 of the encoding, and many encodings of an image, made of crops and flips of its pixels. `numbers`: of one encoding."""
+
+WORDS = {
+    "labels": "labels are seen",
+    "teacher": "other networks",
+    "views": "views",
+    "fits": "fits of an image",
+    "numbers": "numbers of an image",
+    "bytes": "bytes of an image in the store",
+    "psnr": "dB",
+    "augment": "augmented by",
+    "model": "model",
+    "head": "head",
+    "epochs": "epochs",
+    "chosen_by": "weights chosen by",
+    "device": "device",
+    "command": "command",
+}
+"""What the page calls the facts of a card; the others stand in its table."""
 
 FIGURE = "results.png"
 """The field's table as bars, beside the page."""
@@ -149,6 +167,22 @@ def cards_of(document: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) ->
         entry["arm"]: Card.from_dict(entry.get("card", {}), f"the arm {entry['arm']} of {document['name']}")
         for entry in shown
     }
+
+
+def card_lines(cards: Mapping[str, Card]) -> list[str]:
+    """Lines for a page: what the cards of all arms have in common, then what each has of its own."""
+    told = {arm: {name: _told(getattr(card, name)) for name in WORDS} for arm, card in cards.items()}
+    common = {name for name in WORDS if len({facts[name] for facts in told.values()}) == 1}
+    lines = []
+    for arm, facts in ({"Card": next(iter(told.values()))} | told).items() if told else ():
+        names = [name for name in WORDS if (name in common) == (arm == "Card")]
+        if names:
+            lines.append(f"* {arm}: " + "; ".join(f"{WORDS[name]}: {facts[name]}" for name in names) + ".")
+    return lines
+
+
+def _told(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:,.1f}".removesuffix(".0")
 
 
 def draw_field(page: str, path: Path) -> None:

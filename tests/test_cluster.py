@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from arcpipe import cluster, devices
-from arcpipe.cluster import joining, restarting
+from arcpipe.cluster import joining, local
 from arcpipe.config import RunSection
 from arcpipe.errors import ClusterError, DeviceError, NoSpaceError
 from arcpipe.machine import available_cores
@@ -54,7 +54,7 @@ def test_each_gpu_worker_sees_its_own_device(monkeypatch: pytest.MonkeyPatch) ->
         assert gpus.device == "cuda"
         futures = [gpus.executor.submit(os.getenv, "CUDA_VISIBLE_DEVICES") for _ in range(12)]
         assert {future.result() for future in futures} == {"3", "5"}
-    assert [cluster._one_gpu(i, 2)["CUDA_VISIBLE_DEVICES"] for i in range(4)] == ["3", "5", "3", "5"]
+    assert [local._one_gpu(i, 2)["CUDA_VISIBLE_DEVICES"] for i in range(4)] == ["3", "5", "3", "5"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_worker_that_dies_as_it_starts(deaths: Path) -> None:
 
 
 def test_a_worker_that_dies_again_as_it_is_started_anew(deaths: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restarting, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(local, "LOOK_EVERY_S", 0.1)
     with cluster.open_cluster(RunSection(workers=1)) as one:
         first = one.executor.submit(os.getpid).result()
         deaths.write_text("2")
@@ -128,12 +128,12 @@ def test_a_worker_that_dies_again_as_it_is_started_anew(deaths: Path, monkeypatc
 def test_whoever_waits_for_workers_that_do_nothing_but_die_is_told(
     deaths: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restarting, "LOOK_EVERY_S", 0.1)
-    monkeypatch.setattr(restarting, "ALONE_S", 2.0)
+    monkeypatch.setattr(local, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(local, "ALONE_S", 2.0)
     with cluster.open_cluster(RunSection(workers=1)) as one:
         deaths.write_text("10000")
         os.kill(one.executor.submit(os.getpid).result(), signal.SIGKILL)
-        assert cluster.describe_loss(_ended(one.executor.submit(os.getpid))) is not None
+        assert isinstance(cluster.failure(_ended(one.executor.submit(os.getpid))), cluster.LostTaskError)
 
 
 def _ended(future: Future[int]) -> Future[int]:

@@ -41,6 +41,13 @@ def test_the_nearest_key_is_found_inside_optional_sections() -> None:
 def test_a_value_in_the_place_of_a_table() -> None:
     with pytest.raises(ConfigError, match=r"convert: expected a table of settings, found 'digits'"):
         build(PipelineConfig, {"convert": "digits"})
+    sirens = {"source": {"source": "digits"}, "out": "x.zarr", "fit": {"recipe": "siren"}, "store": "float16"}
+    with pytest.raises(ConfigError, match=r"store: expected a table of settings, found 'float16'"):
+        build(ConvertConfig, sirens)
+    with pytest.raises(ConfigError, match=r"optim: expected a table of settings, found 3"):
+        build(TrainConfig, {"store": "x.zarr", "out": "run", "model": {"model": "dws"}, "optim": 3})
+    with pytest.raises(ConfigError, match=r"train: expected a table of settings, found 'ptv3'"):
+        build(PipelineConfig, {"convert": {**sirens, "store": {}}, "train": "ptv3"})
 
 
 def test_evaluation_without_training_is_refused_rather_than_ignored() -> None:

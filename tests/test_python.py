@@ -36,7 +36,7 @@ MODULES = [
     "arcpipe",
     "arcpipe.arc.edit",
     "arcpipe.arc.render",
-    "arcpipe.convert.calling",
+    "arcpipe.convert.run",
     "arcpipe.fitter",
     "arcpipe.inspect.notebook",
     "arcpipe.store.reader",
@@ -124,11 +124,11 @@ def test_what_needs_no_torch_loads_none(store: ap.Store) -> None:
 
 def test_a_worker_takes_its_threads_with_torch_and_without() -> None:
     code = (
-        "import sys\nfrom arcpipe.config import FitSection, RunSection, SourceSection, StoreSection\n"
+        "import sys\nfrom arcpipe.config import ConvertConfig\n"
         "from arcpipe.convert.work import Work, prepare\nfrom arcpipe.threads import compute_threads\n"
         "for recipe, threads in (('basis', 3), ('thesis', 2)):\n"
-        "    fit = FitSection(recipe=recipe)\n"
-        "    work = Work(SourceSection(source='.'), 3, fit, StoreSection(), 0, threads, 'cpu', RunSection(), False)\n"
+        "    config = ConvertConfig(source={'source': '.'}, out='a.zarr', fit={'recipe': recipe})\n"
+        "    work = Work(config, channels=3, threads=threads, device='cpu')\n"
         "    assert prepare(work) == 'cpu'\n"
         "    assert ('torch' in sys.modules) == (recipe == 'thesis')\n"
         "    assert compute_threads() == threads"

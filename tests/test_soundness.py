@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from arcpipe.cli import app
 from arcpipe.cluster import Cluster
-from arcpipe.config import RunSection, SourceSection, TrainConfig
+from arcpipe.config import SourceSection, TrainConfig
 from arcpipe.convert import run_convert
-from arcpipe.convert.making import read_sample
+from arcpipe.convert.task import read_sample
 from arcpipe.convert.work import Work
 from arcpipe.errors import CheckpointError, DamagedStoreError, TooManyFailuresError
 from arcpipe.sources import open_source
@@ -123,7 +123,7 @@ def test_an_image_that_is_replaced_while_it_is_converted_is_a_record(tmp_path: P
     config = settings(make_pictures(tmp_path / "pictures"), tmp_path / "a.zarr")
     source = open_source(config.source)
     sample = source.inventory().samples["train"][0]
-    work = Work(config.source, 3, config.fit, config.store, 0, 1, "cpu", RunSection(), False)
+    work = Work(config, channels=3, threads=1, device="cpu")
     assert read_sample(source, sample, work)[1] is None
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "pictures" / "train" / sample.path)
     image, failure = read_sample(open_source(SourceSection(source=config.source.source)), sample, work)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from arcpipe.cluster.environment import worker_environment
-from arcpipe.cluster.joining import LOOPBACK, on_loopback, staffed
-from arcpipe.cluster.keeping import Keeper, kept, submit
+from arcpipe.cluster.joining import LOOPBACK, Workforce, on_loopback
+from arcpipe.cluster.keeping import Keeper, submit
+from arcpipe.cluster.local import worker_environment
 from arcpipe.config import Count, Section, build, read_toml
 from arcpipe.errors import ClusterError, ConfigError, install
 
@@ -126,10 +126,10 @@ def queued(
         client = stack.enter_context(Client(cluster, set_as_default=False))
         keeper = Keeper(cluster, section.kind, section.jobs, section.folder)
         if section.kind != "local":
-            stack.enter_context(kept(keeper))
+            stack.enter_context(keeper.at_work())
         hint = f"jobs may wait in the queue; look at them: {LOOK_AT.get(section.kind, 'ps')}, and at {section.folder}"
-        staff = staffed(client, cluster.scheduler_address, wait_s or WAIT_S, hint, must_see, keeper.broken)
-        yield client, *stack.enter_context(staff)
+        staff = Workforce(client, cluster.scheduler_address, wait_s or WAIT_S, hint, must_see, keeper.broken)
+        yield stack.enter_context(staff.at_work())
 
 
 def _security(stack: ExitStack, folder: Path) -> Any:

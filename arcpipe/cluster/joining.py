@@ -6,7 +6,6 @@ import ipaddress
 import os
 import socket
 import ssl
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,7 @@ from arcpipe.cluster.vetting import (
 )
 from arcpipe.cluster.window import WindowExecutor
 from arcpipe.errors import ClusterError
-from arcpipe.progress import duration
+from arcpipe.progress import duration, say
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -49,7 +48,6 @@ class Workforce:
     """Who is connected: admitted workers with their threads, refused ones with why."""
 
     client: Client
-    window: WindowExecutor
     address: str
     wait_s: float
     hint: str
@@ -63,7 +61,23 @@ class Workforce:
     here: Versions = field(default_factory=versions_here)
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def watch(self) -> None:
+    def __post_init__(self) -> None:
+        self.resource = admission(self.here)
+        self.window = WindowExecutor(self.client.get_executor(pure=False, resources={self.resource: 1}))
+
+    @contextmanager
+    def at_work(self) -> Iterator[tuple[Client, Executor, int]]:
+        """Wait for the first worker that can be used, and watch who comes and goes until the block ends; see `join`."""
+        watcher = threading.Thread(target=self._watch, daemon=True)
+        watcher.start()
+        try:
+            self._wait_for_one()
+            yield self.client, self.window, len(self.admitted)
+        finally:
+            self.stop.set()
+            watcher.join(timeout=5)
+
+    def _watch(self) -> None:
         """Look at the workers until `stop` is set; run in a thread of its own."""
         last_seen, said = time.monotonic(), False
         while True:
@@ -103,8 +117,7 @@ class Workforce:
                 self.refused[worker] = why
                 say(f"the worker {worker} gets no work: {why[0]}", *why[1:])
             else:
-                resource = admission(self.here)
-                self.admitted.update(self.client.run(admit, resource, workers=[worker], on_error="ignore"))
+                self.admitted.update(self.client.run(admit, self.resource, workers=[worker], on_error="ignore"))
         self.window.widen(sum(self.admitted.values()))
 
     def _unfit(self, worker: str, there: Versions) -> list[str]:
@@ -115,6 +128,34 @@ class Workforce:
             if not self.client.run(os.path.exists, str(path), workers=[worker])[worker]:
                 return [f"it does not see {path}; all machines must share that folder, or --out be in a bucket"]
         return []
+
+    def _wait_for_one(self) -> None:
+        """Wait until a worker is admitted; raise where none will be."""
+        started = time.monotonic()
+        while not self.admitted:
+            waited = time.monotonic() - started
+            if error := self.broken():
+                raise error
+            if self.refused and waited > SAY_AFTER_S:
+                raise self._none_fits()
+            if waited > self.wait_s:
+                raise ClusterError(
+                    f"the scheduler at {self.address} has no workers.",
+                    details=[f"expected one within {duration(self.wait_s)}, found none"],
+                    fix=[self.hint, "or wait for longer: --set run.wait_s=3600"],
+                )
+            time.sleep(0.1)
+
+    def _none_fits(self) -> ClusterError:
+        reasons = list(self.refused.items())
+        details = [line for worker, why in reasons[:3] for line in (f"{worker}: {why[0]}", *why[1:])]
+        if len(reasons) > 3:
+            details.append(f"and {len(reasons) - 3} more")
+        packages = " ".join(f"{name}=={self.here[name]}" for name in PACKAGES if self.here[name] != ABSENT)
+        versions = [f"pip install {packages} where the workers run", "or one image for client and workers"]
+        shared = ["a folder that all machines share, or --out s3://BUCKET/NAME.zarr"]
+        fix = (versions if any(len(why) > 1 for _, why in reasons) else []) or shared
+        return ClusterError(f"no worker of {self.address} can be used.", details=details, fix=fix)
 
 
 @contextmanager
@@ -128,32 +169,10 @@ def join(address: str, wait_s: float, must_see: Sequence[Path] = ()) -> Iterator
     client = _connect(address)
     try:
         hint = f"this starts one: {worker_command(address)}"
-        with staffed(client, address, wait_s, hint, must_see) as (executor, n_workers):
-            yield client, executor, n_workers
+        with Workforce(client, address, wait_s, hint, must_see).at_work() as staff:
+            yield staff
     finally:
         client.close()
-
-
-@contextmanager
-def staffed(
-    client: Client,
-    address: str,
-    wait_s: float,
-    hint: str,
-    must_see: Sequence[Path] = (),
-    broken: Callable[[], ClusterError | None] = lambda: None,
-) -> Iterator[tuple[Executor, int]]:
-    """Wait for the first worker that can be used, and watch who comes and goes; see `join`."""
-    window = WindowExecutor(client.get_executor(pure=False, resources={admission(versions_here()): 1}))
-    workforce = Workforce(client, window, address, wait_s, hint, must_see, broken)
-    watcher = threading.Thread(target=workforce.watch, daemon=True)
-    watcher.start()
-    try:
-        _first_worker(workforce)
-        yield window, len(workforce.admitted)
-    finally:
-        workforce.stop.set()
-        watcher.join(timeout=5)
 
 
 def _connect(address: str) -> Client:
@@ -195,42 +214,9 @@ def _shake_hands(line: socket.socket, certificates: ssl.SSLContext, address: str
         ) from None
 
 
-def _first_worker(workforce: Workforce) -> None:
-    """Wait until a worker is admitted; raise where none will be."""
-    started = time.monotonic()
-    while not workforce.admitted:
-        waited = time.monotonic() - started
-        if error := workforce.broken():
-            raise error
-        if workforce.refused and waited > SAY_AFTER_S:
-            raise _none_fits(workforce)
-        if waited > workforce.wait_s:
-            raise ClusterError(
-                f"the scheduler at {workforce.address} has no workers.",
-                details=[f"expected one within {duration(workforce.wait_s)}, found none"],
-                fix=[workforce.hint, "or wait for longer: --set run.wait_s=3600"],
-            )
-        time.sleep(0.1)
-
-
-def _none_fits(workforce: Workforce) -> ClusterError:
-    reasons = list(workforce.refused.items())
-    details = [line for worker, why in reasons[:3] for line in (f"{worker}: {why[0]}", *why[1:])]
-    if len(reasons) > 3:
-        details.append(f"and {len(reasons) - 3} more")
-    versions = [_install(workforce.here) + " where the workers run", "or one image for client and workers"]
-    shared = ["a folder that all machines share, or --out s3://BUCKET/NAME.zarr"]
-    fix = (versions if any(len(why) > 1 for _, why in reasons) else []) or shared
-    return ClusterError(f"no worker of {workforce.address} can be used.", details=details, fix=fix)
-
-
 def worker_command(address: str) -> str:
     """The command that starts a worker for the scheduler at `address`."""
     return f"dask worker {address} --nthreads 1"
-
-
-def _install(here: Versions) -> str:
-    return "pip install " + " ".join(f"{name}=={here[name]}" for name in PACKAGES if here[name] != ABSENT)
 
 
 def warn_if_open(address: str) -> None:
@@ -249,17 +235,10 @@ def on_loopback(address: str) -> bool:
         host = urlsplit(address if "://" in address else f"tcp://{address}").hostname or ""
     except ValueError:
         return False
-    try:
+    with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        pass
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
     except OSError:
         return False
     return bool(found) and all(ipaddress.ip_address(one.split("%")[0]).is_loopback for one in found)
-
-
-def say(*lines: str) -> None:
-    """Tell the person, on stderr."""
-    print("\n".join(lines), file=sys.stderr, flush=True)

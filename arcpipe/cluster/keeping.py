@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arcpipe.cluster.joining import say
 from arcpipe.errors import ClusterError
+from arcpipe.progress import say
 
 ASK_EVERY_S = 15.0
 """A batch system serves many users: it is asked seldom, and only while a job has no worker here."""
@@ -45,18 +45,24 @@ class Keeper:
     _stop: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def watch(self) -> None:
-        """Look at the jobs until `stop`; run in a thread of its own."""
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Look after the jobs, in a thread of its own, until the block ends."""
+        watcher = threading.Thread(target=self._watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            with self._lock:  # what is being submitted is known to the cluster when it closes
+                pass
+            watcher.join(timeout=5)
+
+    def _watch(self) -> None:
         while not self._stop.wait(ASK_EVERY_S):
             with self._lock:
                 if not self._stop.is_set():
                     self.look()
-
-    def stop(self) -> None:
-        """Submit nothing any more."""
-        self._stop.set()
-        with self._lock:  # what is being submitted is known to the cluster when it closes
-            pass
 
     def broken(self) -> ClusterError | None:
         """Why no worker will come any more; None while one may."""
@@ -118,18 +124,6 @@ class Keeper:
         else:
             self._refusal = None
             say("another job is submitted")
-
-
-@contextmanager
-def kept(keeper: Keeper) -> Iterator[None]:
-    """Look after the jobs until the block ends."""
-    watcher = threading.Thread(target=keeper.watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        keeper.stop()
-        watcher.join(timeout=5)
 
 
 def submit(cluster: Any, jobs: int) -> None:

@@ -189,17 +189,13 @@ class FitSection(Section):
         return {**RECIPES.get(recipe, {}), **values} if isinstance(recipe, str) else values
 
     @model_validator(mode="after")
-    def kind_of_recipe(self) -> Self:
+    def fits_the_recipe(self) -> Self:
         if self.decoder_kind != kind_of(self.recipe):
             raise ConfigError(
                 "fit.decoder_kind does not fit the recipe.",
                 details=[f"found decoder_kind {self.decoder_kind} with the recipe {self.recipe}"],
                 fix=[f"--recipe {'thesis' if self.decoder_kind == 'concat' else self.decoder_kind}"],
             )
-        return self
-
-    @model_validator(mode="after")
-    def nothing_is_ignored(self) -> Self:
         usual = {name: field.default for name, field in type(self).model_fields.items()} | RECIPES[self.recipe]
         ignored = [name for name in unread(self.decoder_kind) if getattr(self, name) != usual[name]]
         if ignored:
@@ -212,23 +208,15 @@ class FitSection(Section):
         return self
 
     @model_validator(mode="after")
-    def enough_anchors(self) -> Self:
+    def fits_together(self) -> Self:
         if self.decoder_kind != "siren" and 1 <= self.latents < self.neighbours:
             raise ConfigError(
                 "--latents is too small.",
                 details=[f"expected at least --neighbours = {self.neighbours}", f"found {self.latents:g}"],
                 fix=[f"--latents {self.neighbours}", "or a share of the pixels, below 1, for example --latents 0.05"],
             )
-        return self
-
-    @model_validator(mode="after")
-    def repeats_or_views(self) -> Self:
         if self.repeats > 1 and self.views > 1:
             raise ConfigError("--repeats and --views cannot be combined.", fix=["give only one of them"])
-        return self
-
-    @model_validator(mode="after")
-    def one_network(self) -> Self:
         if self.decoder_kind != "siren":
             return self
         if (self.latents, self.neighbours) != (1, 1):
@@ -348,14 +336,6 @@ class ConvertConfig(Section):
     store: StoreSection = StoreSection()
     run: RunSection = RunSection()
 
-    @field_validator("fit", mode="before")
-    @classmethod
-    def basis_by_default(cls, values: Any) -> Any:
-        """A conversion that names no recipe takes `basis`; `FitSection` by itself stands for the thesis."""
-        if isinstance(values, Mapping) and "recipe" not in values:
-            return {**values, "recipe": "basis"}
-        return values
-
     @model_validator(mode="after")
     def sirens_on_cpus(self) -> Self:
         if self.fit.decoder_kind == "siren" and self.run.gpus is not None:
@@ -366,10 +346,16 @@ class ConvertConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def store_of_sirens(cls, values: Any) -> Any:
-        """Sine networks have no neighbours to keep, and a phase of 30 radians leaves half precision few digits."""
+    def defaults_of_recipe(cls, values: Any) -> Any:
+        """A conversion that names no recipe takes `basis`; `FitSection` by itself stands for the thesis.
+
+        Sine networks have no neighbours to keep, and a phase of 30 radians leaves half precision few digits.
+        """
         fit = values.get("fit") if isinstance(values, Mapping) else None
-        if isinstance(fit, Mapping) and fit.get("recipe") == "siren":
-            given = values.get("store") or {}
-            return {**values, "store": {"neighbours_cache": "none", "dtype": "float32", **given}}
+        if not isinstance(fit, Mapping):
+            return values
+        values = {**values, "fit": {"recipe": "basis", **fit}}
+        store = values.get("store") or {}
+        if fit.get("recipe") == "siren" and isinstance(store, Mapping):
+            values["store"] = {"neighbours_cache": "none", "dtype": "float32", **store}
         return values

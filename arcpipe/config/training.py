@@ -330,7 +330,9 @@ class TrainConfig(Section):
         """What is not given to a classifier of sine networks is as its authors had it (docs/baselines.md)."""
         model = values.get("model") if isinstance(values, Mapping) else None
         defaults = WEIGHT_DEFAULTS.get(model.get("model"), {}) if isinstance(model, Mapping) else {}
-        return {**values, **{name: {**own, **(values.get(name) or {})} for name, own in defaults.items()}}
+        given = {name: values.get(name) or {} for name in defaults}
+        filled = {name: {**defaults[name], **held} for name, held in given.items() if isinstance(held, Mapping)}
+        return {**values, **filled} if filled else values
 
     @model_validator(mode="after")
     def one_kind_of_process(self) -> Self:

@@ -1,7 +1,6 @@
 """Turn an image dataset into a store of clouds with Dask jobs, and check what came of it."""
 
-from arcpipe.convert.calling import convert
-from arcpipe.convert.run import run_convert
+from arcpipe.convert.run import convert, run_convert
 from arcpipe.convert.verify import run_verify
 from arcpipe.rooms import make_callable
 

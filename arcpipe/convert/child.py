@@ -8,22 +8,23 @@ unpickled. When the worker is gone, its input closes and both end.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import select
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import numpy as np
 
 from arcpipe.cloud import FailedSample
-from arcpipe.convert.limits import lift_memory_limit, limit_memory, within
-from arcpipe.convert.making import Group, Image, Making, open_images, read_sample
-from arcpipe.convert.messages import decode, encode, read_part, read_work
+from arcpipe.config import ConvertConfig, Section
 from arcpipe.convert.plan import PartPlan
-from arcpipe.convert.work import Work, prepare
+from arcpipe.convert.task import Group, Image, Making, open_images, read_sample
+from arcpipe.convert.work import Work, lift_memory_limit, limit_memory, prepare, within
 from arcpipe.errors import ArcpipeError
 from arcpipe.sources import Sample
 from arcpipe.store import open_writer
@@ -36,6 +37,29 @@ SUSPECT_PIXELS = 2**18
 """Smaller groups than a worker's: what dies with a group is fitted again, and its limit of time is shorter."""
 
 
+def encode(message: Mapping[str, Any]) -> bytes:
+    """One line of JSON. Settings and records are mappings of their fields; names of files that are no UTF-8 survive."""
+    return json.dumps(message, ensure_ascii=True, default=_plain).encode("ascii") + b"\n"
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    if isinstance(value, Section):
+        return value.model_dump(mode="json")
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def _read_work(values: Mapping[str, Any]) -> Work:
+    return Work(**{**values, "config": ConvertConfig.model_validate(values["config"])})
+
+
+def _read_part(values: Mapping[str, Any]) -> PartPlan:
+    samples = (
+        Sample(**{**each, "locator": tuple(each["locator"]), "size": each["size"] and tuple(each["size"])})
+        for each in values["samples"]
+    )
+    return PartPlan(values["split"], values["part_id"], tuple(samples))
+
+
 def main() -> None:
     """Fork for every request, see `isolate`."""
 
@@ -43,7 +67,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no message
     asks = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)  # unbuffered: `select` must see what is there
     while line := asks.readline():
-        _load(read_work(decode(line)["work"]))
+        _load(_read_work(json.loads(line)["work"]))
         pid = os.fork()
         if pid == 0:
             _attempt(line, says)
@@ -67,7 +91,7 @@ def _attempt(line: bytes, says: BinaryIO) -> NoReturn:
     """The life of a forked process; where it ends otherwise, that is what is to be found out."""
     code = 1
     try:
-        _serve(decode(line), says)
+        _serve(json.loads(line), says)
         code = 0
     except ArcpipeError as error:
         says.write(encode({"error": error.told}))
@@ -79,7 +103,7 @@ def _attempt(line: bytes, says: BinaryIO) -> NoReturn:
 
 
 def _serve(request: Mapping[str, Any], says: BinaryIO) -> None:
-    work, part = read_work(request["work"]), read_part(request["part"])
+    work, part = _read_work(request["work"]), _read_part(request["part"])
     known = {int(row): FailedSample(**failure) for row, failure in request["failures"].items()}
     device = prepare(work)
     memory = request["memory_bytes"] if device == "cpu" else None  # CUDA's address space is not its memory
@@ -87,7 +111,7 @@ def _serve(request: Mapping[str, Any], says: BinaryIO) -> None:
         limit_memory(memory)
         _read_all(work, part, known, says)
         return
-    making = Making.begin(work, part, open_writer(request["writer"]))
+    making = Making(work, part, open_writer(request["writer"]))
     making.failures += known.values()
     _warm_up(making.fitter)
     limit_memory(memory)
@@ -168,19 +192,16 @@ def _fit(making: Making, group: Sequence[tuple[int, Sample, Image]], says: Binar
 
 def _groups(
     part: PartPlan, first: Sequence[Sequence[int]], known: Mapping[int, FailedSample], repeats: int
-) -> Iterator[list[int]]:
+) -> Iterator[Sequence[int]]:
     """Rows of the part in groups: the suspects as they are given, then all others."""
-    seen = set(known)
-    for rows in first:
-        yield list(rows)
-        seen.update(rows)
+    yield from first
+    seen = known.keys() | {row for rows in first for row in rows}
     group: list[int] = []
     n_pixels = 0
     for row, sample in enumerate(part.samples):
         if row in seen:
             continue
-        height, width = sample.size or (1, 1)
-        area = height * width * repeats
+        area = math.prod(sample.size or ()) * repeats
         if group and n_pixels + area > SUSPECT_PIXELS:
             yield group
             group, n_pixels = [], 0
@@ -188,7 +209,3 @@ def _groups(
         n_pixels += area
     if group:
         yield group
-
-
-if __name__ == "__main__":
-    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,19 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from arcpipe import seeds
-from arcpipe.cloud import DecoderRecord
-from arcpipe.config import ConvertConfig
-from arcpipe.convert.making import Group, fit_group, fitter_of, read_sample
-from arcpipe.convert.plan import PIXEL_STEPS_PER_CORE_S, PartPlan, estimate
+from arcpipe.convert.plan import PIXEL_STEPS_PER_CORE_S, PartPlan, Plan, estimate
+from arcpipe.convert.task import Group, Image, fit_group, fitter_of, read_sample
 from arcpipe.convert.work import Work, prepare
 from arcpipe.progress import byte_size, counted, duration
 from arcpipe.sources import Inventory, Sample, open_source
 from arcpipe.storage import Storage
-from arcpipe.store import StoreHeader
 from arcpipe.threads import compute_threads, set_compute_threads
 
 SAMPLE_S = 2.0
@@ -109,36 +104,25 @@ class DryRunReport:
         ]
 
 
-def plan_report(
-    config: ConvertConfig,
-    inventory: Inventory,
-    header: StoreHeader,
-    parts: Sequence[PartPlan],
-    todo: Sequence[PartPlan],
-    work: Work,
-    n_workers: int,
-    scratch: Path,
-) -> DryRunReport:
+def plan_report(plan: Plan, todo: Sequence[PartPlan], work: Work, n_workers: int, scratch: Path) -> DryRunReport:
     """Put the plan together and time a sample of it. Writes nothing but to `scratch`."""
+    config, inventory = plan.config, plan.inventory
     expected, space = estimate(todo, config), config.out.free_space()
     timing = time_sample(work, inventory, scratch) if todo else None
     core_s = expected.core_s if timing is None else expected.pixels * timing.microseconds_per_pixel / 1e6
     samples = [sample for rows in inventory.samples.values() for sample in rows]
-    sizes = sorted((sample.size for sample in samples if sample.size and sample.reason is None), key=_area)
+    sizes = sorted((sample.size for sample in samples if sample.size and sample.reason is None), key=math.prod)
+    places = {"smallest": 0, "median": len(sizes) // 2, "largest": -1}
     failing = [sample.reason for sample in samples if sample.reason is not None]
     return DryRunReport(
         store=config.out,
-        splits={split: (count["samples"], count["parts"]) for split, count in header.splits.items()},
-        parts_before=len(parts) - len(todo),
+        splits={split: (count["samples"], count["parts"]) for split, count in plan.header.splits.items()},
+        parts_before=len(plan.parts) - len(todo),
         classes=inventory.classes,
         channels=inventory.channels,
         clouds=expected.clouds,
         pixels=expected.pixels,
-        sizes={
-            "smallest": sizes[0] if sizes else None,
-            "median": sizes[len(sizes) // 2] if sizes else None,
-            "largest": sizes[-1] if sizes else None,
-        },
+        sizes={name: sizes[place] if sizes else None for name, place in places.items()},
         expected_bytes=expected.n_bytes,
         free_bytes=space[1] if space else None,
         workers=n_workers,
@@ -147,7 +131,7 @@ def plan_report(
         timing=timing,
         memory_bytes=_peak_bytes(todo, work),
         failing=tuple(failing),
-        failing_by_reason=dict(Counter(_kind(reason) for reason in failing).most_common()),
+        failing_by_reason=dict(Counter(map(_kind, failing)).most_common()),
     )
 
 
@@ -158,15 +142,23 @@ def time_sample(work: Work, inventory: Inventory, scratch: Path) -> Timing | Non
     threads = compute_threads()
     try:
         device = prepare(work)
-        record = first_decoder(work.fit, inventory.channels, work.seed, device).to_record()
+        record = first_decoder(work.fit, inventory.channels, work.config.seed, device).to_record()
+        fitter = fitter_of(work, record, device)
         group = _sample_images(work, inventory, scratch)
         if not group:
             return None
+
+        def timed_fit(images: Group, steps: int) -> float:
+            started = time.perf_counter()
+            shorter = replace(fitter, settings=work.fit.model_copy(update={"steps": steps}))
+            fit_group(images, shorter, work, {"fit": 0.0, "finish": 0.0})
+            return time.perf_counter() - started
+
         pixels = sum(image.shape[0] * image.shape[1] for _, image in group)
         steps = max(4, min(work.fit.steps, int(SAMPLE_S * PIXEL_STEPS_PER_CORE_S / pixels)))
         few = max(1, steps // 4)
-        _timed_fit(group[:1], record, work, device, 1)  # compiles, loads libraries
-        short, long = (_timed_fit(group, record, work, device, n) for n in (few, steps))
+        timed_fit(group[:1], 1)  # compiles, loads libraries
+        short, long = timed_fit(group, few), timed_fit(group, steps)
         per_step = max(long - short, 0) / max(steps - few, 1)
         whole = max(long - per_step * steps, 0) + per_step * work.fit.steps
         return Timing(len(group), pixels, steps, short + long, whole / (pixels * work.fit.clouds_an_image) * 1e6)
@@ -177,10 +169,11 @@ def time_sample(work: Work, inventory: Inventory, scratch: Path) -> Timing | Non
 def _sample_images(work: Work, inventory: Inventory, scratch: Path) -> Group:
     """Images drawn from all splits, up to so many pixels; at least one if any can be read."""
     samples = [sample for rows in inventory.samples.values() for sample in rows if sample.reason is None]
-    source = open_source(work.source, seed=work.seed, download=False, scratch=scratch)
-    group: list[tuple[Sample, NDArray[np.float32]]] = []
+    seed = work.config.seed
+    source = open_source(work.config.source, seed=seed, download=False, scratch=scratch)
+    group: list[tuple[Sample, Image]] = []
     pixels = 0
-    for row in seeds.generator(work.seed, "timed sample").permutation(len(samples))[:64]:
+    for row in seeds.generator(seed, "timed sample").permutation(len(samples))[:64]:
         image, _ = read_sample(source, samples[row], work)
         if image is None:
             continue
@@ -192,21 +185,10 @@ def _sample_images(work: Work, inventory: Inventory, scratch: Path) -> Group:
     return group
 
 
-def _timed_fit(group: Group, record: DecoderRecord, work: Work, device: str, steps: int) -> float:
-    started = time.perf_counter()
-    shorter = replace(work, fit=work.fit.model_copy(update={"steps": steps}))
-    fit_group(group, fitter_of(shorter, record, device), work.memory_bytes, {"fit": 0.0, "finish": 0.0})
-    return time.perf_counter() - started
-
-
 def _peak_bytes(todo: Sequence[PartPlan], work: Work) -> int:
     """The most memory that a worker takes for any of the parts, by the model that keeps it within its budget."""
     sizes = ([sample.size for sample in part.samples if sample.reason is None] for part in todo)
     return max((work.needs.peak(rows, work.memory_bytes, max(1, work.threads)) for rows in sizes), default=0)
-
-
-def _area(size: tuple[int, int]) -> int:
-    return size[0] * size[1]
 
 
 def _kind(reason: str) -> str:

@@ -7,20 +7,20 @@ others are converted, and the process commits the part as a worker would.
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from arcpipe.cloud import FailedSample
-from arcpipe.convert.limits import fit_limit_s, memory_share
-from arcpipe.convert.messages import decode, encode
-from arcpipe.convert.plan import PartPlan, core_seconds
-from arcpipe.convert.work import Work
+from arcpipe.convert.child import encode
+from arcpipe.convert.plan import PartPlan
+from arcpipe.convert.work import Work, memory_share
 from arcpipe.errors import ClusterError, rebuilt
 from arcpipe.sources import Sample
 from arcpipe.store import PartRecord, StoreWriter
@@ -50,51 +50,48 @@ def isolate_part(work: Work, part: PartPlan, writer: StoreWriter) -> PartRecord:
         ClusterError: it is not some samples: too many of them, or the process ends before or after them.
         ArcpipeError: what the process itself raised.
     """
-    with ExitStack() as stack:
-        record, _ = _bisect(_Attempts(stack), work, part, str(writer.storage))
-    if record is None:
-        raise ClusterError(f"part {part.split}/{part.part_id} was not committed.")
+    record, _ = _bisect(work, part, str(writer.storage))
+    assert record is not None
     return record
 
 
 def find_deadly(work: Work, samples: tuple[Sample, ...]) -> list[FailedSample]:
     """Of samples that belong to no part, those that end the process that reads them."""
-    with ExitStack() as stack:
-        return _bisect(_Attempts(stack), work, PartPlan("pretraining", "", samples), None)[1]
+    return _bisect(work, PartPlan("pretraining", "", samples), None)[1]
 
 
-def _bisect(
-    attempts: _Attempts, work: Work, part: PartPlan, writer: str | None
-) -> tuple[PartRecord | None, list[FailedSample]]:
+def _bisect(work: Work, part: PartPlan, writer: str | None) -> tuple[PartRecord | None, list[FailedSample]]:
+    """Try a part, again without the samples that end their process, until it is committed.
+
+    Returns its record, and these samples. Without a writer the images are only read, and there is no record.
+    """
     work = replace(work, guarded=True)
     failures: dict[int, FailedSample] = {}
     strikes: Counter[int] = Counter()
-    first: list[list[int]] = []
-    memory = work.run.memory or memory_share(2)
-    while len(failures) <= MOST_BLAMED:
-        asked = {"work": work, "part": part, "writer": writer}
-        ended = attempts.run({**asked, "first": first, "failures": failures, "memory_bytes": memory})
-        if not isinstance(ended, Ended):
-            return ended, list(failures.values())
-        if not ended.rows:
-            strikes[-1] += 1
-            if strikes[-1] < STRIKES:
-                continue
-            raise ClusterError(
-                f"part {part.split}/{part.part_id} ended two processes, at {ended.stage}.", details=[ended.how]
-            )
-        if len(ended.rows) > 1:
-            middle = len(ended.rows) // 2
-            first = [list(ended.rows[:middle]), list(ended.rows[middle:])]
-            continue
-        row = ended.rows[0]
-        strikes[row] += 1
-        first = [[row]]
-        if strikes[row] == STRIKES:
-            failures[row] = _record(part.samples[row], ended, work)
-            first = []
+    asked = {"work": work, "part": part, "writer": writer, "first": [], "failures": failures}
+    asked["memory_bytes"] = work.config.run.memory or memory_share(2)
+    with ExitStack() as stack:
+        attempts = _Attempts(stack)
+        while len(failures) <= MOST_BLAMED:
+            ended = attempts.run(asked)
+            if not isinstance(ended, Ended):
+                return ended, list(failures.values())
+            if not ended.rows:
+                strikes[-1] += 1
+                if strikes[-1] == STRIKES:
+                    raise ClusterError(f"part {part.name} ended two processes, at {ended.stage}.", details=[ended.how])
+            elif len(ended.rows) > 1:
+                middle = len(ended.rows) // 2
+                asked["first"] = [ended.rows[:middle], ended.rows[middle:]]
+            else:
+                row = ended.rows[0]
+                strikes[row] += 1
+                asked["first"] = [[row]]
+                if strikes[row] == STRIKES:
+                    failures[row] = _record(part.samples[row], ended, work)
+                    asked["first"] = []
     raise ClusterError(
-        f"part {part.split}/{part.part_id}: {len(failures)} samples ended the process that worked on them.",
+        f"part {part.name}: {len(failures)} samples ended the process that worked on them.",
         details=[failure.message for failure in list(failures.values())[:3]],
         fix=["look for what they share: a library that crashes, too little memory, a disk that hangs"],
     )
@@ -117,13 +114,11 @@ class _Attempts:
         stage: str = "start"
         rows: tuple[int, ...] = ()
         answer, ended = None, None
-        try:
+        with suppress(BrokenPipeError):
             self._child.stdin.write(encode(request))
             self._child.stdin.flush()
-        except BrokenPipeError:
-            pass
         for line in self._child.stdout:
-            message = decode(line)
+            message = json.loads(line)
             if "stage" in message:
                 stage, rows = message["stage"], tuple(message["rows"])
             elif "ended" in message:
@@ -163,7 +158,7 @@ def _ended(stage: str, rows: tuple[int, ...], ended: dict[str, Any], memory: int
 def _record(sample: Sample, ended: Ended, work: Work) -> FailedSample:
     doing = "reading" if ended.stage == "read" else "fitting"
     if ended.reason == "hung":
-        limit = work.run.hung_read_s if doing == "reading" else fit_limit_s(work.run, core_seconds([sample], work.fit))
+        limit = work.read_limit_s if doing == "reading" else work.fit_limit_s([sample])
         what = f"{sample.key} hung: {doing} it took more than {limit:g} s"
     elif ended.reason == "out-of-memory":
         what = f"{sample.key} does not fit into memory: {doing} it, its process was {ended.how}"

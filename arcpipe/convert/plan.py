@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import islice
 
-from arcpipe import seeds
+from arcpipe import __version__, seeds
 from arcpipe.arc.anchors import count_anchors
+from arcpipe.cloud import DecoderRecord
 from arcpipe.config import ConvertConfig, FitSection, without_later
 from arcpipe.errors import NoSpaceError
 from arcpipe.progress import byte_size
 from arcpipe.sources import Inventory, Sample
-from arcpipe.storage import Storage
-from arcpipe.store import PlannedPart
+from arcpipe.store import StoreHeader, committed_parts, existing_decoder, fingerprint, plan_parts
 
 # A part is 30 to 120 s of one core: small enough that a killed worker loses little, large enough that Dask's 2 ms a
 # task and a part's 20 files cost nothing. One core fits about 1.4e7 pixel-steps a second (32 x 32 pixels, 500 steps:
@@ -39,6 +40,11 @@ class PartPlan:
     part_id: str
     samples: tuple[Sample, ...]
 
+    @property
+    def name(self) -> str:
+        """What messages call it: `train/0003`."""
+        return f"{self.split}/{self.part_id}"
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -50,30 +56,84 @@ class Estimate:
     n_bytes: int
 
 
-def count_parts(inventory: Inventory, config: ConvertConfig) -> dict[str, dict[str, int]]:
-    """Samples and parts of every split, `{"train": {"samples": 8000, "parts": 26}}`; never depends on workers."""
-    counts = {}
-    for split, samples in inventory.samples.items():
-        if config.store.part_samples is not None:
-            n_parts = -(-len(samples) // config.store.part_samples)
-        else:
-            work = sum(map(_pixels, samples)) * steps_of_work(config.fit) * config.fit.clouds_an_image
-            n_parts = max(LEAST_PARTS, round(work / PIXEL_STEPS_PER_PART))
-        counts[split] = {"samples": len(samples), "parts": min(n_parts, len(samples))}
-    return counts
+@dataclass(frozen=True)
+class Plan:
+    """What a conversion is going to make."""
 
+    config: ConvertConfig
+    """With absolute paths, and what only the images could tell."""
+    given: DecoderRecord | None
+    """The decoder that the user named."""
+    inventory: Inventory
+    header: StoreHeader
+    parts: tuple[PartPlan, ...]
 
-def deal(inventory: Inventory, planned: Sequence[PlannedPart], seed: int) -> tuple[PartPlan, ...]:
-    """Deal the samples of every split to its planned parts by a seeded permutation.
+    @classmethod
+    def of(
+        cls,
+        config: ConvertConfig,
+        inventory: Inventory,
+        given: DecoderRecord | None = None,
+        part_samples: int | None = None,
+    ) -> Plan:
+        """Deal the samples of every split to its parts by a seeded permutation.
 
-    So a part is already shuffled, and parts of equal counts are of about equal work.
-    """
-    dealt: list[PartPlan] = []
-    for split, samples in inventory.samples.items():
-        order = iter(seeds.generator(seed, "parts", split).permutation(len(samples)))
-        for part in (part for part in planned if part.split == split):
-            dealt.append(PartPlan(split, part.id, tuple(samples[i] for i in islice(order, part.n_samples))))
-    return tuple(dealt)
+        So a part is already shuffled, and parts of equal counts are of about equal work. `part_samples`: in each of
+        them, by default as many as are worth half a minute of work, whatever the number of workers.
+        """
+        part_samples = part_samples or config.store.part_samples
+        counts: dict[str, dict[str, int]] = {}
+        parts: list[PartPlan] = []
+        for split, samples in inventory.samples.items():
+            if part_samples is not None:
+                n_parts = -(-len(samples) // part_samples)
+            else:
+                work = sum(map(_pixels, samples)) * steps_of_work(config.fit) * config.fit.clouds_an_image
+                n_parts = max(LEAST_PARTS, round(work / PIXEL_STEPS_PER_PART))
+            counts[split] = {"samples": len(samples), "parts": min(n_parts, len(samples))}
+            order = iter(seeds.generator(config.seed, "parts", split).permutation(len(samples)))
+            for part in plan_parts({split: counts[split]}):
+                parts.append(PartPlan(split, part.id, tuple(samples[i] for i in islice(order, part.n_samples))))
+        content = content_settings(config, inventory, given.sha256 if given else None)
+        header = StoreHeader(
+            config={**config.model_dump(mode="json", exclude={"run", "out"}), "content": content},
+            fingerprint=fingerprint(content),
+            classes=inventory.classes,
+            channels=inventory.channels,
+            splits=counts,
+            seed=config.seed,
+            dtype=config.store.dtype,
+            bits=config.store.bits,
+            neighbours_cache=config.store.neighbours_cache,
+            versions={"arcpipe": __version__, **{name: version(name) for name in ("torch", "numpy", "zarr", "pillow")}},
+        )
+        return cls(config, given, inventory, header, tuple(parts))
+
+    def missing(self) -> list[PartPlan]:
+        """The parts that are not committed yet."""
+        committed = committed_parts(self.config.out, self.header.splits)
+        return [part for part in self.parts if part.part_id not in committed[part.split]]
+
+    def check_store(self, *, overwrite: bool) -> DecoderRecord | None:
+        """Refuse, before any work, a store of other settings and a plan that does not fit on the disk; writes nothing.
+
+        Returns the decoder of the store that will be continued, if there is one.
+        """
+        out = self.config.out
+        there = None if overwrite else existing_decoder(out, self.header)
+        needed = estimate(self.missing() if there else self.parts, self.config).n_bytes
+        space = out.free_space()
+        if space is not None and needed > space[1]:
+            folder, free = space
+            raise NoSpaceError(
+                f"there is not enough space for {out}.",
+                details=[
+                    f"expected up to {byte_size(needed)}, found {byte_size(free)} free in {folder}: "
+                    f"{byte_size(needed - free)} are missing"
+                ],
+                fix=["--out on another disk", "--neighbours-cache none, or --dtype int8 (smaller stores)"],
+            )
+        return there
 
 
 def _pixels(sample: Sample) -> int:
@@ -129,20 +189,3 @@ def steps_of_work(fit: FitSection) -> float:
     if fit.decoder_kind == "siren":
         return fit.steps * fit.pixel_share * fit.latent_dim / PARAMETERS_OF_A_STEP
     return fit.steps + (STEPS_BESIDE_BASIS if fit.decoder_kind == "basis" else 0)
-
-
-def check_space(out: Storage, expected: Estimate) -> None:
-    """Raise `NoSpaceError` before any work if the store will not fit, as far as that can be known."""
-    space = out.free_space()
-    if space is None:
-        return
-    folder, free = space
-    if expected.n_bytes > free:
-        raise NoSpaceError(
-            f"there is not enough space for {out}.",
-            details=[
-                f"expected up to {byte_size(expected.n_bytes)}, found {byte_size(free)} free in {folder}: "
-                f"{byte_size(expected.n_bytes - free)} are missing"
-            ],
-            fix=["--out on another disk", "--neighbours-cache none, or --dtype int8 (smaller stores)"],
-        )

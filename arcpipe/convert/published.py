@@ -7,7 +7,7 @@ are not there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from arcpipe.cloud import Cloud, CloudBatch, FailedSample
 from arcpipe.config import ConvertConfig, FitSection
 from arcpipe.convert.decoders import with_network_size
-from arcpipe.convert.plan import PartPlan, deal
+from arcpipe.convert.plan import PartPlan, Plan
 from arcpipe.convert.report import ConvertReport, summarise
 from arcpipe.errors import ConfigError, ImageError
-from arcpipe.progress import Progress
+from arcpipe.progress import Progress, say
 from arcpipe.siren import new_record, split_layers
-from arcpipe.sources import Inventory, NetworkSet, only_splits
+from arcpipe.sources import NetworkSet, only_splits
 from arcpipe.sources.networks import Network, read_network
-from arcpipe.store import StoreHeader, StoreWriter, create_or_open, plan_parts, position_dtype
+from arcpipe.store import PartRecord, StoreWriter, create_or_open, position_dtype
 
 PART_SAMPLES = 2000
 """Networks of a part: some 10 MB."""
@@ -38,12 +38,8 @@ FINGERPRINTS: dict[str, tuple[str, tuple[float, ...]]] = {
 }
 """Variant, and standard deviations of W_0, b_0, W_1, b_1, W_2, b_2 over all training networks of a set."""
 
-Header = Callable[[ConvertConfig, Inventory, dict[str, dict[str, int]], None], StoreHeader]
 
-
-def import_networks(
-    found: NetworkSet, config: ConvertConfig, header_of: Header, say: Callable[[str], None], *, overwrite: bool
-) -> ConvertReport:
+def import_networks(found: NetworkSet, config: ConvertConfig, *, overwrite: bool) -> ConvertReport:
     """Make or continue the store of a set. The caller holds its lock.
 
     Raises:
@@ -57,32 +53,21 @@ def import_networks(
     inventory, files = found.inventory(config.source, config.fit.repeats)
     inventory = only_splits(inventory, config.source)
     config = config.model_copy(update={"fit": _fit(config.fit, found)})
-    n_samples = config.store.part_samples or PART_SAMPLES
-    counts = {
-        split: {"samples": len(rows), "parts": -(-len(rows) // n_samples)} for split, rows in inventory.samples.items()
-    }
     n_images, widths = sum(map(len, inventory.samples.values())), "-".join(map(str, found.widths))
     say(f"{found.root}: {n_images} images as networks, {widths}, variant {found.variant}")
     say(recognised(found, [fits[0] for (split, _), fits in files.items() if split == "train"]))
-    header = header_of(config, inventory, counts, None)
+    plan = Plan.of(config, inventory, part_samples=config.store.part_samples or PART_SAMPLES)
     record = new_record(config.fit, found.widths[-1], 0)
-    writer = create_or_open(config.out, header, record, overwrite=overwrite)
-    parts, there = deal(inventory, plan_parts(counts), config.seed), writer.committed()
-    records = []
-    with Progress("read", sum(len(part.samples) for part in parts), "images") as bar:
-        done = 0
-        for part in parts:
-            new = part.part_id not in there.get(part.split, set())
-            if new:
+    writer = create_or_open(config.out, plan.header, record, overwrite=overwrite)
+    todo, before, made = plan.missing(), list[PartRecord](), list[PartRecord]()
+    with Progress("read", n_images, "images") as bar:
+        for part in plan.parts:
+            if part in todo:
                 _write(writer, part, files, found, config)
-            records.append((writer.record(part.split, part.part_id), new))
-            done += len(part.samples)
-            bar.update(done)
-    seconds, new_parts = time.monotonic() - started, sum(new for _, new in records)
-    report = summarise(
-        config.out, records, seconds=seconds, workers=min(1, new_parts), max_failed=config.run.max_failed
-    )
-    writer.finish(report.for_the_store() if new_parts else None)
+            (made if part in todo else before).append(writer.record(part.split, part.part_id))
+            bar.update(bar.done + len(part.samples))
+    report = summarise(config, before, made, started=started, workers=min(1, len(made)))
+    writer.finish(report.for_the_store() if made else None)
     return report
 
 

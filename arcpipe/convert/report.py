@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from arcpipe.cloud import FailedSample
+from arcpipe.config import ConvertConfig
 from arcpipe.errors import TooManyFailuresError
 from arcpipe.progress import LOW_DB, byte_size, counted, duration, pace, quality_words
 from arcpipe.storage import Storage
@@ -136,36 +138,34 @@ def _table(splits: Mapping[str, SplitSummary]) -> list[str]:
         counts = (split.samples, split.failed, split.planned, split.clouds, split.points, split.parts)
         quality = [*split.psnr.values(), split.mean_psnr] if split.psnr else []
         rows.append([name, *(f"{count:,}" for count in counts), *(f"{value:.2f}" for value in quality if value)])
-    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(head))]
-    return [_row(row, widths) for row in rows]
-
-
-def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Names to the left, numbers to the right."""
-    return "  ".join(["", cells[0].ljust(widths[0]), *(cell.rjust(widths[i]) for i, cell in enumerate(cells) if i)])
+    first, *others = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(head))]
+    # Names to the left, numbers to the right; a split without clouds has no quality.
+    return ["  ".join(["", name.ljust(first), *map(str.rjust, cells, others)]) for name, *cells in rows]
 
 
 def summarise(
-    storage: Storage, records: Sequence[tuple[PartRecord, bool]], *, seconds: float, workers: int, max_failed: float
+    config: ConvertConfig, before: Sequence[PartRecord], made: Sequence[PartRecord], *, started: float, workers: int
 ) -> ConvertReport:
     """Read a store's own numbers, all parts of which are committed, into the closing summary.
 
-    `records`: of all parts, and whether this run made them.
+    `before`, `made`: records of the parts that were there, and of those that this run made. `started`: when it did, by
+    `time.monotonic()`.
     """
-    store = open_store(storage, allow_unfinished=True)
-    summary = summarise_store(store, [record for record, _ in records])
+    seconds = time.monotonic() - started
+    store = open_store(config.out, allow_unfinished=True)
+    summary = summarise_store(store, [*before, *made])
     return ConvertReport(
-        store=storage,
+        store=config.out,
         splits=summary.splits,
         failures=summary.failures,
         seconds=seconds,
-        clouds_made=sum(record.n_clouds for record, new in records if new),
-        parts_before=sum(not new for _, new in records),
+        clouds_made=sum(record.n_clouds for record in made),
+        parts_before=len(before),
         bytes_by_array=summary.bytes_by_array,
         seconds_by_stage=summary.seconds_by_stage,
         decoder_sha256=store.decoder.sha256,
         decoder_kind=store.decoder_kind,
         n_classes=len(store.classes),
         workers=workers,
-        max_failed=max_failed,
+        max_failed=config.run.max_failed,
     )

@@ -42,9 +42,8 @@ class VerifySummary:
     @property
     def ok(self) -> bool:
         """No problems, or all of them were repaired."""
-        if self.repaired is None:
-            return not self.problems
-        return not (self.repaired.left or self.repaired.fleeting)
+        done = self.repaired
+        return not (self.problems if done is None else done.left or done.fleeting)
 
     def as_dict(self) -> dict[str, Any]:
         summary = {

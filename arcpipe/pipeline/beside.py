@@ -8,7 +8,7 @@ from functools import partial
 
 from arcpipe.config import TrainConfig
 from arcpipe.machine import available_cores
-from arcpipe.pipeline.state import epochs_trained, is_trained
+from arcpipe.pipeline.results import epochs_trained, is_trained
 from arcpipe.progress import Progress
 from arcpipe.train.launch import Apart
 from arcpipe.train.report import TrainReport

@@ -94,38 +94,3 @@ class Card:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-WORDS = {
-    "labels": "labels are seen",
-    "teacher": "other networks",
-    "views": "views",
-    "fits": "fits of an image",
-    "numbers": "numbers of an image",
-    "bytes": "bytes of an image in the store",
-    "psnr": "dB",
-    "augment": "augmented by",
-    "model": "model",
-    "head": "head",
-    "epochs": "epochs",
-    "chosen_by": "weights chosen by",
-    "device": "device",
-    "command": "command",
-}
-"""What a page calls the facts; the others stand in its table."""
-
-
-def card_lines(cards: Mapping[str, Card]) -> list[str]:
-    """Lines for a page: what the cards of all arms have in common, then what each has of its own."""
-    told = {arm: {name: _told(getattr(card, name)) for name in WORDS} for arm, card in cards.items()}
-    common = {name for name in WORDS if len({facts[name] for facts in told.values()}) == 1}
-    lines = []
-    for arm, facts in ({"Card": next(iter(told.values()))} | told).items() if told else ():
-        names = [name for name in WORDS if (name in common) == (arm == "Card")]
-        if names:
-            lines.append(f"* {arm}: " + "; ".join(f"{WORDS[name]}: {facts[name]}" for name in names) + ".")
-    return lines
-
-
-def _told(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:,.1f}".removesuffix(".0")

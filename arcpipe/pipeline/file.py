@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from arcpipe.config import (
     ConvertConfig,
+    EvaluateConfig,
     EvaluateSection,
     Section,
     Seed,
@@ -26,6 +27,7 @@ from arcpipe.config import (
     unread,
 )
 from arcpipe.errors import ConfigError
+from arcpipe.storage import Storage
 
 PLACEHOLDER = Path("-")
 """Where a store or run lies is derived from its settings (`plan`) once they are known."""
@@ -40,6 +42,11 @@ class ColumnSection(EvaluateSection):
     """Title of the column; `accuracy` if there is only one."""
     convert: dict[str, Any] = Field(default_factory=dict)
     """Evaluate on another conversion, by these settings in place of the arm's, under the arm's own decoder."""
+
+    def of(self, train: TrainConfig, store: Storage) -> EvaluateConfig:
+        """The evaluation of a training, on this store."""
+        own = self.model_dump(exclude={"name", "convert"})
+        return EvaluateConfig(run=train.out, store=store, seed=train.seed, device=train.device, **own)
 
 
 class ReferenceSection(Section):
@@ -158,8 +165,10 @@ def read_pipeline(path: Path, data: Path | None = None, recipe: str | None = Non
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong (with the arm that it is of).
     """
-    found = read_toml(path, "arcpipe convert digits; the pipelines of arcpipe lie in its checkout")
-    values, name = _with_source(found, data), path.stem
+    values = read_toml(path, "arcpipe convert digits; the pipelines of arcpipe lie in its checkout")
+    name = path.stem
+    if isinstance(values.get("convert"), dict):
+        values["convert"] = _with_source(values["convert"], data)
     if recipe is not None:
         values, name = _with_recipe(values, recipe), f"{path.stem}-{recipe}"
     arms = values.get("arm", [])
@@ -183,8 +192,7 @@ def read_pipeline(path: Path, data: Path | None = None, recipe: str | None = Non
 
 def _arm(path: Path, shared: Mapping[str, Any], section: ArmSection) -> tuple[Arm, PipelineConfig]:
     where = f"{path}, arm {section.name},"
-    changes: dict[str, Any] = {"convert": _with_source({"convert": section.convert}, None)["convert"]}
-    changes["train"] = section.train
+    changes: dict[str, Any] = {"convert": _with_source(section.convert), "train": section.train}
     if section.evaluate is not None:
         changes["evaluate"] = section.evaluate
     values = lay_over(shared, changes)
@@ -201,7 +209,7 @@ def _arm(path: Path, shared: Mapping[str, Any], section: ArmSection) -> tuple[Ar
         if not name or name in [column.name for column in columns]:
             raise ConfigError(f"{where} has several evaluations: each needs its own name.", fix=['name = "pushed"'])
         columns.append(Column(name, evaluation, _other_conversion(values, evaluation, f"{where} evaluation {name},")))
-    thesis = numbers_of(section.thesis, columns, where)
+    thesis = numbers_of(section.thesis, [column.name for column in columns], where)
     return Arm(section.name, config.convert, config.train, tuple(columns), thesis), config
 
 
@@ -209,19 +217,18 @@ def _other_conversion(values: Mapping[str, Any], evaluation: ColumnSection, wher
     """The arm's conversion with other settings, and of the evaluated split only."""
     if not evaluation.convert:
         return None
-    own = lay_over(values["convert"], _with_source({"convert": evaluation.convert}, None)["convert"])
+    own = lay_over(values["convert"], _with_source(evaluation.convert))
     if evaluation.split is not None:
         own = lay_over(own, {"source": {"splits": [evaluation.split]}})
     return build(ConvertConfig, own, where)
 
 
-def numbers_of(thesis: Numbers | float | None, columns: Sequence[Column], where: str) -> Numbers:
-    """Column -> number.
+def numbers_of(thesis: Numbers | float | None, names: Sequence[str], where: str) -> Numbers:
+    """Column -> number, of the columns of these names.
 
     Raises:
         ConfigError: a number for a column that is not there, or one number for several columns.
     """
-    names = [column.name for column in columns]
     if thesis is None:
         return {}
     if isinstance(thesis, dict):
@@ -273,17 +280,14 @@ def _without_unread(values: Mapping[str, Any], recipe: str) -> dict[str, Any]:
     return {**values, "convert": {**converting, "fit": kept}}
 
 
-def _with_source(values: Mapping[str, Any], data: Path | None) -> dict[str, Any]:
-    """`convert.source` may be a name; `data` goes to it where the file says nothing."""
-    converting = values.get("convert")
-    if not isinstance(converting, dict):
-        return dict(values)
+def _with_source(converting: dict[str, Any], data: Path | None = None) -> dict[str, Any]:
+    """A table `convert`, whose `source` may be a name; `data` goes to it where the file says nothing."""
     source = converting.get("source", {} if data is not None else None)
     if isinstance(source, str):
         source = {"source": source}
     if isinstance(source, dict) and data is not None:
         source = {"data": data, **source}
-    return {**values, "convert": {**converting, "source": source} if source is not None else converting}
+    return {**converting, "source": source} if source is not None else converting
 
 
 def _with_paths(values: dict[str, Any], stem: str) -> dict[str, Any]:

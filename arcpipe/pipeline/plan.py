@@ -80,14 +80,7 @@ def _job(arm: Arm, seed: int) -> Job:
         if column.convert is not None:
             fit = column.convert.fit.model_copy(update={"decoder": str(convert.out)})
             other = with_store(column.convert.model_copy(update={"fit": fit, "out": storage_at(PLACEHOLDER)}))
-        section = column.section
-        config = EvaluateConfig(
-            run=train.out,
-            store=other.out if other else convert.out,
-            seed=seed,
-            device=train.device,
-            **section.model_dump(exclude={"name", "convert"}),
-        )
+        config = column.section.of(train, other.out if other else convert.out)
         settings = {
             "convert": of_conversion(convert),
             "train": {**of_training(train), "seed": seed},

@@ -1,7 +1,7 @@
 """`results/NAME/results.json`: every number of an experiment with the settings it stands for.
 
 Written whole or not at all, with what other commands on the same file measured meanwhile. It is also the memory of
-`arcpipe run`: a number whose settings are those of the file is not measured again.
+`arcpipe run`: a number whose settings are those of the file is not measured again. `what_is_left` says which are not.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from arcpipe.errors import ConfigError
 from arcpipe.files import locked, write_atomically
 from arcpipe.pipeline.file import Pipeline, numbers_of
 from arcpipe.pipeline.plan import Evaluation, Job, same_settings
+from arcpipe.storage import Storage
 
 FORMAT = "arcpipe-results"
 VERSION = 1
@@ -71,18 +72,16 @@ class Results:
         """The entry that stands for exactly these settings; arms may be renamed."""
         return next((entry for entry in self.entries if same_settings(entry["settings"], evaluation.settings)), None)
 
-    def rows(self, pipeline: Pipeline, jobs: Iterable[Job]) -> list[Row]:
+    def rows(self, pipeline: Pipeline, jobs: Sequence[Job]) -> list[Row]:
         """The table as the file has it: references first, then all arms; what is not measured yet is empty.
 
         `jobs`: all arms with every seed that counts.
         """
         rows = []
         for reference in pipeline.table.reference:
-            columns = [column for arm in pipeline.arms for column in arm.columns]
-            unique = list({column.name: column for column in columns}.values())
-            known = numbers_of(reference.thesis, unique, f"{pipeline.path}, reference {reference.name},")
+            where = f"{pipeline.path}, reference {reference.name},"
+            known = numbers_of(reference.thesis, pipeline.columns(), where)
             rows.append(Row(reference.name, {name: Cell((), number) for name, number in known.items()}, reference=True))
-        jobs = list(jobs)
         for arm in pipeline.arms:
             own = [evaluation for job in jobs if job.arm.name == arm.name for evaluation in job.evaluations]
             found = [(evaluation.column.name, self.find(evaluation)) for evaluation in own]
@@ -157,3 +156,62 @@ def read_rows(document: Mapping[str, Any]) -> list[Row]:
         )
         for row in document["rows"]
     ]
+
+
+@dataclass(frozen=True)
+class Left:
+    """One arm with one seed, for a dry run. `stores`: path -> `there`, `begun` or `missing`; `run_state` likewise."""
+
+    arm: str
+    seed: int
+    stores: Mapping[str, str]
+    run: str
+    run_state: str
+    evaluations: int
+    evaluations_left: int
+
+    def lines(self) -> list[str]:
+        state = "done" if not self.evaluations_left else f"{self.evaluations_left} of {self.evaluations} numbers left"
+        stores = [f"{path} ({state})" for path, state in self.stores.items()]
+        return [f"arm {self.arm}, seed {self.seed}: {state}", f"  {self.run} ({self.run_state}) on {', '.join(stores)}"]
+
+
+def what_is_left(job: Job, results: Results) -> Left:
+    """Look at the folders of a job."""
+    others = [evaluation.convert for evaluation in job.evaluations if evaluation.convert is not None]
+    stores = [job.convert.out, *(convert.out for convert in others)]
+    return Left(
+        arm=job.arm.name,
+        seed=job.seed,
+        stores={str(path): _store_state(path) for path in stores},
+        run=str(job.train.out),
+        run_state=_run_state(job.train.out),
+        evaluations=len(job.evaluations),
+        evaluations_left=sum(results.find(evaluation) is None for evaluation in job.evaluations),
+    )
+
+
+def _store_state(store: Storage) -> str:
+    try:
+        attributes = json.loads(store.read("zarr.json"))["attributes"]
+    except (OSError, ValueError, KeyError):
+        return "missing"
+    return "there" if attributes.get("complete") else "begun"
+
+
+def _run_state(path: Path) -> str:
+    if is_trained(path):
+        return "trained"
+    epochs = epochs_trained(path)
+    return f"{epochs} epochs trained" if epochs else "begun" if path.is_dir() else "missing"
+
+
+def is_trained(run: Path) -> bool:
+    """Whether a run has come to its end: what trains it again only reports."""
+    return (run / "summary.json").is_file()
+
+
+def epochs_trained(run: Path) -> int:
+    """Epochs that a run has behind it, going on or ended."""
+    lines = run / "metrics.jsonl"
+    return lines.read_text(encoding="utf-8").count('"kind": "epoch"') if lines.is_file() else 0

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from arcpipe import __version__
-from arcpipe.config import ConvertConfig, EvaluateConfig, build
+from arcpipe.config import ConvertConfig
 from arcpipe.devices import check_workers
 from arcpipe.errors import ArcpipeError, ConfigError, PipelineError
 from arcpipe.files import write_atomically
 from arcpipe.pipeline.card import CHOSEN_BY, Card
-from arcpipe.pipeline.figure import draw_results
 from arcpipe.pipeline.file import Pipeline, PipelineConfig
 from arcpipe.pipeline.plan import Evaluation, Job, plan_jobs
-from arcpipe.pipeline.results import Results
-from arcpipe.pipeline.state import Left, what_is_left
-from arcpipe.pipeline.table import comma_separated, markdown
+from arcpipe.pipeline.results import Left, Results, what_is_left
+from arcpipe.pipeline.table import comma_separated, draw_results, markdown
+from arcpipe.progress import say
 from arcpipe.storage import Storage
 
 
@@ -45,7 +44,7 @@ class PipelineReport:
             "measured": self.measured,
             "before": self.before,
             "failed": list(self.failed),
-            "left": [entry.as_dict() for entry in self.left],
+            "left": [asdict(entry) for entry in self.left],
         }
 
     def lines(self) -> list[str]:
@@ -96,29 +95,25 @@ def run_pipeline(
     check_workers(at_once, "--at-once")
     if pipeline.plain is not None:
         _require_arms(pipeline, {"--only": only, "--seeds": seeds, "--at-once": at_once > 1})
-        if dry_run:
-            from arcpipe.convert import run_convert
-
-            return PipelineReport(None, {"convert": run_convert(pipeline.plain.convert, dry_run=True)})
-        return PipelineReport(None, _run_plain(pipeline.plain))
+        return PipelineReport(None, _run_plain(pipeline.plain, dry_run=dry_run))
     jobs = plan_jobs(pipeline, only, seeds)
     results = Results(Path("results") / pipeline.name)
     if dry_run:
         return PipelineReport(results.folder, {}, left=tuple(what_is_left(job, results) for job in jobs))
     desk = _Desk(pipeline, results, plan_jobs(pipeline, (), {*pipeline.seeds, *seeds}))
-    work = []
+    work: list[tuple[str, Job]] = []
     for number, job in enumerate(jobs, 1):
-        missing = [evaluation for evaluation in job.evaluations if results.find(evaluation) is None]
+        missing = tuple(evaluation for evaluation in job.evaluations if results.find(evaluation) is None)
         desk.before += len(job.evaluations) - len(missing)
         if missing:
-            work.append(
-                _Work(f"[{number}/{len(jobs)}] {job.title}: {job.train.out} on {job.convert.out}", job, missing)
-            )
+            name = f"[{number}/{len(jobs)}] {job.title}: {job.train.out} on {job.convert.out}"
+            work.append((name, replace(job, evaluations=missing)))
     if at_once > 1:
         _side_by_side(desk, work, at_once)
     else:
-        for piece in work:
-            _one(desk, piece)
+        for name, job in work:
+            say(name)
+            _one(desk, job)
     table = desk.write() if results.entries else []
     return PipelineReport(results.folder, {}, tuple(table), desk.measured, desk.before, tuple(desk.failed))
 
@@ -149,12 +144,10 @@ class _Desk:
 
         if convert.out not in self.stores:
             try:
-                report = run_convert(convert)
-                report.check()
+                self.stores[convert.out] = run_convert(convert)
+                self.stores[convert.out].check()
             except Exception as error:
                 self.stores[convert.out] = error
-                raise
-            self.stores[convert.out] = report
         found = self.stores[convert.out]
         if isinstance(found, Exception):
             raise found
@@ -162,68 +155,56 @@ class _Desk:
 
     def write(self) -> list[str]:
         """Write the four files and return the table's lines."""
+        folder, thesis, columns = self.results.folder, self.pipeline.table.thesis, self.pipeline.columns()
+        title = self.pipeline.table.title or self.pipeline.name
         with self.results.shared():
-            return self._write()
-
-    def _write(self) -> list[str]:
-        rows = self.results.rows(self.pipeline, self.all_jobs)
-        name, table, columns = self.pipeline.name, self.pipeline.table, self.pipeline.columns()
-        lines = markdown(table.title or name, table.thesis, columns, rows)
-        self.results.write(self.pipeline, rows, {"failed": self.failed, **_machine()})
-        write_atomically(self.results.folder / "table.md", ("\n".join(lines) + "\n").encode())
-        write_atomically(self.results.folder / "table.csv", comma_separated(columns, rows).encode())
-        draw_results(self.results.folder / "table.png", table.title or name, table.thesis, columns, rows)
+            rows = self.results.rows(self.pipeline, self.all_jobs)
+            lines = markdown(title, thesis, columns, rows)
+            self.results.write(self.pipeline, rows, {"failed": self.failed, **_machine()})
+            write_atomically(folder / "table.md", ("\n".join(lines) + "\n").encode())
+            write_atomically(folder / "table.csv", comma_separated(columns, rows).encode())
+            draw_results(folder / "table.png", title, thesis, columns, rows)
         return lines
 
 
-@dataclass(frozen=True)
-class _Work:
-    """One arm with one seed, and the numbers that are missing of it."""
-
-    name: str
-    job: Job
-    missing: list[Evaluation]
-
-
-def _one(desk: _Desk, work: _Work) -> None:
+def _one(desk: _Desk, job: Job) -> None:
     """Convert, train and evaluate; what goes wrong is noted, and the next one has its turn."""
     from arcpipe.train import run_train
 
-    say(work.name)
     try:
-        report = desk.store(work.job.convert)
-        trained = run_train(work.job.train)
+        report = desk.store(job.convert)
+        trained = run_train(job.train)
     except Exception as error:
-        _note(desk, work.job.title, error)
+        _note(desk, job.title, error)
         return
-    _measure(desk, work, report, trained)
+    _measure(desk, job, report, trained)
 
 
-def _side_by_side(desk: _Desk, work: Iterable[_Work], at_once: int) -> None:
-    """Convert everything, then train several at once; each is evaluated as it ends."""
+def _side_by_side(desk: _Desk, work: Iterable[tuple[str, Job]], at_once: int) -> None:
+    """Convert everything, then train several at once, by their names; each is evaluated as it ends."""
     from arcpipe.pipeline.beside import train_side_by_side
 
-    by_run: dict[Path, list[tuple[_Work, Any]]] = {}
-    for piece in work:
+    by_run: dict[Path, list[tuple[str, Job, Any]]] = {}
+    for name, job in work:
         try:
-            report = desk.store(piece.job.convert)
+            report = desk.store(job.convert)
         except Exception as error:
-            _note(desk, piece.job.title, error)
+            _note(desk, job.title, error)
             continue
-        by_run.setdefault(piece.job.train.out, []).append((piece, report))
+        by_run.setdefault(job.train.out, []).append((name, job, report))
     groups = list(by_run.values())
-    named = [(group[0][0].name, group[0][0].job.train) for group in groups]
+    named = [(name, job.train) for (name, job, _), *_ in groups]
     for place, outcome in train_side_by_side(named, at_once):
-        for piece, report in groups[place]:
+        for _, job, report in groups[place]:
             if isinstance(outcome, Exception):
-                _note(desk, piece.job.title, outcome)
+                _note(desk, job.title, outcome)
             else:
-                _measure(desk, piece, report, outcome)
+                _measure(desk, job, report, outcome)
 
 
-def _measure(desk: _Desk, work: _Work, report: Any, trained: Any) -> None:
-    """All numbers that are missing of one training. `report`, `trained`: of its conversion and of itself."""
-    split = report.splits[work.job.train.stream.train_split]
+def _measure(desk: _Desk, job: Job, report: Any, trained: Any) -> None:
+    """All numbers of a job of one training. `report`, `trained`: of its conversion and of itself."""
+    split = report.splits[job.train.stream.train_split]
     training = {
         "images": split.samples,
         "clouds": trained.clouds,
@@ -235,13 +216,12 @@ def _measure(desk: _Desk, work: _Work, report: Any, trained: Any) -> None:
         "train_accuracy": trained.train_accuracy,
         "train_loss": trained.train_loss,
     }
-    command = desk.pipeline.command
-    card = Card.of(work.job.convert, work.job.train, report, trained, command)
-    for evaluation in work.missing:
+    card = Card.of(job.convert, job.train, report, trained, desk.pipeline.command)
+    for evaluation in job.evaluations:
         try:
-            _evaluate(desk, work.job, evaluation, training, card)
+            _evaluate(desk, job, evaluation, training, card)
         except Exception as error:
-            _note(desk, f"{work.job.title}, {evaluation.column.name}", error)
+            _note(desk, f"{job.title}, {evaluation.column.name}", error)
 
 
 def _evaluate(desk: _Desk, job: Job, evaluation: Evaluation, training: dict[str, Any], card: Card) -> None:
@@ -286,35 +266,25 @@ def _note(desk: _Desk, what: str, error: Exception) -> None:
     desk.failed.append(f"{what}: {message}")
 
 
-def _run_plain(config: PipelineConfig) -> dict[str, Any]:
+def _run_plain(config: PipelineConfig, *, dry_run: bool) -> dict[str, Any]:
     """The three stages of a file without arms, one after another; each continues what is there."""
     from arcpipe.convert import run_convert
 
-    reports: dict[str, Any] = {"convert": run_convert(config.convert)}
+    reports: dict[str, Any] = {"convert": run_convert(config.convert, dry_run=dry_run)}
     reports["convert"].check()
-    if config.train is not None:
+    if config.train is not None and not dry_run:
         from arcpipe.train import run_evaluate, run_train
 
         reports["train"] = run_train(config.train)
         for section in config.evaluate or ():
-            values = section.model_dump(exclude={"name", "convert"})
-            values |= {"run": config.train.out, "store": config.train.store}
-            values |= {"seed": config.train.seed, "device": config.train.device}
-            reports["evaluate"] = run_evaluate(build(EvaluateConfig, values))
+            reports["evaluate"] = run_evaluate(section.of(config.train, config.train.store))
     return reports
 
 
 def _machine() -> dict[str, Any]:
     """Where the minutes were taken."""
     model = ""
-    try:
+    with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    except OSError:
-        pass
     return {"arcpipe": __version__, "machine": {"cpu": model, "cores": os.cpu_count()}}
-
-
-def say(message: str) -> None:
-    """Tell the person on stderr."""
-    print(message, file=sys.stderr, flush=True)

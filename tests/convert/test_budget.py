@@ -18,9 +18,9 @@ from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.memory import LOADED_BYTES, Needs, group_bytes, needed_bytes
 from arcpipe.cluster import Cluster
 from arcpipe.config import ConvertConfig, FitSection, RunSection, build
-from arcpipe.convert import budget, run_convert
-from arcpipe.convert.budget import check_joint_memory, check_memory, worker_memory
+from arcpipe.convert import run_convert, work
 from arcpipe.convert.dry_run import DryRunReport
+from arcpipe.convert.work import check_joint_memory, check_memory, worker_memory
 from arcpipe.errors import ConfigError, ImageError
 from arcpipe.machine import machine_memory
 from arcpipe.storage import LocalStorage
@@ -91,7 +91,7 @@ def test_views_are_counted_as_repeats_are_and_each_is_a_copy_of_the_pixels() -> 
 
 
 def test_the_budget_is_a_share_of_the_machine_or_what_is_asked_for() -> None:
-    assert worker_memory(RunSection(), 4) == int(budget.SHARE * machine_memory() / 4)
+    assert worker_memory(RunSection(), 4) == int(work.SHARE * machine_memory() / 4)
     assert worker_memory(build(RunSection, {"memory": "2GiB"}), 4) == 2**31
     for wrong in ("much", "2 parsecs", "1MB", -1):
         with pytest.raises(ConfigError, match="memory"):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from arcpipe.cloud import FailedSample
 from arcpipe.cluster import Cluster
-from arcpipe.convert import isolate, making, run, run_convert, run_verify
+from arcpipe.convert import isolate, run, run_convert, run_verify, task
 from arcpipe.convert.isolate import isolate_part
 from arcpipe.errors import ClusterError
 from arcpipe.machine import is_out_of_memory
@@ -171,7 +171,7 @@ def test_a_sample_that_floods_its_workers_is_recorded(
     source = make_pictures(tmp_path / "pictures", per_class=2)
     clean = settings(source, tmp_path / "clean.zarr")
     run_convert(clean, cluster=here)
-    monkeypatch.setattr("arcpipe.cluster.machine_memory", lambda: 1_400_000_000)
+    monkeypatch.setattr("arcpipe.cluster.local.machine_memory", lambda: 1_400_000_000)
     run = {"workers": 1, "memory": "1GiB"}
     config = settings(source, tmp_path / "a.zarr", fit={"decoder": str(clean.out)}, store={"part_samples": 6}, run=run)
     with faults(tmp_path, monkeypatch, **{"train/ants/1.png": {"does": "flood"}}):
@@ -196,7 +196,7 @@ def test_memory_that_does_not_suffice_for_a_group_is_halved(
     finished: Finished, tmp_path: Path, here: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    fit_together = making._fit_together
+    fit_together = task._fit_together
 
     def small_memory(group: Any, *rest: Any) -> tuple[list[Any], list[FailedSample]]:
         sizes.append(len(group))
@@ -204,7 +204,7 @@ def test_memory_that_does_not_suffice_for_a_group_is_halved(
             raise MemoryError("as on a GPU")
         return fit_together(group, *rest)
 
-    monkeypatch.setattr(making, "_fit_together", small_memory)
+    monkeypatch.setattr(task, "_fit_together", small_memory)
     halved = few_parts(finished.source, tmp_path / "a.zarr", fit={"decoder": str(finished.store)})
     run_convert(halved, cluster=here)
     assert max(sizes) == 9

@@ -13,7 +13,7 @@ import pytest
 from arcpipe.pipeline import read_pipeline, run_pipeline
 from arcpipe.pipeline.beside import train_side_by_side
 from arcpipe.pipeline.plan import plan_jobs
-from arcpipe.pipeline.state import epochs_trained
+from arcpipe.pipeline.results import epochs_trained
 from tests.pipeline.conftest import SHARED
 
 RESULTS = Path("results/try/results.json")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from arcpipe.errors import ConfigError
-from arcpipe.pipeline.card import Card, card_lines
+from arcpipe.pipeline.card import Card
 from arcpipe.pipeline.results import Cell, Row
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "results.py"
@@ -91,13 +91,14 @@ def test_a_number_without_its_card_is_refused(page: ModuleType) -> None:
         Card.from_dict(facts, "the arm a of exp")
 
 
-def test_facts_of_all_arms_are_told_once() -> None:
-    first, last = card_lines({"a": CARD}), card_lines({"a": CARD, "b": replace(CARD, augment="none", epochs=3)})
+def test_facts_of_all_arms_are_told_once(page: ModuleType) -> None:
+    both = {"a": CARD, "b": replace(CARD, augment="none", epochs=3)}
+    first, last = page.card_lines({"a": CARD}), page.card_lines(both)
     assert len(first) == 1
     assert "numbers of an image: 1,734;" in first[0]
     assert "augmented by" not in last[0]
     assert last[1:] == ["* a: augmented by: mask; epochs: 15.", "* b: augmented by: none; epochs: 3."]
-    assert card_lines({}) == []
+    assert page.card_lines({}) == []
 
 
 def test_the_table_of_the_field_has_the_best_of_ours_among_theirs(page: ModuleType) -> None:
