@@ -35,34 +35,6 @@ def measure_gradient(image, norm):
 
 
 @compiled
-def divide_times(race, weights):
-    """Divide the times (p,) by the weights (p,), in place, infinite without a weight; returns how many have one."""
-    weighted = 0
-    for pixel in range(len(race)):
-        if weights[pixel] > 0:
-            race[pixel] /= weights[pixel]
-            weighted += 1
-        else:
-            race[pixel] = np.inf
-    return weighted
-
-
-@compiled
-def list_smallest(times, last, count):
-    """Places of the `count` smallest times, rising; `last` is the largest of them, and of those like it the first."""
-    below = 0
-    for pixel in range(len(times)):
-        below += times[pixel] < last
-    chosen, ties, n = np.empty(count, np.int64), count - below, 0
-    for pixel in range(len(times)):
-        if times[pixel] < last or (times[pixel] == last and ties > 0):
-            ties -= times[pixel] == last
-            chosen[n] = pixel
-            n += 1
-    return chosen
-
-
-@compiled
 def spread_bits(value):
     """Put a zero before every bit of a 32-bit number."""
     value = (value | (value << np.uint64(16))) & np.uint64(0x0000FFFF0000FFFF)
