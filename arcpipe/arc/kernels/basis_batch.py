@@ -21,7 +21,7 @@ from torch import Tensor
 
 from arcpipe.arc.basis import NEAREST, STEPS, Basis
 from arcpipe.arc.factorised import sum_rows
-from arcpipe.arc.maps import orders_of, units_of
+from arcpipe.arc.maps import units_of
 
 CHUNK = 32
 """Pairs of an anchor that are summed at once. An anchor has about 30 pairs."""
@@ -64,39 +64,31 @@ class Profiles:
 
     @classmethod
     def of(cls, basis: Basis, device: torch.device) -> Profiles:
-        """Spread the profiles of a basis over the numbers of a latent."""
-        record = basis.record
-        units, z = units_of(record.orders), record.latent_dim
+        """Pad the rows of a basis's table to a power of 2."""
+        record, table, z = basis.record, basis.table, basis.latent_dim
         width = max(LEAST_WIDTH, 1 << (z - 1).bit_length())
-        knots, channels, _ = record.profiles.shape
-        values = np.zeros((knots, channels, width), np.float32)
-        values[:, :, :z] = record.profiles[:, :, units]
-        orders, sines = np.full(width, -1, np.int32), np.zeros(width, bool)
-        orders[:z] = orders_of(record.orders)
+        more, patches = (0, width - table.width), table.patches
+        units, sines = units_of(record.orders), np.zeros(width, bool)
         sines[1:z] = units[1:] == units[:-1]
-        table = basis.table
-        levels = len(table.patches.starts) - 1
-        most = -(-int(np.diff(table.patches.starts).max()) // CHUNK) * CHUNK
+        levels = len(patches.starts) - 1
+        most = -(-int(np.diff(patches.starts).max()) // CHUNK) * CHUNK
         places, weights = np.zeros((levels, most, 2), np.int32), np.zeros((levels, most), np.float32)
-        rows, grams = (
-            np.zeros((levels, most, channels, width), np.float32),
-            np.zeros((levels, width, width), np.float32),
-        )
-        whole = table.patches.rows.reshape(-1, channels, table.width)[:, :, :z]
-        for level, (first, last) in enumerate(pairwise(table.patches.starts)):
-            places[level, : last - first] = table.patches.places[first:last]
-            weights[level, : last - first] = table.patches.weights[first:last]
-            rows[level, : last - first, :, :z] = whole[first:last]
-        upper = np.triu(table.patches.grams.reshape(levels, table.width, table.width)[:, :z, :z])
-        grams[:, :z, :z] = upper + np.triu(upper, 1).transpose(0, 2, 1)
-        patches = PatchTensors(*(torch.from_numpy(part).to(device) for part in (places, weights, rows, grams)))
+        rows = np.zeros((levels, most, table.channels, width), np.float32)
+        whole = patches.rows.reshape(-1, table.channels, table.width)
+        for level, (first, last) in enumerate(pairwise(patches.starts)):
+            places[level, : last - first] = patches.places[first:last]
+            weights[level, : last - first] = patches.weights[first:last]
+            rows[level, : last - first, :, : table.width] = whole[first:last]
+        upper = np.triu(patches.grams.reshape(levels, table.width, table.width))
+        grams = np.pad(upper + np.triu(upper, 1).transpose(0, 2, 1), ((0, 0), more, more))
+        profiles = table.profiles.reshape(table.knots, table.channels, table.width)
         return cls(
-            values=torch.from_numpy(values).to(device),
-            orders=torch.from_numpy(orders).to(device),
+            values=torch.from_numpy(np.pad(profiles, ((0, 0), (0, 0), more))).to(device),
+            orders=torch.from_numpy(np.pad(table.orders.astype(np.int32), more, constant_values=-1)).to(device),
             sines=torch.from_numpy(sines).to(device),
-            patches=patches,
-            most=int(orders.max()),
-            per_scale=1 / record.spacing,
+            patches=PatchTensors(*(torch.from_numpy(part).to(device) for part in (places, weights, rows, grams))),
+            most=int(table.orders.max()),
+            per_scale=table.per_scale,
             latent_dim=z,
         )
 
@@ -193,7 +185,7 @@ def moved(parts: Sequence[NDArray[Any]], shape: Sequence[int], dtype: torch.dtyp
 
 
 def scales_there(anchors: Tensor, image: Tensor, counts: Tensor, basis: Basis) -> Tensor:
-    """What `basis.anchor_scales` gives, of the anchors of all images, on their device."""
+    """What `Basis.scales_of` gives, of the anchors of all images, on their device."""
     from arcpipe.arc.kernels.nearest_triton import nearest_of
 
     _, squares = nearest_of(anchors, image.int(), anchors, counts, NEAREST + 1)

@@ -28,8 +28,8 @@ CPU_GROUP_PIXELS = 2**16
 
 
 class BatchKernel:
-    """See `arcpipe.arc.kernels.Kernel`: anchors are drawn by the CPU's threads, all else is done on the basis's device
-    (plain torch leaves neighbours and scales to the CPU, too).
+    """Fits clouds under a basis: anchors are drawn by the CPU's threads, all else is done on the basis's device (plain
+    torch leaves neighbours and scales to the CPU, too).
 
     Args:
         solver: `triton`, `torch`, or `auto`: Triton on a GPU where it is installed.
@@ -40,6 +40,11 @@ class BatchKernel:
         if solver == "auto":
             solver = "triton" if self.device.type == "cuda" and has_triton() else "torch"
         self.solver, self.profiles = solver, Profiles.of(basis, self.device)
+        self.solve, self.errors = solve_plainly, errors_plainly
+        if solver == "triton":
+            from arcpipe.arc.kernels.basis_triton import errors_by_triton, solve_by_triton
+
+            self.solve, self.errors = solve_by_triton, errors_by_triton
 
     def run(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
@@ -72,7 +77,7 @@ class BatchKernel:
                 rows = [clouds[i].latents for i in group]
                 width, z = len(self.profiles.orders), self.profiles.latent_dim
                 latents = moved(rows, (len(batch.anchors), z), torch.float32, self.device)
-                errors = errors_of(self.solver, batch, F.pad(latents, (0, width - z)), self.profiles)
+                errors = self.errors(batch, F.pad(latents, (0, width - z)), self.profiles)
                 areas = moved([np.array([pixels[i] for i in group])], (len(some),), torch.int64, self.device)
                 on_their_way.append(Host(torch.segment_reduce(errors.double(), "sum", lengths=areas)))
         sums = np.concatenate([total for host in on_their_way for total in host.arrays()])
@@ -89,7 +94,7 @@ class BatchKernel:
         drawn, found = self.place(images, fit, seeds)
         with torch.no_grad():
             batch = Batch.lay(images, drawn, found, self.basis, self.device)
-            latents = solve(self.solver, batch, self.profiles, fit)[:, : self.profiles.latent_dim]
+            latents = self.solve(batch, self.profiles, fit.patch, fit.damping)[:, : self.profiles.latent_dim]
             host = Host(latents, *(() if found else (batch.scales, batch.neighbours)))
         yield []
         rows, *there = host.arrays()
@@ -129,7 +134,8 @@ class Host:
     def __init__(self, *tensors: Tensor) -> None:
         self._tensors, self._ready = tensors, None
         if tensors[0].device.type == "cuda":
-            self._tensors = tuple(_to_pinned(tensor) for tensor in tensors)
+            pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+            self._tensors = tuple(host.copy_(own, non_blocking=True) for host, own in zip(pinned, tensors, strict=True))
             self._ready = torch.cuda.Event()
             self._ready.record()
 
@@ -138,29 +144,6 @@ class Host:
         if self._ready is not None:
             self._ready.synchronize()
         return [tensor.numpy() for tensor in self._tensors]
-
-
-def _to_pinned(tensor: Tensor) -> Tensor:
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)
-
-
-def solve(solver: str, batch: Batch, profiles: Profiles, fit: FitSection) -> Tensor:
-    """The latents (k, width) of a batch by the solver of this name, `torch` or `triton`."""
-    if solver == "torch":
-        return solve_plainly(batch, profiles, fit.patch, fit.damping)
-    from arcpipe.arc.kernels.basis_triton import solve_by_triton
-
-    return solve_by_triton(batch, profiles, fit.patch, fit.damping)
-
-
-def errors_of(solver: str, batch: Batch, latents: Tensor, profiles: Profiles) -> Tensor:
-    """How far the decoded pixels (p,) of a batch are from its images, by `torch` or `triton`."""
-    if solver == "torch":
-        return errors_plainly(batch, latents, profiles)
-    from arcpipe.arc.kernels.basis_triton import errors_by_triton
-
-    return errors_by_triton(batch, latents, profiles)
 
 
 def has_triton() -> bool:
