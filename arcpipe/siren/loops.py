@@ -10,26 +10,21 @@ from __future__ import annotations
 from math import pi
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import types
 
 from arcpipe.compiled import bare
-from arcpipe.vectors import Vectors, intrinsic
+from arcpipe.vectors import LANES, ROWS, Vectors
 
-BUILT_ON_SHA256 = "ef12fe85da8766502276e4d19cd51660bcc79d4bcfe4741328289a12b5bd97ce"
+BUILT_ON_SHA256 = "59ca3dee13bdcc4e2114ffeeba0f8a2625b282f44cbca61434c0fb72083df391"
 
-LANES = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
-"""Pixels in a register."""
 STEP = 3 * LANES
 """Pixels that a block of a product has: with `ROWS` neurons, 12 sums stay in registers."""
-ROWS = 4
 
 VECTORS = Vectors(LANES)
 load, store, splat, fma = VECTORS.load, VECTORS.store, VECTORS.splat, VECTORS.fma
 add, subtract, multiply, divide = VECTORS.add, VECTORS.subtract, VECTORS.multiply, VECTORS.divide
-root = VECTORS.elementwise(1, lambda builder, a: VECTORS.call(builder, "llvm.sqrt", a))
+root, total, block = VECTORS.root, VECTORS.total, VECTORS.block(3, start_is_column=True)
 nearest = VECTORS.elementwise(1, lambda builder, a: VECTORS.call(builder, "llvm.nearbyint", a))
 
 
@@ -40,25 +35,6 @@ def _flipped(builder: Any, value: Any, turns: Any) -> Any:
 
 
 flipped = VECTORS.elementwise(2, _flipped)
-
-
-@intrinsic
-def total(typing: Any, value: Any) -> Any:
-    """The sum of all lanes, upper half onto lower half until one is left."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        (rest,), width = arguments, LANES
-        while width > 1:
-            width //= 2
-            index = ir.VectorType(ir.IntType(32), width)
-            low, high = (
-                builder.shuffle_vector(rest, rest, ir.Constant(index, list(range(first, first + width))))
-                for first in (0, width)
-            )
-            rest = builder.fadd(low, high)
-        return builder.extract_element(rest, ir.Constant(ir.IntType(32), 0))
-
-    return types.float32(VECTORS.type), generate
 
 
 f32 = np.float32
@@ -96,33 +72,8 @@ def product(
     """
     for p in range(0, n, STEP):
         for r in range(0, n_rows, ROWS):
-            s00 = s01 = s02 = splat(start[start_at + r])
-            s10 = s11 = s12 = splat(start[start_at + r + 1])
-            s20 = s21 = s22 = splat(start[start_at + r + 2])
-            s30 = s31 = s32 = splat(start[start_at + r + 3])
-            row = a_at + r * a_row
-            for k in range(n_k):
-                x = b_at + k * b_stride + p
-                x0, x1, x2 = load(b, x), load(b, x + LANES), load(b, x + 2 * LANES)
-                w = row + k * a_k
-                w0, w1 = splat(a[w]), splat(a[w + a_row])
-                w2, w3 = splat(a[w + 2 * a_row]), splat(a[w + 3 * a_row])
-                s00, s01, s02 = fma(w0, x0, s00), fma(w0, x1, s01), fma(w0, x2, s02)
-                s10, s11, s12 = fma(w1, x0, s10), fma(w1, x1, s11), fma(w1, x2, s12)
-                s20, s21, s22 = fma(w2, x0, s20), fma(w2, x1, s21), fma(w2, x2, s22)
-                s30, s31, s32 = fma(w3, x0, s30), fma(w3, x1, s31), fma(w3, x2, s32)
-            o = out_at + r * stride + p
-            _store_three(out, o, s00, s01, s02)
-            _store_three(out, o + stride, s10, s11, s12)
-            _store_three(out, o + 2 * stride, s20, s21, s22)
-            _store_three(out, o + 3 * stride, s30, s31, s32)
-
-
-@bare
-def _store_three(out: Any, at: Any, a: Any, b: Any, c: Any) -> None:
-    store(out, at, a)
-    store(out, at + LANES, b)
-    store(out, at + 2 * LANES, c)
+            block(out, out_at + r * stride + p, stride, start, start_at + r, 1, a, a_at + r * a_row, a_row, a_k,
+                  b, b_at + p, b_stride, n_k)  # fmt: skip
 
 
 @bare

@@ -42,7 +42,7 @@ from arcpipe.arc.kernels.simd import (
 )
 from arcpipe.compiled import compiled
 
-BUILT_ON_SHA256 = "2a547449d751a2898e07ee6c6299dc882501e1597c82cce42c77ae992a7d9647"
+BUILT_ON_SHA256 = "ed5a8c4536f2c61ff2fb3962aa051e842dfbb58975e12557a306aac84fa93474"
 """See `arcpipe.compiled`: of `simd.py` and `vectors.py`."""
 
 

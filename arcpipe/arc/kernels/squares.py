@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.arc.kernels.simd import ROWS
 from arcpipe.arc.problem import PreparedImage
 from arcpipe.compiled import compiled
+from arcpipe.vectors import ROWS
 
-BUILT_ON_SHA256 = "caa013320f11562e11f874584302fabd8f34a5fb19ba6cfb2e6c62456da26c3c"
-"""See `arcpipe.compiled`: of `simd.py`."""
+BUILT_ON_SHA256 = "59ca3dee13bdcc4e2114ffeeba0f8a2625b282f44cbca61434c0fb72083df391"
+"""See `arcpipe.compiled`: of `vectors.py`."""
 
 MOST_BANDS, BAND_SQUARES = 16, 8
 """A large image is cut into bands of at least `BAND_SQUARES` squares that may be worked on at the same time. Their
