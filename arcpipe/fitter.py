@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from arcpipe.arc.engine import AnyDecoder, decoder_of, fit_clouds
 from arcpipe.arc.problem import FittedCloud
 from arcpipe.arc.render import measure
-from arcpipe.cloud import Cloud, DecoderRecord
+from arcpipe.cloud import Cloud, DecoderRecord, SirenRecord
 from arcpipe.config import FitSection, SourceSection, StoreSection
 from arcpipe.errors import ConfigError, ImageError
 from arcpipe.seeds import derive_seed
@@ -93,7 +93,7 @@ class Fitter:
     @cached_property
     def record(self) -> DecoderRecord:
         """The arrays of the decoder."""
-        return self.decoder.to_record()
+        return self.decoder if isinstance(self.decoder, SirenRecord) else self.decoder.to_record()
 
     def load(self, image: Picture) -> NDArray[np.float32]:
         """Bring a picture into the shape in which it is fitted, see `load_image`."""

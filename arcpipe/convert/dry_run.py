@@ -153,12 +153,12 @@ def plan_report(
 
 def time_sample(work: Work, inventory: Inventory, scratch: Path) -> Timing | None:
     """Fit a few images with fewer steps, twice, and extrapolate: a fit's time is a constant and a part per step."""
-    from arcpipe.arc.engine import first_decoder
+    from arcpipe.arc.engine import first_record
 
     threads = compute_threads()
     try:
         device = prepare(work)
-        record = first_decoder(work.fit, inventory.channels, work.seed, device).to_record()
+        record = first_record(work.fit, inventory.channels, work.seed)
         group = _sample_images(work, inventory, scratch)
         if not group:
             return None

@@ -42,7 +42,7 @@ Placed = tuple[list[NDArray[np.int64]], list[NDArray[np.float32]], list[NDArray[
 
 
 class BasisKernel:
-    """See `arcpipe.arc.kernels.Kernel`. Uses as many threads as torch is set to."""
+    """Fits clouds under a basis on the CPU, by as many threads as torch is set to."""
 
     def __init__(self, basis: Basis) -> None:
         self.basis = basis

@@ -41,7 +41,7 @@ def fit_jointly(
     seeds: Sequence[int],
     stepped: Callable[[int], None],
 ) -> NDArray[np.float32]:
-    """Move all latents and, in place, the decoder; see `arcpipe.arc.kernels.Kernel.run_jointly`."""
+    """Move all latents and, in place, the decoder; see `TorchKernel.run_jointly`."""
     adam = Adam([*decoder.weights, *decoder.biases], fit)
     network, tile = lay_network(decoder), plan.tile_pixels(decoder, fit)
     chunks = [Chunk(images[i::CHUNKS], seeds[i::CHUNKS], fit, network, tile) for i in range(min(CHUNKS, len(images)))]

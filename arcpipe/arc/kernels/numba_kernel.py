@@ -7,7 +7,7 @@ and their sums are taken in one order. So an image has the same bits whatever is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -28,14 +28,14 @@ from arcpipe.arc.kernels.layout import (
     zeros,
 )
 from arcpipe.arc.kernels.squares import cut_image, restore_neighbours
-from arcpipe.arc.problem import FittedCloud, PreparedImage, learning_rates, prepare_image, share_out
+from arcpipe.arc.problem import FittedCloud, learning_rates, prepare_image, share_out
 from arcpipe.config import FitSection
 from arcpipe.threads import Helpers, compute_threads, team
 from arcpipe.threads import each as spread
 
 
 class NumbaKernel:
-    """See `arcpipe.arc.kernels.JointKernel`; for `layout.fits`. Uses as many threads as torch is set to."""
+    """Fits clouds under a network that `layout.fits`, by as many threads as torch is set to."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
@@ -55,30 +55,17 @@ class NumbaKernel:
                 clouds[i] = fit_image(images[i], network, fit, seeds[i], tile, helpers)
         return [clouds[i] for i in range(len(images))]
 
-    def run_jointly(
-        self,
-        images: Sequence[NDArray[Any]],
-        fit: FitSection,
-        seeds: Sequence[int],
-        memory_bytes: int,
-        stepped: Callable[[int], None],
-    ) -> NDArray[np.float32]:
-        from arcpipe.arc.kernels.joint import fit_jointly
-
-        return fit_jointly(self.decoder, images, fit, seeds, stepped)
-
 
 def fit_image(
     image: NDArray[Any], network: Network, fit: FitSection, seed: int, tile: int, helpers: Helpers | None = None
 ) -> FittedCloud:
     """Fit the latents of one image under a frozen decoder. Memory is let go as soon as it has served."""
-    prepared: PreparedImage | None = prepare_image(image, fit, seed)
-    assert prepared is not None
+    prepared = prepare_image(image, fit, seed)
     cut = cut_image(prepared, tile)
     scene = join_scene([prepared], [cut])
     positions, relative, n = prepared.positions, prepared.relative, prepared.neighbours.shape[1]
     latents = lay_latents([prepared], network)
-    prepared = None
+    del prepared
     losses = take_steps(network, scene, latents, fit, helpers)
     rows = latents.reshape(-1, network.zp)[:-1, : network.z]
     neighbours = restore_neighbours(cut, len(positions), n, scene.slots)
