@@ -93,7 +93,7 @@ def test_cutting_keeps_every_neighbour_and_no_latent_in_two_bands(
     two = join_scene([image, image], [cut, cut])
     known = np.concatenate([np.arange(k + 1), cut.ghosts])[cut.row_latents]
     expected = np.concatenate([np.where(known == k, 2 * k, known), np.where(known == k, 2 * k, known + k)])
-    np.testing.assert_array_equal(two.row_latents, expected)
+    np.testing.assert_array_equal(two.cut.row_latents, expected)
 
 
 def test_bands_are_many_for_large_images_and_one_for_small_ones() -> None:
