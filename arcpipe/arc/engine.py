@@ -252,20 +252,16 @@ def check_images(images: Sequence[NDArray[Any]], seeds: Sequence[int], channels:
     if len(seeds) != len(images):
         raise ValueError(f"{len(images)} images need as many seeds, found {len(seeds)}")
     for image in images:
-        _check_image(image, channels)
-
-
-def _check_image(image: NDArray[Any], channels: int) -> None:
-    if image.ndim != 3 or image.shape[2] != channels:
-        raise ImageError(
-            "The image does not have the channels of the decoder.",
-            details=[f"expected (height, width, {channels})", f"found {image.shape}"],
-            fix=["--grey for a decoder of one channel"],
-        )
-    if image.size == 0:
-        raise ImageError("The image has no pixels.", reason="too-small", details=[f"found {image.shape}"])
-    if not np.isfinite(image).all():
-        raise ImageError("The image holds values that are not finite.", reason="not-finite")
+        if image.ndim != 3 or image.shape[2] != channels:
+            raise ImageError(
+                "The image does not have the channels of the decoder.",
+                details=[f"expected (height, width, {channels})", f"found {image.shape}"],
+                fix=["--grey for a decoder of one channel"],
+            )
+        if image.size == 0:
+            raise ImageError("The image has no pixels.", reason="too-small", details=[f"found {image.shape}"])
+        if not np.isfinite(image).all():
+            raise ImageError("The image holds values that are not finite.", reason="not-finite")
 
 
 def _blocks(height: int, width: int) -> Iterator[tuple[slice, slice]]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from arcpipe.arc.basis import NEAREST, STEPS, Basis
 from arcpipe.arc.factorised import sum_rows
@@ -128,11 +129,6 @@ class Batch:
     weights: Tensor
     target: Tensor
 
-    def pairs(self) -> tuple[Tensor, Tensor]:
-        """The pairs (p n,) int32, `pixel * n + slot` sorted by anchor and rising within each, and `starts` (k + 1,)
-        int32, where those of an anchor begin. What lies behind the last start has no share."""
-        return sort(self.neighbours, self.shares, len(self.anchors))
-
     @classmethod
     def lay(
         cls,
@@ -198,11 +194,6 @@ def scales_there(anchors: Tensor, image: Tensor, counts: Tensor, basis: Basis) -
     return torch.exp2(torch.round(STEPS * torch.log2(scales)) / STEPS).float()
 
 
-def ends(counts: Tensor) -> Tensor:
-    """Offsets (m + 1,) of counts (m,)."""
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-
 def share_out(places: Tensor, anchors: Tensor, inverse: Tensor, near: Tensor, basis: Basis) -> tuple[Tensor, Tensor]:
     """The shares (p, n) of the near anchors, and the weights (p,) of pixels, which fall far from all anchors."""
     record = basis.record
@@ -215,7 +206,9 @@ def share_out(places: Tensor, anchors: Tensor, inverse: Tensor, near: Tensor, ba
 
 
 def sort(near: Tensor, shares: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`Batch.pairs`, from neighbours and shares (p, n) of k anchors."""
+    """The pairs (p n,) int32, `pixel * n + slot` sorted by anchor and rising within each, and `starts` (k + 1,) int32,
+    where those of an anchor begin, from neighbours and shares (p, n) of k anchors. What lies behind the last start has
+    no share."""
     keys, pairs = torch.sort(torch.where(shares > 0, near, k).flatten(), stable=True)
     starts = torch.searchsorted(keys, torch.arange(k + 1, device=near.device, dtype=torch.int32))
     return pairs.int(), starts.int()
@@ -233,7 +226,7 @@ def cut(starts: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     starts = starts.long()
     k = len(starts) - 1
-    chunks = ends((starts.diff() + CHUNK - 1) // CHUNK)
+    chunks = F.pad(((starts.diff() + CHUNK - 1) // CHUNK).cumsum(0), (1, 0))
     chunk = torch.arange(most // CHUNK + k, device=starts.device)
     owner = torch.searchsorted(chunks[1:], chunk, right=True).clamp_(max=k - 1)
     last = starts[owner + 1]
@@ -259,7 +252,7 @@ def pull_of_patches(batch: Batch, patches: PatchTensors) -> Tensor:
 
 def solve_plainly(batch: Batch, profiles: Profiles, patch: float, damping: float) -> Tensor:
     """The latents (k, width) of a batch by plain torch: products of chunks, then Cholesky factors."""
-    pairs, starts = batch.pairs()
+    pairs, starts = sort(batch.neighbours, batch.shares, len(batch.anchors))
     owner, first, stop, chunks = cut(starts, len(pairs))
     n, channels = batch.shares.shape[1], batch.target.shape[1]
     k, width = len(batch.anchors), len(profiles.orders)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,17 +50,14 @@ class BatchKernel:
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
     ) -> list[FittedCloud]:
         clouds: list[FittedCloud] = []
-        last: Iterator[list[FittedCloud]] = iter(())
+        last: Callable[[], list[FittedCloud]] = list
         pixels = [image.shape[0] * image.shape[1] for image in images]
         for group in cut_groups(range(len(images)), pixels, self._most()):
-            now = self._fit([images[i] for i in group], fit, [seeds[i] for i in group])
-            next(now)  # on its way: the CPU lays out a group while the device works on the one before
-            for made in last:
-                clouds += made
+            # The CPU lays out a group while the device works on the one before.
+            now = self._begin([images[i] for i in group], fit, [seeds[i] for i in group])
+            clouds += last()
             last = now
-        for made in last:
-            clouds += made
-        return clouds
+        return clouds + last()
 
     def measure(self, clouds: Sequence[Cloud | FittedCloud], images: Sequence[NDArray[Any]]) -> list[float]:
         """The PSNR (dB) of clouds, which are decoded on the device, against their images."""
@@ -87,29 +84,32 @@ class BatchKernel:
         """Pixels of a batch."""
         return GROUP_PIXELS[self.solver] if self.device.type == "cuda" else CPU_GROUP_PIXELS
 
-    def _fit(
+    def _begin(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]
-    ) -> Iterator[list[FittedCloud]]:
-        """Give nothing once the device has all it needs, then the clouds."""
+    ) -> Callable[[], list[FittedCloud]]:
+        """Give the device all it needs for some images. Returns what waits for their clouds."""
         drawn, found = self.place(images, fit, seeds)
         with torch.no_grad():
             batch = Batch.lay(images, drawn, found, self.basis, self.device)
             latents = self.solve(batch, self.profiles, fit.patch, fit.damping)[:, : self.profiles.latent_dim]
             host = Host(latents, *(() if found else (batch.scales, batch.neighbours)))
-        yield []
-        rows, *there = host.arrays()
-        cuts = np.cumsum([len(anchors) for anchors in drawn])
-        parts = np.split(rows, cuts[:-1])
-        if not found:
-            areas = np.cumsum([image.shape[0] * image.shape[1] for image in images])
-            near = np.split(there[1], areas[:-1])
-            starts = cuts - [len(anchors) for anchors in drawn]
-            local = [own - np.int32(start) for own, start in zip(near, starts, strict=True)]
-            found = list(zip(np.split(there[0], cuts[:-1]), local, strict=True))
-        yield [
-            FittedCloud(anchors, own.copy(), near, (0.0, 1.0), np.zeros(0, np.float32), scales=scales.copy())
-            for anchors, own, (scales, near) in zip(drawn, parts, found, strict=True)
-        ]
+
+        def finish() -> list[FittedCloud]:
+            rows, *there = host.arrays()
+            cuts = np.cumsum([len(anchors) for anchors in drawn])
+            placed = found
+            if placed is None:
+                areas = np.cumsum([image.shape[0] * image.shape[1] for image in images])
+                near = np.split(there[1], areas[:-1])
+                starts = cuts - [len(anchors) for anchors in drawn]
+                local = [own - np.int32(start) for own, start in zip(near, starts, strict=True)]
+                placed = list(zip(np.split(there[0], cuts[:-1]), local, strict=True))
+            return [
+                FittedCloud(anchors, own.copy(), near, (0.0, 1.0), np.zeros(0, np.float32), scales=scales.copy())
+                for anchors, own, (scales, near) in zip(drawn, np.split(rows, cuts[:-1]), placed, strict=True)
+            ]
+
+        return finish
 
     def place(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]
