@@ -5,6 +5,9 @@ numbers of flat float32 arrays; nothing is bounds-checked. Sums are taken in one
 same bits whatever the array lengths are.
 """
 
+# What writes LLVM's code: its arguments are Numba's and LLVM's objects.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -37,11 +40,11 @@ class Vector(types.Type):
 class VectorModel(models.PrimitiveModel):
     """A vector is one LLVM value."""
 
-    def __init__(self, manager: Any, vector: Vector) -> None:
+    def __init__(self, manager, vector: Vector) -> None:
         super().__init__(manager, vector, ir.VectorType(ir.FloatType(), vector.lanes))
 
 
-def intrinsic(function: Callable[..., Any]) -> Any:
+def intrinsic(function: Callable[..., Any]):
     """Numba's decorator; what it makes is called without the typing context, which its type hints do not know."""
     return numba_intrinsic(function)
 
@@ -67,7 +70,7 @@ class Vectors:
         self.fma = self.elementwise(3, self.multiply_add)
         self.root = self.elementwise(1, lambda builder, a: self.call(builder, "llvm.sqrt", a))
 
-    def block(self, n_vectors: int, *, start_is_column: bool = False) -> Any:
+    def block(self, n_vectors: int, *, start_is_column: bool = False):
         """An intrinsic that multiplies a block: `ROWS` rows by `n_vectors` vectors of columns, all sums in registers.
 
         `out[i, :] = start[i, :] + sum over k, rising, of a[i, k] * b[k, :]`. Of each matrix: the flat array, the
@@ -75,17 +78,17 @@ class Vectors:
         instead: one number for each row.
         """
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def generate(context, builder, signature, arguments):
             out, out_at, out_step, start, start_at, start_step, a, a_at, a_row, a_k, b, b_at, b_k, n_k = arguments
             array_type = signature.args[0]
 
-            def element(at: Any, step: Any, row: int, column: int = 0) -> Any:
+            def element(at, step, row: int, column: int = 0):
                 return self.after(builder, builder.add(at, builder.mul(step, step.type(row))), column)
 
-            def place(array: Any, index: Any) -> Any:
+            def place(array, index):
                 return self.address(context, builder, array_type, array, index)
 
-            def number(array: Any, index: Any) -> Any:
+            def number(array, index):
                 data = context.make_array(array_type)(context, builder, array).data
                 return self.spread(builder, builder.load(builder.gep(data, [index])))
 
@@ -109,23 +112,20 @@ class Vectors:
                 builder.store(builder.load(sums[cell]), place(out, element(out_at, out_step, *cell)), align=4)
             return context.get_dummy_value()
 
-        def block(
-            typing: Any, out: Any, out_at: Any, out_step: Any, start: Any, start_at: Any, start_step: Any,
-            a: Any, a_at: Any, a_row: Any, a_k: Any, b: Any, b_at: Any, b_k: Any, n_k: Any,
-        ) -> Any:  # fmt: skip
+        def block(typing, out, out_at, out_step, start, start_at, start_step, a, a_at, a_row, a_k, b, b_at, b_k, n_k):
             i = types.intp
             return types.void(out, i, i, out, i, i, out, i, i, i, out, i, i, i), generate
 
         return intrinsic(block)
 
-    def row_dots(self) -> Any:
+    def row_dots(self):
         """An intrinsic: products of a row of `colours` x `vectors` vectors in memory with one row of `vectors`.
 
         `row_dots(address, latents, at, parts, parts_at, vectors, colours)` stores, for each colour, the lanes of the
         sum over the vectors. Of the last two arguments, tuples, only the lengths matter, so that all is unrolled.
         """
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def generate(context, builder, signature, arguments):
             address, latents, at, parts, parts_at, _, _ = arguments
             n_vectors, n_colours = len(signature.args[5]), len(signature.args[6])
             row = builder.inttoptr(address, self.floats.as_pointer())
@@ -140,45 +140,43 @@ class Vectors:
                 builder.store(total, self.beyond(builder, place, c), align=4)
             return context.get_dummy_value()
 
-        def dots(
-            typing: Any, address: Any, latents: Any, at: Any, parts: Any, parts_at: Any, vectors: Any, colours: Any
-        ) -> Any:
+        def dots(typing, address, latents, at, parts, parts_at, vectors, colours):
             i = types.intp
             return types.void(i, latents, i, parts, i, vectors, colours), generate
 
         return intrinsic(dots)
 
-    def place(self) -> Any:
+    def place(self):
         """An intrinsic: `place(array, index)` is the address of an element: a function may take rows of any array."""
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def generate(context, builder, signature, arguments):
             data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
             return builder.ptrtoint(builder.gep(data, [arguments[1]]), ir.IntType(64))
 
         return intrinsic(lambda typing, array, index: (types.intp(array, types.intp), generate))
 
-    def load_from(self) -> Any:
+    def load_from(self):
         """An intrinsic: `load_from(address, index)` is the vector that begins so many elements after an address."""
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def generate(context, builder, signature, arguments):
             start = builder.inttoptr(arguments[0], ir.FloatType().as_pointer())
             place = builder.bitcast(builder.gep(start, [arguments[1]]), self.floats.as_pointer())
             return builder.load(place, align=4)
 
         return intrinsic(lambda typing, address, index: (self.type(types.intp, types.intp), generate))
 
-    def beyond(self, builder: Any, pointer: Any, count: int) -> Any:
+    def beyond(self, builder, pointer, count: int):
         """The vector that lies so many vectors after the one at `pointer`."""
         return builder.gep(pointer, [ir.Constant(ir.IntType(64), count)])
 
-    def after(self, builder: Any, index: Any, count: int) -> Any:
+    def after(self, builder, index, count: int):
         """The element that lies so many vectors after an element."""
         return builder.add(index, index.type(count * self.lanes))
 
-    def elementwise(self, n_arguments: int, operation: Callable[..., Any]) -> Any:
+    def elementwise(self, n_arguments: int, operation: Callable[..., Any]):
         """An intrinsic of 1 to 3 vectors to a vector; `operation(builder, *arguments)` writes its code."""
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def generate(context, builder, signature, arguments):
             return operation(builder, *arguments)
 
         signature = self.type(*[self.type] * n_arguments)
@@ -188,54 +186,54 @@ class Vectors:
             return intrinsic(lambda typing, a, b: (signature, generate))
         return intrinsic(lambda typing, a, b, c: (signature, generate))
 
-    def address(self, context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    def address(self, context, builder, array_type, array, index):
         """Where the vector begins whose first lane is element `index` of a flat array."""
         data = context.make_array(array_type)(context, builder, array).data
         return builder.bitcast(builder.gep(data, [index]), self.floats.as_pointer())
 
-    def constant(self, value: float) -> Any:
+    def constant(self, value: float):
         """The same number, known when the code is compiled, in every lane."""
         return ir.Constant(self.floats, [value] * self.lanes)
 
-    def spread(self, builder: Any, value: Any) -> Any:
+    def spread(self, builder, value):
         """The same float in every lane."""
         one = builder.insert_element(ir.Constant(self.floats, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
         return builder.shuffle_vector(one, one, ir.Constant(self.integers, [0] * self.lanes))
 
-    def call(self, builder: Any, name: str, *arguments: Any) -> Any:
+    def call(self, builder, name: str, *arguments):
         """Call one of LLVM's own functions of vectors to a vector."""
         kind = ir.FunctionType(self.floats, [self.floats] * len(arguments))
         function = cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{self.lanes}f32")
         return builder.call(function, arguments)
 
-    def multiply_add(self, builder: Any, a: Any, b: Any, c: Any) -> Any:
+    def multiply_add(self, builder, a, b, c):
         """`a * b + c`, rounded once where the machine can; `llvm.fma` would call a slow function where it cannot."""
         return self.call(builder, "llvm.fmuladd", a, b, c)
 
-    def _load(self) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def _load(self):
+        def generate(context, builder, signature, arguments):
             return builder.load(self.address(context, builder, signature.args[0], *arguments), align=4)
 
         return intrinsic(lambda typing, array, index: (self.type(array, types.intp), generate))
 
-    def _store(self) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def _store(self):
+        def generate(context, builder, signature, arguments):
             address = self.address(context, builder, signature.args[0], *arguments[:2])
             builder.store(arguments[2], address, align=4)
             return context.get_dummy_value()
 
         return intrinsic(lambda typing, array, index, value: (types.void(array, types.intp, self.type), generate))
 
-    def _splat(self) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def _splat(self):
+        def generate(context, builder, signature, arguments):
             return self.spread(builder, arguments[0])
 
         return intrinsic(lambda typing, value: (self.type(types.float32), generate))
 
-    def _total(self) -> Any:
+    def _total(self):
         """The sum of all lanes, upper half onto lower half until one is left."""
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def generate(context, builder, signature, arguments):
             (rest,), width = arguments, self.lanes
             while width > 1:
                 width //= 2

@@ -5,6 +5,9 @@ the lanes of a register. Widths are padded to whole blocks by neurons of zero we
 brings no gradient to what leaves them, and zero weights bring none to what enters them. Sums have one fixed order.
 """
 
+# Compiled functions: Numba finds the types of their arguments itself.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from math import pi
@@ -16,7 +19,7 @@ from llvmlite import ir
 from arcpipe.compiled import bare
 from arcpipe.vectors import LANES, ROWS, Vectors
 
-BUILT_ON_SHA256 = "59ca3dee13bdcc4e2114ffeeba0f8a2625b282f44cbca61434c0fb72083df391"
+BUILT_ON_SHA256 = "4e7d95d5854297219ff37ab5b1b3570abb48c5b371d02bd0dff7d7007b58f935"
 
 STEP = 3 * LANES
 """Pixels that a block of a product has: with `ROWS` neurons, 12 sums stay in registers."""
@@ -47,7 +50,7 @@ ONE = f32(1)
 
 
 @bare
-def sines(values: Any, at: Any, slopes: Any, slopes_at: Any, count: Any, omega: Any) -> None:
+def sines(values, at, slopes, slopes_at, count, omega):
     """Turn `count` values z in place into sin(omega z); `slopes` become omega cos(omega z)."""
     for i in range(0, count, LANES):
         x = multiply(load(values, at + i), splat(omega))
@@ -62,10 +65,7 @@ def sines(values: Any, at: Any, slopes: Any, slopes_at: Any, count: Any, omega: 
 
 
 @bare
-def product(
-    out: Any, out_at: Any, stride: Any, a: Any, a_at: Any, a_row: Any, a_k: Any, start: Any, start_at: Any,
-    b: Any, b_at: Any, b_stride: Any, n_rows: Any, n_k: Any, n: Any,
-) -> None:  # fmt: skip
+def product(out, out_at, stride, a, a_at, a_row, a_k, start, start_at, b, b_at, b_stride, n_rows, n_k, n):
     """`out[r, p] = start[r] + sum over k, rising, of a[r, k] b[k, p]`; `n_rows` and `n` are whole blocks.
 
     Of each matrix: the flat array, the element where it begins, and the steps between rows (of `a` also between k).
@@ -77,10 +77,7 @@ def product(
 
 
 @bare
-def gradients(
-    grad: Any, at: Any, bias_at: Any, n_columns: Any, g: Any, g_at: Any, g_stride: Any,
-    h: Any, h_at: Any, h_stride: Any, n_rows: Any, n: Any,
-) -> None:  # fmt: skip
+def gradients(grad, at, bias_at, n_columns, g, g_at, g_stride, h, h_at, h_stride, n_rows, n):
     """Add to `grad[r, i]` the sum over pixels of `g[r, p] h[i, p]`, and to those of the biases that of `g[r, p]`.
 
     `n_rows` are whole blocks, `n_columns` is even.
@@ -115,10 +112,7 @@ def gradients(
 
 
 @bare
-def errors(
-    y: Any, y_at: Any, stride: Any, target: Any, t_at: Any, t_stride: Any, valid: Any, v_at: Any, channels: Any, n: Any,
-    offset: Any, factor: Any,
-) -> Any:  # fmt: skip
+def errors(y, y_at, stride, target, t_at, t_stride, valid, v_at, channels, n, offset, factor):
     """Turn outputs in place into the gradient of the loss; the sum of squared errors is returned."""
     squares = splat(f32(0))
     for c in range(channels):
@@ -132,9 +126,7 @@ def errors(
 
 
 @bare
-def adam(
-    values: Any, grad: Any, first: Any, second: Any, rate: Any, unbias: Any, beta1: Any, beta2: Any, eps: Any
-) -> None:
+def adam(values, grad, first, second, rate, unbias, beta1, beta2, eps):
     """One step of Adam; `unbias` is 1 / sqrt(1 - beta2^t), and `rate` has its own correction in it already."""
     for i in range(0, len(values), LANES):
         g = load(grad, i)
@@ -147,7 +139,7 @@ def adam(
 
 
 @bare
-def slope(values: Any, at: Any, slopes: Any, slopes_at: Any, count: Any) -> None:
+def slope(values, at, slopes, slopes_at, count):
     """Multiply `count` values by slopes, in place."""
     for i in range(0, count, LANES):
         store(values, at + i, multiply(load(values, at + i), load(slopes, slopes_at + i)))
@@ -155,10 +147,9 @@ def slope(values: Any, at: Any, slopes: Any, slopes_at: Any, count: Any) -> None
 
 @bare
 def fit(
-    values: Any, widths: Any, channels: Any, places: Any, target: Any, valid: Any, counts: Any, length: Any,
-    tile: Any, scratch: Any, grad: Any, first: Any, second: Any, rates: Any, omega: Any, offset: Any,
-    beta1: Any, beta2: Any, eps: Any, stop: Any, losses: Any,
-) -> Any:  # fmt: skip
+    values, widths, channels, places, target, valid, counts, length, tile, scratch, grad, first, second, rates, omega,
+    offset, beta1, beta2, eps, stop, losses,
+):  # fmt: skip
     """Fit a network; `values`, its padded parameters, change in place. Returns the steps taken.
 
     `widths` (layers + 1): padded, the first is 2. `places` (batches, 2, length), `target` (batches, channels, length)

@@ -42,7 +42,7 @@ from arcpipe.arc.kernels.simd import (
 )
 from arcpipe.compiled import compiled
 
-BUILT_ON_SHA256 = "ed5a8c4536f2c61ff2fb3962aa051e842dfbb58975e12557a306aac84fa93474"
+BUILT_ON_SHA256 = "e50f687ec01f53adb1f0238754a00f5bba663a07613ccbf13d53a76e451d795a"
 """See `arcpipe.compiled`: of `simd.py` and `vectors.py`."""
 
 

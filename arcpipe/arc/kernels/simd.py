@@ -1,8 +1,9 @@
 """Vectors of floats and products of blocks for the fitting kernels, as wide as this machine's registers."""
 
-from __future__ import annotations
+# What writes LLVM's code: its arguments are Numba's and LLVM's objects.
+# mypy: disable-error-code="no-untyped-def"
 
-from typing import Any
+from __future__ import annotations
 
 from llvmlite import ir
 from numba import types
@@ -17,7 +18,7 @@ def padded_length(count: int) -> int:
     return -(-count // LANES) * LANES
 
 
-def _open(builder: Any, gate: Any, value: Any) -> Any:
+def _open(builder, gate, value):
     # "Not at or below 0" rather than "above 0": a NaN passes and is found at the end.
     zero = VECTORS.constant(0.0)
     return builder.select(builder.fcmp_ordered("<=", gate, zero), zero, value)
@@ -35,21 +36,21 @@ block_1, block_2, block_3 = VECTORS.block(1), VECTORS.block(2), VECTORS.block(3)
 
 
 @intrinsic
-def four_totals(typing: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+def four_totals(typing, a, b, c, d):
     """The sums of all lanes of four vectors, as four floats: a third of the work of four times `total`."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         number = ir.IntType(32)
 
-        def pick(x: Any, y: Any, lanes: list[int]) -> Any:
+        def pick(x, y, lanes: list[int]):
             return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(number, len(lanes)), lanes))
 
-        def folded(x: Any, y: Any, first: list[int], second: list[int]) -> Any:
+        def folded(x, y, first: list[int], second: list[int]):
             low = [start + lane for start in range(0, LANES, 4) for lane in first]
             high = [start + lane for start in range(0, LANES, 4) for lane in second]
             return builder.fadd(pick(x, y, low), pick(x, y, high))
 
-        def pair(x: Any, y: Any) -> Any:
+        def pair(x, y):
             return folded(x, y, [0, LANES, 1, LANES + 1], [2, LANES + 2, 3, LANES + 3])
 
         rest = folded(

@@ -13,7 +13,7 @@ from arcpipe.arc.problem import PreparedImage
 from arcpipe.compiled import compiled
 from arcpipe.vectors import ROWS
 
-BUILT_ON_SHA256 = "59ca3dee13bdcc4e2114ffeeba0f8a2625b282f44cbca61434c0fb72083df391"
+BUILT_ON_SHA256 = "4e7d95d5854297219ff37ab5b1b3570abb48c5b371d02bd0dff7d7007b58f935"
 """See `arcpipe.compiled`: of `vectors.py`."""
 
 MOST_BANDS, BAND_SQUARES = 16, 8
