@@ -157,10 +157,9 @@ class Fitter:
         In place of a cloud, why there is none: reason `not-finite`, its reconstruction is not made of finite numbers.
         """
         rounded = [self._rounded(cloud, image) for cloud, image in zip(fitted, images, strict=True)]
-        sound = [i for i, cloud in enumerate(rounded) if isinstance(cloud, Cloud)]
-        clouds = [cloud for cloud in rounded if isinstance(cloud, Cloud)]
-        measured = measure(clouds, self.decoder, [images[i] for i in sound], threads=self.threads)
-        for i, cloud, quality in zip(sound, clouds, measured, strict=True):
+        sound = {i: cloud for i, cloud in enumerate(rounded) if isinstance(cloud, Cloud)}
+        measured = measure([*sound.values()], self.decoder, [images[i] for i in sound], threads=self.threads)
+        for (i, cloud), quality in zip(sound.items(), measured, strict=True):
             if np.isfinite(quality):
                 rounded[i] = replace(cloud, positions=cloud.positions.astype(position_dtype(cloud.size)), psnr=quality)
             else:

@@ -65,8 +65,7 @@ def draw_anchors(image: NDArray[Any], fit: FitSection, rng: np.random.Generator)
         chosen = _winners(weights, race, count_anchors(n_pixels, fit), fit.neighbours)
     codes = codes_of(chosen, width)
     codes.sort()
-    positions: NDArray[np.int64] = places_of(codes)
-    return positions
+    return places_of(codes)
 
 
 def _winners(weights: NDArray[np.float32], race: NDArray[np.float64], wanted: int, least: int) -> NDArray[np.int64]:

@@ -36,8 +36,7 @@ def nearest_anchors(positions: NDArray[np.integer[Any]], size: tuple[int, int], 
         TooFewAnchorsError: k < n.
     """
     _check_number(len(positions), n)
-    nearest: NDArray[np.int32] = nearest_of_all(_whole(positions), *size, n)
-    return nearest
+    return nearest_of_all(_whole(positions), *size, n)
 
 
 def relative_statistics(

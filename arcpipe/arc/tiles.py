@@ -55,15 +55,9 @@ def index_rows(near: NDArray[Any], n_latents: int | None) -> tuple[NDArray[np.in
         The latents (m,), m >= LEAST_ROWS, or None for all in order; and (t, n) `place in that list * n + slot`.
     """
     n = near.shape[1]
-    touched: NDArray[Any]
-    places: NDArray[Any]
-    if n_latents is None:
-        touched, places = np.unique(near, return_inverse=True)
-        places = places.reshape(near.shape)
-    else:
-        touched, places = np.arange(n_latents), near
+    touched, places = np.unique(near, return_inverse=True) if n_latents is None else (np.arange(n_latents), near)
+    index = (places.reshape(near.shape) * n + np.arange(n)).astype(np.int32)
     everything = n_latents is not None and n_latents >= LEAST_ROWS
-    index = (places * n + np.arange(n)).astype(np.int32)
     return None if everything else padded(touched.astype(np.int64)), index
 
 

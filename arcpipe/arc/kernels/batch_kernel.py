@@ -63,11 +63,8 @@ class BatchKernel:
         """The PSNR (dB) of clouds, which are decoded on the device, against their images."""
         pixels, on_their_way = [image.shape[0] * image.shape[1] for image in images], []
         for group in cut_groups(range(len(images)), pixels, self._most()):
-            some, found = [images[i] for i in group], list[Found]()
-            for cloud in (clouds[i] for i in group):
-                assert cloud.scales is not None
-                assert cloud.neighbours is not None
-                found.append((cloud.scales, cloud.neighbours))
+            some = [images[i] for i in group]
+            found: list[Any] = [(clouds[i].scales, clouds[i].neighbours) for i in group]
             drawn = [clouds[i].positions.astype(np.int64) for i in group]
             with torch.no_grad():
                 batch = Batch.lay(some, drawn, found, self.basis, self.device)

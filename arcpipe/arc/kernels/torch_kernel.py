@@ -123,20 +123,17 @@ class TorchKernel:
             memory_bytes -= kept_bytes(members)  # the first groups keep their tiles, as many as fit into the memory
             problems.append(self._problem(members, keep=memory_bytes >= 0))
         latents = [problem.latents() for problem in problems]
-        latent_adams = [Adam([part], fit) for part in latents]
-        decoder_adam = Adam([*decoder.weights, *decoder.biases], fit)
+        adam = Adam([*latents, *decoder.weights, *decoder.biases], fit)
         losses = torch.zeros(fit.steps, device=decoder.device)
         for step in range(fit.steps):
-            sums = DecoderGradient.zeros(decoder)
-            for problem, part, adam in zip(problems, latents, latent_adams, strict=True):
-                gradient = torch.zeros_like(part)
+            sums, gradients = DecoderGradient.zeros(decoder), [torch.zeros_like(part) for part in latents]
+            for problem, part, gradient in zip(problems, latents, gradients, strict=True):
                 loss = torch.zeros(len(problem.images), device=decoder.device)
                 for tile in problem.tiles(step):
                     self.accumulate(tile, part, gradient, loss, sums)
-                adam.update([gradient])
                 losses[step] += loss.sum() / len(images)
             first = decoder.join_first(sums.latent_part, sums.relative_part)
-            decoder_adam.update([first, *sums.weights, *sums.biases])
+            adam.update([*gradients, first, *sums.weights, *sums.biases])
             self.network.refresh()
             stepped(step + 1)
         return losses.cpu().numpy()
