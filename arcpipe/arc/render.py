@@ -85,10 +85,10 @@ def render_places(cloud: Cloud, decoder: DecoderRecord, places: NDArray[np.float
 
 
 def render_and_compare(
-    cloud: Cloud, decoder: DecoderRecord | AnyDecoder, original: NDArray[Any] | None, *, use_cache: bool = True
+    cloud: Cloud, decoder: DecoderRecord | AnyDecoder, original: NDArray[Any] | None
 ) -> tuple[NDArray[np.float32], float]:
     """Decode a cloud, and measure the PSNR (dB) against its original: NaN where that is missing or of another shape."""
-    image = render_cloud(cloud, decoder, use_cache=use_cache)
+    image = render_cloud(cloud, decoder)
     if original is None or original.shape != image.shape:
         return image, float("nan")
     return image, psnr(original, image)

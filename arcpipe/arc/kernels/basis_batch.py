@@ -40,25 +40,21 @@ Found = tuple[NDArray[np.float32], NDArray[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
-class PatchTensors:
-    """`basis_loops.Patches` on a device, all levels padded to q places of weight 0: `places` (levels, q, 2) int32,
-    `weights` (levels, q), `rows` (levels, q, channels, width), `grams` (levels, width, width)."""
-
-    places: Tensor
-    weights: Tensor
-    rows: Tensor
-    grams: Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class Profiles:
     """A basis on a device. `values` (knots, channels, width); `orders` (width,) int32, -1 for padding, with `sines`
-    (width,) bool: whether a number belongs to sin(m a) rather than cos(m a)."""
+    (width,) bool: whether a number belongs to sin(m a) rather than cos(m a).
+
+    `basis_loops.Patches`, all levels padded to q places of weight 0: `places` (levels, q, 2) int32, `weights`
+    (levels, q), `rows` (levels, q, channels, width), `grams` (levels, width, width).
+    """
 
     values: Tensor
     orders: Tensor
     sines: Tensor
-    patches: PatchTensors
+    places: Tensor
+    weights: Tensor
+    rows: Tensor
+    grams: Tensor
     most: int
     per_scale: float
     latent_dim: int
@@ -87,7 +83,10 @@ class Profiles:
             values=torch.from_numpy(np.pad(profiles, ((0, 0), (0, 0), more))).to(device),
             orders=torch.from_numpy(np.pad(table.orders.astype(np.int32), more, constant_values=-1)).to(device),
             sines=torch.from_numpy(sines).to(device),
-            patches=PatchTensors(*(torch.from_numpy(part).to(device) for part in (places, weights, rows, grams))),
+            places=torch.from_numpy(places).to(device),
+            weights=torch.from_numpy(weights).to(device),
+            rows=torch.from_numpy(rows).to(device),
+            grams=torch.from_numpy(grams).to(device),
             most=int(table.orders.max()),
             per_scale=table.per_scale,
             latent_dim=z,
@@ -234,19 +233,18 @@ def cut(starts: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return owner, first, torch.minimum(first + CHUNK, last), chunks
 
 
-def pull_of_patches(batch: Batch, patches: PatchTensors) -> Tensor:
+def pull_of_patches(batch: Batch, profiles: Profiles) -> Tensor:
     """The weighted products (k, width) of the colours of every anchor's patch with the functions there."""
     levels, parts = batch.levels.long(), []
     for start in range(0, len(levels), PATCHES):
         some = slice(start, start + PATCHES)
         mine, frames = levels[some], batch.frames[some, None]
-        row, column = (batch.anchors[some, None] + patches.places[mine]).unbind(2)
+        row, column = (batch.anchors[some, None] + profiles.places[mine]).unbind(2)
         row = torch.minimum(row.clamp(min=0), frames[..., 1] - 1)
         column = torch.minimum(column.clamp(min=0), frames[..., 2] - 1)
-        colours = (
-            batch.target[(frames[..., 0] + row * frames[..., 2] + column).long()] * patches.weights[mine][..., None]
-        )
-        parts.append(torch.bmm(colours.flatten(1)[:, None], patches.rows[mine].flatten(1, 2)).squeeze(1))
+        pixel = (frames[..., 0] + row * frames[..., 2] + column).long()
+        colours = batch.target[pixel] * profiles.weights[mine][..., None]
+        parts.append(torch.bmm(colours.flatten(1)[:, None], profiles.rows[mine].flatten(1, 2)).squeeze(1))
     return torch.cat(parts)
 
 
@@ -272,8 +270,8 @@ def solve_plainly(batch: Batch, profiles: Profiles, patch: float, damping: float
     systems = sum_rows(sums, order, chunks).view(k, width, width + 1)
     own, right = systems[..., :width] + damping * torch.eye(width, device=sums.device), systems[..., width:]
     if patch > 0:
-        own += patch * profiles.patches.grams[batch.levels.long()]
-        right = right + patch * pull_of_patches(batch, profiles.patches)[..., None]
+        own += patch * profiles.grams[batch.levels.long()]
+        right = right + patch * pull_of_patches(batch, profiles)[..., None]
     return torch.cholesky_solve(right, torch.linalg.cholesky_ex(own).L).squeeze(2)
 
 

@@ -190,15 +190,14 @@ def solve_by_triton(batch: Batch, profiles: Profiles, patch: float, damping: flo
     """The latents (k, width) of a batch, on a GPU or in Triton's interpreter."""
     k = len(batch.anchors)
     pairs, starts = sort(batch.neighbours, batch.shares, k)
-    width, patches = len(profiles.orders), profiles.patches
-    latents = batch.target.new_empty(k, width)
+    latents = batch.target.new_empty(k, len(profiles.orders))
     solve_anchors[(k,)](
         batch.places, batch.anchors, batch.inverse, batch.levels, batch.frames, pairs,
         profiles.orders, profiles.sines.to(torch.uint8), profiles.values,
-        patches.places, patches.weights, patches.rows, patches.grams,
+        profiles.places, profiles.weights, profiles.rows, profiles.grams,
         starts, batch.shares, batch.weights, batch.target, latents,
         len(profiles.values), profiles.per_scale, float(patch), float(damping), PRODUCTS=PRODUCTS,
-        N=batch.shares.shape[1], C=batch.target.shape[1], Z=width, L=CHUNK, Q=patches.weights.shape[1],
+        N=batch.shares.shape[1], C=batch.target.shape[1], Z=latents.shape[1], L=CHUNK, Q=profiles.weights.shape[1],
         MOST=profiles.most,
         num_warps=WARPS, **FUSED,
     )  # fmt: skip

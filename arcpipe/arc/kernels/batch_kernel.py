@@ -14,8 +14,8 @@ from torch import Tensor
 from arcpipe.arc.anchors import draw_anchors
 from arcpipe.arc.basis import NEAREST, Basis
 from arcpipe.arc.kernels.basis_batch import Batch, Found, Profiles, errors_plainly, moved, solve_plainly
+from arcpipe.arc.kernels.basis_kernel import place
 from arcpipe.arc.metrics import decibels
-from arcpipe.arc.neighbours import nearest_anchors
 from arcpipe.arc.problem import FittedCloud, cut_groups
 from arcpipe.cloud import Cloud
 from arcpipe.config import FitSection
@@ -73,8 +73,8 @@ class BatchKernel:
                 latents = moved(rows, (len(batch.anchors), z), torch.float32, self.device)
                 errors = self.errors(batch, F.pad(latents, (0, width - z)), self.profiles)
                 areas = moved([np.array([pixels[i] for i in group])], (len(some),), torch.int64, self.device)
-                on_their_way.append(Host(torch.segment_reduce(errors.double(), "sum", lengths=areas)))
-        sums = np.concatenate([total for host in on_their_way for total in host.arrays()])
+                on_their_way.append(to_host(torch.segment_reduce(errors.double(), "sum", lengths=areas)))
+        sums = np.concatenate([total for arrays in on_their_way for total in arrays()])
         return [decibels(total / image.size) for total, image in zip(sums, images, strict=True)]
 
     def _most(self) -> int:
@@ -89,10 +89,10 @@ class BatchKernel:
         with torch.no_grad():
             batch = Batch.lay(images, drawn, found, self.basis, self.device)
             latents = self.solve(batch, self.profiles, fit.patch, fit.damping)[:, : self.profiles.latent_dim]
-            host = Host(latents, *(() if found else (batch.scales, batch.neighbours)))
+            arrays = to_host(latents, *(() if found else (batch.scales, batch.neighbours)))
 
         def finish() -> list[FittedCloud]:
-            rows, *there = host.arrays()
+            rows, *there = arrays()
             cuts = np.cumsum([len(anchors) for anchors in drawn])
             placed = found
             if placed is None:
@@ -114,33 +114,31 @@ class BatchKernel:
         """Draw anchors by the CPU's threads, and find scales and neighbours if the device does not."""
 
         def work(i: int) -> tuple[NDArray[np.int64], Found | None]:
-            anchors = draw_anchors(images[i], fit, generator(seeds[i], "anchors"))
             if there:
-                return anchors, None
-            size = (images[i].shape[0], images[i].shape[1])
-            return anchors, (self.basis.scales_of([anchors])[0], nearest_anchors(anchors, size, fit.neighbours))
+                return draw_anchors(images[i], fit, generator(seeds[i], "anchors")), None
+            (anchors,), (scales,), (near,) = place(self.basis, [images[i]], fit, [seeds[i]])
+            return anchors, (scales, near)
 
         there = self.solver == "triton" and fit.neighbours <= NEAREST
         made = spread(work, range(len(images)), torch.get_num_threads())
         return [anchors for anchors, _ in made], None if there else [found for _, found in made if found]
 
 
-class Host:
-    """Tensors on their way to the CPU, which goes on meanwhile."""
+def to_host(*tensors: Tensor) -> Callable[[], list[NDArray[Any]]]:
+    """Send tensors to the CPU, which goes on meanwhile. Returns what waits for them."""
+    if tensors[0].device.type != "cuda":
+        return lambda: [tensor.numpy() for tensor in tensors]
+    hosts = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+    for host, tensor in zip(hosts, tensors, strict=True):
+        host.copy_(tensor, non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
 
-    def __init__(self, *tensors: Tensor) -> None:
-        self._tensors, self._ready = tensors, None
-        if tensors[0].device.type == "cuda":
-            pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
-            self._tensors = tuple(host.copy_(own, non_blocking=True) for host, own in zip(pinned, tensors, strict=True))
-            self._ready = torch.cuda.Event()
-            self._ready.record()
+    def arrays() -> list[NDArray[Any]]:
+        ready.synchronize()
+        return [host.numpy() for host in hosts]
 
-    def arrays(self) -> list[NDArray[Any]]:
-        """Wait for them."""
-        if self._ready is not None:
-            self._ready.synchronize()
-        return [tensor.numpy() for tensor in self._tensors]
+    return arrays
 
 
 def has_triton() -> bool:
