@@ -52,7 +52,6 @@ def fit_clouds(
     Args:
         images: (height, width, channels) floats in [0, 1], of any sizes.
         decoder: Made for `fit.neighbours`, `fit.latent_dim` and the images' channels.
-        fit: The recipe.
         seeds: One for each image; it alone decides anchors, first latents and mini-batches.
         device: Where to compute.
         memory_bytes: How much the fit may use beside images and clouds; it changes no number. Compiled kernels

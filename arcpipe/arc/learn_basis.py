@@ -7,7 +7,7 @@ the basis is the one with the latents held (the envelope theorem), so nothing is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -164,12 +164,8 @@ def in_own_coordinates(basis: Basis, batch: Chosen, fit: FitSection) -> Basis:
     with threadpool_limits(1, user_api="blas"):
         whitened = _mixed(basis, batch, fit)
         _, squares, ranges = _measure(whitened, batch, fit)
-    record = replace(
-        whitened.record,
-        costs=np.maximum(np.diag(squares), 1e-9).astype(np.float32),
-        ranges=np.maximum(ranges, 1e-6).astype(np.float32),
-    )
-    return Basis(record)
+    costs = np.maximum(np.diag(squares), 1e-9).astype(np.float32)
+    return changed_basis(whitened, costs=costs, ranges=np.maximum(ranges, 1e-6).astype(np.float32))
 
 
 def _mixed(basis: Basis, batch: Chosen, fit: FitSection) -> Basis:

@@ -36,7 +36,6 @@ def pretrain_decoder(
 
     Args:
         images: (height, width, channels) floats in [0, 1], of any sizes.
-        fit: The recipe.
         seeds: One for each image: anchors, first latents and mini-batches.
         seed: For the decoder's first weights.
         channels: Of all images.

@@ -27,7 +27,6 @@ class ReferenceCloud:
 
     Args:
         image: (height, width, channels) float in [0, 1].
-        fit: The recipe.
         seed: Decides all draws.
         dtype: Of latents, image and relative positions.
     """

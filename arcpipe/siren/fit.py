@@ -103,8 +103,7 @@ def padded_widths(widths: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.
     """Widths in whole blocks, and where each number of a vector (P,) lies among the padded ones."""
     padded = np.array([2, *(-(-width // ROWS) * ROWS for width in widths[1:])], np.int64)
     where = []
-    real = layer_sizes(widths)
-    for (_, n_in, n_out), (at, wide, tall) in zip(real, layer_sizes(padded.tolist()), strict=True):
+    for (_, n_in, n_out), (at, wide, tall) in zip(layer_sizes(widths), layer_sizes(padded.tolist()), strict=True):
         where.append((at + np.arange(n_out)[:, None] * wide + np.arange(n_in)).ravel())
         where.append(at + wide * tall + np.arange(n_out))
     return padded, np.concatenate(where)
