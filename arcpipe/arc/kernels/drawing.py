@@ -1,4 +1,4 @@
-"""Compiled loops behind `arcpipe.arc.anchors`: the gradient of an image, and what a draw of pixels is made of.
+"""Compiled loops behind `arcpipe.arc.anchors`: the gradient of an image, and the codes by which pixels are sorted.
 
 Every sum has the order that NumPy gave it in the first stores, so that the same seed still draws the same anchors.
 """
