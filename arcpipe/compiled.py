@@ -23,11 +23,9 @@ def compiled(function: F, **more: Any) -> F:
     """
     how: dict[str, Any] = {"nogil": True, "error_model": "numpy", **more}
     try:
-        kept: F = njit(function, cache=True, **how)
-        return kept
+        return njit(function, cache=True, **how)
     except RuntimeError:  # "cannot cache function: no locator available"
-        fresh: F = njit(function, **how)
-        return fresh
+        return njit(function, **how)
 
 
 def bare(function: F) -> F:
@@ -39,5 +37,4 @@ def bare(function: F) -> F:
 def inlined(function: F) -> F:
     """Compile into every compiled function that calls it: a call would pass whole structs of arrays."""
     how: dict[str, Any] = {"inline": "always", "error_model": "numpy", "_nrt": False}
-    made: F = njit(function, **how)
-    return made
+    return njit(function, **how)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from arcpipe.arc.engine import AnyDecoder, decoder_of, fit_clouds
 from arcpipe.arc.problem import FittedCloud
 from arcpipe.arc.render import measure
-from arcpipe.cloud import Cloud, DecoderRecord
+from arcpipe.cloud import Cloud, DecoderRecord, SirenRecord
 from arcpipe.config import FitSection, SourceSection, StoreSection
 from arcpipe.errors import ConfigError, ImageError
 from arcpipe.seeds import derive_seed
@@ -93,7 +93,7 @@ class Fitter:
     @cached_property
     def record(self) -> DecoderRecord:
         """The arrays of the decoder."""
-        return self.decoder.to_record()
+        return self.decoder if isinstance(self.decoder, SirenRecord) else self.decoder.to_record()
 
     def load(self, image: Picture) -> NDArray[np.float32]:
         """Bring a picture into the shape in which it is fitted, see `load_image`."""
@@ -157,10 +157,9 @@ class Fitter:
         In place of a cloud, why there is none: reason `not-finite`, its reconstruction is not made of finite numbers.
         """
         rounded = [self._rounded(cloud, image) for cloud, image in zip(fitted, images, strict=True)]
-        sound = [i for i, cloud in enumerate(rounded) if isinstance(cloud, Cloud)]
-        clouds = [cloud for cloud in rounded if isinstance(cloud, Cloud)]
-        measured = measure(clouds, self.decoder, [images[i] for i in sound], threads=self.threads)
-        for i, cloud, quality in zip(sound, clouds, measured, strict=True):
+        sound = {i: cloud for i, cloud in enumerate(rounded) if isinstance(cloud, Cloud)}
+        measured = measure([*sound.values()], self.decoder, [images[i] for i in sound], threads=self.threads)
+        for (i, cloud), quality in zip(sound.items(), measured, strict=True):
             if np.isfinite(quality):
                 rounded[i] = replace(cloud, positions=cloud.positions.astype(position_dtype(cloud.size)), psnr=quality)
             else:

@@ -43,7 +43,7 @@ from arcpipe.arc.engine import decode, decoder_of
 from arcpipe.arc.kernels import batch_kernel
 from arcpipe.arc.kernels.basis_batch import Batch
 from arcpipe.arc.kernels.basis_kernel import BasisKernel
-from arcpipe.arc.kernels.batch_kernel import BatchKernel, solve
+from arcpipe.arc.kernels.batch_kernel import BatchKernel
 from arcpipe.arc.kernels.numba_kernel import NumbaKernel
 from arcpipe.arc.kernels.torch_kernel import TorchKernel
 from arcpipe.arc.metrics import psnr
@@ -212,7 +212,7 @@ def silence(bench: Bench) -> dict[str, str]:
         try:
             with asking_refused(bench):
                 batch = Batch.lay(images, *placed, basis, bench.device)
-                solve(name, batch, kernel.profiles, fit)
+                kernel.solve(batch, kernel.profiles, fit.patch, fit.damping)
             answers[name] = "never asked"
         except RuntimeError as error:
             answers[name] = str(error)[:200]
@@ -307,7 +307,7 @@ def basis_speed(bench: Bench, basis: Basis, name: str, images: Sequence[Any]) ->
 
     def device_only() -> None:
         batch = Batch.lay(images, *placed, basis, bench.device)
-        solve(name, batch, kernel.profiles, fit)
+        kernel.solve(batch, kernel.profiles, fit.patch, fit.damping)
 
     alone = bench.seconds(device_only)
     whole = bench.seconds(lambda: kernel.run(images, fit, range(len(images)), 2**30))

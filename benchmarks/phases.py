@@ -43,7 +43,7 @@ def decode_all(first, last, network, scene, work):
 @njit
 def carry_all(first, last, network, scene, work):
     for t in range(first, last):
-        pixels = scene.tile_pixels[t + 1] - scene.tile_pixels[t]
+        pixels = scene.cut.tile_pixels[t + 1] - scene.cut.tile_pixels[t]
         carry_back(pixels, work.hidden, 0, network.hp, work.errors, network.output)
 
 
@@ -93,7 +93,7 @@ def main() -> None:
     }
     seconds = {name: best_seconds(call, options.rounds) / batches for name, call in phases.items()}
     seconds["Adam"] = best_seconds(lambda: move_all(latents, gradient, one, two), options.rounds)
-    rows = int(scene.tile_rows[-1]) / batches
+    rows = int(scene.cut.tile_rows[-1]) / batches
     flops = {"project": 2 * rows * (network.z + 2) * network.hp, "collect": 2 * rows * network.z * network.hp}
     print(f"{options.size}, {len(image.positions)} latents, {rows:.0f} rows a step, one core")
     for name, spent in seconds.items():

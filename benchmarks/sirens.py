@@ -23,7 +23,7 @@ from arcpipe.bench.photographs import photographs
 from arcpipe.config import FitSection
 from arcpipe.siren import fit_sirens, new_record
 from arcpipe.siren.network import coordinates, split_layers
-from arcpipe.siren.reference import fit_reference
+from tests.siren.siren_reference import fit_reference
 
 
 def batched(images: list[np.ndarray], record, steps: int, rate: float) -> list[float]:  # type: ignore[no-untyped-def]

@@ -114,4 +114,4 @@ def augment_cloud(cloud: Cloud, key: int, section: AugmentSection, columns: Colu
     alone = section.model_copy(update={"apply": tuple(name for name in section.apply if name != "arcmix")})
     batch = CloudBatch.join([cloud], latent_dim=cloud.latents.shape[1])
     made = augment(batch, np.ones((1, 1), np.float32), np.array([key], np.uint64), alone, columns)
-    return edit.changed(cloud, made.positions, made.latents, None)
+    return edit.changed(cloud, positions=made.positions, latents=made.latents, scales=None)

@@ -23,7 +23,7 @@ BUILT_ON = {
         "vectors.py",
     ],
     "arc/kernels/fused.py": ["arc/kernels/simd.py", "vectors.py"],
-    "arc/kernels/squares.py": ["arc/kernels/simd.py"],
+    "arc/kernels/squares.py": ["vectors.py"],
     "models/cpu/attention_loops.py": ["models/cpu/lanes.py", "models/cpu/rows.py", "vectors.py"],
     "models/cpu/conv_loops.py": ["models/cpu/lanes.py", "vectors.py"],
     "siren/loops.py": ["vectors.py"],

@@ -65,8 +65,7 @@ def draw_anchors(image: NDArray[Any], fit: FitSection, rng: np.random.Generator)
         chosen = _winners(weights, race, count_anchors(n_pixels, fit), fit.neighbours)
     codes = codes_of(chosen, width)
     codes.sort()
-    positions: NDArray[np.int64] = places_of(codes)
-    return positions
+    return places_of(codes)
 
 
 def _winners(weights: NDArray[np.float32], race: NDArray[np.float64], wanted: int, least: int) -> NDArray[np.int64]:
@@ -76,11 +75,10 @@ def _winners(weights: NDArray[np.float32], race: NDArray[np.float64], wanted: in
     draws without replacement (Efraimidis and Spirakis 2006), without a loop. The same times serve the uniform rest.
     `race` is overwritten.
     """
-    from arcpipe.arc.kernels.drawing import divide_times
-
     weighted = int(np.count_nonzero(weights > 0))
     if weighted >= least:
-        divide_times(race, weights)
+        with np.errstate(divide="ignore", invalid="ignore"):  # without a weight a time is infinite
+            race /= weights
         return _smallest(race, min(wanted, weighted))
     rest = np.flatnonzero(weights <= 0)
     return np.concatenate([np.flatnonzero(weights > 0), rest[_smallest(race[rest], least - weighted)]])
@@ -88,9 +86,11 @@ def _winners(weights: NDArray[np.float32], race: NDArray[np.float64], wanted: in
 
 def _smallest(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Places of the `count` smallest, rising; of equal ones the first."""
-    from arcpipe.arc.kernels.drawing import list_smallest
-
-    chosen: NDArray[np.int64] = list_smallest(times, np.partition(times, count - 1)[count - 1], count)
+    last = np.partition(times, count - 1)[count - 1]
+    chosen = np.flatnonzero(times <= last)
+    if len(chosen) > count:
+        ties = np.flatnonzero(times[chosen] == last)
+        chosen = np.delete(chosen, ties[count - len(chosen) :])
     return chosen
 
 

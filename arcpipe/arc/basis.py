@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.arc.kernels.basis_loops import Patches, Scenes, Table, lay_rows, lay_scenes
+from arcpipe.arc.kernels.basis_loops import Patches, Scene, Scenes, Table, blocks_of, lay_rows
 from arcpipe.arc.kernels.basis_solve import lay_patches
+from arcpipe.arc.kernels.grid import distances_between
 from arcpipe.arc.kernels.simd import LANES, padded_length
-from arcpipe.arc.kernels.spacing import distances_between
 from arcpipe.arc.maps import orders_of, units_of
-from arcpipe.arc.of_record import OfRecord
-from arcpipe.cloud import BasisRecord, ends_from
+from arcpipe.cloud import BasisRecord, DecoderKind, ends_from
 
 STEPS = 2
 """Scales in an octave: they are powers of 2 ** (1 / STEPS)."""
@@ -55,7 +54,7 @@ WIDTH = 3.0
 
 
 @dataclass(frozen=True)
-class Basis(OfRecord):
+class Basis:
     """A basis with the tables that compiled code reads. `device`: torch's name of where clouds are fitted; the tables
     lie on the CPU, where nothing needs torch.
 
@@ -66,21 +65,75 @@ class Basis(OfRecord):
     record: BasisRecord
     device: str = "cpu"
 
+    @property
+    def kind(self) -> DecoderKind:
+        return self.record.kind
+
+    @property
+    def n_neighbours(self) -> int:
+        return self.record.n_neighbours
+
+    @property
+    def latent_dim(self) -> int:
+        return self.record.latent_dim
+
+    @property
+    def channels(self) -> int:
+        return self.record.channels
+
+    def to_record(self) -> BasisRecord:
+        return self.record
+
     def to(self, device: Any) -> Basis:
         """The same basis for fits on this device, a name or torch's own object."""
         return self if str(device) == self.device else replace(self, device=str(device))
 
     @cached_property
     def table(self) -> Table:
-        """What compiled code reads of the basis."""
-        return lay_table(self.record)
-
-    def levels_of(self, scales: NDArray[Any]) -> NDArray[np.int64]:
-        """The level of each scale in the table; -1: none."""
-        known = level_scales(self.record).astype(np.float32)
-        levels = np.searchsorted(known, scales).astype(np.int64)
-        found = known[np.minimum(levels, len(known) - 1)] == scales
-        return np.where(found, levels, -1)
+        """What compiled code reads of the basis: the profiles spread over the numbers of a latent, padded to whole
+        vectors, and its functions at whole pixels for the smallest scales."""
+        record = self.record
+        width, per_scale = padded_length(record.latent_dim), 1 / record.spacing
+        knots, channels, _ = record.profiles.shape
+        spread = np.zeros((knots, channels, width), np.float32)
+        spread[:, :, : record.latent_dim] = record.profiles[:, :, units_of(record.orders)]
+        profiles = spread.ravel()
+        orders = np.full(width, -1, np.int64)
+        orders[: record.latent_dim] = orders_of(record.orders)
+        scales = level_scales(record)
+        around = np.ceil((knots - 1) * record.spacing * scales[:LEVELS]).astype(np.int64)
+        starts = ends_from(np.square(2 * around + 1) * channels * width)
+        rows = np.zeros(starts[-1], np.float32)
+        inverse = (1 / scales).astype(np.float32)
+        for level, start in enumerate(starts[:-1]):
+            lay_rows(profiles, orders, width, channels, knots, per_scale, inverse[level], around[level], rows, start)
+        places, weights = zip(*map(patch_of, scales), strict=True)
+        ends = ends_from([len(some) for some in weights])
+        patches = Patches(
+            starts=ends,
+            places=np.concatenate(places),
+            weights=np.concatenate(weights),
+            rows=np.empty(ends[-1] * channels * width, np.float32),
+            grams=np.zeros(len(scales) * width * width, np.float32),
+        )
+        lay_patches(profiles, orders, width, channels, knots, per_scale, inverse, patches)
+        return Table(
+            profiles=profiles,
+            orders=orders,
+            rows=rows,
+            starts=starts,
+            # What has no rows, or no level at all, has no pixels around.
+            around=np.concatenate([around, np.full(max(0, len(scales) - LEVELS) + 1, -1)]),
+            patches=patches,
+            vectors=(0,) * (width // LANES),
+            colours=(0,) * channels,
+            width=width,
+            channels=channels,
+            knots=knots,
+            per_scale=per_scale,
+            sharpness=record.sharpness,
+            floor=record.floor,
+        )
 
     def scenes(
         self,
@@ -89,60 +142,44 @@ class Basis(OfRecord):
         scales: Sequence[NDArray[Any]],
         neighbours: Sequence[NDArray[Any]],
     ) -> Scenes:
-        """What compiled code reads of images and their anchors."""
-        return lay_scenes(images, anchors, np.concatenate(scales), self.levels_of(np.concatenate(scales)), neighbours)
+        """What compiled code reads of images and their anchors; shares are still to be computed."""
+        n, channels, all_scales = neighbours[0].shape[1], images[0].shape[2], np.concatenate(scales)
+        blocks = [blocks_of(*image.shape[:2]) for image in images]
+        pixel_ends = ends_from([image.shape[0] * image.shape[1] for image in images])
+        target = np.concatenate([image.reshape(-1, channels) for image in images], dtype=np.float32, casting="unsafe")
+        target -= np.float32(0.5)
+        scene = Scene(
+            anchors=np.concatenate(anchors, dtype=np.int64),
+            inverse=(1 / all_scales).astype(np.float32),
+            levels=self._levels_of(all_scales),
+            neighbours=np.concatenate(neighbours, dtype=np.int32),  # a copy: `lay_shares` changes their order
+            shares=np.empty((pixel_ends[-1], n), np.float32),
+            uses=np.empty(pixel_ends[-1], np.int64),
+            weights=np.empty(pixel_ends[-1], np.float32),
+            target=target,
+            blocks=np.concatenate(blocks),
+            slots=(0,) * n,
+            columns=0,
+        )
+        columns = np.array([image.shape[1] for image in images], np.int64)
+        ends = ends_from([len(places) for places in anchors]), pixel_ends, ends_from([len(some) for some in blocks])
+        return Scenes(scene, *ends, columns)
+
+    def _levels_of(self, scales: NDArray[Any]) -> NDArray[np.int64]:
+        """The level of each scale in the table; -1: none."""
+        known = level_scales(self.record).astype(np.float32)
+        levels = np.searchsorted(known, scales).astype(np.int64)
+        found = known[np.minimum(levels, len(known) - 1)] == scales
+        return np.where(found, levels, -1)
 
     def scales_of(self, positions: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-        """The scales (k,) of the anchors (k, 2) of each image, in pixels."""
-        return anchor_scales(positions, self.record.scale_rule)
-
-
-def lay_table(record: BasisRecord) -> Table:
-    """Spread the profiles over the numbers of a latent, padded to whole vectors, and tabulate the smallest scales."""
-    width, units = padded_length(record.latent_dim), units_of(record.orders)
-    knots, channels, _ = record.profiles.shape
-    profiles = np.zeros((knots, channels, width), np.float32)
-    profiles[:, :, : record.latent_dim] = record.profiles[:, :, units]
-    orders = np.full(width, -1, np.int64)
-    orders[: record.latent_dim] = orders_of(record.orders)
-    scales = level_scales(record)
-    around = np.ceil((knots - 1) * record.spacing * scales[:LEVELS]).astype(np.int64)
-    sizes = np.square(2 * around + 1) * channels * width
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    rows = np.zeros(starts[-1], np.float32)
-    for scale, reach, start in zip(scales, around, starts, strict=False):
-        lay_rows(
-            profiles.ravel(), orders, width, channels, knots, 1 / record.spacing,
-            np.float32(1 / scale), reach, rows, start,
-        )  # fmt: skip
-    found = [patch_of(scale) for scale in scales]
-    ends = ends_from([len(weights) for _, weights in found])
-    patches = Patches(
-        starts=ends,
-        places=np.concatenate([places for places, _ in found]),
-        weights=np.concatenate([weights for _, weights in found]),
-        rows=np.empty(ends[-1] * channels * width, np.float32),
-        grams=np.zeros(len(scales) * width * width, np.float32),
-    )
-    inverse = (1 / scales).astype(np.float32)
-    lay_patches(profiles.ravel(), orders, width, channels, knots, 1 / record.spacing, inverse, patches)
-    return Table(
-        profiles=profiles.ravel(),
-        orders=orders,
-        rows=rows,
-        starts=starts,
-        # What has no rows, or no level at all, has no pixels around.
-        around=np.concatenate([around, np.full(max(0, len(scales) - LEVELS) + 1, -1)]),
-        patches=patches,
-        vectors=(0,) * (width // LANES),
-        colours=(0,) * channels,
-        width=width,
-        channels=channels,
-        knots=knots,
-        per_scale=1 / record.spacing,
-        sharpness=record.sharpness,
-        floor=record.floor,
-    )
+        """Scales (k,) of the anchors (k, 2) of each image: their mean distance to the `NEAREST` other anchors times the
+        first number of the rule, between the others, pixels, rounded to a power of 2 ** (1 / STEPS)."""
+        share, least, most = (float(value) for value in self.record.scale_rule)
+        ends = ends_from([len(places) for places in positions])
+        distances = distances_between(np.concatenate(positions).astype(np.int64), ends, NEAREST)
+        scales = np.clip(share * distances, least, most)
+        return np.split(np.exp2(np.round(STEPS * np.log2(scales)) / STEPS).astype(np.float32), ends[1:-1])
 
 
 def level_scales(record: BasisRecord) -> NDArray[np.float64]:
@@ -164,16 +201,6 @@ def patch_of(scale: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     weights = 1 - np.square(places).sum(1) / reach**2
     inside = weights > 0
     return places[inside], (apart**2 * weights[inside]).astype(np.float32)
-
-
-def anchor_scales(positions: Sequence[NDArray[Any]], rule: NDArray[Any] | Sequence[float]) -> list[NDArray[np.float32]]:
-    """Scales (k,) float32 of the anchors (k, 2) of each image: their mean distance to the `NEAREST` other anchors times
-    `rule[0]`, between `rule[1]` and `rule[2]` pixels, rounded to a power of 2 ** (1 / STEPS)."""
-    share, least, most = (float(value) for value in rule)
-    ends = ends_from([len(places) for places in positions])
-    distances = distances_between(np.concatenate(positions).astype(np.int64), ends, NEAREST)
-    scales = np.clip(share * distances, least, most)
-    return np.split(np.exp2(np.round(STEPS * np.log2(scales)) / STEPS).astype(np.float32), ends[1:-1])
 
 
 def new_basis(latent_dim: int, channels: int, n_neighbours: int) -> Basis:

@@ -88,14 +88,6 @@ class Decoder:
             biases=tuple(bias.to(device, dtype) for bias in self.biases),
         )
 
-    def clone(self) -> Decoder:
-        """A copy whose tensors may be changed in place."""
-        return replace(
-            self,
-            weights=tuple(weight.clone() for weight in self.weights),
-            biases=tuple(bias.clone() for bias in self.biases),
-        )
-
     def split_first(self) -> tuple[Tensor, Tensor]:
         """Split layer 1 into what multiplies latents and what multiplies relative positions.
 

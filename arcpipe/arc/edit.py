@@ -65,7 +65,7 @@ def rotate(cloud: Cloud, degrees: float, maps: Maps | None = None) -> Cloud:
     angle = np.deg2rad(degrees)
     cosine, sine = np.cos(angle), np.sin(angle)
     turned, maps = _about_middle(cloud, np.array([[cosine, -sine], [sine, cosine]])), _maps(cloud, maps)
-    return turned if maps is None else _described(turned, maps.rotated(cloud.latents, degrees))
+    return turned if maps is None else changed(turned, latents=maps.rotated(cloud.latents, degrees))
 
 
 def flip(cloud: Cloud, axis: Literal["rows", "columns", "both"] = "columns", maps: Maps | None = None) -> Cloud:
@@ -78,7 +78,7 @@ def flip(cloud: Cloud, axis: Literal["rows", "columns", "both"] = "columns", map
     if maps is None:
         return mirrored
     signs = np.where(chosen[:, None], maps.mirror, np.float32(1)).prod(0)
-    return _described(mirrored, cloud.latents * signs)
+    return changed(mirrored, latents=cloud.latents * signs)
 
 
 def zoom(cloud: Cloud, factor: float) -> Cloud:
@@ -93,7 +93,7 @@ def shear(cloud: Cloud, slope: float, maps: Maps | None = None) -> Cloud:
     """
     matrix = np.array([[1.0, 0.0], [slope, 1.0]])
     sheared, maps = _about_middle(cloud, matrix), _maps(cloud, maps)
-    return sheared if maps is None else _described(sheared, maps.plane(matrix)(cloud.latents))
+    return sheared if maps is None else changed(sheared, latents=maps.plane(matrix)(cloud.latents))
 
 
 def crop(cloud: Cloud, low: ArrayLike, size: tuple[int, int], *, margin: float = 0.0, least: int = 0) -> Cloud:
@@ -122,13 +122,13 @@ def recolour(cloud: Cloud, matrix: ArrayLike, offset: ArrayLike = 0.0, maps: Map
     maps = _maps(cloud, maps)
     if maps is None:
         raise ValueError("colours change in clouds of the kind basis whose decoder is known")
-    return _described(cloud, maps.colour(matrix, offset)(cloud.latents))
+    return changed(cloud, latents=maps.colour(matrix, offset)(cloud.latents))
 
 
 def keep(cloud: Cloud, rows: NDArray[Any]) -> Cloud:
     """Keep some anchors: rows, or one bool for each."""
     scales = None if cloud.scales is None else cloud.scales[rows]
-    return changed(cloud, cloud.positions[rows], cloud.latents[rows], scales)
+    return changed(cloud, positions=cloud.positions[rows], latents=cloud.latents[rows], scales=scales)
 
 
 def mask(cloud: Cloud, share: float, rng: np.random.Generator, *, least: int = 1) -> Cloud:
@@ -159,19 +159,20 @@ def mix_box(first: Cloud, second: Cloud, low: ArrayLike, high: ArrayLike) -> Clo
     return _joined(first, ~_inside(first, low, high), second, _inside(second, low, high))
 
 
-def changed(cloud: Cloud, positions: NDArray[Any], latents: NDArray[Any], scales: NDArray[Any] | None) -> Cloud:
-    """The same cloud with other anchors. Raises ValueError for a sine network, which has none."""
+def changed(cloud: Cloud, **arrays: Any) -> Cloud:
+    """The same cloud with other positions, latents or scales. Raises ValueError for a sine network, which has none."""
     if isinstance(cloud.decoder, SirenRecord):
         raise ValueError(f"{cloud.path or 'this'} is a sine network: it has no anchors that could be changed")
-    return replace(cloud, positions=positions, latents=latents, scales=scales, neighbours=None, psnr=float("nan"))
+    return replace(cloud, **arrays, neighbours=None, psnr=float("nan"))
 
 
 def _joined(first: Cloud, rows: Any, second: Cloud, other_rows: Any) -> Cloud:
     positions = np.concatenate([first.positions[rows], second.positions[other_rows]])
     latents = np.concatenate([first.latents[rows], second.latents[other_rows]])
-    if first.scales is None or second.scales is None:
-        return changed(first, positions, latents, None)
-    return changed(first, positions, latents, np.concatenate([first.scales[rows], second.scales[other_rows]]))
+    scales = None
+    if first.scales is not None and second.scales is not None:
+        scales = np.concatenate([first.scales[rows], second.scales[other_rows]])
+    return changed(first, positions=positions, latents=latents, scales=scales)
 
 
 def _inside(cloud: Cloud, low: ArrayLike, high: ArrayLike) -> NDArray[np.bool_]:
@@ -193,11 +194,7 @@ def _middle(cloud: Cloud) -> NDArray[np.float64]:
 
 
 def _moved(cloud: Cloud, positions: NDArray[Any]) -> Cloud:
-    return changed(cloud, positions.astype(np.float32), cloud.latents, cloud.scales)
-
-
-def _described(cloud: Cloud, latents: NDArray[Any]) -> Cloud:
-    return changed(cloud, cloud.positions, latents, cloud.scales)
+    return changed(cloud, positions=positions.astype(np.float32))
 
 
 def _about_middle(cloud: Cloud, matrix: NDArray[np.float64]) -> Cloud:

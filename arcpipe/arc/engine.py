@@ -12,23 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe.arc.basis import Basis, new_basis
-from arcpipe.arc.kernels import choose_kernel
-from arcpipe.arc.kernels.basis_kernel import render_cloud, render_places
+from arcpipe.arc.kernels.basis_kernel import BasisKernel, render_cloud, render_places
 from arcpipe.arc.neighbours import Finder, nearest_anchors
-from arcpipe.arc.problem import FittedCloud
-from arcpipe.arc.sirens import Sirens, fit_siren_clouds
+from arcpipe.arc.problem import FittedCloud, learning_rates
 from arcpipe.cloud import BasisRecord, DecoderRecord, SirenRecord
 from arcpipe.config import FitSection
 from arcpipe.devices import choose_device
 from arcpipe.errors import ConfigError, ImageError
-from arcpipe.siren import new_record, render
+from arcpipe.siren import fit_sirens, new_record, render
+from arcpipe.threads import compute_threads
 
 if TYPE_CHECKING:
     import torch
 
     from arcpipe.arc.decoder import Decoder
+    from arcpipe.arc.kernels.batch_kernel import BatchKernel
+    from arcpipe.arc.kernels.numba_kernel import NumbaKernel
+    from arcpipe.arc.kernels.torch_kernel import TorchKernel
 
-AnyDecoder: TypeAlias = "Decoder | Basis | Sirens"
+AnyDecoder: TypeAlias = "Decoder | Basis | SirenRecord"
+"""What decodes clouds. A sine network needs nothing but what its record says."""
 GPU_SHARE = 0.5
 """Of a GPU's free memory, for index tensors that are kept."""
 BLOCK = 64
@@ -41,7 +44,6 @@ def fit_clouds(
     fit: FitSection,
     seeds: Sequence[int],
     *,
-    kernel: str = "auto",
     device: str = "cpu",
     memory_bytes: int = 2**30,
 ) -> list[FittedCloud]:
@@ -50,33 +52,68 @@ def fit_clouds(
     Args:
         images: (height, width, channels) floats in [0, 1], of any sizes.
         decoder: Made for `fit.neighbours`, `fit.latent_dim` and the images' channels.
-        fit: The recipe.
         seeds: One for each image; it alone decides anchors, first latents and mini-batches.
-        kernel: `auto` or a name in `arcpipe.arc.kernels.KERNELS`.
         device: Where to compute.
-        memory_bytes: How much the fit may use beside images and clouds; it changes no number. The kernel `numba` works
-            on fewer images at a time (on one at least), `torch` rebuilds index tensors in each step instead of
-            keeping them, at about half the speed. `arcpipe.arc.memory` says what an image needs. On a GPU its own free
-            memory counts instead.
+        memory_bytes: How much the fit may use beside images and clouds; it changes no number. Compiled kernels
+            work on fewer images at a time (on one at least), `TorchKernel` rebuilds index tensors in each step instead
+            of keeping them, at about half the speed. `arcpipe.arc.memory` says what an image needs. On a GPU its own
+            free memory counts instead.
 
     Returns:
         Clouds in the order of the images. On a CPU a cloud is the same bit for bit whatever images are fitted beside
-        it, and on any number of threads (with the kernel `torch` on a CPU with MKL and 1 or 2 threads, see
+        it, and on any number of threads (with `TorchKernel` on a CPU with MKL and 1 or 2 threads, see
         `tiles.LEAST_ROWS`); on other devices it is the same within rounding.
 
     Raises:
-        ConfigError: the decoder was made for other settings, or there is no such kernel.
+        ConfigError: the decoder was made for other settings.
         ImageError: an image has another number of channels, no pixels, or values that are not finite.
         DeviceError: there is no such device.
     """
     check_decoder(decoder, fit)
     check_images(images, seeds, decoder.channels)
-    decoder = decoder.to("cpu" if device == "cpu" else choose_device(device))
-    if isinstance(decoder, Sirens):
-        return fit_siren_clouds(images, decoder, fit, seeds)
+    where = "cpu" if device == "cpu" else choose_device(device)
+    if isinstance(decoder, SirenRecord):
+        return _fit_siren_clouds(images, decoder, fit, seeds)
+    decoder = decoder.to(where)
     if str(decoder.device).startswith("cuda"):
         memory_bytes = int(GPU_SHARE * gpu_memory(str(decoder.device)))
-    return choose_kernel(kernel, decoder).run(images, fit, seeds, memory_bytes)
+    return choose_kernel(decoder).run(images, fit, seeds, memory_bytes)
+
+
+def choose_kernel(decoder: Decoder | Basis) -> BasisKernel | BatchKernel | NumbaKernel | TorchKernel:
+    """The fastest kernel that can fit clouds under this decoder on its device."""
+    if isinstance(decoder, Basis):
+        if decoder.device == "cpu":
+            return BasisKernel(decoder)
+        from arcpipe.arc.kernels.batch_kernel import BatchKernel
+
+        return BatchKernel(decoder)
+    from arcpipe.arc.kernels.layout import fits
+
+    if fits(decoder):
+        from arcpipe.arc.kernels.numba_kernel import NumbaKernel
+
+        return NumbaKernel(decoder)
+    from arcpipe.arc.kernels.torch_kernel import TorchKernel
+
+    return TorchKernel(decoder)
+
+
+def _fit_siren_clouds(
+    images: Sequence[NDArray[np.float32]], record: SirenRecord, fit: FitSection, seeds: Sequence[int]
+) -> list[FittedCloud]:
+    """Fit a sine network to each image, on the CPU: a cloud of one point, which is the middle of the image."""
+    fitted = fit_sirens(images, record, fit, seeds, learning_rates(fit), compute_threads())
+    return [
+        FittedCloud(
+            positions=np.array([[image.shape[0] // 2, image.shape[1] // 2]], np.int64),
+            latents=one.values[None],
+            neighbours=np.zeros((image.shape[0] * image.shape[1], 1), np.int32),
+            relative=(0.0, 1.0),
+            losses=one.losses,
+        )
+        for image, one in zip(images, fitted, strict=True)
+    ]
 
 
 def gpu_memory(device: str) -> float:
@@ -113,18 +150,19 @@ def decode(
 
     Returns:
         (height * scale, width * scale, channels) float32, not clamped. The same with the cache and without. Work
-        memory is bounded by `BLOCK`, not by the image.
+        memory is bounded by `BLOCK`, not by the image (but for the neighbours, where those of all pixels are found).
 
     Raises:
         TooFewAnchorsError: the cloud has fewer anchors than the decoder's neighbours.
     """
-    if isinstance(decoder, Sirens):
-        return render(decoder.record, latents[0], size, scale)
+    if isinstance(decoder, SirenRecord):
+        return render(decoder, latents[0], size, scale)
     colours = colours_at(decoder, latents, positions, relative, scales)
-    whole = scale == 1 and np.issubdtype(positions.dtype, np.integer)
-    if isinstance(decoder, Basis) and scales is not None and whole:
-        near = nearest_anchors(positions, size, decoder.n_neighbours) if neighbours is None else neighbours
-        return render_cloud(decoder, latents, positions, scales, size, near)
+    if scale == 1 and np.issubdtype(positions.dtype, np.integer):
+        if neighbours is None:
+            neighbours = nearest_anchors(positions, size, decoder.n_neighbours)
+        if isinstance(decoder, Basis) and scales is not None:
+            return render_cloud(decoder, latents, positions, scales, size, neighbours)
     height, width = size[0] * scale, size[1] * scale
     picture = np.empty((height, width, decoder.channels), np.float32)
     cache = None if neighbours is None or scale != 1 else neighbours.reshape(height, width, -1)
@@ -159,21 +197,21 @@ def colours_at(
     return network_colours(decoder, latents, positions, relative)
 
 
-def first_decoder(fit: FitSection, channels: int, seed: int, device: str = "cpu") -> AnyDecoder:
-    """A decoder that has learned nothing yet: as fast as any of its shape."""
+def first_record(fit: FitSection, channels: int, seed: int) -> DecoderRecord:
+    """The record of a decoder that has learned nothing yet: as fast as any of its shape."""
     if fit.decoder_kind == "siren":
-        return Sirens(new_record(fit, channels, seed))
+        return new_record(fit, channels, seed)
     if fit.decoder_kind == "basis":
-        return new_basis(fit.latent_dim, channels, fit.neighbours).to(device)
+        return new_basis(fit.latent_dim, channels, fit.neighbours).record
     from arcpipe.arc.decoder import Decoder
 
-    return Decoder.initial(fit, channels, seed).to(device)
+    return Decoder.initial(fit, channels, seed).to_record()
 
 
 def decoder_of(record: DecoderRecord, device: str | torch.device = "cpu") -> AnyDecoder:
     """The decoder of a store or a file, ready for use."""
     if isinstance(record, SirenRecord):
-        return Sirens(record)
+        return record
     if isinstance(record, BasisRecord):
         return Basis(record, str(device))
     from arcpipe.arc.decoder import Decoder
@@ -213,20 +251,16 @@ def check_images(images: Sequence[NDArray[Any]], seeds: Sequence[int], channels:
     if len(seeds) != len(images):
         raise ValueError(f"{len(images)} images need as many seeds, found {len(seeds)}")
     for image in images:
-        _check_image(image, channels)
-
-
-def _check_image(image: NDArray[Any], channels: int) -> None:
-    if image.ndim != 3 or image.shape[2] != channels:
-        raise ImageError(
-            "The image does not have the channels of the decoder.",
-            details=[f"expected (height, width, {channels})", f"found {image.shape}"],
-            fix=["--grey for a decoder of one channel"],
-        )
-    if image.size == 0:
-        raise ImageError("The image has no pixels.", reason="too-small", details=[f"found {image.shape}"])
-    if not np.isfinite(image).all():
-        raise ImageError("The image holds values that are not finite.", reason="not-finite")
+        if image.ndim != 3 or image.shape[2] != channels:
+            raise ImageError(
+                "The image does not have the channels of the decoder.",
+                details=[f"expected (height, width, {channels})", f"found {image.shape}"],
+                fix=["--grey for a decoder of one channel"],
+            )
+        if image.size == 0:
+            raise ImageError("The image has no pixels.", reason="too-small", details=[f"found {image.shape}"])
+        if not np.isfinite(image).all():
+            raise ImageError("The image holds values that are not finite.", reason="not-finite")
 
 
 def _blocks(height: int, width: int) -> Iterator[tuple[slice, slice]]:

@@ -41,10 +41,6 @@ class DecoderGradient:
             biases=tuple(torch.zeros_like(bias) for bias in decoder.biases),
         )
 
-    def zero_(self) -> None:
-        for tensor in (self.latent_part, self.relative_part, *self.weights, *self.biases):
-            tensor.zero_()
-
 
 class Factorised:
     """A decoder that is applied to whole tiles; keeps its work memory from call to call."""
@@ -126,27 +122,19 @@ def network_colours(
     decoder: Decoder, latents: NDArray[Any], positions: NDArray[Any], relative: tuple[float, float]
 ) -> Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float32]]:
     """See `engine.colours_at`."""
-    network = Factorised(decoder)
-    source = torch.tensor(np.asarray(latents, np.float32), device=decoder.device)
+    network, device = Factorised(decoder), decoder.device
+    source = torch.tensor(np.asarray(latents, np.float32), device=device)
 
+    @torch.no_grad()
     def decode_places(places: NDArray[Any], near: NDArray[Any]) -> NDArray[np.float32]:
-        return decode_pixels(network, source, near, standardised_gaps(positions, near, places, relative))
+        touched, index = index_rows(near, None)
+        index, gaps = padded(index), padded(standardised_gaps(positions, near, places, relative))
+        layers = network.forward(
+            source.index_select(0, torch.from_numpy(touched).to(device)),
+            torch.from_numpy(index.ravel()).to(device),
+            torch.arange(0, index.size + 1, index.shape[1], dtype=torch.int32, device=device),
+            torch.from_numpy(gaps).to(device),
+        )
+        return layers[-1][: len(near)].cpu().numpy()
 
     return decode_places
-
-
-@torch.no_grad()
-def decode_pixels(
-    network: Factorised, latents: Tensor, near: NDArray[Any], gaps: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Decode pixels (t, channels) from their nearest latents `near` (t, n) and the standardised `gaps` (t, 2 n)."""
-    touched, index = index_rows(near, None)
-    device = latents.device
-    index = padded(index)
-    layers = network.forward(
-        latents.index_select(0, torch.from_numpy(touched).to(device)),
-        torch.from_numpy(index.ravel()).to(device),
-        torch.arange(0, index.size + 1, index.shape[1], dtype=torch.int32, device=device),
-        torch.from_numpy(padded(gaps)).to(device),
-    )
-    return layers[-1][: len(near)].cpu().numpy()

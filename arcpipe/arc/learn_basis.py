@@ -7,7 +7,7 @@ the basis is the one with the latents held (the envelope theorem), so nothing is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,8 @@ MEASURED = 64
 class Adam:
     """Moments of one array of parameters."""
 
-    first: NDArray[np.float64]
-    second: NDArray[np.float64]
+    first: NDArray[np.float64] | float = 0.0
+    second: NDArray[np.float64] | float = 0.0
 
     def step(self, slope: NDArray[Any], taken: int, rate: float) -> NDArray[np.float64]:
         """What to add to the parameters after `taken` steps before this one."""
@@ -70,8 +70,7 @@ def learn_basis(
     basis = new_basis(fit.latent_dim, channels, fit.neighbours)
     rng = generator(seed, "basis")
     order_free = np.where(basis.record.orders == 0, 1.0, 0.0)
-    profiles = Adam(np.zeros(basis.record.profiles.shape), np.zeros(basis.record.profiles.shape))
-    sharpness = Adam(np.zeros(1), np.zeros(1))
+    profiles, sharpness = Adam(), Adam()
     errors = np.empty(fit.pretrain_steps, np.float32)
     laid = (lay_batch(basis, draw_batch(images, rng), fit) for _ in range(fit.pretrain_steps))
     threads = compute_threads()
@@ -165,12 +164,8 @@ def in_own_coordinates(basis: Basis, batch: Chosen, fit: FitSection) -> Basis:
     with threadpool_limits(1, user_api="blas"):
         whitened = _mixed(basis, batch, fit)
         _, squares, ranges = _measure(whitened, batch, fit)
-    record = replace(
-        whitened.record,
-        costs=np.maximum(np.diag(squares), 1e-9).astype(np.float32),
-        ranges=np.maximum(ranges, 1e-6).astype(np.float32),
-    )
-    return Basis(record)
+    costs = np.maximum(np.diag(squares), 1e-9).astype(np.float32)
+    return changed_basis(whitened, costs=costs, ranges=np.maximum(ranges, 1e-6).astype(np.float32))
 
 
 def _mixed(basis: Basis, batch: Chosen, fit: FitSection) -> Basis:

@@ -25,6 +25,11 @@ LUMA = np.array([0.299, 0.587, 0.114])
 """Shares of red, green and blue in what is seen as brightness (ITU-R 601)."""
 CHROMA = np.array([[0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 """The axes I and Q of the NTSC's colours, in which a hue is an angle."""
+AXES = np.vstack([LUMA, CHROMA])
+GREY = np.outer(np.ones(3), LUMA)
+"""What gives every colour's grey."""
+TURN = np.linalg.inv(AXES) @ np.array([[0, 0, 0], [0, 0, 1], [0, -1, 0]]) @ AXES
+"""What turns chroma by a quarter of the circle, red towards yellow, and takes luma away."""
 REACH = 4.0
 """Distance up to which functions are compared, in scales of the anchor."""
 WINDOW = 3.75
@@ -92,8 +97,7 @@ class Maps:
     def waves(self, angle: ArrayLike) -> NDArray[np.complex64]:
         """What a turn by an angle (radians, counter-clockwise) multiplies each pair of numbers with: (pairs,), or
         (s, pairs) for (s,) angles."""
-        turns: NDArray[np.complex64] = np.exp(-1j * np.asarray(angle)[..., None] * self.turning).astype(np.complex64)
-        return turns
+        return np.exp(-1j * np.asarray(angle)[..., None] * self.turning).astype(np.complex64)
 
     def turned(self, latents: NDArray[Any], waves: NDArray[np.complex64]) -> NDArray[np.float32]:
         """Latents (k, z), each pair as a complex number multiplied by its wave: (pairs,) or (k, pairs)."""
@@ -206,8 +210,7 @@ class Maps:
     @cached_property
     def _rings(self) -> Floats:
         """How much each distance counts."""
-        rings: Floats = self._distances * np.exp(-WINDOW * np.square(self.record.scale_rule[0] * self._distances))
-        return rings
+        return self._distances * np.exp(-WINDOW * np.square(self.record.scale_rule[0] * self._distances))
 
     @cached_property
     def _profiles(self) -> Floats:
@@ -226,8 +229,7 @@ class Maps:
         """All functions (p, channels, z) at places (p, 2), row and column in scales."""
         angle = np.arctan2(places[:, 0], places[:, 1])[:, None] * self.orders
         waves = np.where(self._sines, np.sin(angle), np.cos(angle))
-        shown: Floats = self._at(np.linalg.norm(places, axis=1))[:, :, self._units] * waves[:, None]
-        return shown
+        return self._at(np.linalg.norm(places, axis=1))[:, :, self._units] * waves[:, None]
 
     @cached_property
     def _plane(self) -> tuple[Floats, Floats]:
@@ -298,15 +300,3 @@ def _power(values: Floats, weights: Floats) -> Floats:
 def _share(missed: float, wanted: float) -> float:
     share = np.sqrt(missed / wanted) if wanted > 0 else 0.0
     return float(share) if share > 1e-6 else 0.0
-
-
-def _quarter_turn() -> Floats:
-    """The matrix (3, 3) that turns chroma by a quarter of the circle, red towards yellow, and takes luma away."""
-    axes = np.vstack([LUMA, CHROMA])
-    turn: Floats = np.linalg.inv(axes) @ np.array([[0, 0, 0], [0, 0, 1], [0, -1, 0]]) @ axes
-    return turn
-
-
-GREY = np.outer(np.ones(3), LUMA)
-"""What gives every colour's grey."""
-TURN = _quarter_turn()

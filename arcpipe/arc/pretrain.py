@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from arcpipe.arc.basis import Basis
 from arcpipe.arc.engine import check_images
-from arcpipe.arc.kernels import choose_network_kernel
 from arcpipe.arc.learn_basis import learn_basis
 from arcpipe.config import FitSection
 from arcpipe.devices import choose_device
@@ -26,7 +25,6 @@ def pretrain_decoder(
     seed: int,
     channels: int,
     *,
-    kernel: str = "auto",
     device: str = "cpu",
     memory_bytes: int = 2**30,
     stepped: Callable[[int], None] = lambda taken: None,
@@ -38,20 +36,17 @@ def pretrain_decoder(
 
     Args:
         images: (height, width, channels) floats in [0, 1], of any sizes.
-        fit: The recipe.
         seeds: One for each image: anchors, first latents and mini-batches.
         seed: For the decoder's first weights.
         channels: Of all images.
-        kernel: `auto` or a name in `arcpipe.arc.kernels.KERNELS`.
         device: Where to compute.
-        memory_bytes: Of the kernel `torch`: index tensors beyond this are rebuilt in each step. It changes no number.
+        memory_bytes: Of `TorchKernel`: index tensors beyond this are rebuilt in each step. It changes no number.
         stepped: Told the number of steps taken after each of them.
 
     Returns:
         The decoder, on the CPU, and the mean loss of the images before each step, (steps,) float32.
 
     Raises:
-        ConfigError: there is no such kernel.
         ImageError: an image has another number of channels, no pixels, or values that are not finite.
         DeviceError: there is no such device.
     """
@@ -59,7 +54,14 @@ def pretrain_decoder(
     if fit.decoder_kind == "basis":
         return learn_basis(images, fit, seed, channels, stepped)
     from arcpipe.arc.decoder import Decoder
+    from arcpipe.arc.kernels.layout import fits
 
     decoder = Decoder.initial(fit, channels, seed).to(choose_device(device))
-    losses = choose_network_kernel(kernel, decoder).run_jointly(images, fit.joint, seeds, memory_bytes, stepped)
+    if fits(decoder):
+        from arcpipe.arc.kernels.joint import fit_jointly
+
+        return decoder, fit_jointly(decoder, images, fit.joint, seeds, stepped)
+    from arcpipe.arc.kernels.torch_kernel import TorchKernel
+
+    losses = TorchKernel(decoder).run_jointly(images, fit.joint, seeds, memory_bytes, stepped)
     return decoder.to("cpu"), losses

@@ -160,9 +160,8 @@ def share_out(
     """
     large = [i for i, shape in enumerate(shapes) if shape[0] * shape[1] > TOGETHER_PIXELS]
     small = [i for i, shape in enumerate(shapes) if shape[0] * shape[1] <= TOGETHER_PIXELS]
-    # The last few that would leave threads idle.
-    odd = len(small) % threads
-    small, left = (small[: len(small) - odd], small[len(small) - odd :]) if threads > 1 else (small, [])
+    full = len(small) - len(small) % threads
+    small, left = small[:full], small[full:]  # the last few would leave threads idle
     quick = [i for i in left if shapes[i][0] * shapes[i][1] < 2**14]  # gone before others could help
     together = [i for i in left if i not in quick] + large
     alone = []

@@ -6,7 +6,6 @@ flip by rounding, here as in the engine, and two right fits then part by some 1e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,6 @@ class ReferenceCloud:
 
     Args:
         image: (height, width, channels) float in [0, 1].
-        fit: The recipe.
         seed: Decides all draws.
         dtype: Of latents, image and relative positions.
     """
@@ -73,41 +71,15 @@ def fit_cloud_reference(
     Returns:
         The cloud, whose `latents` (k, z) are fitted, and the loss of the mini-batch before each step, (steps,).
     """
-    clouds, losses = _fit([ReferenceCloud(image, fit, seed, decoder.dtype)], decoder, fit, [])
-    return clouds[0], losses[:, 0]
-
-
-def fit_jointly_reference(
-    images: Sequence[NDArray[Any]], decoder: Decoder, fit: FitSection, seeds: Sequence[int]
-) -> tuple[list[ReferenceCloud], Decoder, NDArray[Any]]:
-    """Pretrain: fit clouds and decoder together for `fit.pretrain_steps`, the loss summed over the images.
-
-    Returns:
-        The clouds, a fitted copy of `decoder`, and the losses (steps, images).
-    """
-    trained = decoder.clone()
-    weights = [*trained.weights, *trained.biases]
-    clouds = [ReferenceCloud(image, fit, seed, decoder.dtype) for image, seed in zip(images, seeds, strict=True)]
-    clouds, losses = _fit(clouds, trained, fit.joint, weights)
-    return clouds, trained, losses
-
-
-def _fit(
-    clouds: list[ReferenceCloud], decoder: Decoder, fit: FitSection, weights: list[Tensor]
-) -> tuple[list[ReferenceCloud], NDArray[Any]]:
-    learned = [cloud.latents for cloud in clouds] + weights
-    for tensor in learned:
-        tensor.requires_grad_(True)
-    adam = torch.optim.Adam(learned, lr=fit.lr, betas=fit.betas, eps=fit.eps)
-    history = []
+    cloud = ReferenceCloud(image, fit, seed, decoder.dtype)
+    adam = torch.optim.Adam([cloud.latents.requires_grad_(True)], lr=fit.lr, betas=fit.betas, eps=fit.eps)
+    losses = []
     for step, rate in enumerate(learning_rates(fit)):
         adam.param_groups[0]["lr"] = float(rate)
-        batches = [torch.from_numpy(cloud.batches[step % len(cloud.batches)]) for cloud in clouds]
-        losses = torch.stack([cloud.loss(decoder, pixels) for cloud, pixels in zip(clouds, batches, strict=True)])
+        loss = cloud.loss(decoder, torch.from_numpy(cloud.batches[step % len(cloud.batches)]))
         adam.zero_grad()
-        losses.sum().backward()
+        loss.backward()
         adam.step()
-        history.append(losses.detach().numpy())
-    for tensor in learned:
-        tensor.requires_grad_(False)
-    return clouds, np.stack(history)
+        losses.append(loss.item())
+    cloud.latents.requires_grad_(False)
+    return cloud, np.array(losses)

@@ -13,8 +13,7 @@ from arcpipe.arc.basis import Basis
 from arcpipe.arc.engine import AnyDecoder, colours_at, decode, decoder_of
 from arcpipe.arc.metrics import psnr
 from arcpipe.arc.neighbours import Finder
-from arcpipe.arc.sirens import Sirens
-from arcpipe.cloud import Cloud, DecoderRecord
+from arcpipe.cloud import Cloud, DecoderRecord, SirenRecord
 from arcpipe.threads import each
 
 PLACES = 2**14
@@ -54,7 +53,7 @@ def render_cloud(
     if scale < 1 or (window is not None and min(window[2:]) < 1):
         raise ValueError(f"nothing would be drawn: scale {scale}, window (top, left, height, width) {window}")
     ready = _ready(cloud, decoder)
-    if window is not None and isinstance(ready, Sirens):  # a network's coordinates are those of the whole image
+    if window is not None and isinstance(ready, SirenRecord):  # a network's coordinates are those of the whole image
         top, left, height, width = (scale * edge for edge in window)
         return render_cloud(cloud, ready, scale=scale)[top : top + height, left : left + width]
     if window is not None:
@@ -78,7 +77,7 @@ def render_cloud(
 def render_places(cloud: Cloud, decoder: DecoderRecord, places: NDArray[np.float64]) -> NDArray[np.float32]:
     """Decode a cloud at any places (p, 2): colours (p, C), not clamped. A sine network is only rendered whole."""
     ready, find = decoder_of(decoder), Finder(cloud.positions, decoder.n_neighbours)
-    if isinstance(ready, Sirens):
+    if isinstance(ready, SirenRecord):
         raise ValueError("a sine network is rendered whole")
     colours = colours_at(ready, cloud.latents, cloud.positions, cloud.relative, cloud.scales)
     pieces = (places[start : start + PLACES] for start in range(0, len(places), PLACES))
@@ -86,10 +85,10 @@ def render_places(cloud: Cloud, decoder: DecoderRecord, places: NDArray[np.float
 
 
 def render_and_compare(
-    cloud: Cloud, decoder: DecoderRecord | AnyDecoder, original: NDArray[Any] | None, *, use_cache: bool = True
+    cloud: Cloud, decoder: DecoderRecord | AnyDecoder, original: NDArray[Any] | None
 ) -> tuple[NDArray[np.float32], float]:
     """Decode a cloud, and measure the PSNR (dB) against its original: NaN where that is missing or of another shape."""
-    image = render_cloud(cloud, decoder, use_cache=use_cache)
+    image = render_cloud(cloud, decoder)
     if original is None or original.shape != image.shape:
         return image, float("nan")
     return image, psnr(original, image)
@@ -103,7 +102,7 @@ def measure(
         from arcpipe.arc.kernels.batch_kernel import BatchKernel
 
         return BatchKernel(decoder).measure(clouds, images)
-    if not isinstance(decoder, Basis) and (isinstance(decoder, Sirens) or str(decoder.device) == "cpu"):
+    if not isinstance(decoder, Basis) and (isinstance(decoder, SirenRecord) or str(decoder.device) == "cpu"):
         threads = 1  # torch has threads of its own for a network; what compiled loops or a GPU decode is spread here
     return each(lambda i: render_and_compare(clouds[i], decoder, images[i])[1], range(len(clouds)), threads)
 

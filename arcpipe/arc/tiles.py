@@ -21,29 +21,14 @@ a thread has 3 rows or fewer (measured, MKL 2024.2): padded, even a tiny image d
 
 
 @dataclass(frozen=True, slots=True)
-class Pixels:
-    """The pixels of a tile as NumPy arrays, those of several images end to end.
-
-    `near` (t, n): rows of the problem's latents. `relative` (t, 2 n) float32, standardised. `target` (t, channels)
-    float32. `weight` (t, 1) float32: 1 / (supervised values of the pixel's image in this step). `counts`: pixels of
-    each image.
-    """
-
-    near: NDArray[np.int32]
-    relative: NDArray[np.float32]
-    target: NDArray[np.float32]
-    weight: NDArray[np.float32]
-    counts: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Tile:
     """Pixels that are worked on together, t of them near m latents; all tensors on one device.
 
     `rows` (m,) int64: which latents of the problem these are; None: all, in order. `index` (t * n,) int32: for each
     pixel and slot its row `latent * n + slot` of the projected latents; `index_offsets` (t + 1,) int32. `users` (real
     pixels * n,) int32 with `user_offsets` (m * n + 1,) int32 is its transpose: the pixels of each row, rising.
-    `relative` (t, 2 n), `target` (t, channels), `weight` (t, 1) as in `Pixels`, with weight 0 for padding.
+    `relative` (t, 2 n) standardised, `target` (t, channels), `weight` (t, 1): 1 / (supervised values of the pixel's
+    image in this step), 0 for padding; float32.
     `image_offsets` (images + 1,) int32 cuts the pixels, whose numbers 0, 1, 2... are `order`, into images.
     """
 
@@ -59,34 +44,6 @@ class Tile:
     image_offsets: Tensor
 
 
-def build_tile(pixels: Pixels, n_latents: int | None, device: torch.device) -> Tile:
-    """Lay out a tile. `n_latents` says that it is to see all latents of the problem; None: only those it needs."""
-    rows, index = index_rows(pixels.near, n_latents)
-    n = index.shape[1]
-    n_pixels, n_rows = len(index), (len(rows) if rows is not None else n_latents or 0) * n
-    index = padded(index)
-
-    def move(array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-    if device.type == "cpu":
-        users, user_offsets = (torch.from_numpy(part) for part in transpose(index[:n_pixels], n_rows))
-    else:
-        users, user_offsets = transpose_there(move(index[:n_pixels]), n_rows)
-    return Tile(
-        rows=None if rows is None else move(rows),
-        index=move(index.ravel()),
-        index_offsets=move(np.arange(0, index.size + 1, n, dtype=np.int32)),
-        users=users,
-        user_offsets=user_offsets,
-        relative=move(padded(pixels.relative)),
-        target=move(padded(pixels.target)),
-        weight=move(padded(pixels.weight)),
-        order=move(np.arange(n_pixels, dtype=np.int32)),
-        image_offsets=move(ends_from(pixels.counts).astype(np.int32)),
-    )
-
-
 def index_rows(near: NDArray[Any], n_latents: int | None) -> tuple[NDArray[np.int64] | None, NDArray[np.int32]]:
     """Name the latents of a tile and, for each pixel and slot, its row among their products.
 
@@ -98,27 +55,15 @@ def index_rows(near: NDArray[Any], n_latents: int | None) -> tuple[NDArray[np.in
         The latents (m,), m >= LEAST_ROWS, or None for all in order; and (t, n) `place in that list * n + slot`.
     """
     n = near.shape[1]
-    touched: NDArray[Any]
-    places: NDArray[Any]
-    if n_latents is None:
-        touched, places = np.unique(near, return_inverse=True)
-        places = places.reshape(near.shape)
-    else:
-        touched, places = np.arange(n_latents), near
+    touched, places = np.unique(near, return_inverse=True) if n_latents is None else (np.arange(n_latents), near)
+    index = (places.reshape(near.shape) * n + np.arange(n)).astype(np.int32)
     everything = n_latents is not None and n_latents >= LEAST_ROWS
-    index = (places * n + np.arange(n)).astype(np.int32)
     return None if everything else padded(touched.astype(np.int64)), index
 
 
-def transpose(index: NDArray[np.int32], n_rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """List the pixels of every row: (pixels * n,) rising within a row, and (n_rows + 1,) offsets."""
-    users = np.argsort(index.ravel(), kind="stable") // index.shape[1]
-    counts = np.bincount(index.ravel(), minlength=n_rows)
-    return users.astype(np.int32), np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-
-
-def transpose_there(index: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
-    """What `transpose` gives, on the device of `index` (pixels, n) int32, which has a fast sort."""
+def transpose(index: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+    """List the pixels of every row, on the device of `index` (pixels, n) int32: (pixels * n,) rising within a row, and
+    (n_rows + 1,) offsets, int32."""
     rows, order = torch.sort(index.flatten(), stable=True)
     offsets = torch.searchsorted(rows, torch.arange(n_rows + 1, device=rows.device, dtype=rows.dtype), out_int32=True)
     return (order // index.shape[1]).int(), offsets
@@ -174,14 +119,17 @@ class Tiled:
         batches = [image.batch(batch) for image in self.images]
         n_pixels = len(batches[0])
         if len(self.images) > 1 or n_pixels <= self._tile_pixels:
-            return (build_tile(self._pixels(batches, slice(None)), int(self.latent_offsets[-1]), self.device),)
+            return (self._lay(batches, slice(None), int(self.latent_offsets[-1])),)
         n_tiles = -(-n_pixels // self._tile_pixels)
         cuts = [n_pixels * i // n_tiles for i in range(n_tiles + 1)]
         pieces = [slice(*ends) for ends in pairwise(cuts)]
-        return tuple(build_tile(self._pixels(batches, piece), None, self.device) for piece in pieces)
+        return tuple(self._lay(batches, piece, None) for piece in pieces)
 
-    def _pixels(self, batches: Sequence[NDArray[np.int64]], piece: slice) -> Pixels:
-        """Lay a piece of every image's mini-batch end to end."""
+    def _lay(self, batches: Sequence[NDArray[np.int64]], piece: slice, n_latents: int | None) -> Tile:
+        """Lay a piece of every image's mini-batch end to end.
+
+        `n_latents` says that the tile is to see all latents of the problem; None: only those it needs.
+        """
         near, relative, target, weight = [], [], [], []
         for image, batch, first_row in zip(self.images, batches, self.latent_offsets[:-1], strict=True):
             pixels = batch[piece]
@@ -191,13 +139,25 @@ class Tiled:
             target.append(image.target[pixels])
             share = 1 / (len(batch) * image.target.shape[1])
             weight.append(np.full((len(pixels), 1), share, np.float32))
-        return Pixels(
-            near=np.concatenate(near),
-            relative=np.concatenate(relative),
-            target=np.concatenate(target),
-            weight=np.concatenate(weight),
-            counts=tuple(len(part) for part in near),
+        rows, index = index_rows(np.concatenate(near), n_latents)
+        n_pixels, n = index.shape
+        users, user_offsets = transpose(self._move(index), (len(rows) if rows is not None else n_latents or 0) * n)
+        index = padded(index)
+        return Tile(
+            rows=None if rows is None else self._move(rows),
+            index=self._move(index.ravel()),
+            index_offsets=self._move(np.arange(0, index.size + 1, n, dtype=np.int32)),
+            users=users,
+            user_offsets=user_offsets,
+            relative=self._move(padded(np.concatenate(relative))),
+            target=self._move(padded(np.concatenate(target))),
+            weight=self._move(padded(np.concatenate(weight))),
+            order=self._move(np.arange(n_pixels, dtype=np.int32)),
+            image_offsets=self._move(ends_from([len(part) for part in near]).astype(np.int32)),
         )
+
+    def _move(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
 def kept_bytes(images: Sequence[PreparedImage]) -> int:

@@ -137,12 +137,12 @@ def plan_report(plan: Plan, todo: Sequence[PartPlan], work: Work, n_workers: int
 
 def time_sample(work: Work, inventory: Inventory, scratch: Path) -> Timing | None:
     """Fit a few images with fewer steps, twice, and extrapolate: a fit's time is a constant and a part per step."""
-    from arcpipe.arc.engine import first_decoder
+    from arcpipe.arc.engine import first_record
 
     threads = compute_threads()
     try:
         device = prepare(work)
-        record = first_decoder(work.fit, inventory.channels, work.config.seed, device).to_record()
+        record = first_record(work.fit, inventory.channels, work.config.seed)
         fitter = fitter_of(work, record, device)
         group = _sample_images(work, inventory, scratch)
         if not group:

@@ -14,6 +14,7 @@ from arcpipe.seeds import generator
 from arcpipe.siren import loops
 from arcpipe.siren.network import coordinates, first_values, layer_sizes
 from arcpipe.threads import each
+from arcpipe.vectors import LANES, ROWS
 
 SCRATCH_BYTES = 3 * 2**19
 """What one fit may keep of its activations: most of a core's own cache, where the work is 2 times as fast."""
@@ -56,7 +57,7 @@ def _fit(
 ) -> FittedSiren:
     widths, where = padded_widths(record.widths_tuple)
     start = record.start if len(record.start) else first_values(fit.variant, record.widths_tuple, record.omega, seed)
-    n_values = -(-int(((widths[:-1] + 1) * widths[1:]).sum()) // loops.LANES) * loops.LANES
+    n_values = -(-int(((widths[:-1] + 1) * widths[1:]).sum()) // LANES) * LANES
     values, gradient, first, second = np.zeros((4, n_values), np.float32)
     values[where] = start
     places, target, valid, counts = _mini_batches(image, record, fit, seed)
@@ -100,10 +101,9 @@ def _mini_batches(
 
 def padded_widths(widths: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Widths in whole blocks, and where each number of a vector (P,) lies among the padded ones."""
-    padded = np.array([2, *(-(-width // loops.ROWS) * loops.ROWS for width in widths[1:])], np.int64)
+    padded = np.array([2, *(-(-width // ROWS) * ROWS for width in widths[1:])], np.int64)
     where = []
-    real = layer_sizes(widths)
-    for (_, n_in, n_out), (at, wide, tall) in zip(real, layer_sizes(padded.tolist()), strict=True):
+    for (_, n_in, n_out), (at, wide, tall) in zip(layer_sizes(widths), layer_sizes(padded.tolist()), strict=True):
         where.append((at + np.arange(n_out)[:, None] * wide + np.arange(n_in)).ravel())
         where.append(at + wide * tall + np.arange(n_out))
     return padded, np.concatenate(where)

@@ -5,31 +5,29 @@ the lanes of a register. Widths are padded to whole blocks by neurons of zero we
 brings no gradient to what leaves them, and zero weights bring none to what enters them. Sums have one fixed order.
 """
 
+# Compiled functions: Numba finds the types of their arguments itself.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from math import pi
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import types
 
 from arcpipe.compiled import bare
-from arcpipe.vectors import Vectors, intrinsic
+from arcpipe.vectors import LANES, ROWS, Vectors
 
-BUILT_ON_SHA256 = "ef12fe85da8766502276e4d19cd51660bcc79d4bcfe4741328289a12b5bd97ce"
+BUILT_ON_SHA256 = "4e7d95d5854297219ff37ab5b1b3570abb48c5b371d02bd0dff7d7007b58f935"
 
-LANES = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
-"""Pixels in a register."""
 STEP = 3 * LANES
 """Pixels that a block of a product has: with `ROWS` neurons, 12 sums stay in registers."""
-ROWS = 4
 
 VECTORS = Vectors(LANES)
 load, store, splat, fma = VECTORS.load, VECTORS.store, VECTORS.splat, VECTORS.fma
 add, subtract, multiply, divide = VECTORS.add, VECTORS.subtract, VECTORS.multiply, VECTORS.divide
-root = VECTORS.elementwise(1, lambda builder, a: VECTORS.call(builder, "llvm.sqrt", a))
+root, total, block = VECTORS.root, VECTORS.total, VECTORS.block(3, start_is_column=True)
 nearest = VECTORS.elementwise(1, lambda builder, a: VECTORS.call(builder, "llvm.nearbyint", a))
 
 
@@ -42,25 +40,6 @@ def _flipped(builder: Any, value: Any, turns: Any) -> Any:
 flipped = VECTORS.elementwise(2, _flipped)
 
 
-@intrinsic
-def total(typing: Any, value: Any) -> Any:
-    """The sum of all lanes, upper half onto lower half until one is left."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        (rest,), width = arguments, LANES
-        while width > 1:
-            width //= 2
-            index = ir.VectorType(ir.IntType(32), width)
-            low, high = (
-                builder.shuffle_vector(rest, rest, ir.Constant(index, list(range(first, first + width))))
-                for first in (0, width)
-            )
-            rest = builder.fadd(low, high)
-        return builder.extract_element(rest, ir.Constant(ir.IntType(32), 0))
-
-    return types.float32(VECTORS.type), generate
-
-
 f32 = np.float32
 PER_PI, PI_HIGH, PI_LOW = f32(1 / pi), f32(-3.140625), f32(3.140625 - pi)
 """pi in two pieces, the first short enough that its multiples up to 2**15 are exact."""
@@ -71,7 +50,7 @@ ONE = f32(1)
 
 
 @bare
-def sines(values: Any, at: Any, slopes: Any, slopes_at: Any, count: Any, omega: Any) -> None:
+def sines(values, at, slopes, slopes_at, count, omega):
     """Turn `count` values z in place into sin(omega z); `slopes` become omega cos(omega z)."""
     for i in range(0, count, LANES):
         x = multiply(load(values, at + i), splat(omega))
@@ -86,50 +65,19 @@ def sines(values: Any, at: Any, slopes: Any, slopes_at: Any, count: Any, omega: 
 
 
 @bare
-def product(
-    out: Any, out_at: Any, stride: Any, a: Any, a_at: Any, a_row: Any, a_k: Any, start: Any, start_at: Any,
-    b: Any, b_at: Any, b_stride: Any, n_rows: Any, n_k: Any, n: Any,
-) -> None:  # fmt: skip
+def product(out, out_at, stride, a, a_at, a_row, a_k, start, start_at, b, b_at, b_stride, n_rows, n_k, n):
     """`out[r, p] = start[r] + sum over k, rising, of a[r, k] b[k, p]`; `n_rows` and `n` are whole blocks.
 
     Of each matrix: the flat array, the element where it begins, and the steps between rows (of `a` also between k).
     """
     for p in range(0, n, STEP):
         for r in range(0, n_rows, ROWS):
-            s00 = s01 = s02 = splat(start[start_at + r])
-            s10 = s11 = s12 = splat(start[start_at + r + 1])
-            s20 = s21 = s22 = splat(start[start_at + r + 2])
-            s30 = s31 = s32 = splat(start[start_at + r + 3])
-            row = a_at + r * a_row
-            for k in range(n_k):
-                x = b_at + k * b_stride + p
-                x0, x1, x2 = load(b, x), load(b, x + LANES), load(b, x + 2 * LANES)
-                w = row + k * a_k
-                w0, w1 = splat(a[w]), splat(a[w + a_row])
-                w2, w3 = splat(a[w + 2 * a_row]), splat(a[w + 3 * a_row])
-                s00, s01, s02 = fma(w0, x0, s00), fma(w0, x1, s01), fma(w0, x2, s02)
-                s10, s11, s12 = fma(w1, x0, s10), fma(w1, x1, s11), fma(w1, x2, s12)
-                s20, s21, s22 = fma(w2, x0, s20), fma(w2, x1, s21), fma(w2, x2, s22)
-                s30, s31, s32 = fma(w3, x0, s30), fma(w3, x1, s31), fma(w3, x2, s32)
-            o = out_at + r * stride + p
-            _store_three(out, o, s00, s01, s02)
-            _store_three(out, o + stride, s10, s11, s12)
-            _store_three(out, o + 2 * stride, s20, s21, s22)
-            _store_three(out, o + 3 * stride, s30, s31, s32)
+            block(out, out_at + r * stride + p, stride, start, start_at + r, 1, a, a_at + r * a_row, a_row, a_k,
+                  b, b_at + p, b_stride, n_k)  # fmt: skip
 
 
 @bare
-def _store_three(out: Any, at: Any, a: Any, b: Any, c: Any) -> None:
-    store(out, at, a)
-    store(out, at + LANES, b)
-    store(out, at + 2 * LANES, c)
-
-
-@bare
-def gradients(
-    grad: Any, at: Any, bias_at: Any, n_columns: Any, g: Any, g_at: Any, g_stride: Any,
-    h: Any, h_at: Any, h_stride: Any, n_rows: Any, n: Any,
-) -> None:  # fmt: skip
+def gradients(grad, at, bias_at, n_columns, g, g_at, g_stride, h, h_at, h_stride, n_rows, n):
     """Add to `grad[r, i]` the sum over pixels of `g[r, p] h[i, p]`, and to those of the biases that of `g[r, p]`.
 
     `n_rows` are whole blocks, `n_columns` is even.
@@ -164,10 +112,7 @@ def gradients(
 
 
 @bare
-def errors(
-    y: Any, y_at: Any, stride: Any, target: Any, t_at: Any, t_stride: Any, valid: Any, v_at: Any, channels: Any, n: Any,
-    offset: Any, factor: Any,
-) -> Any:  # fmt: skip
+def errors(y, y_at, stride, target, t_at, t_stride, valid, v_at, channels, n, offset, factor):
     """Turn outputs in place into the gradient of the loss; the sum of squared errors is returned."""
     squares = splat(f32(0))
     for c in range(channels):
@@ -181,9 +126,7 @@ def errors(
 
 
 @bare
-def adam(
-    values: Any, grad: Any, first: Any, second: Any, rate: Any, unbias: Any, beta1: Any, beta2: Any, eps: Any
-) -> None:
+def adam(values, grad, first, second, rate, unbias, beta1, beta2, eps):
     """One step of Adam; `unbias` is 1 / sqrt(1 - beta2^t), and `rate` has its own correction in it already."""
     for i in range(0, len(values), LANES):
         g = load(grad, i)
@@ -196,7 +139,7 @@ def adam(
 
 
 @bare
-def slope(values: Any, at: Any, slopes: Any, slopes_at: Any, count: Any) -> None:
+def slope(values, at, slopes, slopes_at, count):
     """Multiply `count` values by slopes, in place."""
     for i in range(0, count, LANES):
         store(values, at + i, multiply(load(values, at + i), load(slopes, slopes_at + i)))
@@ -204,10 +147,9 @@ def slope(values: Any, at: Any, slopes: Any, slopes_at: Any, count: Any) -> None
 
 @bare
 def fit(
-    values: Any, widths: Any, channels: Any, places: Any, target: Any, valid: Any, counts: Any, length: Any,
-    tile: Any, scratch: Any, grad: Any, first: Any, second: Any, rates: Any, omega: Any, offset: Any,
-    beta1: Any, beta2: Any, eps: Any, stop: Any, losses: Any,
-) -> Any:  # fmt: skip
+    values, widths, channels, places, target, valid, counts, length, tile, scratch, grad, first, second, rates, omega,
+    offset, beta1, beta2, eps, stop, losses,
+):  # fmt: skip
     """Fit a network; `values`, its padded parameters, change in place. Returns the steps taken.
 
     `widths` (layers + 1): padded, the first is 2. `places` (batches, 2, length), `target` (batches, channels, length)

@@ -16,10 +16,10 @@ from arcpipe.arc.engine import fit_clouds
 from arcpipe.arc.kernels import plan
 from arcpipe.arc.kernels.layout import join_scene
 from arcpipe.arc.kernels.squares import BAND_SQUARES, MOST_BANDS, band_ends, cut_image, restore_neighbours
-from arcpipe.arc.pretrain import pretrain_decoder
 from arcpipe.arc.problem import prepare_image, share_out
 from arcpipe.arc.reference import fit_cloud_reference
 from arcpipe.config import FitSection
+from tests.arc.kernels import KERNELS, fit_by, pretrain_by
 
 MakeImage = Callable[..., np.ndarray]
 
@@ -66,7 +66,7 @@ def test_bands_follow_the_reference(
         patch.setattr(plan, "tile_pixels", lambda decoder, fit: tile_pixels)
         patch.setattr(problem, "TOGETHER_PIXELS", 0)
         torch.set_num_threads(threads)
-        (cloud,) = fit_clouds([image], decoder, fit, [seed], kernel="numba")
+        (cloud,) = fit_by("numba", [image], decoder, fit, [seed])
     np.testing.assert_array_equal(cloud.neighbours, expected.neighbours.numpy())
     np.testing.assert_allclose(cloud.losses, losses, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(cloud.latents, expected.latents.numpy(), atol=2e-6)
@@ -93,7 +93,7 @@ def test_cutting_keeps_every_neighbour_and_no_latent_in_two_bands(
     two = join_scene([image, image], [cut, cut])
     known = np.concatenate([np.arange(k + 1), cut.ghosts])[cut.row_latents]
     expected = np.concatenate([np.where(known == k, 2 * k, known), np.where(known == k, 2 * k, known + k)])
-    np.testing.assert_array_equal(two.row_latents, expected)
+    np.testing.assert_array_equal(two.cut.row_latents, expected)
 
 
 def test_bands_are_many_for_large_images_and_one_for_small_ones() -> None:
@@ -115,8 +115,8 @@ def test_threads_take_small_images_each_and_share_large_ones() -> None:
 
 
 def test_pretraining_counts_its_steps(make_image: MakeImage, fit: FitSection) -> None:
-    for kernel in ("numba", "torch"):
+    for kernel in KERNELS:
         taken: list[int] = []
         images = [make_image(7, 9), make_image(5, 5)]
-        pretrain_decoder(images, fit, [1, 2], seed=9, channels=3, kernel=kernel, stepped=taken.append)
+        pretrain_by(kernel, images, fit, [1, 2], 9, stepped=taken.append)
         assert taken == list(range(1, fit.pretrain_steps + 1))

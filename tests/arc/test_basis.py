@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from arcpipe.arc.basis import Basis, anchor_scales, changed_basis, new_basis
+from arcpipe.arc.basis import Basis, changed_basis, new_basis
 from arcpipe.arc.engine import decode, decoder_of, fit_clouds
 from arcpipe.arc.kernels import basis_loops as loops
 from arcpipe.arc.kernels.basis_kernel import BasisKernel, place, solve_together
@@ -154,7 +154,7 @@ def test_scales_are_mean_distances_to_the_four_nearest() -> None:
         nearest = np.sqrt(np.sort(squares, axis=1)[:, : min(4, count - 1)])
         mean = nearest.mean(axis=1) if count > 1 else np.zeros(1)
         expected = np.exp2(np.round(2 * np.log2(np.clip(0.4 * mean, 2, 40))) / 2)
-        np.testing.assert_allclose(anchor_scales([positions], (0.4, 2, 40))[0], expected, rtol=1e-6)
+        np.testing.assert_allclose(new_basis(9, 3, 4).scales_of([positions])[0], expected, rtol=1e-6)
 
 
 def test_the_slope_of_the_loss_is_that_of_differences() -> None:

@@ -10,7 +10,6 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from arcpipe.arc.basis import Basis
-from arcpipe.arc.engine import fit_clouds
 from arcpipe.arc.kernels import basis_batch, batch_kernel
 from arcpipe.arc.kernels.basis_batch import Batch, cut, sort
 from arcpipe.arc.kernels.basis_kernel import BasisKernel
@@ -43,7 +42,7 @@ def test_ragged_batches_have_the_latents_of_compiled_loops(monkeypatch: pytest.M
     images = [picture(*size, seed=i) for i, size in enumerate(sizes)] + [np.zeros((9, 9, 3), np.float32)]
     basis, fit, seeds = random_basis(latent_dim=32), settings(latent_dim=32), range(7)
     expected = BasisKernel(basis).run(images, fit, seeds, 0)
-    for ours, theirs in zip(fit_clouds(images, basis, fit, seeds, kernel="torch"), expected, strict=True):
+    for ours, theirs in zip(BatchKernel(basis).run(images, fit, seeds, 2**30), expected, strict=True):
         assert_array_equal(ours.positions, theirs.positions)
         assert_array_equal(ours.neighbours, theirs.neighbours)
         assert_allclose(ours.latents, theirs.latents, atol=5e-4)
@@ -98,8 +97,8 @@ def test_the_device_is_never_asked_for_a_number(monkeypatch: pytest.MonkeyPatch)
     for name in ("item", "__bool__", "__int__", "__float__", "tolist", "nonzero"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     batch = Batch.lay(images, *placed, basis, torch.device("cpu"))
-    latents = batch_kernel.solve("torch", batch, kernel.profiles, fit)
-    batch_kernel.errors_of("torch", batch, latents, kernel.profiles)
+    latents = kernel.solve(batch, kernel.profiles, fit.patch, fit.damping)
+    kernel.errors(batch, latents, kernel.profiles)
 
 
 def test_chunks_hold_every_pair_with_a_share_once_and_rising() -> None:

@@ -11,11 +11,12 @@ import torch
 from arcpipe.arc import engine
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.engine import decode, fit_clouds
-from arcpipe.arc.kernels import KERNELS, plan, torch_kernel
+from arcpipe.arc.kernels import plan, torch_kernel
 from arcpipe.arc.problem import group_images
 from arcpipe.arc.reference import decode_reference, fit_cloud_reference
 from arcpipe.config import FitSection
 from arcpipe.errors import ConfigError, DeviceError, ImageError, TooFewAnchorsError
+from tests.arc.kernels import KERNELS, fit_by
 
 MakeImage = Callable[..., np.ndarray]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS)
@@ -25,14 +26,14 @@ ODD_SIZES = [(1, 1), (1, 9), (9, 1), (7, 13), (2, 2), (16, 16), (1, 3), (5, 4)]
 def assert_like_reference(
     images: list[np.ndarray],
     fit: FitSection,
-    kernel: str = "auto",
+    kernel: str,
     *,
     latents_atol: float = 2e-6,
     losses_rtol: float = 1e-5,
 ) -> None:
     decoder = Decoder.initial(fit, images[0].shape[2], 11)
     seeds = [100 + i for i in range(len(images))]
-    for image, seed, cloud in zip(images, seeds, fit_clouds(images, decoder, fit, seeds, kernel=kernel), strict=True):
+    for image, seed, cloud in zip(images, seeds, fit_by(kernel, images, decoder, fit, seeds), strict=True):
         expected, losses = fit_cloud_reference(image, decoder.to("cpu", torch.float64), fit, seed)
         np.testing.assert_array_equal(cloud.positions, expected.positions.numpy())
         np.testing.assert_array_equal(cloud.neighbours, expected.neighbours.numpy())
@@ -109,11 +110,11 @@ def test_a_cloud_does_not_depend_on_its_batch_mates(make_image: MakeImage, fit: 
     images = [make_image(*size) for size in [*ODD_SIZES, (32, 32), (32, 32)]]
     seeds = list(range(len(images)))
     decoder = Decoder.initial(fit, 3, 11)
-    together = fit_clouds(images, decoder, fit, seeds, kernel=kernel)
+    together = fit_by(kernel, images, decoder, fit, seeds)
     spoiled = np.full((8, 8, 3), 3e38, np.float32)
-    backwards = fit_clouds([*images[::-1], spoiled], decoder, fit, [*seeds[::-1], 99], kernel=kernel)[-2::-1]
+    backwards = fit_by(kernel, [*images[::-1], spoiled], decoder, fit, [*seeds[::-1], 99])[-2::-1]
     for image, seed, first, second in zip(images, seeds, together, backwards, strict=True):
-        (alone,) = fit_clouds([image], decoder, fit, [seed], kernel=kernel)
+        (alone,) = fit_by(kernel, [image], decoder, fit, [seed])
         for other in (first, second):
             np.testing.assert_array_equal(other.latents, alone.latents)
             np.testing.assert_array_equal(other.losses, alone.losses)
@@ -124,9 +125,7 @@ def test_memory_changes_no_number(make_image: MakeImage, fit: FitSection, monkey
     monkeypatch.setattr(plan, "tile_pixels", lambda decoder, fit: 50)
     images = [make_image(23, 41), make_image(5, 5)]
     decoder = Decoder.initial(fit, 3, 11)
-    plenty, none = (
-        fit_clouds(images, decoder, fit, [1, 2], kernel="torch", memory_bytes=memory) for memory in (2**30, 0)
-    )
+    plenty, none = (fit_by("torch", images, decoder, fit, [1, 2], memory_bytes=memory) for memory in (2**30, 0))
     for first, second in zip(plenty, none, strict=True):
         np.testing.assert_array_equal(first.latents, second.latents)
         np.testing.assert_array_equal(first.losses, second.losses)
@@ -139,7 +138,7 @@ def test_two_threads_give_the_same_bits_as_one(make_image: MakeImage, fit: FitSe
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        results.append(fit_clouds(images, decoder, fit, [1, 2, 3, 4], kernel=kernel))
+        results.append(fit_by(kernel, images, decoder, fit, [1, 2, 3, 4]))
     for first, second in zip(*results, strict=True):
         np.testing.assert_array_equal(first.latents, second.latents)
         np.testing.assert_array_equal(first.losses, second.losses)
@@ -157,7 +156,7 @@ def test_seeds_decide_and_differ(make_image: MakeImage, fit: FitSection) -> None
 def test_the_decoder_stays_frozen(make_image: MakeImage, fit: FitSection, kernel: str) -> None:
     decoder = Decoder.initial(fit, 3, 11)
     before = decoder.to_record().sha256
-    fit_clouds([make_image(7, 13)], decoder, fit, [1], kernel=kernel)
+    fit_by(kernel, [make_image(7, 13)], decoder, fit, [1])
     assert decoder.to_record().sha256 == before
 
 
@@ -211,10 +210,8 @@ def test_images_that_cannot_be_fitted_are_refused(
     assert caught.value.reason == reason
 
 
-def test_kernels_devices_decoders_and_seeds_that_do_not_fit_are_refused(make_image: MakeImage, fit: FitSection) -> None:
+def test_devices_decoders_and_seeds_that_do_not_fit_are_refused(make_image: MakeImage, fit: FitSection) -> None:
     images, decoder = [make_image(4, 4)], Decoder.initial(fit, 3, 11)
-    with pytest.raises(ConfigError, match="no kernel 'abacus'"):
-        fit_clouds(images, decoder, fit, [1], kernel="abacus")
     with pytest.raises(ConfigError, match="made for other settings") as caught:
         fit_clouds(images, decoder, fit.model_copy(update={"latent_dim": 8}), [1])
     assert "--neighbours 4 --latent-dim 32" in str(caught.value)

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcpipe.arc import neighbours
 from arcpipe.arc.neighbours import Finder, nearest_anchors, relative_statistics
 from arcpipe.errors import TooFewAnchorsError
 
@@ -34,25 +33,22 @@ def clouds(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, int], int]:
     return np.array(places), size, draw(st.integers(1, min(6, len(places))))
 
 
+either_way = pytest.mark.parametrize("way", ["grid", "tree"])
+
+
 @given(clouds())
 @settings(max_examples=60, deadline=None, derandomize=True)
-@pytest.mark.parametrize("way", ["grid", "tree", "all distances"])
+@either_way
 def test_neighbours_are_those_of_a_brute_force_comparison(
     way: str, cloud: tuple[np.ndarray, tuple[int, int], int]
 ) -> None:
     positions, size, n = cloud
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "DENSE_ANCHORS", 0 if way == "tree" else 128)
-        np.testing.assert_array_equal(look_up(way, positions, size, n), brute_force(positions, grid(*size), n))
-
-
-either_way = pytest.mark.parametrize("way", ["grid", "tree"])
+    np.testing.assert_array_equal(look_up(way, positions, size, n), brute_force(positions, grid(*size), n))
 
 
 @either_way
 def test_a_lattice_of_many_anchors_ties_everywhere_and_is_still_exact(way: str) -> None:
     positions = 4 * grid(12, 12)[np.random.default_rng(0).permutation(144)]
-    assert len(positions) > neighbours.DENSE_ANCHORS
     found = look_up(way, positions, (48, 48), 4)
     np.testing.assert_array_equal(found, brute_force(positions, grid(48, 48), 4))
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.engine import fit_clouds
-from arcpipe.arc.kernels import choose_kernel, fused, simd
+from arcpipe.arc.engine import choose_kernel
+from arcpipe.arc.kernels import fused, simd
 from arcpipe.arc.kernels.layout import (
     decoder_gradients,
     join_scene,
@@ -31,7 +31,7 @@ from arcpipe.arc.pretrain import pretrain_decoder
 from arcpipe.arc.problem import prepare_image
 from arcpipe.arc.reference import ReferenceCloud
 from arcpipe.config import FitSection
-from arcpipe.errors import ConfigError
+from tests.arc.kernels import fit_by
 
 MakeImage = Callable[..., np.ndarray]
 
@@ -109,14 +109,10 @@ def test_squares_of_narrow_images_are_longer() -> None:
 
 def test_the_fastest_kernel_that_can_run_the_decoder_is_chosen() -> None:
     one, two = (Decoder.initial(FitSection(hidden=hidden), 3, 1) for hidden in (None, (8, 8)))
-    assert isinstance(choose_kernel("auto", one), NumbaKernel)
-    assert isinstance(choose_kernel("torch", one), TorchKernel)
-    assert isinstance(choose_kernel("auto", two), NumbaKernel)
+    assert isinstance(choose_kernel(one), NumbaKernel)
+    assert isinstance(choose_kernel(two), NumbaKernel)
     many = Decoder.initial(FitSection(), 4, 1)
-    assert isinstance(choose_kernel("auto", many), TorchKernel)
-    with pytest.raises(ConfigError, match="cannot run this decoder here") as caught:
-        choose_kernel("numba", many)
-    assert "hidden widths (136,), 4 channels" in str(caught.value)
+    assert isinstance(choose_kernel(many), TorchKernel)
 
 
 def test_pretraining_gives_the_same_bits_on_two_threads(make_image: MakeImage, fit: FitSection) -> None:
@@ -160,7 +156,7 @@ def test_work_memory_begins_on_a_cache_line() -> None:
 def test_an_image_that_overflows_says_so_and_spoils_no_other(make_image: MakeImage, fit: FitSection) -> None:
     decoder = Decoder.initial(fit, 3, 11)
     image, spoiled = make_image(8, 8), np.full((8, 8, 3), 3e38, np.float32)
-    first, lost = fit_clouds([image, spoiled], decoder, fit, [1, 2], kernel="numba")
+    first, lost = fit_by("numba", [image, spoiled], decoder, fit, [1, 2])
     assert np.isfinite(first.latents).all()
     assert np.isfinite(first.losses).all()
     assert not np.isfinite(lost.losses).all()

@@ -43,6 +43,7 @@ def test_the_arrays_of_a_fit_are_within_the_model(make_image: Callable[..., np.n
     fit = FitSection()
     image = prepare_image(make_image(*size), fit, 1)
     scene = join_scene([image], [cut_image(image, 512)])
-    tiles = sum(part.nbytes for part in scene if isinstance(part, np.ndarray)) - scene.target.nbytes
-    rows = 128 * (4 * len(image.positions) + len(scene.ghosts))
+    parts = [part for part in (*scene, *scene.cut) if isinstance(part, np.ndarray)]
+    tiles = sum(part.nbytes for part in parts) - scene.target.nbytes
+    rows = 128 * (4 * len(image.positions) + len(scene.cut.ghosts))
     assert 0.6 < (tiles + rows) / (memory.fit_bytes((*size, 3), fit) - 2**22) <= 1

@@ -30,7 +30,7 @@ from tests.pictures import Finished, few_parts, in_process
 def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A worker that believes it has a GPU."""
     monkeypatch.setattr(engine, "choose_device", lambda name: torch.device("cpu"))
-    monkeypatch.setattr(engine, "choose_kernel", lambda name, decoder: BatchKernel(decoder))
+    monkeypatch.setattr(engine, "choose_kernel", BatchKernel)
     decoder_of = engine.decoder_of
     monkeypatch.setattr(engine, "decoder_of", lambda record, device: decoder_of(record))
     monkeypatch.setattr(

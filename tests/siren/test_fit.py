@@ -8,7 +8,7 @@ import pytest
 from arcpipe.config import FitSection
 from arcpipe.siren import fit, fit_sirens, loops, new_record, render
 from arcpipe.siren.fit import padded_widths, tile_pixels
-from arcpipe.siren.reference import fit_reference
+from tests.siren.siren_reference import fit_reference
 
 
 def section(**values: object) -> FitSection:

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from arcpipe.arc.basis import NEAREST, STEPS, Basis
 from arcpipe.arc.factorised import sum_rows
-from arcpipe.arc.maps import orders_of, units_of
+from arcpipe.arc.maps import units_of
 
 CHUNK = 32
 """Pairs of an anchor that are summed at once. An anchor has about 30 pairs."""
@@ -39,64 +40,55 @@ Found = tuple[NDArray[np.float32], NDArray[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
-class PatchTensors:
-    """`basis_loops.Patches` on a device, all levels padded to q places of weight 0: `places` (levels, q, 2) int32,
-    `weights` (levels, q), `rows` (levels, q, channels, width), `grams` (levels, width, width)."""
-
-    places: Tensor
-    weights: Tensor
-    rows: Tensor
-    grams: Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class Profiles:
     """A basis on a device. `values` (knots, channels, width); `orders` (width,) int32, -1 for padding, with `sines`
-    (width,) bool: whether a number belongs to sin(m a) rather than cos(m a)."""
+    (width,) bool: whether a number belongs to sin(m a) rather than cos(m a).
+
+    `basis_loops.Patches`, all levels padded to q places of weight 0: `places` (levels, q, 2) int32, `weights`
+    (levels, q), `rows` (levels, q, channels, width), `grams` (levels, width, width).
+    """
 
     values: Tensor
     orders: Tensor
     sines: Tensor
-    patches: PatchTensors
+    places: Tensor
+    weights: Tensor
+    rows: Tensor
+    grams: Tensor
     most: int
     per_scale: float
     latent_dim: int
 
     @classmethod
     def of(cls, basis: Basis, device: torch.device) -> Profiles:
-        """Spread the profiles of a basis over the numbers of a latent."""
-        record = basis.record
-        units, z = units_of(record.orders), record.latent_dim
+        """Pad the rows of a basis's table to a power of 2."""
+        record, table, z = basis.record, basis.table, basis.latent_dim
         width = max(LEAST_WIDTH, 1 << (z - 1).bit_length())
-        knots, channels, _ = record.profiles.shape
-        values = np.zeros((knots, channels, width), np.float32)
-        values[:, :, :z] = record.profiles[:, :, units]
-        orders, sines = np.full(width, -1, np.int32), np.zeros(width, bool)
-        orders[:z] = orders_of(record.orders)
+        more, patches = (0, width - table.width), table.patches
+        units, sines = units_of(record.orders), np.zeros(width, bool)
         sines[1:z] = units[1:] == units[:-1]
-        table = basis.table
-        levels = len(table.patches.starts) - 1
-        most = -(-int(np.diff(table.patches.starts).max()) // CHUNK) * CHUNK
+        levels = len(patches.starts) - 1
+        most = -(-int(np.diff(patches.starts).max()) // CHUNK) * CHUNK
         places, weights = np.zeros((levels, most, 2), np.int32), np.zeros((levels, most), np.float32)
-        rows, grams = (
-            np.zeros((levels, most, channels, width), np.float32),
-            np.zeros((levels, width, width), np.float32),
-        )
-        whole = table.patches.rows.reshape(-1, channels, table.width)[:, :, :z]
-        for level, (first, last) in enumerate(pairwise(table.patches.starts)):
-            places[level, : last - first] = table.patches.places[first:last]
-            weights[level, : last - first] = table.patches.weights[first:last]
-            rows[level, : last - first, :, :z] = whole[first:last]
-        upper = np.triu(table.patches.grams.reshape(levels, table.width, table.width)[:, :z, :z])
-        grams[:, :z, :z] = upper + np.triu(upper, 1).transpose(0, 2, 1)
-        patches = PatchTensors(*(torch.from_numpy(part).to(device) for part in (places, weights, rows, grams)))
+        rows = np.zeros((levels, most, table.channels, width), np.float32)
+        whole = patches.rows.reshape(-1, table.channels, table.width)
+        for level, (first, last) in enumerate(pairwise(patches.starts)):
+            places[level, : last - first] = patches.places[first:last]
+            weights[level, : last - first] = patches.weights[first:last]
+            rows[level, : last - first, :, : table.width] = whole[first:last]
+        upper = np.triu(patches.grams.reshape(levels, table.width, table.width))
+        grams = np.pad(upper + np.triu(upper, 1).transpose(0, 2, 1), ((0, 0), more, more))
+        profiles = table.profiles.reshape(table.knots, table.channels, table.width)
         return cls(
-            values=torch.from_numpy(values).to(device),
-            orders=torch.from_numpy(orders).to(device),
+            values=torch.from_numpy(np.pad(profiles, ((0, 0), (0, 0), more))).to(device),
+            orders=torch.from_numpy(np.pad(table.orders.astype(np.int32), more, constant_values=-1)).to(device),
             sines=torch.from_numpy(sines).to(device),
-            patches=patches,
-            most=int(orders.max()),
-            per_scale=1 / record.spacing,
+            places=torch.from_numpy(places).to(device),
+            weights=torch.from_numpy(weights).to(device),
+            rows=torch.from_numpy(rows).to(device),
+            grams=torch.from_numpy(grams).to(device),
+            most=int(table.orders.max()),
+            per_scale=table.per_scale,
             latent_dim=z,
         )
 
@@ -135,11 +127,6 @@ class Batch:
     shares: Tensor
     weights: Tensor
     target: Tensor
-
-    def pairs(self) -> tuple[Tensor, Tensor]:
-        """The pairs (p n,) int32, `pixel * n + slot` sorted by anchor and rising within each, and `starts` (k + 1,)
-        int32, where those of an anchor begin. What lies behind the last start has no share."""
-        return sort(self.neighbours, self.shares, len(self.anchors))
 
     @classmethod
     def lay(
@@ -193,7 +180,7 @@ def moved(parts: Sequence[NDArray[Any]], shape: Sequence[int], dtype: torch.dtyp
 
 
 def scales_there(anchors: Tensor, image: Tensor, counts: Tensor, basis: Basis) -> Tensor:
-    """What `basis.anchor_scales` gives, of the anchors of all images, on their device."""
+    """What `Basis.scales_of` gives, of the anchors of all images, on their device."""
     from arcpipe.arc.kernels.nearest_triton import nearest_of
 
     _, squares = nearest_of(anchors, image.int(), anchors, counts, NEAREST + 1)
@@ -204,11 +191,6 @@ def scales_there(anchors: Tensor, image: Tensor, counts: Tensor, basis: Basis) -
     share, least, most = (float(value) for value in basis.record.scale_rule)
     scales = (share * (total / others.clamp(min=1))).clamp(least, most)
     return torch.exp2(torch.round(STEPS * torch.log2(scales)) / STEPS).float()
-
-
-def ends(counts: Tensor) -> Tensor:
-    """Offsets (m + 1,) of counts (m,)."""
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def share_out(places: Tensor, anchors: Tensor, inverse: Tensor, near: Tensor, basis: Basis) -> tuple[Tensor, Tensor]:
@@ -223,7 +205,9 @@ def share_out(places: Tensor, anchors: Tensor, inverse: Tensor, near: Tensor, ba
 
 
 def sort(near: Tensor, shares: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`Batch.pairs`, from neighbours and shares (p, n) of k anchors."""
+    """The pairs (p n,) int32, `pixel * n + slot` sorted by anchor and rising within each, and `starts` (k + 1,) int32,
+    where those of an anchor begin, from neighbours and shares (p, n) of k anchors. What lies behind the last start has
+    no share."""
     keys, pairs = torch.sort(torch.where(shares > 0, near, k).flatten(), stable=True)
     starts = torch.searchsorted(keys, torch.arange(k + 1, device=near.device, dtype=torch.int32))
     return pairs.int(), starts.int()
@@ -241,7 +225,7 @@ def cut(starts: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     starts = starts.long()
     k = len(starts) - 1
-    chunks = ends((starts.diff() + CHUNK - 1) // CHUNK)
+    chunks = F.pad(((starts.diff() + CHUNK - 1) // CHUNK).cumsum(0), (1, 0))
     chunk = torch.arange(most // CHUNK + k, device=starts.device)
     owner = torch.searchsorted(chunks[1:], chunk, right=True).clamp_(max=k - 1)
     last = starts[owner + 1]
@@ -249,25 +233,24 @@ def cut(starts: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return owner, first, torch.minimum(first + CHUNK, last), chunks
 
 
-def pull_of_patches(batch: Batch, patches: PatchTensors) -> Tensor:
+def pull_of_patches(batch: Batch, profiles: Profiles) -> Tensor:
     """The weighted products (k, width) of the colours of every anchor's patch with the functions there."""
     levels, parts = batch.levels.long(), []
     for start in range(0, len(levels), PATCHES):
         some = slice(start, start + PATCHES)
         mine, frames = levels[some], batch.frames[some, None]
-        row, column = (batch.anchors[some, None] + patches.places[mine]).unbind(2)
+        row, column = (batch.anchors[some, None] + profiles.places[mine]).unbind(2)
         row = torch.minimum(row.clamp(min=0), frames[..., 1] - 1)
         column = torch.minimum(column.clamp(min=0), frames[..., 2] - 1)
-        colours = (
-            batch.target[(frames[..., 0] + row * frames[..., 2] + column).long()] * patches.weights[mine][..., None]
-        )
-        parts.append(torch.bmm(colours.flatten(1)[:, None], patches.rows[mine].flatten(1, 2)).squeeze(1))
+        pixel = (frames[..., 0] + row * frames[..., 2] + column).long()
+        colours = batch.target[pixel] * profiles.weights[mine][..., None]
+        parts.append(torch.bmm(colours.flatten(1)[:, None], profiles.rows[mine].flatten(1, 2)).squeeze(1))
     return torch.cat(parts)
 
 
 def solve_plainly(batch: Batch, profiles: Profiles, patch: float, damping: float) -> Tensor:
     """The latents (k, width) of a batch by plain torch: products of chunks, then Cholesky factors."""
-    pairs, starts = batch.pairs()
+    pairs, starts = sort(batch.neighbours, batch.shares, len(batch.anchors))
     owner, first, stop, chunks = cut(starts, len(pairs))
     n, channels = batch.shares.shape[1], batch.target.shape[1]
     k, width = len(batch.anchors), len(profiles.orders)
@@ -287,8 +270,8 @@ def solve_plainly(batch: Batch, profiles: Profiles, patch: float, damping: float
     systems = sum_rows(sums, order, chunks).view(k, width, width + 1)
     own, right = systems[..., :width] + damping * torch.eye(width, device=sums.device), systems[..., width:]
     if patch > 0:
-        own += patch * profiles.patches.grams[batch.levels.long()]
-        right = right + patch * pull_of_patches(batch, profiles.patches)[..., None]
+        own += patch * profiles.grams[batch.levels.long()]
+        right = right + patch * pull_of_patches(batch, profiles)[..., None]
     return torch.cholesky_solve(right, torch.linalg.cholesky_ex(own).L).squeeze(2)
 
 

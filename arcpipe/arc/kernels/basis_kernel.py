@@ -16,7 +16,7 @@ random but the anchors, so two fits of the same anchors are the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -42,7 +42,7 @@ Placed = tuple[list[NDArray[np.int64]], list[NDArray[np.float32]], list[NDArray[
 
 
 class BasisKernel:
-    """See `arcpipe.arc.kernels.Kernel`. Uses as many threads as torch is set to."""
+    """Fits clouds under a basis on the CPU, by as many threads as torch is set to."""
 
     def __init__(self, basis: Basis) -> None:
         self.basis = basis
@@ -54,30 +54,26 @@ class BasisKernel:
         alone, together = share_out([image.shape for image in images], fit, threads, memory_bytes)
         clouds: dict[int, FittedCloud] = {}
 
+        def place_group(rows: Sequence[int]) -> Placed:
+            return place(self.basis, [images[i] for i in rows], fit, [seeds[i] for i in rows])
+
         def fit_group(job: tuple[Sequence[int], Placed | None]) -> list[FittedCloud]:
-            some, placed = [images[i] for i in job[0]], job[1]
-            return self.solve(some, fit, placed or place(self.basis, some, fit, [seeds[i] for i in job[0]]))
+            rows, placed = job
+            return self.solve([images[i] for i in rows], fit, placed or place_group(rows))
 
         for rows, workers in alone:
             pixels = [images[i].shape[0] * images[i].shape[1] for i in rows]
             groups = cut_groups(rows, pixels, min(GROUP_PIXELS, max(1, sum(pixels) // (2 * workers))))
+            # The anchors of small images are placed here, while threads solve: it is much Python for little work, and
+            # threads that do it wait for each other most of the time.
+            jobs = ((group, place_group(group) if len(group) > 1 else None) for group in groups)
             with team(workers) as helpers:
-                made = helpers.each(fit_group, self._jobs(images, fit, seeds, groups))
+                made = helpers.each(fit_group, jobs)
             clouds.update(zip(rows, chain.from_iterable(made), strict=True))
         for i in together:
             with team(threads) as helpers:
-                placed = place(self.basis, [images[i]], fit, [seeds[i]])
-                (clouds[i],) = self.solve([images[i]], fit, placed, helpers)
+                (clouds[i],) = self.solve([images[i]], fit, place_group([i]), helpers)
         return [clouds[i] for i in range(len(images))]
-
-    def _jobs(
-        self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], groups: Sequence[Sequence[int]]
-    ) -> Iterator[tuple[Sequence[int], Placed | None]]:
-        """The groups, with the anchors of small images. Those are placed here, while threads solve: it is much Python
-        for little work, and threads that do it wait for each other most of the time."""
-        for rows in groups:
-            some, own = [images[i] for i in rows], [seeds[i] for i in rows]
-            yield rows, place(self.basis, some, fit, own) if len(rows) > 1 else None
 
     def solve(
         self, images: Sequence[NDArray[Any]], fit: FitSection, placed: Placed, helpers: Helpers | None = None

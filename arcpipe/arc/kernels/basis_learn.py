@@ -14,7 +14,7 @@ from arcpipe.arc.kernels.basis_solve import lay_patch
 from arcpipe.arc.kernels.simd import LANES, fma, load, multiply, place, row_dots, splat, store
 from arcpipe.compiled import bare, compiled, inlined
 
-BUILT_ON_SHA256 = "68cc9deaaef4d3d59260cdb0456faecdbec56323930aa13660bdb891987b8ce6"
+BUILT_ON_SHA256 = "aea7c4f0f5233ad4daad36653097d38515f5ea48b655d599720c04ee43f2ce89"
 """See `arcpipe.compiled`: of `basis_loops.py`, `basis_solve.py`, `simd.py` and `vectors.py`."""
 
 

@@ -10,17 +10,15 @@ multiplies them with the latents. `basis_solve` has the loops of a fit, `basis_l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe.arc.kernels.simd import LANES, fma, four_totals, load, multiply, place, row_dots, splat, store, subtract
-from arcpipe.cloud import ends_from
 from arcpipe.compiled import bare, compiled, inlined
 
-BUILT_ON_SHA256 = "2a547449d751a2898e07ee6c6299dc882501e1597c82cce42c77ae992a7d9647"
+BUILT_ON_SHA256 = "e50f687ec01f53adb1f0238754a00f5bba663a07613ccbf13d53a76e451d795a"
 """See `arcpipe.compiled`: of `simd.py` and `vectors.py`."""
 
 SIDE = 128
@@ -341,34 +339,3 @@ def blocks_of(height: int, width: int) -> NDArray[np.int64]:
         ],
         np.int64,
     )
-
-
-def lay_scenes(
-    images: Sequence[NDArray[Any]],
-    anchors: Sequence[NDArray[Any]],
-    scales: NDArray[Any],
-    levels: NDArray[np.int64],
-    neighbours: Sequence[NDArray[Any]],
-) -> Scenes:
-    """Scenes whose shares are still to be computed; `scales` and `levels` of all anchors end to end."""
-    blocks = [blocks_of(*image.shape[:2]) for image in images]
-    pixel_ends = ends_from([image.shape[0] * image.shape[1] for image in images])
-    n, channels = neighbours[0].shape[1], images[0].shape[2]
-    target = np.concatenate([image.reshape(-1, channels) for image in images], dtype=np.float32, casting="unsafe")
-    target -= np.float32(0.5)
-    scene = Scene(
-        anchors=np.concatenate(anchors, dtype=np.int64),
-        inverse=(1 / scales).astype(np.float32),
-        levels=levels,
-        neighbours=np.concatenate(neighbours, dtype=np.int32),  # a copy: `lay_shares` changes their order
-        shares=np.empty((pixel_ends[-1], n), np.float32),
-        uses=np.empty(pixel_ends[-1], np.int64),
-        weights=np.empty(pixel_ends[-1], np.float32),
-        target=target,
-        blocks=np.concatenate(blocks),
-        slots=(0,) * n,
-        columns=0,
-    )
-    columns = np.array([image.shape[1] for image in images], np.int64)
-    ends = ends_from([len(places) for places in anchors]), pixel_ends, ends_from([len(some) for some in blocks])
-    return Scenes(scene, *ends, columns)

@@ -19,7 +19,7 @@ from arcpipe.arc.kernels.basis_loops import find_row, lay_row, lay_shares, lay_w
 from arcpipe.arc.kernels.simd import LANES, ROWS, block_1, block_2, fma, load, load_from, multiply, splat, store
 from arcpipe.compiled import bare, compiled
 
-BUILT_ON_SHA256 = "9ba87fcb52fe262616dd12b5a511bbf5ae890d3705e4451bed227276ed73da82"
+BUILT_ON_SHA256 = "d399299a4663500e1d55772f1a16b1e41c57234dde3b71f83b8add7884b7ccfa"
 """See `arcpipe.compiled`: of `basis_loops.py`, `simd.py` and `vectors.py`."""
 
 PAIRS = 64

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from arcpipe.arc.kernels.basis_batch import CHUNK, Batch, Profiles
+from arcpipe.arc.kernels.basis_batch import CHUNK, Batch, Profiles, sort
 
 WARPS = 4
 """Warps of a program. Chosen without a measurement."""
@@ -80,11 +80,8 @@ def pull_of_patch(
 ):  # fmt: skip
     """The weighted products (width,) of the colours of an anchor's patch with the functions there."""
     numbers, right = tl.arange(0, Z), tl.zeros([Z], tl.float32)
-    first, rows, columns = (
-        tl.load(frames + 3 * anchor),
-        tl.load(frames + 3 * anchor + 1),
-        tl.load(frames + 3 * anchor + 2),
-    )
+    first, rows = tl.load(frames + 3 * anchor), tl.load(frames + 3 * anchor + 1)
+    columns = tl.load(frames + 3 * anchor + 2)
     for start in range(0, Q, L):
         at = level * Q + start + tl.arange(0, L)
         row = tl.load(anchors + 2 * anchor) + tl.load(patch_places + 2 * at)
@@ -151,10 +148,8 @@ def measure_pixels(
     inside = pixel < count
     numbers, channel = tl.arange(0, Z), tl.arange(0, 4)
     order, sine = tl.load(orders + numbers), tl.load(sines + numbers) != 0
-    row, column = (
-        tl.load(places + 2 * pixel, mask=inside, other=0),
-        tl.load(places + 2 * pixel + 1, mask=inside, other=0),
-    )
+    row = tl.load(places + 2 * pixel, mask=inside, other=0)
+    column = tl.load(places + 2 * pixel + 1, mask=inside, other=0)
     colours = tl.zeros([P, 4], tl.float32)
     for slot in range(N):
         anchor = tl.load(near + pixel * N + slot, mask=inside, other=0)
@@ -193,16 +188,16 @@ def errors_by_triton(batch: Batch, latents: Tensor, profiles: Profiles) -> Tenso
 
 def solve_by_triton(batch: Batch, profiles: Profiles, patch: float, damping: float) -> Tensor:
     """The latents (k, width) of a batch, on a GPU or in Triton's interpreter."""
-    (pairs, starts), k = batch.pairs(), len(batch.anchors)
-    width, patches = len(profiles.orders), profiles.patches
-    latents = batch.target.new_empty(k, width)
+    k = len(batch.anchors)
+    pairs, starts = sort(batch.neighbours, batch.shares, k)
+    latents = batch.target.new_empty(k, len(profiles.orders))
     solve_anchors[(k,)](
         batch.places, batch.anchors, batch.inverse, batch.levels, batch.frames, pairs,
         profiles.orders, profiles.sines.to(torch.uint8), profiles.values,
-        patches.places, patches.weights, patches.rows, patches.grams,
+        profiles.places, profiles.weights, profiles.rows, profiles.grams,
         starts, batch.shares, batch.weights, batch.target, latents,
         len(profiles.values), profiles.per_scale, float(patch), float(damping), PRODUCTS=PRODUCTS,
-        N=batch.shares.shape[1], C=batch.target.shape[1], Z=width, L=CHUNK, Q=patches.weights.shape[1],
+        N=batch.shares.shape[1], C=batch.target.shape[1], Z=latents.shape[1], L=CHUNK, Q=profiles.weights.shape[1],
         MOST=profiles.most,
         num_warps=WARPS, **FUSED,
     )  # fmt: skip

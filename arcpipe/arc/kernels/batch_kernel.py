@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from torch import Tensor
 from arcpipe.arc.anchors import draw_anchors
 from arcpipe.arc.basis import NEAREST, Basis
 from arcpipe.arc.kernels.basis_batch import Batch, Found, Profiles, errors_plainly, moved, solve_plainly
+from arcpipe.arc.kernels.basis_kernel import place
 from arcpipe.arc.metrics import decibels
-from arcpipe.arc.neighbours import nearest_anchors
 from arcpipe.arc.problem import FittedCloud, cut_groups
 from arcpipe.cloud import Cloud
 from arcpipe.config import FitSection
@@ -28,8 +28,8 @@ CPU_GROUP_PIXELS = 2**16
 
 
 class BatchKernel:
-    """See `arcpipe.arc.kernels.Kernel`: anchors are drawn by the CPU's threads, all else is done on the basis's device
-    (plain torch leaves neighbours and scales to the CPU, too).
+    """Fits clouds under a basis: anchors are drawn by the CPU's threads, all else is done on the basis's device (plain
+    torch leaves neighbours and scales to the CPU, too).
 
     Args:
         solver: `triton`, `torch`, or `auto`: Triton on a GPU where it is installed.
@@ -40,71 +40,73 @@ class BatchKernel:
         if solver == "auto":
             solver = "triton" if self.device.type == "cuda" and has_triton() else "torch"
         self.solver, self.profiles = solver, Profiles.of(basis, self.device)
+        self.solve, self.errors = solve_plainly, errors_plainly
+        if solver == "triton":
+            from arcpipe.arc.kernels.basis_triton import errors_by_triton, solve_by_triton
+
+            self.solve, self.errors = solve_by_triton, errors_by_triton
 
     def run(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
     ) -> list[FittedCloud]:
         clouds: list[FittedCloud] = []
-        last: Iterator[list[FittedCloud]] = iter(())
+        last: Callable[[], list[FittedCloud]] = list
         pixels = [image.shape[0] * image.shape[1] for image in images]
         for group in cut_groups(range(len(images)), pixels, self._most()):
-            now = self._fit([images[i] for i in group], fit, [seeds[i] for i in group])
-            next(now)  # on its way: the CPU lays out a group while the device works on the one before
-            for made in last:
-                clouds += made
+            # The CPU lays out a group while the device works on the one before.
+            now = self._begin([images[i] for i in group], fit, [seeds[i] for i in group])
+            clouds += last()
             last = now
-        for made in last:
-            clouds += made
-        return clouds
+        return clouds + last()
 
     def measure(self, clouds: Sequence[Cloud | FittedCloud], images: Sequence[NDArray[Any]]) -> list[float]:
         """The PSNR (dB) of clouds, which are decoded on the device, against their images."""
         pixels, on_their_way = [image.shape[0] * image.shape[1] for image in images], []
         for group in cut_groups(range(len(images)), pixels, self._most()):
-            some, found = [images[i] for i in group], list[Found]()
-            for cloud in (clouds[i] for i in group):
-                assert cloud.scales is not None
-                assert cloud.neighbours is not None
-                found.append((cloud.scales, cloud.neighbours))
+            some = [images[i] for i in group]
+            found: list[Any] = [(clouds[i].scales, clouds[i].neighbours) for i in group]
             drawn = [clouds[i].positions.astype(np.int64) for i in group]
             with torch.no_grad():
                 batch = Batch.lay(some, drawn, found, self.basis, self.device)
                 rows = [clouds[i].latents for i in group]
                 width, z = len(self.profiles.orders), self.profiles.latent_dim
                 latents = moved(rows, (len(batch.anchors), z), torch.float32, self.device)
-                errors = errors_of(self.solver, batch, F.pad(latents, (0, width - z)), self.profiles)
+                errors = self.errors(batch, F.pad(latents, (0, width - z)), self.profiles)
                 areas = moved([np.array([pixels[i] for i in group])], (len(some),), torch.int64, self.device)
-                on_their_way.append(Host(torch.segment_reduce(errors.double(), "sum", lengths=areas)))
-        sums = np.concatenate([total for host in on_their_way for total in host.arrays()])
+                on_their_way.append(to_host(torch.segment_reduce(errors.double(), "sum", lengths=areas)))
+        sums = np.concatenate([total for arrays in on_their_way for total in arrays()])
         return [decibels(total / image.size) for total, image in zip(sums, images, strict=True)]
 
     def _most(self) -> int:
         """Pixels of a batch."""
         return GROUP_PIXELS[self.solver] if self.device.type == "cuda" else CPU_GROUP_PIXELS
 
-    def _fit(
+    def _begin(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]
-    ) -> Iterator[list[FittedCloud]]:
-        """Give nothing once the device has all it needs, then the clouds."""
+    ) -> Callable[[], list[FittedCloud]]:
+        """Give the device all it needs for some images. Returns what waits for their clouds."""
         drawn, found = self.place(images, fit, seeds)
         with torch.no_grad():
             batch = Batch.lay(images, drawn, found, self.basis, self.device)
-            latents = solve(self.solver, batch, self.profiles, fit)[:, : self.profiles.latent_dim]
-            host = Host(latents, *(() if found else (batch.scales, batch.neighbours)))
-        yield []
-        rows, *there = host.arrays()
-        cuts = np.cumsum([len(anchors) for anchors in drawn])
-        parts = np.split(rows, cuts[:-1])
-        if not found:
-            areas = np.cumsum([image.shape[0] * image.shape[1] for image in images])
-            near = np.split(there[1], areas[:-1])
-            starts = cuts - [len(anchors) for anchors in drawn]
-            local = [own - np.int32(start) for own, start in zip(near, starts, strict=True)]
-            found = list(zip(np.split(there[0], cuts[:-1]), local, strict=True))
-        yield [
-            FittedCloud(anchors, own.copy(), near, (0.0, 1.0), np.zeros(0, np.float32), scales=scales.copy())
-            for anchors, own, (scales, near) in zip(drawn, parts, found, strict=True)
-        ]
+            latents = self.solve(batch, self.profiles, fit.patch, fit.damping)[:, : self.profiles.latent_dim]
+            arrays = to_host(latents, *(() if found else (batch.scales, batch.neighbours)))
+
+        def finish() -> list[FittedCloud]:
+            rows, *there = arrays()
+            cuts = np.cumsum([len(anchors) for anchors in drawn])
+            placed = found
+            if placed is None:
+                areas = np.cumsum([image.shape[0] * image.shape[1] for image in images])
+                near = np.split(there[1], areas[:-1])
+                starts = cuts - [len(anchors) for anchors in drawn]
+                local = [own - np.int32(start) for own, start in zip(near, starts, strict=True)]
+                placed = list(zip(np.split(there[0], cuts[:-1]), local, strict=True))
+            return [
+                FittedCloud(anchors, own.copy(), near, (0.0, 1.0), np.zeros(0, np.float32), scales=scales.copy())
+                for anchors, own, (scales, near) in zip(drawn, np.split(rows, cuts[:-1]), placed, strict=True)
+            ]
+
+        return finish
 
     def place(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]
@@ -112,55 +114,31 @@ class BatchKernel:
         """Draw anchors by the CPU's threads, and find scales and neighbours if the device does not."""
 
         def work(i: int) -> tuple[NDArray[np.int64], Found | None]:
-            anchors = draw_anchors(images[i], fit, generator(seeds[i], "anchors"))
             if there:
-                return anchors, None
-            size = (images[i].shape[0], images[i].shape[1])
-            return anchors, (self.basis.scales_of([anchors])[0], nearest_anchors(anchors, size, fit.neighbours))
+                return draw_anchors(images[i], fit, generator(seeds[i], "anchors")), None
+            (anchors,), (scales,), (near,) = place(self.basis, [images[i]], fit, [seeds[i]])
+            return anchors, (scales, near)
 
         there = self.solver == "triton" and fit.neighbours <= NEAREST
         made = spread(work, range(len(images)), torch.get_num_threads())
         return [anchors for anchors, _ in made], None if there else [found for _, found in made if found]
 
 
-class Host:
-    """Tensors on their way to the CPU, which goes on meanwhile."""
+def to_host(*tensors: Tensor) -> Callable[[], list[NDArray[Any]]]:
+    """Send tensors to the CPU, which goes on meanwhile. Returns what waits for them."""
+    if tensors[0].device.type != "cuda":
+        return lambda: [tensor.numpy() for tensor in tensors]
+    hosts = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+    for host, tensor in zip(hosts, tensors, strict=True):
+        host.copy_(tensor, non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
 
-    def __init__(self, *tensors: Tensor) -> None:
-        self._tensors, self._ready = tensors, None
-        if tensors[0].device.type == "cuda":
-            self._tensors = tuple(_to_pinned(tensor) for tensor in tensors)
-            self._ready = torch.cuda.Event()
-            self._ready.record()
+    def arrays() -> list[NDArray[Any]]:
+        ready.synchronize()
+        return [host.numpy() for host in hosts]
 
-    def arrays(self) -> list[NDArray[Any]]:
-        """Wait for them."""
-        if self._ready is not None:
-            self._ready.synchronize()
-        return [tensor.numpy() for tensor in self._tensors]
-
-
-def _to_pinned(tensor: Tensor) -> Tensor:
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)
-
-
-def solve(solver: str, batch: Batch, profiles: Profiles, fit: FitSection) -> Tensor:
-    """The latents (k, width) of a batch by the solver of this name, `torch` or `triton`."""
-    if solver == "torch":
-        return solve_plainly(batch, profiles, fit.patch, fit.damping)
-    from arcpipe.arc.kernels.basis_triton import solve_by_triton
-
-    return solve_by_triton(batch, profiles, fit.patch, fit.damping)
-
-
-def errors_of(solver: str, batch: Batch, latents: Tensor, profiles: Profiles) -> Tensor:
-    """How far the decoded pixels (p,) of a batch are from its images, by `torch` or `triton`."""
-    if solver == "torch":
-        return errors_plainly(batch, latents, profiles)
-    from arcpipe.arc.kernels.basis_triton import errors_by_triton
-
-    return errors_by_triton(batch, latents, profiles)
+    return arrays
 
 
 def has_triton() -> bool:

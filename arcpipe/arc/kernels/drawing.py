@@ -1,4 +1,4 @@
-"""Compiled loops behind `arcpipe.arc.anchors`: the gradient of an image, and what a draw of pixels is made of.
+"""Compiled loops behind `arcpipe.arc.anchors`: the gradient of an image, and the codes by which pixels are sorted.
 
 Every sum has the order that NumPy gave it in the first stores, so that the same seed still draws the same anchors.
 """
@@ -32,34 +32,6 @@ def measure_gradient(image, norm):
                 aside = (c - a) + 2 * (e - d) + (h - f)
                 total += down * down + aside * aside
             norm[row, column] = math.sqrt(total)
-
-
-@compiled
-def divide_times(race, weights):
-    """Divide the times (p,) by the weights (p,), in place, infinite without a weight; returns how many have one."""
-    weighted = 0
-    for pixel in range(len(race)):
-        if weights[pixel] > 0:
-            race[pixel] /= weights[pixel]
-            weighted += 1
-        else:
-            race[pixel] = np.inf
-    return weighted
-
-
-@compiled
-def list_smallest(times, last, count):
-    """Places of the `count` smallest times, rising; `last` is the largest of them, and of those like it the first."""
-    below = 0
-    for pixel in range(len(times)):
-        below += times[pixel] < last
-    chosen, ties, n = np.empty(count, np.int64), count - below, 0
-    for pixel in range(len(times)):
-        if times[pixel] < last or (times[pixel] == last and ties > 0):
-            ties -= times[pixel] == last
-            chosen[n] = pixel
-            n += 1
-    return chosen
 
 
 @compiled

@@ -42,7 +42,7 @@ from arcpipe.arc.kernels.simd import (
 )
 from arcpipe.compiled import compiled
 
-BUILT_ON_SHA256 = "2a547449d751a2898e07ee6c6299dc882501e1597c82cce42c77ae992a7d9647"
+BUILT_ON_SHA256 = "e50f687ec01f53adb1f0238754a00f5bba663a07613ccbf13d53a76e451d795a"
 """See `arcpipe.compiled`: of `simd.py` and `vectors.py`."""
 
 
@@ -66,20 +66,20 @@ def multiply_rows(out, out_at, out_step, start, start_at, start_step, a, a_at, a
 def project(t, network, scene, work, latents):
     """Multiply the latents of a tile, each for its slots."""
     n, z, zp, hp, step = network.n, network.z, network.zp, network.hp, work.near_step
-    first, count = scene.tile_rows[t], scene.tile_rows[t + 1] - scene.tile_rows[t]
-    image = scene.tile_image[t]
+    cut, image = scene.cut, scene.tile_image[t]
+    first, count = cut.tile_rows[t], cut.tile_rows[t + 1] - cut.tile_rows[t]
     mean, std = scene.mean[image], scene.std[image]
     for row in range(count):
-        latent = scene.row_latents[first + row]
+        latent = cut.row_latents[first + row]
         if latent > scene.n_latents:
-            latent = scene.ghosts[latent - scene.n_latents - 1]
+            latent = cut.ghosts[latent - scene.n_latents - 1]
         for j in range(0, zp, LANES):
             store(work.near, row * step + j, load(latents, latent * zp + j))
         for axis in range(2):
-            place = (scene.positions[2 * latent + axis] - scene.origins[2 * t + axis] - mean) / std
+            place = (scene.positions[2 * latent + axis] - cut.origins[2 * t + axis] - mean) / std
             work.near[row * step + z + axis] = place
     for s in range(n):
-        begin, end = scene.slot_rows[t * (n + 1) + s], scene.slot_rows[t * (n + 1) + s + 1]
+        begin, end = cut.slot_rows[t * (n + 1) + s], cut.slot_rows[t * (n + 1) + s + 1]
         multiply_rows(
             work.projected, begin * hp, hp, network.start, s * hp, 0, work.near, begin * step, step, 1,
             network.forward, s * (z + 2) * hp, hp, z + 2, end - begin, hp,
@@ -91,14 +91,14 @@ def decode_pixels(t, weight, network, scene, work):
     """Decode the pixels of a tile: their hidden values into `work.hidden`, into `work.errors` the gradient of each
     output (3) and the pixel's place (2). Returns the sum of the squared errors."""
     hp, slots, channels = network.hp, scene.slots, network.channels
-    image = scene.tile_image[t]
+    cut, image = scene.cut, scene.tile_image[t]
     width, inverse, first_pixel = scene.widths[image], np.float32(1) / scene.std[image], scene.image_pixels[image]
-    origin_row, origin_column = scene.origins[2 * t], scene.origins[2 * t + 1]
-    projected, hidden, rows, errors = work.projected, work.hidden, scene.rows, work.errors
+    origin_row, origin_column = cut.origins[2 * t], cut.origins[2 * t + 1]
+    projected, hidden, rows, errors = work.projected, work.hidden, cut.rows, work.errors
     place, output, bias = network.place, network.output, network.output_bias
-    first, squares = scene.tile_pixels[t], 0.0
-    for i in range(first, scene.tile_pixels[t + 1]):
-        pixel = scene.pixels[i]
+    first, squares = cut.tile_pixels[t], 0.0
+    for i in range(first, cut.tile_pixels[t + 1]):
+        pixel = cut.pixels[i]
         down = (np.float32(pixel // width) - origin_row) * inverse
         right = (np.float32(pixel % width) - origin_column) * inverse
         at, to = i * slots, (i - first) * hp
@@ -143,13 +143,13 @@ def carry_back(n_pixels, hidden, at, width, errors, output):
 def collect(t, network, scene, work, gradient, learn, learned):
     """Sum the gradients of a tile's pixels into its rows, and multiply those back into the gradients of its latents;
     of the first layer too with `learn`."""
-    n, zp, hp, step = network.n, network.zp, network.hp, work.near_step
-    first, sums, hidden, users = scene.tile_rows[t], work.sums, work.hidden, scene.users
+    n, zp, hp, step, cut = network.n, network.zp, network.hp, work.near_step, scene.cut
+    first, sums, hidden, users = cut.tile_rows[t], work.sums, work.hidden, cut.users
     nothing = splat(np.float32(0))
     for s in range(n):
-        begin, end = scene.slot_rows[t * (n + 1) + s], scene.slot_rows[t * (n + 1) + s + 1]
+        begin, end = cut.slot_rows[t * (n + 1) + s], cut.slot_rows[t * (n + 1) + s + 1]
         for row in range(begin, end):
-            start, stop = scene.row_users[first + row], scene.row_users[first + row + 1]
+            start, stop = cut.row_users[first + row], cut.row_users[first + row + 1]
             j = 0
             # A row has few pixels: what costs is to begin and end the loop over them, so it does many sums.
             while j + 8 * LANES <= hp:
@@ -189,7 +189,7 @@ def collect(t, network, scene, work, gradient, learn, learned):
                 network.backward, s * hp * zp, zp, network.h, ROWS, zp,
             )  # fmt: skip
             for i in range(ROWS):
-                latent = scene.row_latents[first + row0 + i] * zp
+                latent = cut.row_latents[first + row0 + i] * zp
                 for j in range(0, zp, LANES):
                     store(gradient, latent + j, add(load(gradient, latent + j), load(work.back, i * zp + j)))
         if learn:
@@ -204,11 +204,8 @@ def collect(t, network, scene, work, gradient, learn, learned):
 def learn_output(n_pixels, hidden, start, width, errors, learned):
     """Add a tile to the gradients of the output layer, given the values of the last hidden one, from `start` on."""
     for j in range(0, width, LANES):
-        out_0, out_1, out_2 = (
-            load(learned.output, j),
-            load(learned.output, width + j),
-            load(learned.output, 2 * width + j),
-        )
+        out_0, out_1 = load(learned.output, j), load(learned.output, width + j)
+        out_2 = load(learned.output, 2 * width + j)
         for i in range(n_pixels):
             value = load(hidden, start + i * width + j)
             out_0 = fma(splat(errors[5 * i]), value, out_0)
@@ -226,7 +223,7 @@ def learn_output(n_pixels, hidden, start, width, errors, learned):
 def learn_start(t, network, scene, work, learned):
     """Add a tile to the gradients of the first bias and of the pixels' places; after `carry_back`."""
     hp, hidden, errors = network.hp, work.hidden, work.errors
-    n_pixels = scene.tile_pixels[t + 1] - scene.tile_pixels[t]
+    n_pixels = scene.cut.tile_pixels[t + 1] - scene.cut.tile_pixels[t]
     for j in range(0, hp, LANES):
         bias, down, right = load(learned.bias, j), load(learned.place, j), load(learned.place, hp + j)
         for i in range(n_pixels):
@@ -243,14 +240,14 @@ def learn_start(t, network, scene, work, learned):
 def hide_pixels(t, network, scene, work):
     """The first half of `decode_pixels` where more hidden layers follow: values of the first, and places."""
     hp, slots = network.hp, scene.slots
-    image = scene.tile_image[t]
+    cut, image = scene.cut, scene.tile_image[t]
     width, inverse = scene.widths[image], np.float32(1) / scene.std[image]
-    projected, hidden, rows, errors, place = work.projected, work.hidden, scene.rows, work.errors, network.place
-    first = scene.tile_pixels[t]
-    for i in range(first, scene.tile_pixels[t + 1]):
-        pixel = scene.pixels[i]
-        down = (np.float32(pixel // width) - scene.origins[2 * t]) * inverse
-        right = (np.float32(pixel % width) - scene.origins[2 * t + 1]) * inverse
+    projected, hidden, rows, errors, place = work.projected, work.hidden, cut.rows, work.errors, network.place
+    first = cut.tile_pixels[t]
+    for i in range(first, cut.tile_pixels[t + 1]):
+        pixel = cut.pixels[i]
+        down = (np.float32(pixel // width) - cut.origins[2 * t]) * inverse
+        right = (np.float32(pixel % width) - cut.origins[2 * t + 1]) * inverse
         errors[(i - first) * 5 + 3], errors[(i - first) * 5 + 4] = down, right
         for j in range(0, hp, LANES):
             value = load(projected, rows[i * slots] * hp + j)
@@ -282,16 +279,16 @@ def deepen(n_pixels, network, work):
 def compare_pixels(t, start, weight, network, scene, work):
     """The second half of `decode_pixels`: outputs from the last hidden values, from `start` on."""
     width, channels, errors, output = network.widths[-1], network.channels, work.errors, network.output
-    first, squares = scene.tile_pixels[t], 0.0
-    first_pixel = scene.image_pixels[scene.tile_image[t]]
-    for i in range(first, scene.tile_pixels[t + 1]):
+    cut, first_pixel = scene.cut, scene.image_pixels[scene.tile_image[t]]
+    first, squares = cut.tile_pixels[t], 0.0
+    for i in range(first, cut.tile_pixels[t + 1]):
         out_0, out_1, out_2 = splat(np.float32(0)), splat(np.float32(0)), splat(np.float32(0))
         for j in range(0, width, LANES):
             value = load(work.deep, start + (i - first) * width + j)
             out_0 = fma(value, load(output, j), out_0)
             out_1 = fma(value, load(output, width + j), out_1)
             out_2 = fma(value, load(output, 2 * width + j), out_2)
-        to, target = (i - first) * 5, (first_pixel + scene.pixels[i]) * channels
+        to, target = (i - first) * 5, (first_pixel + cut.pixels[i]) * channels
         errors[to], errors[to + 1], errors[to + 2] = total(out_0), total(out_1), total(out_2)
         for c in range(channels):
             error = errors[to + c] + network.output_bias[c] - scene.target[target + c]
@@ -338,7 +335,7 @@ def walk(first, last, weight, network, scene, work, latents, gradient, learn, le
     """Add the gradients of the tiles `first` to `last` to `gradient`. Returns the sum of the squared errors."""
     squares, deep = 0.0, len(network.widths) > 1
     for t in range(first, last):
-        n_pixels = scene.tile_pixels[t + 1] - scene.tile_pixels[t]
+        n_pixels = scene.cut.tile_pixels[t + 1] - scene.cut.tile_pixels[t]
         if n_pixels == 0:
             continue
         project(t, network, scene, work, latents)
@@ -362,15 +359,21 @@ def walk(first, last, weight, network, scene, work, latents, gradient, learn, le
 
 
 @compiled
+def mini_batch(step, image, scene):
+    """The first tile of an image's mini-batch in a step, and its number of pixels."""
+    first = scene.image_tiles[image] + step % scene.n_batches[image] * scene.n_squares[image]
+    return first, scene.cut.tile_pixels[first + scene.n_squares[image]] - scene.cut.tile_pixels[first]
+
+
+@compiled
 def walk_band(step, image, band, network, scene, work, latents, gradient, learn, learned):
     """`walk` over one band of an image's mini-batch."""
-    first = scene.image_tiles[image] + step % scene.n_batches[image] * scene.n_squares[image]
-    n_pixels = scene.tile_pixels[first + scene.n_squares[image]] - scene.tile_pixels[first]
-    weight = np.float32(1 / (n_pixels * network.channels))
+    first, n_pixels = mini_batch(step, image, scene)
+    weight, bands = np.float32(1 / (n_pixels * network.channels)), scene.cut.bands
     # Bands count squares through all images, tiles those of every mini-batch.
-    first -= scene.band_squares[scene.image_bands[image]]
+    first -= bands[scene.image_bands[image]]
     return walk(
-        first + scene.band_squares[band], first + scene.band_squares[band + 1],
+        first + bands[band], first + bands[band + 1],
         weight, network, scene, work, latents, gradient, learn, learned,
     )  # fmt: skip
 
@@ -378,16 +381,15 @@ def walk_band(step, image, band, network, scene, work, latents, gradient, learn,
 @compiled
 def mean_square(squares, step, image, network, scene):
     """The loss of an image from its sum of squared errors."""
-    first = scene.image_tiles[image] + step % scene.n_batches[image] * scene.n_squares[image]
-    n_pixels = scene.tile_pixels[first + scene.n_squares[image]] - scene.tile_pixels[first]
+    _, n_pixels = mini_batch(step, image, scene)
     return squares / (n_pixels * network.channels)
 
 
 @compiled
 def lay_ghosts(gradient, scene, zp):
     """Add the gradients of ghosts to those of their latents, and clear them."""
-    for ghost in range(len(scene.ghosts)):
-        at, to = (scene.n_latents + 1 + ghost) * zp, scene.ghosts[ghost] * zp
+    for ghost in range(len(scene.cut.ghosts)):
+        at, to = (scene.n_latents + 1 + ghost) * zp, scene.cut.ghosts[ghost] * zp
         for j in range(0, zp, LANES):
             store(gradient, to + j, add(load(gradient, to + j), load(gradient, at + j)))
             store(gradient, at + j, splat(np.float32(0)))

@@ -1,4 +1,6 @@
-"""The nearest anchors of all pixels, compiled: a pyramid of cells finds what may be near to a small block of pixels.
+"""The nearest anchors of all pixels, and of anchors, compiled.
+
+A pyramid of cells finds what may be near to a small block of pixels.
 
 All pixels of a block of `SIDE` x `SIDE` have their n nearest anchors among those that lie within `reach` of it: the
 distance of the n-th nearest from the middle of the block, and from there to the furthest corner. A first bound comes
@@ -279,3 +281,55 @@ def sum_gaps(positions, neighbours, width):
         if column == width:
             row, column = row + 1, 0
     return total, squares
+
+
+@compiled
+def distances_between(positions, ends, count):
+    """The mean distance (k,) of every place (k, 2) int64 to its `count` nearest others of the same image (all of them,
+    of fewer); the places of an image begin at each of `ends`."""
+    means = np.zeros(len(positions))
+    for i in range(len(ends) - 1):
+        measure_distances(positions[ends[i] : ends[i + 1]], count, means[ends[i] : ends[i + 1]])
+    return means
+
+
+@compiled
+def measure_distances(positions, count, means):
+    """Write what `distances_between` returns, of one image: ring after ring of the cells around a place."""
+    k = len(positions)
+    count = min(count, k - 1)
+    if count < 1:
+        return
+    pyramid = build_pyramid(positions)
+    places, starts, cell, corner = pyramid.places, pyramid.starts, pyramid.cell, pyramid.corner
+    across, down = pyramid.levels[0, 1], pyramid.levels[0, 2]
+    best = np.empty(count, np.int64)
+    for i in range(k):
+        best[:] = 2**62
+        home_row, home_column = (places[i, 0] - corner[0]) // cell, (places[i, 1] - corner[1]) // cell
+        ring = 0
+        while ring <= max(down, across):
+            # All places in rings further out are more than (ring - 1) cells away.
+            if ring > 0 and best[count - 1] <= ((ring - 1) * cell) ** 2:
+                break
+            for r in range(max(0, home_row - ring), min(down, home_row + ring + 1)):
+                inner = abs(r - home_row) < ring
+                for c in range(max(0, home_column - ring), min(across, home_column + ring + 1)):
+                    if inner and abs(c - home_column) < ring:
+                        continue
+                    for j in range(starts[r * across + c], starts[r * across + c + 1]):
+                        if j == i:
+                            continue
+                        away, aside = places[i, 0] - places[j, 0], places[i, 1] - places[j, 1]
+                        square = away * away + aside * aside
+                        if square < best[count - 1]:
+                            s = count - 1
+                            while s > 0 and square < best[s - 1]:
+                                best[s] = best[s - 1]
+                                s -= 1
+                            best[s] = square
+            ring += 1
+        total = 0.0
+        for s in range(count):
+            total += math.sqrt(float(best[s]))
+        means[pyramid.rows[i]] = total / count

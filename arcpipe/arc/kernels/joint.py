@@ -11,19 +11,7 @@ from numpy.typing import NDArray
 
 from arcpipe.arc.adam import Adam
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.kernels import fused, plan
-from arcpipe.arc.kernels.layout import (
-    Learned,
-    Network,
-    Work,
-    decoder_gradients,
-    join_scene,
-    lay_latents,
-    lay_network,
-    lay_work,
-    no_gradients,
-    zeros,
-)
+from arcpipe.arc.kernels import fused, layout, plan
 from arcpipe.arc.kernels.squares import cut_image
 from arcpipe.arc.problem import learning_rates, prepare_image
 from arcpipe.config import FitSection
@@ -41,23 +29,22 @@ def fit_jointly(
     seeds: Sequence[int],
     stepped: Callable[[int], None],
 ) -> NDArray[np.float32]:
-    """Move all latents and, in place, the decoder; see `arcpipe.arc.kernels.Kernel.run_jointly`."""
+    """Move all latents and, in place, the decoder; see `TorchKernel.run_jointly`."""
     adam = Adam([*decoder.weights, *decoder.biases], fit)
-    network, tile = lay_network(decoder), plan.tile_pixels(decoder, fit)
+    network, tile = layout.lay_network(decoder), plan.tile_pixels(decoder, fit)
     chunks = [Chunk(images[i::CHUNKS], seeds[i::CHUNKS], fit, network, tile) for i in range(min(CHUNKS, len(images)))]
     threads = min(compute_threads(), len(chunks))
     # Work memory belongs to a thread, not to a chunk: it stays in that core's cache.
-    teams = [(chunks[i::threads], lay_work(network, [c.scene for c in chunks])) for i in range(threads)]
+    teams = [(chunks[i::threads], layout.lay_work(network, [c.scene for c in chunks])) for i in range(threads)]
     losses = np.zeros(fit.steps, np.float32)
     with team(threads) as helpers:
         for step in range(fit.steps):
             helpers.each(lambda team: step_chunks(step, *team, network, fit), teams)  # noqa: B023
             losses[step] = sum(float(chunk.losses.sum(dtype=np.float64)) for chunk in chunks) / len(images)
-            total = Learned(
-                *(np.sum(parts, axis=0) for parts in zip(*(chunk.learned for chunk in chunks), strict=True))
-            )
-            adam.update([torch.from_numpy(part) for part in decoder_gradients(total, network, decoder)])
-            network = lay_network(decoder)
+            parts = zip(*(chunk.learned for chunk in chunks), strict=True)
+            total = layout.Learned(*(np.sum(part, axis=0) for part in parts))
+            adam.update([torch.from_numpy(part) for part in layout.decoder_gradients(total, network, decoder)])
+            network = layout.lay_network(decoder)
             stepped(step + 1)
     return losses
 
@@ -66,18 +53,18 @@ class Chunk:
     """Some images that one thread works on: their latents, and Adam's memory of them."""
 
     def __init__(
-        self, images: Sequence[NDArray[Any]], seeds: Sequence[int], fit: FitSection, network: Network, tile: int
+        self, images: Sequence[NDArray[Any]], seeds: Sequence[int], fit: FitSection, network: layout.Network, tile: int
     ) -> None:
         prepared = [prepare_image(image, fit, seed) for image, seed in zip(images, seeds, strict=True)]
-        self.scene = join_scene(prepared, [cut_image(image, tile) for image in prepared])
-        self.latents = lay_latents(prepared, network)
+        self.scene = layout.join_scene(prepared, [cut_image(image, tile) for image in prepared])
+        self.latents = layout.lay_latents(prepared, network)
         size = self.latents.size - network.zp
-        self.gradient = zeros(self.latents.size + len(self.scene.ghosts) * network.zp)
-        self.first, self.second = zeros(size), zeros(size)
+        self.gradient = layout.zeros(self.latents.size + len(self.scene.cut.ghosts) * network.zp)
+        self.first, self.second = layout.zeros(size), layout.zeros(size)
         self.losses = np.zeros(len(images), np.float32)
-        self.learned = no_gradients(network)
+        self.learned = layout.no_gradients(network)
 
-    def step(self, step: int, network: Network, work: Work, fit: FitSection) -> None:
+    def step(self, step: int, network: layout.Network, work: layout.Work, fit: FitSection) -> None:
         """Move the latents; leaves the images' losses and the decoder's gradients in `losses` and `learned`."""
         for part in self.learned:
             part.fill(0)
@@ -87,6 +74,8 @@ class Chunk:
         fused.move(self.latents, self.gradient, *moments, *whole, step + 1, rate, *fit.betas, fit.eps)
 
 
-def step_chunks(step: int, chunks: Sequence[Chunk], work: Work, network: Network, fit: FitSection) -> None:
+def step_chunks(
+    step: int, chunks: Sequence[Chunk], work: layout.Work, network: layout.Network, fit: FitSection
+) -> None:
     for chunk in chunks:
         chunk.step(step, network, work, fit)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -67,29 +68,19 @@ class Learned(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """Images as tiles, ordered by image, then by mini-batch, then by square. Pixels are numbered within their image.
+    """Images as tiles, ordered by image, then by mini-batch, then by square.
 
-    Arrays of pixels: `pixels` and `rows` (pixels, slots) uint16 lie in the order of the tiles. Tile t owns
-    `tile_pixels[t]:tile_pixels[t + 1]` of them. `target` (pixels, channels) lies in raster order.
-    Arrays of tiles: `tile_image` names the image of each tile. `squares.Cut` explains the others.
-    Arrays of images: the tiles of an image begin at `image_tiles`, its pixels in `target` at `image_pixels`. Each image
-    has its `n_batches`, `n_squares`, `widths`, and the `mean` and `std` of its relative positions.
+    `cut` has the tiles of all images: pixels are numbered within their image, latents and squares through all of them.
+    `tile_image` names the image of each tile. `target` (pixels, channels) lies in raster order.
+    Arrays of images: the tiles of an image begin at `image_tiles`, its pixels in `target` at `image_pixels`, its bands
+    at `image_bands`. Each image has its `n_batches`, `n_squares`, `widths`, and the `mean` and `std` of its relative
+    positions.
     Arrays of latents: `positions` (latents + 1, 2). All images together have `n_latents` latents. Behind them lies a
-    row of zeros, and the rows behind that are ghosts (see `squares.Cut`).
-    Bands: image i is cut into the bands `image_bands[i]:image_bands[i + 1]`, and band b into the squares
-    `band_squares[b]:band_squares[b + 1]`, counted through all images.
+    row of zeros, and the rows behind that are ghosts.
     """
 
     slots: int
-    pixels: NDArray[np.int32]
-    rows: NDArray[np.uint16]
-    tile_pixels: NDArray[np.int64]
-    row_latents: NDArray[np.int32]
-    tile_rows: NDArray[np.int64]
-    slot_rows: NDArray[np.int32]
-    users: NDArray[np.uint16]
-    row_users: NDArray[np.int64]
-    origins: Floats
+    cut: Cut
     tile_image: NDArray[np.int32]
     image_tiles: NDArray[np.int64]
     image_pixels: NDArray[np.int64]
@@ -101,9 +92,7 @@ class Scene(NamedTuple):
     positions: Floats
     target: Floats
     n_latents: int
-    ghosts: NDArray[np.int32]
     image_bands: NDArray[np.int64]
-    band_squares: NDArray[np.int64]
 
 
 class Work(NamedTuple):
@@ -137,37 +126,26 @@ def lay_network(decoder: Decoder) -> Network:
     """Copy a decoder of at most `MOST_CHANNELS` channels into the arrays of a `Network`."""
     n, z, h, channels = decoder.n_neighbours, decoder.latent_dim, decoder.hidden[0], decoder.channels
     zp, hp = padded_length(z), padded_length(h)
-    first = decoder.weights[0].numpy()
-    latent_part = first[:, : n * z].reshape(h, n, z)
-    place_part = first[:, n * z :].reshape(h, n, 2)
-    forward = np.zeros((n, z + 2, hp), np.float32)
-    forward[:, :z, :h] = latent_part.transpose(1, 2, 0)
-    forward[:, z:, :h] = place_part.transpose(1, 2, 0)
-    start = np.zeros((n, hp), np.float32)
-    start[0, :h] = decoder.biases[0].numpy()
-    backward = np.zeros((n, hp, zp), np.float32)
-    backward[:, :h, :z] = latent_part.transpose(1, 0, 2)
+    weights, biases = ([part.numpy() for part in parts] for parts in (decoder.weights, decoder.biases))
+    latent_part = weights[0][:, : n * z].reshape(h, n, z)
+    place_part = weights[0][:, n * z :].reshape(h, n, 2)
+    forward = padded(np.concatenate([latent_part, place_part], axis=2).transpose(1, 2, 0), n, z + 2, hp)
     widths = [padded_length(width) for width in decoder.hidden]
-    output = np.zeros((MOST_CHANNELS, widths[-1]), np.float32)
-    output[:channels, : decoder.hidden[-1]] = decoder.weights[-1].numpy()
-    output_bias = np.zeros(MOST_CHANNELS, np.float32)
-    output_bias[:channels] = decoder.biases[-1].numpy()
-    deep, deep_bias = [np.empty((0, 0), np.float32)], [np.empty(0, np.float32)]
-    for i in range(1, len(widths)):
-        weight, bias = decoder.weights[i].numpy(), decoder.biases[i].numpy()
-        deep.append(np.zeros((widths[i - 1], widths[i]), np.float32))
-        deep[-1][: weight.shape[1], : weight.shape[0]] = weight.T
-        deep_bias.append(np.zeros(widths[i], np.float32))
-        deep_bias[-1][: len(bias)] = bias
+    deep_at = ends_from([0, *(before * after for before, after in pairwise(widths))])
+    bias_at = ends_from([0, *widths[1:]])
+    deep, deep_back, deep_bias = zeros(int(deep_at[-1])), zeros(int(deep_at[-1])), zeros(int(bias_at[-1]))
+    for i, (before, after) in enumerate(pairwise(widths), start=1):
+        deep[deep_at[i] : deep_at[i + 1]] = padded(weights[i].T, before, after)
+        deep_back[deep_at[i] : deep_at[i + 1]] = padded(weights[i], after, before)
+        deep_bias[bias_at[i] : bias_at[i + 1]] = padded(biases[i], after)
     return Network(
         n=n, z=z, h=h, zp=zp, hp=hp, channels=channels, first_rows=-(-(z + 2) // ROWS) * ROWS,
-        forward=aligned(forward), start=aligned(start), place=aligned(-forward[:, z:].sum(0)),
-        backward=aligned(backward), output=aligned(output), output_bias=output_bias,
-        widths=np.array(widths), deep_at=ends_from([part.size for part in deep]),
-        bias_at=ends_from([part.size for part in deep_bias]),
-        deep=aligned(np.concatenate([part.ravel() for part in deep])),
-        deep_back=aligned(np.concatenate([part.T.ravel() for part in deep])),
-        deep_bias=aligned(np.concatenate(deep_bias)),
+        forward=forward, start=padded(biases[0][None], n, hp),
+        place=padded(-forward.reshape(n, z + 2, hp)[:, z:].sum(0), 2, hp),
+        backward=padded(latent_part.transpose(1, 0, 2), n, hp, zp),
+        output=padded(weights[-1], MOST_CHANNELS, widths[-1]), output_bias=padded(biases[-1], MOST_CHANNELS),
+        widths=np.array(widths), deep_at=deep_at, bias_at=bias_at,
+        deep=deep, deep_back=deep_back, deep_bias=deep_bias,
     )  # fmt: skip
 
 
@@ -204,18 +182,27 @@ def join_scene(images: Sequence[PreparedImage], cuts: Sequence[Cut]) -> Scene:
     n_tiles = [len(cut.tile_pixels) - 1 for cut in cuts]
     n_squares = [count // image.n_batches for count, image in zip(n_tiles, images, strict=True)]
     latent_ends = ends_from([len(image.positions) for image in images])
-    alone = len(images) == 1
+    if len(images) == 1:
+        cut, image_bands = cuts[0], np.array([0, len(cuts[0].bands) - 1])
+    else:
+        image_bands = np.arange(len(images) + 1)
+        cut = Cut(
+            pixels=np.concatenate([cut.pixels for cut in cuts]),
+            tile_pixels=_chain([cut.tile_pixels for cut in cuts]),
+            rows=np.concatenate([cut.rows for cut in cuts]),
+            row_latents=np.concatenate(_moved_latents(images, cuts, latent_ends)),
+            tile_rows=_chain([cut.tile_rows for cut in cuts]),
+            slot_rows=np.concatenate([cut.slot_rows for cut in cuts]),
+            users=np.concatenate([cut.users for cut in cuts]),
+            row_users=_chain([cut.row_users for cut in cuts]),
+            origins=np.concatenate([cut.origins for cut in cuts]),
+            bands=ends_from(n_squares),
+            ghosts=np.empty(0, np.int32),
+        )
+    targets = [image.target.ravel() for image in images]
     return Scene(
         slots=max(LEAST_SLOTS, images[0].neighbours.shape[1]),
-        pixels=_join([cut.pixels for cut in cuts]),
-        rows=_join([cut.rows for cut in cuts]),
-        tile_pixels=_chain([cut.tile_pixels for cut in cuts]),
-        row_latents=cuts[0].row_latents if alone else _join(_moved_latents(images, cuts, latent_ends)),
-        tile_rows=_chain([cut.tile_rows for cut in cuts]),
-        slot_rows=_join([cut.slot_rows for cut in cuts]),
-        users=_join([cut.users for cut in cuts]),
-        row_users=_chain([cut.row_users for cut in cuts]),
-        origins=_join([cut.origins.ravel() for cut in cuts]),
+        cut=cut,
         tile_image=np.repeat(np.arange(len(images), dtype=np.int32), n_tiles),
         image_tiles=ends_from(n_tiles),
         image_pixels=ends_from([len(image.target) for image in images]),
@@ -225,11 +212,9 @@ def join_scene(images: Sequence[PreparedImage], cuts: Sequence[Cut]) -> Scene:
         mean=np.array([image.relative[0] for image in images], np.float32),
         std=np.array([image.relative[1] for image in images], np.float32),
         positions=np.concatenate([*(image.positions.ravel() for image in images), [0, 0]]).astype(np.float32),
-        target=_join([image.target.ravel() for image in images]),
+        target=targets[0] if len(targets) == 1 else np.concatenate(targets),
         n_latents=int(latent_ends[-1]),
-        ghosts=cuts[0].ghosts if alone else np.empty(0, np.int32),
-        image_bands=np.array([0, len(cuts[0].bands) - 1]) if alone else np.arange(len(images) + 1),
-        band_squares=cuts[0].bands if alone else ends_from(n_squares),
+        image_bands=image_bands,
     )
 
 
@@ -248,8 +233,8 @@ def _moved_latents(
 
 def lay_work(network: Network, scenes: Sequence[Scene]) -> Work:
     """Make memory that suffices for the largest tile of the scenes."""
-    n_rows = max(int(np.diff(scene.tile_rows).max()) for scene in scenes)
-    n_pixels = max(int(np.diff(scene.tile_pixels).max()) for scene in scenes)
+    n_rows = max(int(np.diff(scene.cut.tile_rows).max()) for scene in scenes)
+    n_pixels = max(int(np.diff(scene.cut.tile_pixels).max()) for scene in scenes)
     near_step = -(-(network.zp + 2) // ROWS) * ROWS
     deep_rows = -(-n_pixels // ROWS) * ROWS if len(network.widths) > 1 else 0
     return Work(
@@ -274,21 +259,15 @@ def zeros(count: int) -> Floats:
     return memory[start : start + 4 * count].view(np.float32)
 
 
-def aligned(array: Floats) -> Floats:
-    """A flat copy in `zeros`."""
-    copy = zeros(array.size)
-    copy[:] = array.ravel()
+def padded(array: NDArray[Any], *shape: int) -> Floats:
+    """A flat copy in `zeros` of an array with zeros behind it on every axis, up to this shape."""
+    copy = zeros(math.prod(shape))
+    copy.reshape(shape)[tuple(map(slice, array.shape))] = array
     return copy
-
-
-def _join(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _chain(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Put offsets of several arrays behind one another: the first of each is where the last one ended."""
-    if len(parts) == 1:
-        return parts[0]
     starts = ends_from([int(part[-1]) for part in parts])
     joined = [[0], *(part[1:] + start for part, start in zip(parts, starts[:-1], strict=True))]
     return np.concatenate(joined).astype(parts[0].dtype)

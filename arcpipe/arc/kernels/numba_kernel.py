@@ -7,7 +7,7 @@ and their sums are taken in one order. So an image has the same bits whatever is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -15,27 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcpipe.arc.decoder import Decoder
-from arcpipe.arc.kernels import fused, plan
-from arcpipe.arc.kernels.layout import (
-    Network,
-    Scene,
-    Work,
-    join_scene,
-    lay_latents,
-    lay_network,
-    lay_work,
-    no_gradients,
-    zeros,
-)
+from arcpipe.arc.kernels import fused, layout, plan
 from arcpipe.arc.kernels.squares import cut_image, restore_neighbours
-from arcpipe.arc.problem import FittedCloud, PreparedImage, learning_rates, prepare_image, share_out
+from arcpipe.arc.problem import FittedCloud, learning_rates, prepare_image, share_out
 from arcpipe.config import FitSection
 from arcpipe.threads import Helpers, compute_threads, team
 from arcpipe.threads import each as spread
 
 
 class NumbaKernel:
-    """See `arcpipe.arc.kernels.JointKernel`; for `layout.fits`. Uses as many threads as torch is set to."""
+    """Fits clouds under a network that `layout.fits`, by as many threads as torch is set to."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
@@ -43,7 +32,7 @@ class NumbaKernel:
     def run(
         self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int], memory_bytes: int
     ) -> list[FittedCloud]:
-        network, threads = lay_network(self.decoder), compute_threads()
+        network, threads = layout.lay_network(self.decoder), compute_threads()
         tile = plan.tile_pixels(self.decoder, fit)
         alone, together = share_out([image.shape for image in images], fit, threads, memory_bytes)
         clouds: dict[int, FittedCloud] = {}
@@ -55,30 +44,17 @@ class NumbaKernel:
                 clouds[i] = fit_image(images[i], network, fit, seeds[i], tile, helpers)
         return [clouds[i] for i in range(len(images))]
 
-    def run_jointly(
-        self,
-        images: Sequence[NDArray[Any]],
-        fit: FitSection,
-        seeds: Sequence[int],
-        memory_bytes: int,
-        stepped: Callable[[int], None],
-    ) -> NDArray[np.float32]:
-        from arcpipe.arc.kernels.joint import fit_jointly
-
-        return fit_jointly(self.decoder, images, fit, seeds, stepped)
-
 
 def fit_image(
-    image: NDArray[Any], network: Network, fit: FitSection, seed: int, tile: int, helpers: Helpers | None = None
+    image: NDArray[Any], network: layout.Network, fit: FitSection, seed: int, tile: int, helpers: Helpers | None = None
 ) -> FittedCloud:
     """Fit the latents of one image under a frozen decoder. Memory is let go as soon as it has served."""
-    prepared: PreparedImage | None = prepare_image(image, fit, seed)
-    assert prepared is not None
+    prepared = prepare_image(image, fit, seed)
     cut = cut_image(prepared, tile)
-    scene = join_scene([prepared], [cut])
+    scene = layout.join_scene([prepared], [cut])
     positions, relative, n = prepared.positions, prepared.relative, prepared.neighbours.shape[1]
-    latents = lay_latents([prepared], network)
-    prepared = None
+    latents = layout.lay_latents([prepared], network)
+    del prepared
     losses = take_steps(network, scene, latents, fit, helpers)
     rows = latents.reshape(-1, network.zp)[:-1, : network.z]
     neighbours = restore_neighbours(cut, len(positions), n, scene.slots)
@@ -86,23 +62,27 @@ def fit_image(
 
 
 def take_steps(
-    network: Network, scene: Scene, latents: NDArray[np.float32], fit: FitSection, helpers: Helpers | None
+    network: layout.Network,
+    scene: layout.Scene,
+    latents: NDArray[np.float32],
+    fit: FitSection,
+    helpers: Helpers | None,
 ) -> NDArray[np.float32]:
     """Move the latents of one image `fit.steps` times; returns the losses."""
     size = latents.size - network.zp  # without the row of zeros
-    gradient = zeros(latents.size + len(scene.ghosts) * network.zp)
-    first, second = zeros(size), zeros(size)
-    losses, learned, rates = np.zeros((fit.steps, 1), np.float32), no_gradients(network), learning_rates(fit)
+    gradient = layout.zeros(latents.size + len(scene.cut.ghosts) * network.zp)
+    first, second = layout.zeros(size), layout.zeros(size)
+    losses, learned, rates = np.zeros((fit.steps, 1), np.float32), layout.no_gradients(network), learning_rates(fit)
     n_bands = int(scene.image_bands[1])
     if helpers is None or helpers.count < 2 or n_bands < 2:
         fused.fit_latents(
-            fit.steps, network, scene, lay_work(network, [scene]), latents, gradient, first, second, losses, learned,
-            rates, *fit.betas, fit.eps,
+            fit.steps, network, scene, layout.lay_work(network, [scene]), latents, gradient, first, second, losses,
+            learned, rates, *fit.betas, fit.eps,
         )  # fmt: skip
         return losses[:, 0]
-    works: SimpleQueue[Work] = SimpleQueue()
+    works: SimpleQueue[layout.Work] = SimpleQueue()
     for _ in range(min(helpers.count, n_bands)):
-        works.put(lay_work(network, [scene]))
+        works.put(layout.lay_work(network, [scene]))
     cuts = np.linspace(0, size // network.zp, 4 * helpers.count + 1).astype(int) * network.zp
 
     def band_squares(step: int, band: int) -> float:

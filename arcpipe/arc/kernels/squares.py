@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.arc.kernels.simd import ROWS
 from arcpipe.arc.problem import PreparedImage
 from arcpipe.compiled import compiled
+from arcpipe.vectors import ROWS
 
-BUILT_ON_SHA256 = "caa013320f11562e11f874584302fabd8f34a5fb19ba6cfb2e6c62456da26c3c"
-"""See `arcpipe.compiled`: of `simd.py`."""
+BUILT_ON_SHA256 = "4e7d95d5854297219ff37ab5b1b3570abb48c5b371d02bd0dff7d7007b58f935"
+"""See `arcpipe.compiled`: of `vectors.py`."""
 
 MOST_BANDS, BAND_SQUARES = 16, 8
 """A large image is cut into bands of at least `BAND_SQUARES` squares that may be worked on at the same time. Their
@@ -33,7 +33,7 @@ class Cut(NamedTuple):
     `row_latents`: the latent of each row; tile t owns `tile_rows[t]:tile_rows[t + 1]`.
     `slot_rows` (tiles * (n + 1),): where, in a tile, the rows of each slot begin and end.
     `users`: the pixels of each row, as numbers in the tile; row r owns `row_users[r]:row_users[r + 1]`.
-    `origins` (tiles, 2) float32: the middle pixel of each tile's square.
+    `origins` (tiles * 2,) float32: the middle pixel of each tile's square.
     `bands` (bands + 1,): where the squares of each band begin.
     `ghosts` (ghosts,): a latent that several bands use has a *ghost* in each of them, so that no two bands add to the
     same gradient. Ghost g is row `latents + 1 + g`, which `row_latents` names, and stands for the latent `ghosts[g]`.
@@ -63,7 +63,7 @@ def cut_image(image: PreparedImage, tile_pixels: int) -> Cut:
     n_latents = len(image.positions)
     rows, latents, tile_rows, slot_rows = number_rows(pixels, ends, image.neighbours, n_latents, slots)
     users, row_users = list_users(rows, ends, tile_rows, n, slots)
-    middles = origins(image.size, sides, image.n_batches)
+    middles = origins(image.size, sides, image.n_batches).ravel()
     bands = band_ends((len(ends) - 1) // image.n_batches)
     ghosts = raise_ghosts(latents, tile_rows, bands, image.n_batches, n_latents)
     return Cut(pixels, ends, rows, latents, tile_rows, slot_rows, users, row_users, middles, bands, ghosts)

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from arcpipe.arc.decoder import Decoder
 from arcpipe.arc.problem import PreparedImage, learning_rates, places, standardised_gaps
-from arcpipe.arc.tiles import transpose_there
+from arcpipe.arc.tiles import transpose
 from arcpipe.cloud import ends_from
 from arcpipe.config import FitSection
 
@@ -229,7 +229,7 @@ def _users(near: Tensor, sizes: Tensor, anchors: int) -> tuple[Tensor, Tensor, T
     n, ends = near.shape[1], sizes.cumsum(0)
     batch = torch.repeat_interleave(torch.arange(len(sizes), device=near.device), sizes.long())
     lists = (batch[:, None] * n + torch.arange(n, device=near.device)) * anchors + near
-    pixel, starts = transpose_there(lists, len(sizes) * n * anchors)
+    pixel, starts = transpose(lists, len(sizes) * n * anchors)
     longest = starts.diff().view(-1, anchors).amax(1)
     return (pixel - (ends - sizes)[batch[pixel]]).int(), starts, longest
 

@@ -31,7 +31,7 @@ GPU_TILE_PIXELS = 2**18
 
 
 class TorchKernel:
-    """See `arcpipe.arc.kernels.Kernel`.
+    """Fits clouds under a network on any device, or together with it.
 
     Args:
         solver: `triton` (small images by one launch for all steps), `torch`, or `auto`: Triton on a GPU where it is
@@ -58,7 +58,9 @@ class TorchKernel:
             going.clear()
 
         for group in group_images([image.shape[:2] for image in images], fit, self.group_pixels):
-            members = self._prepare([images[i] for i in group], fit, [seeds[i] for i in group])
+            # By all threads where these have nothing else to do.
+            threads = torch.get_num_threads() if self.decoder.device.type == "cuda" else 1
+            members = spread(lambda i: prepare_image(images[i], fit, seeds[i]), group, threads)
             collect()  # a GPU was at work on the group before while this one was prepared
             going.append((group, members, *self._fit(members, fit, memory_bytes)))
             if self.decoder.device.type == "cpu":
@@ -77,11 +79,6 @@ class TorchKernel:
         latents = problem.latents()
         with short_factors():
             return latents, self.fit(problem, latents, fit)
-
-    def _prepare(self, images: Sequence[NDArray[Any]], fit: FitSection, seeds: Sequence[int]) -> list[PreparedImage]:
-        """Prepare images, by all threads where these have nothing else to do."""
-        threads = torch.get_num_threads() if self.decoder.device.type == "cuda" else 1
-        return spread(lambda i: prepare_image(images[i], fit, seeds[i]), range(len(images)), threads)
 
     def _problem(self, images: Sequence[PreparedImage], *, keep: bool) -> Tiled:
         return Tiled(images, tile_pixels=self.group_pixels, device=self.decoder.device, keep=keep)
@@ -110,37 +107,36 @@ class TorchKernel:
         memory_bytes: int,
         stepped: Callable[[int], None],
     ) -> NDArray[np.float32]:
+        """Move the latents of all images and, in place, the decoder, `fit.steps` times.
+
+        Args:
+            stepped: Told the number of steps taken after each of them.
+
+        Returns:
+            (steps,) the mean loss of the images before each step.
+        """
         decoder = self.decoder
         prepared = [prepare_image(image, fit, seed) for image, seed in zip(images, seeds, strict=True)]
-        problems = self._problems(prepared, fit, memory_bytes)
+        problems = []
+        for group in group_images([image.size for image in prepared], fit, self.group_pixels):
+            members = [prepared[i] for i in group]
+            memory_bytes -= kept_bytes(members)  # the first groups keep their tiles, as many as fit into the memory
+            problems.append(self._problem(members, keep=memory_bytes >= 0))
         latents = [problem.latents() for problem in problems]
-        latent_adams = [Adam([part], fit) for part in latents]
-        decoder_adam = Adam([*decoder.weights, *decoder.biases], fit)
-        sums = DecoderGradient.zeros(decoder)
+        adam = Adam([*latents, *decoder.weights, *decoder.biases], fit)
         losses = torch.zeros(fit.steps, device=decoder.device)
         for step in range(fit.steps):
-            sums.zero_()
-            for problem, part, adam in zip(problems, latents, latent_adams, strict=True):
-                gradient = torch.zeros_like(part)
+            sums, gradients = DecoderGradient.zeros(decoder), [torch.zeros_like(part) for part in latents]
+            for problem, part, gradient in zip(problems, latents, gradients, strict=True):
                 loss = torch.zeros(len(problem.images), device=decoder.device)
                 for tile in problem.tiles(step):
                     self.accumulate(tile, part, gradient, loss, sums)
-                adam.update([gradient])
                 losses[step] += loss.sum() / len(images)
             first = decoder.join_first(sums.latent_part, sums.relative_part)
-            decoder_adam.update([first, *sums.weights, *sums.biases])
+            adam.update([*gradients, first, *sums.weights, *sums.biases])
             self.network.refresh()
             stepped(step + 1)
         return losses.cpu().numpy()
-
-    def _problems(self, images: Sequence[PreparedImage], fit: FitSection, memory_bytes: int) -> list[Tiled]:
-        """Group the images; the first groups keep their tiles, as many as fit into the memory."""
-        problems = []
-        for group in group_images([image.size for image in images], fit, self.group_pixels):
-            members = [images[i] for i in group]
-            memory_bytes -= kept_bytes(members)
-            problems.append(self._problem(members, keep=memory_bytes >= 0))
-        return problems
 
     @torch.no_grad()
     def accumulate(

@@ -10,7 +10,7 @@ import numpy as np
 from arcpipe.compiled import compiled
 from arcpipe.models.cpu.lanes import gathered_1, gathered_4, outer_4
 
-BUILT_ON_SHA256 = "8fbcbe7cdc1e4a777cbbc0f27c22053aa0eed2659776a3fe69843a19eb92cf4c"
+BUILT_ON_SHA256 = "b54fc060624c6f874071f5acaf987566300e14b642ae4702aaaf5183b0a9ef07"
 """See `arcpipe.compiled`: of `lanes.py` and `vectors.py`."""
 
 PAIRS_AT_ONCE = 64
