@@ -9,7 +9,7 @@ from PIL import Image
 from arcpipe.config import FitSection, SourceSection
 from arcpipe.errors import ImageError
 from arcpipe.seeds import generator
-from arcpipe.sources.decode import MAX_DECODED_PIXELS
+from arcpipe.sources.headers import MAX_DECODED_PIXELS
 
 VIEW_MARGIN = 1 / 8
 """Share of a side by which a view may lie beside the image: 4 pixels of 32, as is usual for CIFAR-10."""

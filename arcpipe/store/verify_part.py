@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.cloud import CloudBatch
 from arcpipe.errors import DamagedStoreError
 from arcpipe.seeds import generator
 from arcpipe.store.check import batch_problems, nearest_problems, sample_problems
@@ -73,12 +72,6 @@ def check_content(store: Store, part: Part, report: VerifyReport, seen: SeenSamp
         report.add(part.place(name), what)
     for what in sample_problems(clouds, part.failures(), part.attributes["samples"]):
         report.add(part.group, what)
-    _check_sums(part, clouds, report)
-    failed = [failure.sample_id for failure in part.failures()]
-    seen[part.group] = np.unique(np.concatenate([clouds.sample_ids, np.array(failed, np.int64)]))
-
-
-def _check_sums(part: Part, clouds: CloudBatch, report: VerifyReport) -> None:
     for name, of, values in (
         ("latent_sums", "latents", latent_sums(clouds.latents)),
         ("psnr", "clouds", psnr_sum(clouds)),
@@ -86,6 +79,8 @@ def _check_sums(part: Part, clouds: CloudBatch, report: VerifyReport) -> None:
     ):
         if not nearly_equal(values, part.attributes[name]):
             report.add(part.place("zarr.json"), f"{name} are not those of the {of}")
+    failed = [failure.sample_id for failure in part.failures()]
+    seen[part.group] = np.unique(np.concatenate([clouds.sample_ids, np.array(failed, np.int64)]))
 
 
 def check_seen(seen: SeenSamples, report: VerifyReport) -> None:
