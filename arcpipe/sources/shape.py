@@ -21,7 +21,15 @@ def shaped_size(size: tuple[int, int], section: SourceSection, name: str) -> tup
     Raises:
         ImageError: `too-small` for the crop, or `too-large` for the pad, for `max_pixels` or to be resized.
     """
-    height, width = _cropped(_resized(size, section, name), section, name)
+    height, width = _resized(size, section, name)
+    if section.center_crop:
+        if min(height, width) < section.center_crop:
+            raise ImageError(
+                f"{name} is smaller than --center-crop {section.center_crop}: {height} x {width} pixels.",
+                reason="too-small",
+                fix=[f"--shorter {section.center_crop} --center-crop {section.center_crop}"],
+            )
+        height = width = section.center_crop
     if section.pad:
         if max(height, width) > section.pad:
             raise ImageError(
@@ -108,19 +116,6 @@ def _resized(size: tuple[int, int], section: SourceSection, name: str) -> tuple[
             details=[f"at most {MAX_DECODED_PIXELS:,} pixels are held"],
         )
     return height, width
-
-
-def _cropped(size: tuple[int, int], section: SourceSection, name: str) -> tuple[int, int]:
-    crop = section.center_crop
-    if not crop:
-        return size
-    if min(size) < crop:
-        raise ImageError(
-            f"{name} is smaller than --center-crop {crop}: {size[0]} x {size[1]} pixels.",
-            reason="too-small",
-            fix=[f"--shorter {crop} --center-crop {crop}"],
-        )
-    return crop, crop
 
 
 def _to_floats(image: Image.Image, channels: int) -> NDArray[np.float32]:
