@@ -2,6 +2,5 @@
 
 from arcpipe.inspect.draw import run_inspect
 from arcpipe.inspect.page import write_page
-from arcpipe.inspect.report import InspectReport, SampleReport
 
-__all__ = ["InspectReport", "SampleReport", "run_inspect", "write_page"]
+__all__ = ["run_inspect", "write_page"]

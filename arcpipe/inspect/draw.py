@@ -92,7 +92,12 @@ def run_inspect(
         )
     desk = _desk(store, out, scale)
     places = list({place.key: place for place in (_asked(store, name) for name in samples)}.values())
-    _make_folder(out)
+    outside_stores(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        details = [f"{error.strerror}: {error.filename}"]
+        raise ConfigError(f"--out {out} cannot be made a folder.", details=details, fix=["--out FOLDER"]) from None
     if edit:
         files, views = _draw_edits(desk, places, edit, seed)
     elif places:
@@ -230,15 +235,6 @@ def _sheet(desk: Desk, title: str, panels: list[Row]) -> Sheet:
         )
     notes = (desk.originals.note,) if desk.originals.note else ()
     return Sheet(title, columns, rows, (_facts(desk),), notes, limit)
-
-
-def _make_folder(out: Path) -> None:
-    outside_stores(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        details = [f"{error.strerror}: {error.filename}"]
-        raise ConfigError(f"--out {out} cannot be made a folder.", details=details, fix=["--out FOLDER"]) from None
 
 
 def _facts(desk: Desk) -> str:

@@ -61,7 +61,14 @@ def draw_edit(decoder: DecoderRecord, views: Sequence[View], edit: str, seed: in
 
 def _draw_changes(decoder: DecoderRecord, levels: Sequence[tuple[View, int]], edit: str, box: int) -> Sheet:
     """A changed cloud beside the changed picture, with decibels between them."""
-    _check_colours(decoder, edit)
+    if edit in COLOURS and not isinstance(decoder, BasisRecord):
+        raise ConfigError(
+            f"--edit {edit} needs clouds of the kind basis: what others make of a latent is known to a network only.",
+            details=[f"found the kind {decoder.kind}"],
+            fix=["--edit rotate", "arcpipe convert ... --recipe basis"],
+        )
+    if edit in ("saturation", "hue") and decoder.channels != 3:
+        raise ConfigError(f"--edit {edit} needs pictures of three channels.", fix=["--edit brightness"])
     maps = Maps(decoder) if isinstance(decoder, BasisRecord) else None
     rows, columns = [], ["reconstruction", f"reconstruction, {DONE[edit]}", "its anchors", f"cloud, {DONE[edit]}"]
     for view, level in levels:
@@ -83,17 +90,6 @@ def _change_row(view: View, made: Compared, words: str, box: int) -> Row:
         told += [f"positions alone {made.alone_db:.1f} dB"]
     told += [] if made.resampled_db is None else [f"pixels by cubic splines {made.resampled_db:.1f} dB"]
     return Row(tuple(panels), (view.name, f"class {view.class_name}", words, *told), warning=view.warning)
-
-
-def _check_colours(decoder: DecoderRecord, edit: str) -> None:
-    if edit in COLOURS and not isinstance(decoder, BasisRecord):
-        raise ConfigError(
-            f"--edit {edit} needs clouds of the kind basis: what others make of a latent is known to a network only.",
-            details=[f"found the kind {decoder.kind}"],
-            fix=["--edit rotate", "arcpipe convert ... --recipe basis"],
-        )
-    if edit in ("saturation", "hue") and decoder.channels != 3:
-        raise ConfigError(f"--edit {edit} needs pictures of three channels.", fix=["--edit brightness"])
 
 
 def _edit_row(decoder: DecoderRecord, view: View, edit: str, level: int, seed: int, box: int) -> Row:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.inspect.samples import finite_mean, in_order
+from arcpipe.inspect.samples import in_order
 from arcpipe.store import Store
 from arcpipe.store.summary import StoreSummary, summarise_store
 
@@ -72,26 +72,12 @@ class Facts:
         return len(self.summary.failures)
 
     @property
-    def clouds(self) -> int:
-        return sum(split.clouds for split in self.summary.splits.values())
-
-    @property
     def pixels(self) -> int:
         return sum(split.pixels for split in self.summary.splits.values())
 
     @property
     def n_bytes(self) -> int:
         return sum(self.summary.bytes_by_array.values())
-
-    @property
-    def mean_psnr(self) -> float | None:
-        """Over all clouds of all splits, dB."""
-        return finite_mean(np.concatenate([np.zeros(0), *(np.asarray(own, np.float64) for own in self.psnr.values())]))
-
-    @property
-    def seconds_by_stage(self) -> dict[str, float]:
-        """As the closing report of the conversion had them; of an unfinished store, without the time of writing."""
-        return _numbers(self.store.totals.get("seconds_by_stage")) or dict(self.summary.seconds_by_stage)
 
 
 def gather(store: Store) -> Facts:
@@ -125,10 +111,3 @@ def sample_latents(store: Store, columns: Mapping[str, Columns]) -> LatentSample
         pieces.append(np.asarray(block.latents, np.float32))
         clouds, points = clouds + len(block), points + len(block.latents)
     return LatentSample(split, np.concatenate(pieces), clouds, len(columns[split].psnr))
-
-
-def _numbers(values: object) -> dict[str, float]:
-    """What is a number in a mapping that anybody may have written."""
-    if not isinstance(values, Mapping):
-        return {}
-    return {str(name): float(value) for name, value in values.items() if type(value) in (int, float)}

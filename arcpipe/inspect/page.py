@@ -70,7 +70,12 @@ def write_page(place: Place, file: Path, *, besides: Sequence[str] = ()) -> Insp
         ),
         "\n",
     )
-    _replace(file, document(f"{storage.name}: a store of clouds", STYLE, body))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        details = [f"{error.strerror}: {error.filename}"]
+        raise ConfigError(f"--html {file}: its folder cannot be made.", details=details) from None
+    replace_file(file, document(f"{storage.name}: a store of clouds", STYLE, body))
     means = {split: facts.summary.splits[split].mean_psnr for split in facts.columns}
     return InspectReport(storage, (file,), tuple(samples), means, originals.note)
 
@@ -118,12 +123,3 @@ def _check(file: Path, store: Storage) -> None:
     outside_stores(file, "--html")
     if file.is_dir():
         raise ConfigError(f"--html {file} is a folder.", fix=[example])
-
-
-def _replace(file: Path, data: bytes) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        details = [f"{error.strerror}: {error.filename}"]
-        raise ConfigError(f"--html {file}: its folder cannot be made.", details=details) from None
-    replace_file(file, data)

@@ -19,7 +19,6 @@ from arcpipe.sources import Originals
 from arcpipe.store import Store
 
 AGREEMENT_DB = 0.01  # the record is float32 and the picture is decoded again: rounding, nothing else
-BYTES = {"float16": 2, "float32": 4, "int8": 1}
 NAME_BYTES = 120  # of a file name made from a sample's; file systems stop at 255 with prefix and suffix
 
 
@@ -69,7 +68,7 @@ def view_sample(store: Store, originals: Originals, place: CloudPlace) -> View:
     name, class_name = cloud_name(place.split, cloud), store.classes[cloud.label]
     fitted = fit_name(store.config, cloud.repeat)
     height, width = cloud.size
-    n_bytes = cloud.latents.size * BYTES[store.dtype] + cloud.positions.nbytes
+    n_bytes = cloud.latents.size * np.dtype(store.dtype).itemsize + cloud.positions.nbytes
     caption = (
         name,
         f"class {class_name}" + (f", {fitted}" if fitted else ""),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from arcpipe.inspect import charts
 from arcpipe.inspect.facts import Facts, LatentSample
 from arcpipe.inspect.markup import Markup, join, table, tag
-from arcpipe.inspect.samples import decibel
+from arcpipe.inspect.samples import decibel, finite_mean
 from arcpipe.progress import byte_size, counted, duration
 from arcpipe.store import content_hash
 from arcpipe.store.summary import QUANTILES, failed_by_reason, first_line, next_commands
@@ -26,11 +26,12 @@ NAMES_A_REASON = 5
 def header(facts: Facts) -> Markup:
     """Name, whether the store is finished, and its numbers."""
     store, name = facts.store, facts.store.storage.name
+    psnr = np.concatenate([np.zeros(0), *facts.psnr.values()])
     tiles = {
         "images": f"{facts.images:,}",
         "failed": f"{facts.failed:,}",
-        "clouds": f"{facts.clouds:,}",
-        "mean PSNR": decibel(facts.mean_psnr),
+        "clouds": f"{len(psnr):,}",
+        "mean PSNR": decibel(finite_mean(psnr)),
         "classes": f"{len(store.classes):,}",
         "splits": f"{len(store.splits):,}",
         "size on disk": byte_size(facts.n_bytes),
@@ -142,7 +143,10 @@ def latents(facts: Facts) -> Markup:
 
 def costs(facts: Facts) -> Markup:
     """Seconds by stage and bytes by array, as the closing report of the conversion has them."""
-    stages = facts.seconds_by_stage
+    told = facts.store.totals.get("seconds_by_stage")  # anybody may have written it
+    told = told if isinstance(told, Mapping) else {}
+    stages = {str(name): float(seconds) for name, seconds in told.items() if type(seconds) in (int, float)}
+    stages = stages or dict(facts.summary.seconds_by_stage)  # of an unfinished store, without the time of writing
     total = sum(stages.values())
     spent = ((name, f"{seconds:,.1f}", charts.bar(seconds / (total or 1.0))) for name, seconds in stages.items())
     pixels = max(facts.pixels, 1)

@@ -121,7 +121,10 @@ class Zip:
             raise ImageError(f"{key} is compressed by method {method}.", details=["expected stored or deflated"])
         data = self.file.read(self._begin(offset, key), packed, key)
         if method == zipfile.ZIP_DEFLATED:
-            data = _inflate(data, nbytes, key)
+            try:  # never more than the directory of the zip promises, whatever the stream would give
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, nbytes + 1)
+            except zlib.error as error:
+                raise ImageError(f"{key} is damaged in the zip.", details=[str(error)]) from None
         if len(data) != nbytes or zlib.crc32(data) != crc:
             raise ImageError(f"{key} is damaged in the zip.", details=["its CRC-32 or its length is another one"])
         return data
@@ -165,14 +168,6 @@ class Inflating(Seekable):
                 self._data += step
         except zlib.error as error:
             raise ImageError(f"{self._name} is damaged in the zip.", details=[str(error)]) from None
-
-
-def _inflate(data: bytes, nbytes: int, key: str) -> bytes:
-    """Never more than the directory of the zip promises, whatever the stream would give."""
-    try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, nbytes + 1)
-    except zlib.error as error:
-        raise ImageError(f"{key} is damaged in the zip.", details=[str(error)]) from None
 
 
 def _listing(members: Iterable[tuple[str, str | None, int, Locator, bytes]]) -> Listing:

@@ -11,7 +11,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -20,11 +19,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from arcpipe.errors import ImageError
-from arcpipe.sources.headers import plain_header
+from arcpipe.sources.headers import MAX_DECODED_PIXELS, Header
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-MAX_DECODED_PIXELS = 89_478_485
-"""Larger images are refused by their header: a quarter GiB of RGB, where Pillow too begins to warn of bombs."""
 MAX_FILE_BYTES = 2**30
 """Larger files are refused before they are read."""
 
@@ -73,14 +70,6 @@ class _Silence:
 _SILENCE = _Silence()
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What is known of an image before its pixels are read: upright (height, width), and whether it has no colour."""
-
-    size: tuple[int, int]
-    grey: bool
-
-
 def read_header(stream: BinaryIO, name: str) -> Header:
     """Read size and mode of an image without decoding it.
 
@@ -90,14 +79,6 @@ def read_header(stream: BinaryIO, name: str) -> Header:
     with _pillow(name):
         image = _open(stream, name)
         return Header(_upright(image, _turn(image)), image.mode in GREY_MODES)
-
-
-def quick_header(head: bytes) -> Header | None:
-    """What `read_header` says, from the first bytes of a file alone; None where it has to be asked."""
-    found = plain_header(head)
-    if found is None or found[0] * found[1] > MAX_DECODED_PIXELS:
-        return None
-    return Header(found[:2], found[2])
 
 
 def decode(data: bytes, name: str, accept: Callable[[tuple[int, int]], object] | None = None) -> Image.Image:

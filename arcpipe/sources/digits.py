@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import threading
 import warnings
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,6 @@ SIDE, ENLARGED = 8, 32
 WHITE = 16
 """Pixels are counts of dark cells, 0 to 16."""
 TEST_SHARE = 0.2
-
-_loading = threading.Lock()
-_table: NDArray[np.float32] | None = None
 
 
 def _scan() -> dict[str, Rows]:
@@ -56,17 +53,12 @@ def split_rows(labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     return {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
 
 
+@cache
 def digits_table() -> NDArray[np.float32]:
-    """(1797, 65) float32: 64 pixels of 0 to 16 and the label, loaded once in a process."""
-    global _table
-    with _loading:
-        if _table is None:
-            _table = _load()
-        return _table
+    """(1797, 65) float32: 64 pixels of 0 to 16 and the label.
 
-
-def _load() -> NDArray[np.float32]:
-    """Read scikit-learn's own file without importing it (0.8 s of every worker), or ask it where that file is gone."""
+    From scikit-learn's own file, without importing it (0.8 s of every worker), or from it where that file is gone.
+    """
     found = importlib.util.find_spec("sklearn")
     if found is None or found.origin is None:
         raise SourceError("digits needs scikit-learn, which holds them.", fix=["pip install scikit-learn"])

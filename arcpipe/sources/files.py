@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from arcpipe.config import SourceSection
 from arcpipe.errors import ImageError, SourceError
 from arcpipe.progress import counted
-from arcpipe.sources.decode import check_bytes, decode, quick_header, read_header
+from arcpipe.sources.decode import check_bytes, decode, read_header
+from arcpipe.sources.headers import plain_header
 from arcpipe.sources.inventory import Inventory, Locator, Sample, Tell, check_usable, choose, digest, silent
 from arcpipe.sources.layout import EXPECTED, FilePlace, is_hidden_image, is_image, place
 from arcpipe.sources.shape import shape_image, shaped_size
@@ -128,7 +129,7 @@ class ImageFiles:
             check_bytes(entry.nbytes, sample.key)
             with self.container.open(entry.locator, sample.key) as stream:
                 head = stream.read(HEAD_BYTES)
-                header = quick_header(head)
+                header = plain_header(head)
                 if header is None:
                     stream.seek(0)
                     header = read_header(stream, sample.key)

@@ -7,7 +7,10 @@ and whatever is damaged. Where this file gives an answer, Pillow gives the same 
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 
+MAX_DECODED_PIXELS = 89_478_485
+"""Larger images are refused by their header: a quarter GiB of RGB, where Pillow too begins to warn of bombs."""
 PNG = b"\x89PNG\r\n\x1a\n"
 GREY_OF_PNG = {0: True, 2: False, 3: False, 6: False}
 """Colour types of 8 bits, and whether such an image is greyscale."""
@@ -17,16 +20,27 @@ SOF, TABLES, SCAN = (0xC0, 0xC1, 0xC2), (0xC4, 0xDD), 0xDA
 """Markers of a JPEG: frames that are coded as usual, tables that Pillow passes over, and where the pixels begin."""
 
 
-def plain_header(head: bytes) -> tuple[int, int, bool] | None:
-    """Height, width and whether it is greyscale, of a plain image that begins with these bytes; None of all others."""
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is known of an image before its pixels are read: upright (height, width), and whether it has no colour."""
+
+    size: tuple[int, int]
+    grey: bool
+
+
+def plain_header(head: bytes) -> Header | None:
+    """The header of a plain image that begins with these bytes; None of all others, and of those that are too large."""
+    found = None
     try:
         if head.startswith(b"\xff\xd8\xff"):
-            return _jpeg(head)
-        if head.startswith(PNG):
-            return _png(head)
+            found = _jpeg(head)
+        elif head.startswith(PNG):
+            found = _png(head)
     except IndexError:  # the header is longer than what was read
         pass
-    return None
+    if found is None or found[0] * found[1] > MAX_DECODED_PIXELS:
+        return None
+    return Header(found[:2], found[2])
 
 
 def _jpeg(head: bytes) -> tuple[int, int, bool] | None:

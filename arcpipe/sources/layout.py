@@ -75,7 +75,7 @@ def place(names: list[str], source: str, held_out: float = 0.0) -> tuple[list[Fi
     skip = _shared_folders(parts)
     parts = [p[skip:] for p in parts]
     with_splits = any(len(p) >= 3 and p[0].lower() in SPLITS for p in parts)
-    places = [_in_split(p) if with_splits else _in_train(p) for p in parts]
+    places = [_placed(p, with_splits) for p in parts]
     if with_splits:
         _check_split_names(parts, source)
     if not any(places):
@@ -109,15 +109,10 @@ def _shared_folders(parts: list[tuple[str, ...]]) -> int:
     return skip
 
 
-def _in_split(parts: tuple[str, ...]) -> FilePlace | None:
-    split = SPLITS.get(parts[0].lower())
-    if split is None or len(parts) < 3:
-        return None
-    return FilePlace(split, parts[1], "/".join(parts[1:]))
-
-
-def _in_train(parts: tuple[str, ...]) -> FilePlace | None:
-    return FilePlace("train", parts[0], "/".join(parts)) if len(parts) >= 2 else None
+def _placed(parts: tuple[str, ...], with_splits: bool) -> FilePlace | None:
+    split = SPLITS.get(parts[0].lower()) if with_splits else "train"
+    inside = parts[1:] if with_splits else parts
+    return FilePlace(split, inside[0], "/".join(inside)) if split and len(inside) >= 2 else None
 
 
 def _with_test(places: list[FilePlace | None], share: float) -> list[FilePlace | None]:

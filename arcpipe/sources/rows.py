@@ -54,28 +54,24 @@ class ImageRows:
     def inventory(self) -> Inventory:
         records = self.records
         channels = 1 if self.section.grey else records.channels
+        size, reason = None, None
+        try:  # all images have one size, so one look at the shape answers for all
+            size = shaped_size(records.size, self.section, f"every image of {records.name}")
+        except ImageError as error:
+            reason = " ".join([error.what, *error.details])
         samples: dict[str, tuple[Sample, ...]] = {}
         evidence: list[bytes] = []
         for split, rows in sorted(records.scan().items()):
             kept = choose(rows.labels, self.section.limit, split)
-            samples[split] = self._samples(split, rows, kept)
+            samples[split] = tuple(
+                Sample(split, int(rows.labels[row]), rows.names[row], row, rows.locators[row], size, reason)
+                for row in kept.tolist()
+            )
             chosen, labels = (numbers.astype("<i8").tobytes() for numbers in (kept, rows.labels))
             evidence += [split.encode(), chosen, labels, rows.evidence]
         check_usable(records.name, samples)
         content = digest(records.classes, channels, evidence)
         return Inventory(records.name, records.classes, channels, samples, content)
-
-    def _samples(self, split: str, rows: Rows, kept: NDArray[np.int64]) -> tuple[Sample, ...]:
-        """All images have one size, so one look at the shape answers for all."""
-        size, reason = None, None
-        try:
-            size = shaped_size(self.records.size, self.section, f"every image of {self.records.name}")
-        except ImageError as error:
-            reason = " ".join([error.what, *error.details])
-        labels = rows.labels.tolist()
-        return tuple(
-            Sample(split, labels[row], rows.names[row], row, rows.locators[row], size, reason) for row in kept.tolist()
-        )
 
 
 def numbered(count: int) -> list[str]:

@@ -9,7 +9,7 @@ from PIL import Image
 from arcpipe.config import FitSection, SourceSection
 from arcpipe.errors import ImageError
 from arcpipe.seeds import generator
-from arcpipe.sources.decode import MAX_DECODED_PIXELS
+from arcpipe.sources.headers import MAX_DECODED_PIXELS
 
 VIEW_MARGIN = 1 / 8
 """Share of a side by which a view may lie beside the image: 4 pixels of 32, as is usual for CIFAR-10."""
@@ -21,7 +21,15 @@ def shaped_size(size: tuple[int, int], section: SourceSection, name: str) -> tup
     Raises:
         ImageError: `too-small` for the crop, or `too-large` for the pad, for `max_pixels` or to be resized.
     """
-    height, width = _cropped(_resized(size, section, name), section, name)
+    height, width = _resized(size, section, name)
+    if section.center_crop:
+        if min(height, width) < section.center_crop:
+            raise ImageError(
+                f"{name} is smaller than --center-crop {section.center_crop}: {height} x {width} pixels.",
+                reason="too-small",
+                fix=[f"--shorter {section.center_crop} --center-crop {section.center_crop}"],
+            )
+        height = width = section.center_crop
     if section.pad:
         if max(height, width) > section.pad:
             raise ImageError(
@@ -108,19 +116,6 @@ def _resized(size: tuple[int, int], section: SourceSection, name: str) -> tuple[
             details=[f"at most {MAX_DECODED_PIXELS:,} pixels are held"],
         )
     return height, width
-
-
-def _cropped(size: tuple[int, int], section: SourceSection, name: str) -> tuple[int, int]:
-    crop = section.center_crop
-    if not crop:
-        return size
-    if min(size) < crop:
-        raise ImageError(
-            f"{name} is smaller than --center-crop {crop}: {size[0]} x {size[1]} pixels.",
-            reason="too-small",
-            fix=[f"--shorter {crop} --center-crop {crop}"],
-        )
-    return crop, crop
 
 
 def _to_floats(image: Image.Image, channels: int) -> NDArray[np.float32]:

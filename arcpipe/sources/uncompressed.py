@@ -84,8 +84,16 @@ def _decompress(path: Path, opener: Callable[..., BinaryIO], target: Path) -> No
     partial = Path(name)
     try:
         with os.fdopen(handle, "wb") as out, opener(path, "rb") as stream:
+            packed = path.stat().st_size
             while step := stream.read(STEP_BYTES):
-                _refuse_bomb(path, out.tell() + len(step))
+                nbytes = out.tell() + len(step)
+                if nbytes > max(RATIO_FROM_BYTES, MAX_RATIO * packed):
+                    grown = f"{packed:,} bytes became {nbytes:,}, more than {MAX_RATIO} times as many"
+                    raise SourceError(
+                        f"{path} is no archive of images: it grows without end.",
+                        details=[f"{grown}, and more would come"],
+                        fix=["decompress it yourself, if you know what it is, and give the tar"],
+                    )
                 if shutil.disk_usage(target.parent).free < SPARE_BYTES + len(step):
                     raise OSError(errno.ENOSPC, "the disk is almost full")
                 out.write(step)
@@ -107,13 +115,3 @@ def _decompress(path: Path, opener: Callable[..., BinaryIO], target: Path) -> No
         ) from None
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _refuse_bomb(path: Path, nbytes: int) -> None:
-    packed = path.stat().st_size
-    if nbytes > max(RATIO_FROM_BYTES, MAX_RATIO * packed):
-        raise SourceError(
-            f"{path} is no archive of images: it grows without end.",
-            details=[f"{packed:,} bytes became {nbytes:,}, more than {MAX_RATIO} times as many, and more would come"],
-            fix=["decompress it yourself, if you know what it is, and give the tar"],
-        )

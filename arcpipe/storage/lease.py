@@ -47,7 +47,7 @@ def hold(store: Address, address: Address) -> Iterator[None]:
         ended.set()
         renewals.join(timeout=2)
         with contextlib.suppress(ArcpipeError, OSError), objects.impatient():
-            if json.loads(objects.get(address)).get("token") == owner["token"]:
+            if _read(address).get("token") == owner["token"]:
                 objects.delete(address.root, [address.key])
 
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from arcpipe.errors import ArcpipeError, ConfigError, RemoteStoreError, install
-from arcpipe.storage.outages import Reason, reason_of
+from arcpipe.storage.outages import reason_of
 
 T = TypeVar("T")
 
@@ -195,20 +195,17 @@ class Patience:
         limit = patience_s() if self._address.root in _answered else min(FIRST_ANSWER_S, patience_s())
         pause, self._pause = self._pause * random.uniform(0.5, 1.5), min(2 * self._pause, 4.0)
         if waited + pause > limit:
-            raise self._gone(reason, waited) from None
+            at = endpoint()
+            advice = "check AWS_ENDPOINT_URL" if at else "for a service other than Amazon's, set AWS_ENDPOINT_URL"
+            where = [f"endpoint {at} (AWS_ENDPOINT_URL)"] if at else []
+            raise RemoteStoreError(
+                f"{self._address.root} does not answer.",
+                details=[f"{reason.short}; tried again for {waited:.0f} s", *where],
+                fix=["run the same command again once it answers: it continues", advice],
+            ) from None
         if waited > 2.0:
             _say_once(self._address.root, f"{self._address.root}: {reason.short}; trying again for up to {limit:.0f} s")
         return pause
-
-    def _gone(self, reason: Reason, waited: float) -> RemoteStoreError:
-        at = endpoint()
-        advice = "check AWS_ENDPOINT_URL" if at else "for a service other than Amazon's, set AWS_ENDPOINT_URL"
-        where = [f"endpoint {at} (AWS_ENDPOINT_URL)"] if at else []
-        return RemoteStoreError(
-            f"{self._address.root} does not answer.",
-            details=[f"{reason.short}; tried again for {waited:.0f} s", *where],
-            fix=["run the same command again once it answers: it continues", advice],
-        )
 
 
 def patiently(address: Address, act: Callable[[Any], T]) -> T:

@@ -7,18 +7,16 @@ for part in store.parts("train"):
 """
 
 from arcpipe.store.create import check_place, create_or_open, existing_decoder, open_writer, with_mended_images
-from arcpipe.store.decoder_file import decoder_kind, load_decoder_file, save_decoder_file
-from arcpipe.store.part import Part
-from arcpipe.store.quantise import Rounding, latent_steps, position_dtype
+from arcpipe.store.decoder_file import decoder_kind, load_decoder_file
+from arcpipe.store.quantise import Rounding, position_dtype
 from arcpipe.store.reader import Store, open_store
 from arcpipe.store.repair import RepairReport, advice, repair
 from arcpipe.store.schema import PartRecord, PlannedPart, StoreHeader, fingerprint, plan_parts
 from arcpipe.store.verify import content_hash, verify
-from arcpipe.store.verify_report import VerifyReport
+from arcpipe.store.verify_part import VerifyReport
 from arcpipe.store.writer import StoreWriter, committed_parts
 
 __all__ = [
-    "Part",
     "PartRecord",
     "PlannedPart",
     "RepairReport",
@@ -35,14 +33,12 @@ __all__ = [
     "decoder_kind",
     "existing_decoder",
     "fingerprint",
-    "latent_steps",
     "load_decoder_file",
     "open_store",
     "open_writer",
     "plan_parts",
     "position_dtype",
     "repair",
-    "save_decoder_file",
     "verify",
     "with_mended_images",
 ]

@@ -83,11 +83,7 @@ def write_array(folder: Path, name: str, values: NDArray[Any], packing: Packing 
 def open_array(storage: Storage, group: str, name: str, size_of: Callable[[str], int]) -> zarr.Array:
     """Open an array after checking what its metadata claims, so that a hostile file allocates nothing.
 
-    Args:
-        storage: Where the store is.
-        group: The name of the array's group in it.
-        name: The name of the array in the group.
-        size_of: Tells the size of a file below the group, see `Storage.sizes`.
+    `size_of` tells the size of a file below the group, see `Storage.sizes`.
 
     Raises:
         DamagedStoreError: no such array, metadata that cannot be read, a codec or data type outside the format, or

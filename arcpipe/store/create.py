@@ -163,12 +163,6 @@ def _write_empty_store(folder: Path, header: StoreHeader, decoder: DecoderRecord
     for split in header.splits:
         (folder / split).mkdir()
         write_file(folder / split / "zarr.json", group_document({"split": split}))
-    write_file(folder / "zarr.json", group_document(_root_attributes(header, about, rounding, replaces)))
-
-
-def _root_attributes(
-    header: StoreHeader, decoder: Mapping[str, Any], rounding: Rounding, replaces: str | None
-) -> dict[str, Any]:
     attributes = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -180,7 +174,7 @@ def _root_attributes(
         "seed": header.seed,
         "dtype": header.dtype,
         "neighbours_cache": header.neighbours_cache,
-        "decoder": dict(decoder),
+        "decoder": about,
         "versions": dict(header.versions),
         "complete": False,
         "totals": {},
@@ -188,7 +182,9 @@ def _root_attributes(
     }
     if header.dtype == "int8":
         attributes |= {"bits": header.bits, "latent_steps": rounding.steps and list(rounding.steps)}
-    return {**attributes, "replaces": replaces} if replaces else attributes
+    if replaces:
+        attributes["replaces"] = replaces
+    write_file(folder / "zarr.json", group_document(attributes))
 
 
 def _content(header: StoreHeader) -> dict[str, Any]:

@@ -57,33 +57,26 @@ class NameIndex:
         return repeats[int(repeat[2]) if repeat is not None and repeat[1] == wanted else min(repeats)]
 
     def _repeats(self, wanted: str, name: str) -> Repeats | None:
-        """The clouds of the sample that `wanted` names."""
+        """The clouds of the sample that `wanted` names; `name` is what was asked for."""
         pieces = wanted.split("/")
         # Longest first: "train/cats/1.jpg" is a path of split train before it is looked for as a bare path.
         for i in range(len(pieces)):
-            found = self._exact("/".join(pieces[i:]), name, bare=i == 0)
+            split, rest = pieces[i], "/".join(pieces[i + 1 :])
+            found = self._paths.get(rest, {}).get(split)
+            if found is None and _is_number(rest):
+                found = self._numbers.get((split, int(rest)))
             if found is not None:
                 return found
-        return None
-
-    def _exact(self, wanted: str, name: str, *, bare: bool) -> Repeats | None:
-        split, _, rest = wanted.partition("/")
-        found = self._paths.get(rest, {}).get(split)
-        if found is None and _is_number(rest):
-            found = self._numbers.get((split, int(rest)))
-        if found is not None:
-            return found
-        if split in self._failed.get(rest, {}):
-            raise self._failure(name, self._failed[rest][split])
-        if bare:
-            places = self._paths.get(wanted, {})
-            if len(places) > 1:
-                fix = [self._command(f"{split}/{wanted}") for split in sorted(places)]
-                raise SampleNotFoundError(f"{name} is the name of several samples.", fix=fix)
-            if places:
+            if split in self._failed.get(rest, {}):
+                raise self._failure(name, self._failed[rest][split])
+            if i == 0 and wanted in self._paths:
+                places = self._paths[wanted]
+                if len(places) > 1:
+                    fix = [self._command(f"{split}/{wanted}") for split in sorted(places)]
+                    raise SampleNotFoundError(f"{name} is the name of several samples.", fix=fix)
                 return next(iter(places.values()))
-            for failure in self._failed.get(wanted, {}).values():
-                raise self._failure(name, failure)
+            if i == 0 and wanted in self._failed:
+                raise self._failure(name, next(iter(self._failed[wanted].values())))
         return None
 
     def _failure(self, name: str, failure: FailedSample) -> SampleNotFoundError:

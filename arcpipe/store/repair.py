@@ -10,7 +10,7 @@ from arcpipe.storage import Place, Storage, storage_at
 from arcpipe.store.reader import Store
 from arcpipe.store.schema import PlannedPart, group_document, plan_parts
 from arcpipe.store.verify import verify_part
-from arcpipe.store.verify_report import Problem, VerifyReport
+from arcpipe.store.verify_part import Problem, VerifyReport
 from arcpipe.store.writer import declare_unfinished
 
 

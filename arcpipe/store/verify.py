@@ -17,8 +17,7 @@ from arcpipe.store.part import Part
 from arcpipe.store.reader import Store
 from arcpipe.store.schema import PlannedPart, canonical, plan_parts
 from arcpipe.store.statistics import add_up, combine_statistics
-from arcpipe.store.verify_part import SeenSamples, check_arrays, check_content, check_seen, nearly_equal
-from arcpipe.store.verify_report import VerifyReport
+from arcpipe.store.verify_part import SeenSamples, VerifyReport, check_arrays, check_content, check_seen, nearly_equal
 
 
 def verify(place: Place, *, on_part: Callable[[int], None] | None = None) -> VerifyReport:

@@ -1,26 +1,72 @@
-"""Checking the arrays of one part: every chunk decoded, then what the numbers mean."""
+"""Checking the arrays of one part: every chunk decoded, then what the numbers mean; and the report of what is found."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.cloud import CloudBatch
 from arcpipe.errors import DamagedStoreError
 from arcpipe.seeds import generator
+from arcpipe.storage import Storage
 from arcpipe.store.check import batch_problems, nearest_problems, sample_problems
 from arcpipe.store.layout import ARRAYS, array_names
 from arcpipe.store.part import Part
 from arcpipe.store.reader import Store
 from arcpipe.store.statistics import latent_sums, psnr_sum
-from arcpipe.store.verify_report import VerifyReport
 
+Kind = Literal["damage", "stranger", "totals"]
 SeenSamples = dict[str, NDArray[np.int64]]
 """Group of a part -> ids of its samples."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: in which file or array of the store (relative to it), and what.
+
+    `kind`: `damage` to what was written, a `stranger` that does not belong, or `totals` of the root that are not
+    those of its parts.
+    """
+
+    where: str
+    what: str
+    kind: Kind = "damage"
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@dataclass
+class VerifyReport:
+    """What `verify` checked and found.
+
+    `complete`: whether the store says it is finished. `content`: the hash of all that was converted (`content_hash`),
+    None where there are problems or the store is unfinished.
+    """
+
+    storage: Storage
+    complete: bool = False
+    parts: int = 0
+    arrays: int = 0
+    chunks: int = 0
+    files: int = 0
+    bytes: int = 0
+    clouds: int = 0
+    failed: int = 0
+    missing_parts: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    content: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def add(self, where: str, what: str, kind: Kind = "damage") -> None:
+        self.problems.append(Problem(where, what, kind))
 
 
 def check_arrays(store: Store, part: Part, report: VerifyReport, *, say: bool) -> bool:
@@ -73,12 +119,6 @@ def check_content(store: Store, part: Part, report: VerifyReport, seen: SeenSamp
         report.add(part.place(name), what)
     for what in sample_problems(clouds, part.failures(), part.attributes["samples"]):
         report.add(part.group, what)
-    _check_sums(part, clouds, report)
-    failed = [failure.sample_id for failure in part.failures()]
-    seen[part.group] = np.unique(np.concatenate([clouds.sample_ids, np.array(failed, np.int64)]))
-
-
-def _check_sums(part: Part, clouds: CloudBatch, report: VerifyReport) -> None:
     for name, of, values in (
         ("latent_sums", "latents", latent_sums(clouds.latents)),
         ("psnr", "clouds", psnr_sum(clouds)),
@@ -86,6 +126,8 @@ def _check_sums(part: Part, clouds: CloudBatch, report: VerifyReport) -> None:
     ):
         if not nearly_equal(values, part.attributes[name]):
             report.add(part.place("zarr.json"), f"{name} are not those of the {of}")
+    failed = [failure.sample_id for failure in part.failures()]
+    seen[part.group] = np.unique(np.concatenate([clouds.sample_ids, np.array(failed, np.int64)]))
 
 
 def check_seen(seen: SeenSamples, report: VerifyReport) -> None:

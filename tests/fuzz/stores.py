@@ -14,9 +14,9 @@ from arcpipe.errors import ArcpipeError, DamagedStoreError
 from arcpipe.files import file_hashes
 from arcpipe.storage import LocalStorage
 from arcpipe.store import arrays as array_module
-from arcpipe.store import load_decoder_file, open_store, save_decoder_file, verify
+from arcpipe.store import load_decoder_file, open_store, verify
 from arcpipe.store.arrays import write_array
-from arcpipe.store.decoder_file import misfit
+from arcpipe.store.decoder_file import misfit, save_decoder_file
 from arcpipe.store.layout import ARRAYS, packing
 from arcpipe.store.part import Part
 from arcpipe.store.schema import group_document

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from arcpipe.errors import ImageError
-from arcpipe.sources.decode import Header, quick_header, read_header
+from arcpipe.sources.decode import read_header
 from arcpipe.sources.files import HEAD_BYTES
+from arcpipe.sources.headers import Header, plain_header
 from arcpipe.sources.tarheaders import list_plain
 
 Encode = Callable[..., bytes]
@@ -48,7 +49,7 @@ def pictures(encoded: Encode) -> dict[str, bytes]:
 
 
 def test_plain_images_need_no_pillow_and_the_others_are_left_to_it(encoded: Encode) -> None:
-    found = {name: quick_header(data[:HEAD_BYTES]) for name, data in pictures(encoded).items()}
+    found = {name: plain_header(data[:HEAD_BYTES]) for name, data in pictures(encoded).items()}
     assert {name for name, header in found.items() if header is None} == {"cmyk", "turned", "one bit", "16 bits", "gif"}
     for name, data in pictures(encoded).items():
         assert found[name] in (None, of_pillow(data)), name
@@ -64,7 +65,7 @@ def test_a_damaged_header_is_told_as_pillow_tells_it_or_left_to_it(name: str, en
         for place in rng.integers(0, min(len(data), 700), rng.integers(1, 3)):
             changed[place] = rng.choice([0, 1, 8, 0x11, 0xC0, 0xFF, rng.integers(256)])
         cut = bytes(changed) if rng.random() < 0.8 else bytes(changed[: rng.integers(len(data))])
-        header = quick_header(cut[:HEAD_BYTES])
+        header = plain_header(cut[:HEAD_BYTES])
         answered += header is not None
         assert header in (None, of_pillow(cut)), cut[:700].hex()
     assert answered > 20

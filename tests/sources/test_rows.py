@@ -213,9 +213,9 @@ def test_digits_have_a_fixed_stratified_split() -> None:
 
 
 def test_the_digits_file_and_scikit_learn_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    direct = digits._load()
+    direct = digits.digits_table()
     monkeypatch.setattr(Path, "is_file", lambda self: False)
-    np.testing.assert_array_equal(digits._load(), direct)
+    np.testing.assert_array_equal(digits.digits_table.__wrapped__(), direct)
 
 
 def test_digits_do_not_import_scikit_learn() -> None:

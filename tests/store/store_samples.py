@@ -15,9 +15,10 @@ import pytest
 from arcpipe.cloud import BasisRecord, Cloud, CloudBatch, DecoderRecord, NetworkRecord, morton_codes
 from arcpipe.files import file_hashes
 from arcpipe.storage import BucketStorage, LocalStorage, Place, Storage, objects, storage_at
-from arcpipe.store import Part, StoreHeader, StoreWriter, create_or_open, fingerprint, open_writer
+from arcpipe.store import StoreHeader, StoreWriter, create_or_open, fingerprint, open_writer
 from arcpipe.store import arrays as array_module
 from arcpipe.store.arrays import read_group, write_array
+from arcpipe.store.part import Part
 from arcpipe.store.schema import group_document
 
 LATENT_DIM = 6

@@ -26,11 +26,10 @@ from arcpipe.store import (
     load_decoder_file,
     open_store,
     plan_parts,
-    save_decoder_file,
     verify,
     with_mended_images,
 )
-from arcpipe.store.decoder_file import describe
+from arcpipe.store.decoder_file import describe, save_decoder_file
 from arcpipe.store.schema import group_document
 
 ONE_PART = {"train": {"samples": 5, "parts": 1}}

@@ -30,10 +30,11 @@ from arcpipe.cloud import FailedSample
 from arcpipe.errors import DamagedStoreError, NotAStoreError
 from arcpipe.files import file_hashes, file_sha256
 from arcpipe.storage import LocalStorage, Storage
-from arcpipe.store import Part, create_or_open, open_store, verify
 from arcpipe.store import arrays as array_module
+from arcpipe.store import create_or_open, open_store, verify
 from arcpipe.store.arrays import read_group
 from arcpipe.store.check import _nearest
+from arcpipe.store.part import Part
 from arcpipe.store.schema import group_document
 
 # The package has a function of this name.

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from arcpipe.errors import ImageError
-from arcpipe.store import Rounding, latent_steps, position_dtype
-from arcpipe.store.quantise import scale_codes, scales_of
+from arcpipe.store import Rounding, position_dtype
+from arcpipe.store.quantise import latent_steps, scale_codes, scales_of
 
 LATENTS = arrays(np.float32, st.tuples(st.integers(0, 9), st.integers(1, 4)), elements=st.floats(-6e4, 6e4, width=32))
 
