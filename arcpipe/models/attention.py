@@ -28,32 +28,20 @@ BIAS_HIDDEN = 32
 
 @dataclass(frozen=True)
 class Patches:
-    """The patches along one curve: `order` (t,) int64 tokens, patch after patch, which begin at `starts` (p + 1,).
-
-    The rest is the same as a padded table, made when it is first asked for.
-    """
+    """The patches along one curve: `order` (t,) int64 tokens, patch after patch, which begin at `starts` (p + 1,)."""
 
     order: Tensor
     starts: Tensor
 
-    @property
-    def slots(self) -> Tensor:
-        """(p, longest patch) int64: the token in each slot, token 0 in an empty one."""
-        return self.padded[0]
-
-    @property
-    def filled(self) -> Tensor | None:
-        """(p, longest patch) bool; None where no slot is empty."""
-        return self.padded[1]
-
-    @property
-    def place(self) -> Tensor:
-        """(t,) int64: the slot of every token, counted patch by patch."""
-        return self.padded[2]
-
     @cached_property
     def padded(self) -> tuple[Tensor, Tensor | None, Tensor]:
-        """`slots`, `filled` and `place`."""
+        """Patches as a table with a row for each and as many slots as the longest has tokens.
+
+        Returns:
+            `slots` (p, longest) int64: the token in each slot, token 0 in an empty one.
+            `filled` (p, longest) bool; None where no slot is empty.
+            `place` (t,) int64: the slot of every token, counted patch by patch.
+        """
         lengths, n_tokens = self.starts.diff(), len(self.order)
         longest = int(lengths.max()) if len(lengths) else 0
         slot = torch.arange(longest, device=lengths.device)
@@ -114,12 +102,13 @@ class RelativePosition(nn.Module):
         """
         biases = self.biases(self.reach)
         width, heads = biases.shape[1:]
-        row, column = coords[patches.slots].unbind(-1)  # int64: a gather by int32 has a slow backward
+        slots, filled, _ = patches.padded
+        row, column = coords[slots].unbind(-1)  # int64: a gather by int32 has a slow backward
         index = self._steps(row) * width + self._steps(column)
         values = biases.flatten(0, 1).T
         values = torch.cat([values, values.new_full((heads, 1), -torch.inf)], 1)
-        if patches.filled is not None:
-            index.masked_fill_(~patches.filled[:, :, None], width * width)
+        if filled is not None:
+            index.masked_fill_(~filled[:, :, None], width * width)
         return values, index
 
     def _steps(self, axis: Tensor) -> Tensor:
@@ -176,10 +165,11 @@ class PatchAttention(nn.Module):
     def forward(self, features: Tensor, coords: Tensor, patches: Patches) -> Tensor:
         if self.backend != "torch" and compilable(features) and self._fills_registers:
             return self._compiled(features, coords, patches)
-        n, length = patches.slots.shape
-        padded = self.qkv(features).index_select(0, patches.slots.flatten()).view(n, length, 3, self.heads, -1)
+        slots, _, place = patches.padded
+        n, length = slots.shape
+        padded = self.qkv(features).index_select(0, slots.flatten()).view(n, length, 3, self.heads, -1)
         mixed = attend(padded, *self.relative(coords, patches)).reshape(n * length, -1)
-        out: Tensor = self.out(mixed.index_select(0, patches.place))
+        out: Tensor = self.out(mixed.index_select(0, place))
         return out
 
     @property
