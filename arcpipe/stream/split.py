@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.cloud import CloudBatch, DecoderRecord, SirenRecord
+from arcpipe.cloud import CloudBatch, DecoderRecord, SirenRecord, tensor_sizes
 from arcpipe.errors import ConfigError
 from arcpipe.options import Normalise
 from arcpipe.store import Store
@@ -160,9 +160,7 @@ def _per_layer(statistics: Mapping[str, Any], decoder: DecoderRecord) -> Normali
     if not isinstance(decoder, SirenRecord):
         raise ConfigError("--normalise per-layer is of sine networks.", fix=["--normalise per-dim"])
     mean, std = (np.array(statistics[name], np.float64) for name in ("mean", "std"))
-    widths = decoder.widths_tuple
-    sizes = [size for n_in, n_out in itertools.pairwise(widths) for size in (n_in * n_out, n_out)]
-    for rows in np.split(np.arange(len(mean)), np.cumsum(sizes)[:-1]):
+    for rows in np.split(np.arange(len(mean)), np.cumsum(tensor_sizes(decoder.widths_tuple))[:-1]):
         middle = mean[rows].mean()
         power = np.mean(std[rows] ** 2 + (mean[rows] - middle) ** 2)
         mean[rows], std[rows] = middle, np.sqrt(power) if power > 0 else 1.0
