@@ -67,10 +67,9 @@ def _clouds(first: int, n: int, points: int, latent_dim: int, side: int) -> Clou
 
 
 def _decoder(latent_dim: int) -> DecoderRecord:
-    widths = (NEIGHBOURS * (latent_dim + 2), 3)
     return NetworkRecord(
-        weights=(np.zeros((widths[1], widths[0]), np.float32),),
-        biases=(np.zeros(widths[1], np.float32),),
+        weights=(np.zeros((3, NEIGHBOURS * (latent_dim + 2)), np.float32),),
+        biases=(np.zeros(3, np.float32),),
         n_neighbours=NEIGHBOURS,
         latent_dim=latent_dim,
     )

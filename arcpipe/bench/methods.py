@@ -91,10 +91,7 @@ def engine_psnr(images: Images, decoder: AnyDecoder, fit: FitSection) -> list[fl
 
 def steps_of(method: str, fit: FitSection) -> int:
     """At most so many steps: the method's own, in proportion where `fit` has others than the recipe `thesis`."""
-    whole = {
-        "basis": FitSection(recipe="basis").steps,
-        "siren": SIREN_STEPS,
-    }.get(method, FitSection().steps)
+    whole = {"basis": FitSection(recipe="basis").steps, "siren": SIREN_STEPS}[method]
     return max(1, round(whole * fit.steps / FitSection().steps))
 
 

@@ -71,16 +71,9 @@ class Points:
 OF_POINTS = ("cloud", "row", "positions", "origin", "index")
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """What the numbers (z,) that describe a point are, so that they can change with the picture.
-
-    `maps`: they are a latent of this basis; None where latents are of another kind, which stay as they are.
-    `networks`: they are all parameters of a sine network, whose changes are those of `networks` (the module).
-    """
-
-    maps: Maps | None = None
-    networks: SirenRecord | None = None
+Columns = Maps | SirenRecord
+"""What the numbers (z,) that describe points are, so that they can change with the picture: latents of a basis, or the
+parameters of sine networks, whose changes are those of `networks` (the module). Others stay as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +103,8 @@ def augment(
         section: What to do, and how strongly.
         columns: What the latents of `clouds` are; by default numbers that no change of the picture changes.
     """
-    if columns is not None and columns.networks is not None:
-        values = change_networks(clouds.latents, keys, section, columns.networks)
+    if isinstance(columns, SirenRecord):
+        values = change_networks(clouds.latents, keys, section, columns)
         return Augmented(values, clouds.positions.astype(np.float32), clouds.offsets, labels)
     points = _begin(clouds, keys)
     for name in section.apply:
@@ -125,18 +118,17 @@ def augment(
         width = latents.shape[1]
         index = points.index[:, None] * width + np.arange(width)
         latents = latents + np.float32(section.noise) * normal(keys[points.origin][:, None], "noise", index)
-    latents = _described(latents, points.origin, keys, section, columns or Columns())
+    latents = _described(latents, points.origin, keys, section, columns)
     counts = np.bincount(points.cloud, minlength=len(labels))
     return Augmented(latents, points.positions.astype(np.float32), ends_from(counts), labels)
 
 
 def _described(
-    latents: NDArray[np.floating], origin: Rows, keys: Keys, section: AugmentSection, columns: Columns
+    latents: NDArray[np.floating], origin: Rows, keys: Keys, section: AugmentSection, maps: Maps | None
 ) -> NDArray[np.floating]:
     """What describes the points (m, z) after the changes of the clouds (m,) that they were in at first."""
-    maps = columns.maps if section.exact else None
     changes = {"rotate", "flip", *COLOURS}.intersection(section.apply)
-    if maps is None or not changes:
+    if maps is None or not section.exact or not changes:
         return latents
     own = np.array(latents, np.float32)
     if "rotate" in changes:

@@ -137,7 +137,7 @@ class StreamLoader:
             first, last = self._pools_of(index)
             for number in range(first, min(last + 2, len(self.order.pools) - 1)):
                 if number not in pools:
-                    pools[number] = Pool.request(self.split, self.order.pool_blocks(number), reading)
+                    pools[number] = Pool(self.split, self.order.pool_blocks(number), reading)
             for number in [number for number in pools if number < first]:
                 del pools[number]
             ready.append(making.submit(self._make, index, [pools[number] for number in range(first, last + 1)]))
@@ -195,20 +195,15 @@ class StreamLoader:
 class Pool:
     """Blocks that are read together, and lie end to end once somebody asks for a cloud of them.
 
-    `blocks` (b, 3) rises by part and start: part, start, stop of the blocks that `reads` gives.
+    The reader threads are asked at once for `blocks` (b, 3): part, start, stop; part by part, as they lie on disk.
     """
 
-    def __init__(self, blocks: NDArray[np.int64], reads: list[Future[CloudBatch]]) -> None:
-        self.blocks, self._reads = blocks, reads
-        self._starts = ends_from(blocks[:, 2] - blocks[:, 1])
-        self._keys = _block_keys(blocks[:, 0], blocks[:, 1])
+    def __init__(self, split: Split, blocks: NDArray[np.int64], readers: ThreadPoolExecutor) -> None:
+        self._blocks = blocks[np.lexsort((blocks[:, 1], blocks[:, 0]))]
+        self._starts = ends_from(self._blocks[:, 2] - self._blocks[:, 1])
+        self._keys = _block_keys(self._blocks[:, 0], self._blocks[:, 1])
+        self._reads = [readers.submit(split.read, *block) for block in self._blocks.tolist()]
         self._clouds: CloudBatch | None = None
-
-    @classmethod
-    def request(cls, split: Split, blocks: NDArray[np.int64], readers: ThreadPoolExecutor) -> Pool:
-        """Ask the reader threads for `blocks` (b, 3): part, start, stop; part by part, as they lie on disk."""
-        rows = blocks[np.lexsort((blocks[:, 1], blocks[:, 0]))]
-        return cls(rows, [readers.submit(split.read, *row) for row in rows.tolist()])
 
     def take(self, parts: NDArray[Any], rows: NDArray[Any]) -> CloudBatch:
         """The clouds (n,) at rows of parts, end to end; waits until all blocks are there. One thread at a time."""
@@ -216,7 +211,7 @@ class Pool:
             self._clouds = CloudBatch.concat([read.result() for read in self._reads])
             self._reads = []
         block = np.searchsorted(self._keys, _block_keys(parts, rows), side="right") - 1
-        return self._clouds.take(self._starts[block] + rows - self.blocks[block, 1])
+        return self._clouds.take(self._starts[block] + rows - self._blocks[block, 1])
 
 
 def _block_keys(part: NDArray[Any], row: NDArray[Any]) -> NDArray[np.int64]:
