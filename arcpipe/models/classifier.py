@@ -1,4 +1,4 @@
-"""What the classifiers share: how a ragged batch becomes logits, whatever encodes its clouds."""
+"""What all classifiers share: how a ragged batch becomes logits, whatever encodes its clouds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arcpipe.models.share import Share
+from arcpipe.models.share import Draw, Share
 
 
 class Classifier(nn.Module):
-    """An encoder of clouds, `_encode`, and one linear layer, `head`, which a kind of it makes."""
+    """An encoder of clouds, `_encode`, and `head`, which turns what it gives into logits; a kind of it has both."""
 
-    head: nn.Linear
+    head: nn.Module
 
     def forward(
         self,
@@ -47,18 +47,11 @@ class Classifier(nn.Module):
             raise ValueError(
                 f"in training, {type(self).__name__} needs a torch.Generator: it draws what differs from step to step"
             )
-        n_clouds = len(offsets) - 1
-        if len(latents):
-            drawn = (generator, share) if self.training else (None, None)
-            pooled = self._encode(latents, positions, offsets, *drawn, plan)
-        else:
-            pooled = latents.new_zeros(n_clouds, self.head.in_features)
-        logits: Tensor = self.head(pooled)
+        draw = Draw(generator, share) if self.training else Draw()
+        logits: Tensor = self.head(self._encode(latents, positions, offsets, draw, plan))
         return logits
 
-    def plan(
-        self, positions: Tensor, offsets: Tensor, generator: torch.Generator | None = None, share: Share | None = None
-    ) -> Any:
+    def plan(self, positions: Tensor, offsets: Tensor, draw: Draw) -> Any:
         """All that `forward` works out from places alone, and all that it draws; None where it does so itself.
 
         Sizes in it depend on the places, so that a CPU makes it in time for a GPU that need not be asked.
@@ -66,16 +59,8 @@ class Classifier(nn.Module):
         return None
 
     @abstractmethod
-    def _encode(
-        self,
-        latents: Tensor,
-        positions: Tensor,
-        offsets: Tensor,
-        generator: torch.Generator | None,
-        share: Share | None,
-        plan: Any,
-    ) -> Tensor:
-        """What the head is given of every cloud (s, channels); drawn anew in training, where there is a generator."""
+    def _encode(self, latents: Tensor, positions: Tensor, offsets: Tensor, draw: Draw, plan: Any) -> Tensor:
+        """What the head is given of every cloud (s, channels)."""
 
 
 def check_batch(latents: Tensor, positions: Tensor, offsets: Tensor) -> None:

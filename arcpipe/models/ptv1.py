@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from arcpipe.models.classifier import Classifier
 from arcpipe.models.cpu.nearest import farthest, nearest
-from arcpipe.models.drop_path import draw_branches
-from arcpipe.models.pooling import batch_norm, new_batch_norm, segment_mean
-from arcpipe.models.share import Share
+from arcpipe.models.pooling import new_batch_norm, segment_mean
+from arcpipe.models.share import Draw, Share, batch_norm
 from arcpipe.models.voxels import FINE_BITS, voxelise
 
 KEEP_ONE_IN = 4
@@ -114,6 +113,8 @@ class PTv1(Classifier):
         drop_path: chance that a cloud skips a branch in the last block; rises linearly from 0 in the first.
     """
 
+    head: nn.Linear
+
     def __init__(
         self,
         latent_dim: int,
@@ -135,20 +136,14 @@ class PTv1(Classifier):
         self.head = nn.Linear(channels[-1], n_classes)
         self.drop_rates = torch.linspace(0, drop_path, len(self.blocks)).tolist()
 
-    def _encode(
-        self,
-        latents: Tensor,
-        positions: Tensor,
-        offsets: Tensor,
-        generator: torch.Generator | None,
-        share: Share | None,
-        plan: Any,
-    ) -> Tensor:
-        n_clouds = len(offsets) - 1
+    def _encode(self, latents: Tensor, positions: Tensor, offsets: Tensor, draw: Draw, plan: Any) -> Tensor:
+        n_clouds, share = len(offsets) - 1, draw.share
+        if not len(latents):
+            return latents.new_zeros(n_clouds, self.head.in_features)
         tokens, order = voxelise(positions, offsets, 1.0)  # for its whole numbers and an order that is the cloud's own
         coords, cloud = tokens.fine, tokens.cloud
         features = batch_norm(self.stem_norm, self.stem(latents.index_select(0, order)), share).relu()
-        branches = draw_branches(self.drop_rates, n_clouds, self.head.weight, generator, share)
+        branches = draw.branches(self.drop_rates, n_clouds, self.head.weight)
         for stage, depth in enumerate(self.depths):
             unit = self.grid_px * 2 ** (FINE_BITS + stage)
             if stage:

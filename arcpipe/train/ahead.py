@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from arcpipe.models.classifier import Classifier
-from arcpipe.models.share import Share
+from arcpipe.models.share import Draw
 from arcpipe.stream.loader import Batch
 
 AHEAD = 2
@@ -40,13 +40,11 @@ def on_device(
     yield from made_ready(batches, device, plan, first_step)
 
 
-def plan_of(
-    model: nn.Module, batch: Batch, generator: torch.Generator | None = None, share: Share | None = None
-) -> Any:
+def plan_of(model: nn.Module, batch: Batch, draw: Draw) -> Any:
     """Let a model plan from a batch's places; None where it does so itself, or where there are no points."""
     if not isinstance(model, Classifier) or not len(batch.latents):
         return None
-    return model.plan(batch.positions, batch.offsets, generator, share)
+    return model.plan(batch.positions, batch.offsets, draw)
 
 
 def made_ready(

@@ -22,6 +22,7 @@ from arcpipe.errors import (
     SourceError,
     StoreMismatchError,
 )
+from arcpipe.models.share import Draw
 from arcpipe.paths import outside_stores
 from arcpipe.storage import Storage
 from arcpipe.store import Store, open_store
@@ -241,7 +242,7 @@ def predict_all(
     model.eval()
     probabilities, labels, ids = [], [], []
     with torch.inference_mode():
-        for batch in on_device(loader, device, lambda batch, _: plan_of(model, batch)):
+        for batch in on_device(loader, device, lambda batch, _: plan_of(model, batch, Draw())):
             if check is not None:
                 check()
             logits = model(batch.latents, batch.positions, batch.offsets, plan=batch.plan)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from arcpipe.config.training import WEIGHT_DEFAULTS
 from arcpipe.errors import DeviceError, DivergedError, EndedElsewhereError, RankLostError, SourceError
 from arcpipe.machine import return_large_blocks
 from arcpipe.models import check_kind, describe, n_parameters, resolve
+from arcpipe.models.share import Draw
 from arcpipe.paths import outside_stores
 from arcpipe.progress import Progress, listed
 from arcpipe.seeds import derive_seed
@@ -131,7 +131,12 @@ def train_rank(
             return replace(TrainReport.from_dict(run.summary), run=run.path, store=config.store, before=True)
         if splits[0].manifest.n_points > LARGE_CLOUD * len(splits[0].manifest):
             return_large_blocks()
-        with _held(run, ranks), torch_threads(threads_of(ranks, config)), interrupts:
+        with ExitStack() as stack:
+            with ranks.first_goes_ahead():  # rank 0 holds the folder for all; nobody begins before it does
+                if ranks.first:
+                    stack.enter_context(run.held())
+            stack.enter_context(torch_threads(threads_of(ranks, config)))
+            stack.enter_context(interrupts)
             model = run.model().to(device)
             optimiser = make_optimiser(model, config.optim, device)
             shown = ranks.first and not quiet
@@ -166,16 +171,6 @@ def open_splits(
                 else ["--test-split NAME", "the arcpipe convert command that made the store"],
             )
     return learnt, splits[1], splits[2]
-
-
-@contextmanager
-def _held(run: RunFolder, ranks: Ranks) -> Iterator[None]:
-    """Rank 0 holds the folder for all; nobody begins before it does."""
-    with ExitStack() as stack:
-        with ranks.first_goes_ahead():
-            if ranks.first:
-                stack.enter_context(run.held())
-        yield
 
 
 def _train(job: Job) -> TrainReport:
@@ -236,7 +231,7 @@ def _step_seed(job: Job, step: int) -> int:
 def _plan(job: Job, batch: Batch, step: int) -> Any:
     """Let the model do what it can of a step before its batch is on the GPU."""
     generator = torch.Generator().manual_seed(_step_seed(job, step))
-    return plan_of(job.model, batch, generator, job.ranks.share(batch))
+    return plan_of(job.model, batch, Draw(generator, job.ranks.share(batch)))
 
 
 def _train_loader(job: Job, progress: Reached) -> StreamLoader:

@@ -16,7 +16,7 @@ from arcpipe.errors import ConfigError
 from arcpipe.models.weights.base import Mlp, WeightClassifier
 from arcpipe.models.weights.dws import DwsNet
 from arcpipe.models.weights.graphs import NgGnn, NgT
-from arcpipe.models.weights.scalegmn import BOTH, FORWARD, ScaleGmn
+from arcpipe.models.weights.scalegmn import ScaleGmn
 
 CLASSES: dict[str, Any] = {"mlp": Mlp, "dws": DwsNet, "ng-gnn": NgGnn, "ng-t": NgT, "scalegmn": ScaleGmn}
 
@@ -35,7 +35,7 @@ def build_weight_model(
         settings["whole_batch"] = full.norm == "batch"
     if full.model == "scalegmn":
         settings |= {
-            "settings": BOTH if full.direction == "both" else FORWARD,
+            "both": full.direction == "both",
             "omega": record.omega,
             "canonical": full.phases == "canonical",
         }
