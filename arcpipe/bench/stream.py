@@ -17,6 +17,7 @@ import io
 import tarfile
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,7 +120,7 @@ def run_bench_stream(
     return BenchStreamReport(where, len(manifest), manifest.n_points, rounds, threads, seconds, skipped)
 
 
-def _ways(store: Store, name: str, folder: Path) -> tuple[dict[str, Callable[[int], None]], dict[str, str]]:
+def _ways(store: Store, name: str, folder: Path) -> tuple[dict[str, Callable[[int], object]], dict[str, str]]:
     split = Split(store, name)  # not kept in memory
     norm = normalisation(split, "per-dim")
     classes = len(store.classes)
@@ -138,16 +139,16 @@ def _ways(store: Store, name: str, folder: Path) -> tuple[dict[str, Callable[[in
             train_step(model, optimiser, batch, optim, 1e-4, batch.index)
 
     ready = list(load(0))
-    ways: dict[str, Callable[[int], None]] = {
-        "loader": lambda epoch: _drain(load(epoch)),
+    ways: dict[str, Callable[[int], object]] = {
+        "loader": lambda epoch: deque(load(epoch), maxlen=0),
         "memory": lambda _: train(ready),
         "stream": lambda epoch: train(load(epoch)),
     }
     if importlib.util.find_spec("webdataset") is None:
         return ways, {"webdataset": f"not installed: {install('bench')}"}
     shards = write_tars(split, folder)
-    ways["plain"] = lambda epoch: _drain(load(epoch, ()))
-    ways["webdataset"] = lambda _: _drain(read_tars(shards, norm))
+    ways["plain"] = lambda epoch: deque(load(epoch, ()), maxlen=0)
+    ways["webdataset"] = lambda _: deque(read_tars(shards, norm), maxlen=0)
     return ways, {}
 
 
@@ -195,8 +196,3 @@ def read_tars(paths: list[str], norm: Normalisation) -> Iterable[tuple[torch.Ten
     pipeline = webdataset.WebDataset(paths, shardshuffle=len(paths), seed=0, empty_check=False).shuffle(4096)
     batches: Iterable[tuple[torch.Tensor, ...]] = pipeline.map(decode).batched(BATCH, collation_fn=collate)
     return batches
-
-
-def _drain(batches: Iterable[Any]) -> None:
-    for _ in batches:
-        pass

@@ -41,8 +41,9 @@ class Classifier(nn.Module):
             ValueError: shapes disagree, or there is no generator in training.
             ConfigError: a cloud is wider than 2**16 voxels, or a position is not finite.
         """
-        if plan is None:
-            check_batch(latents, positions, offsets)
+        if plan is None and (positions.shape != (len(latents), 2) or int(offsets[-1]) != len(latents)):
+            shapes = f"latents {tuple(latents.shape)}, positions {tuple(positions.shape)}"
+            raise ValueError(f"{shapes}, offsets end at {int(offsets[-1])}")
         if self.training and generator is None and plan is None:
             raise ValueError(
                 f"in training, {type(self).__name__} needs a torch.Generator: it draws what differs from step to step"
@@ -61,10 +62,3 @@ class Classifier(nn.Module):
     @abstractmethod
     def _encode(self, latents: Tensor, positions: Tensor, offsets: Tensor, draw: Draw, plan: Any) -> Tensor:
         """What the head is given of every cloud (s, channels)."""
-
-
-def check_batch(latents: Tensor, positions: Tensor, offsets: Tensor) -> None:
-    """Raise ValueError unless these are latents (m, z), positions (m, 2), and offsets (s + 1,) that end at m."""
-    points, last = len(latents), int(offsets[-1])
-    if positions.shape != (points, 2) or last != points:
-        raise ValueError(f"latents {tuple(latents.shape)}, positions {tuple(positions.shape)}, offsets end at {last}")

@@ -105,8 +105,6 @@ class PTv1(Classifier):
     """Point Transformer classifier of ragged batches of planar clouds. In evaluation, no prediction depends on others.
 
     Args:
-        latent_dim: width of a latent.
-        n_classes: number of logits.
         channels, depths: per stage; a stage has a quarter of the points of the one before.
         neighbours: points that a point attends to, itself included.
         grid_px: unit of distances in the first stage, pixels; twice as long in each further one.

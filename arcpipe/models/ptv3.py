@@ -100,8 +100,6 @@ class PTv3(Classifier):
     """PTv3 classifier of ragged batches of planar clouds. In evaluation, no prediction depends on its batch.
 
     Args:
-        latent_dim: width of a latent.
-        n_classes: number of logits.
         channels, depths, heads: per stage; between stages, 2 x 2 voxels become one.
         patch: most tokens that attend to each other.
         grid_px: voxel edge of the first stage, pixels.

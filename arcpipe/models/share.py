@@ -28,10 +28,6 @@ class Share:
     total: int
     add: Callable[[Tensor], None]
 
-    def own(self, values: Tensor) -> Tensor:
-        """What belongs to these clouds, of `values` (..., total) that every process drew alike."""
-        return values[..., self.low : self.high]
-
 
 @dataclass(frozen=True, slots=True)
 class Draw:
@@ -47,8 +43,8 @@ class Draw:
         """Set a share `p` of the values (s, ...) to zero and enlarge the others."""
         if self.generator is None or p == 0:
             return values
-        low, high, total = (self.share.low, self.share.high, self.share.total) if self.share else (0, None, len(values))
-        drawn = torch.rand((total, *values.shape[1:]), generator=self.generator)[low:high]
+        total, own = self._whole(len(values))
+        drawn = torch.rand((total, *values.shape[1:]), generator=self.generator)[own]
         return values * (drawn >= p).to(values) / (1 - p)
 
     def branches(self, rates: Sequence[float], n_clouds: int, like: Tensor) -> list[Tensor | None]:
@@ -58,10 +54,14 @@ class Draw:
         """
         if self.generator is None:
             return [None] * len(rates)
-        total = n_clouds if self.share is None else self.share.total
+        total, own = self._whole(n_clouds)
         chance = torch.rand(len(rates), 2, total, generator=self.generator, device=self.generator.device)
-        chance = (chance if self.share is None else self.share.own(chance)).to(like.device)
+        chance = chance[..., own].to(like.device)
         return [(chance[i] >= rate).to(like.dtype) / (1 - rate) if rate else None for i, rate in enumerate(rates)]
+
+    def _whole(self, n: int) -> tuple[int, slice]:
+        """Clouds that all processes draw alike for, and which of them are these n."""
+        return (n, slice(None)) if self.share is None else (self.share.total, slice(self.share.low, self.share.high))
 
 
 def batch_norm(norm: nn.BatchNorm1d, values: Tensor, share: Share | None = None) -> Tensor:

@@ -279,11 +279,8 @@ def _mix_points(first: Points, second: Points, share: Floats, n: int) -> Choice:
     of_first = np.rint(share * counts).astype(np.int64)
     of_second = np.rint((1 - share) * np.bincount(second.cloud, minlength=n)).astype(np.int64)
     of_first = np.where(of_first + of_second == 0, np.minimum(counts, 1), of_first)
-    drawn = (
-        uniform(first.own_keys, "arcmix first", first.index),
-        uniform(second.own_keys, "arcmix second", second.index),
-    )
-    return _drawn(first, of_first, drawn[0]), _drawn(second, of_second, drawn[1]), share
+    chosen = _drawn(first, of_first, uniform(first.own_keys, "arcmix first", first.index))
+    return chosen, _drawn(second, of_second, uniform(second.own_keys, "arcmix second", second.index)), share
 
 
 def _mix_box(first: Points, second: Points, share: Floats, n: int) -> Choice:

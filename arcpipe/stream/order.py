@@ -78,28 +78,22 @@ class EpochOrder:
 def epoch_order(
     manifest: Manifest, seed: int, epoch: int, *, block: int = 32, window: int = 8, pool: int = 4096
 ) -> EpochOrder:
-    """Order all clouds for one epoch: a permutation that depends on the arguments only.
+    """Order all clouds for one epoch, from 0: a permutation that depends on the arguments only.
 
-    Args:
-        manifest: What the split holds.
-        seed: Seed of the run.
-        epoch: Epoch, from 0.
-        block: Neighbouring clouds of a part that are read together.
-        window: Parts whose blocks are mixed.
-        pool: Clouds shuffled together in memory; fewer where they would hold more than `POOL_POINTS` points.
+    `block`, `window` and `pool` are those of `StreamSection`; a pool has fewer clouds where they would hold more than
+    `POOL_POINTS` points.
     """
     generator = seeds.generator("order", seed, epoch)
     parts = generator.permutation(len(manifest.parts))
     windows = [parts[start : start + window] for start in range(0, len(parts), window)]
     blocks = [generator.permutation(_blocks_of(manifest, group, block), axis=0) for group in windows]
     joined = np.concatenate(blocks) if blocks else np.zeros((0, 3), np.int64)
-    return _lay_out(joined, _pool_ends(joined, manifest, block, pool), generator)
+    return _lay_out(joined, manifest, block, pool, generator)
 
 
 def natural_order(manifest: Manifest, *, block: int = 32, pool: int = 4096) -> EpochOrder:
     """Order all clouds as they lie in the store, part after part: for evaluation."""
-    joined = _blocks_of(manifest, np.arange(len(manifest.parts)), block)
-    return _lay_out(joined, _pool_ends(joined, manifest, block, pool), None)
+    return _lay_out(_blocks_of(manifest, np.arange(len(manifest.parts)), block), manifest, block, pool, None)
 
 
 def cut_batches(
@@ -162,18 +156,16 @@ def _blocks_of(manifest: Manifest, parts: NDArray[np.int64], block: int) -> NDAr
     return np.concatenate(rows).astype(np.int64) if rows else np.zeros((0, 3), np.int64)
 
 
-def _pool_ends(blocks: NDArray[np.int64], manifest: Manifest, block: int, pool: int) -> NDArray[np.int64]:
-    """Ends (p + 1,) of the pools, counted in blocks: a block is never read for two pools."""
-    mean_points = manifest.n_points / max(len(manifest), 1)
-    clouds = min(pool, POOL_POINTS / max(mean_points, 1.0))
-    per_pool = max(1, int(clouds // block))
-    return np.array([*range(0, len(blocks), per_pool), len(blocks)] if len(blocks) else [0], np.int64)
-
-
 def _lay_out(
-    blocks: NDArray[np.int64], block_ends: NDArray[np.int64], generator: np.random.Generator | None
+    blocks: NDArray[np.int64], manifest: Manifest, block: int, pool: int, generator: np.random.Generator | None
 ) -> EpochOrder:
-    """Write out the clouds of all blocks, shuffled inside each pool where there is a generator."""
+    """Write out the clouds of all blocks, shuffled inside each pool where there is a generator.
+
+    Pools are whole blocks: a block is never read for two of them.
+    """
+    mean_points = manifest.n_points / max(len(manifest), 1)
+    per_pool = max(1, int(min(pool, POOL_POINTS / max(mean_points, 1.0)) // block))
+    block_ends = np.array([*range(0, len(blocks), per_pool), len(blocks)] if len(blocks) else [0], np.int64)
     sizes = blocks[:, 2] - blocks[:, 1]
     firsts = ends_from(sizes)
     part = np.repeat(blocks[:, 0], sizes).astype(np.int32)

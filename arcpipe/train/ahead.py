@@ -34,10 +34,7 @@ def on_device(
         plan: Makes what `Classifier.plan` makes, of a batch and the number of its step.
         first_step: Number of the first batch's step.
     """
-    if device.type == "cpu":
-        yield from batches
-        return
-    yield from made_ready(batches, device, plan, first_step)
+    return iter(batches) if device.type == "cpu" else made_ready(batches, device, plan, first_step)
 
 
 def plan_of(model: nn.Module, batch: Batch, draw: Draw) -> Any:

@@ -93,7 +93,16 @@ def load_reported(folder: Path, model: nn.Module) -> None:
 
 def read_whole(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The state and the tensors of a checkpoint. Raises CheckpointError where it is missing or damaged."""
-    state = _read_state(folder)
+    path = folder / STATE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        known = {*Reached.__dataclass_fields__, "tensors", "sha256"}
+        if not isinstance(state, dict) or set(state) != known or Path(state["tensors"]).name != state["tensors"]:
+            raise ValueError("its keys are not those of a checkpoint")
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint in {folder}.", fix=["arcpipe train --store STORE"]) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read.", details=[str(error)], fix=[train_again(path)]) from None
     return state, load_tensors(folder / state["tensors"], state["sha256"])
 
 
@@ -146,20 +155,6 @@ def train_again(path: Path) -> str:
     """The command that replaces the run that a damaged file or folder belongs to."""
     run = next((folder for folder in (path, *path.parents) if (folder / "config.json").is_file()), "RUN")
     return f"arcpipe train --store STORE --out {run} --overwrite"
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    path = folder / STATE
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        known = {*Reached.__dataclass_fields__, "tensors", "sha256"}
-        if not isinstance(state, dict) or set(state) != known or Path(state["tensors"]).name != state["tensors"]:
-            raise ValueError("its keys are not those of a checkpoint")
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint in {folder}.", fix=["arcpipe train --store STORE"]) from None
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read.", details=[str(error)], fix=[train_again(path)]) from None
-    return state
 
 
 def _optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
