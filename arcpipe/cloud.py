@@ -215,8 +215,7 @@ def _ragged(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDAr
 
 def morton_codes(positions: NDArray[Any]) -> NDArray[np.uint64]:
     """Codes (m,) of rows and columns (m, 2), whole numbers below 2**32: see `morton`."""
-    codes: NDArray[np.uint64] = morton(positions[:, 0].astype(np.uint64), positions[:, 1].astype(np.uint64))
-    return codes
+    return morton(positions[:, 0].astype(np.uint64), positions[:, 1].astype(np.uint64))
 
 
 def morton(rows: Any, columns: Any) -> Any:

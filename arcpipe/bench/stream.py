@@ -123,16 +123,13 @@ def run_bench_stream(
 def _ways(store: Store, name: str, folder: Path) -> tuple[dict[str, Callable[[int], object]], dict[str, str]]:
     split = Split(store, name)  # not kept in memory
     norm = normalisation(split, "per-dim")
-    classes = len(store.classes)
     optim, section = OptimSection(), StreamSection()
     torch.manual_seed(0)
-    model = build_model(ModelSection(), store.latent_dim, classes).train()
+    model = build_model(ModelSection(), store.latent_dim, len(store.classes)).train()
     optimiser = make_optimiser(model, optim, torch.device("cpu"))
 
     def load(epoch: int, augment: tuple[Augmentation, ...] = AUGMENT) -> Iterable[Batch]:
-        return StreamLoader(
-            split, classes, norm, BATCH, section=section, epoch=epoch, augment=AugmentSection(apply=augment)
-        )
+        return StreamLoader(split, norm, BATCH, section=section, epoch=epoch, augment=AugmentSection(apply=augment))
 
     def train(batches: Iterable[Batch]) -> None:
         for batch in batches:
@@ -194,5 +191,4 @@ def read_tars(paths: list[str], norm: Normalisation) -> Iterable[tuple[torch.Ten
 
     names = ("latents", "positions", "label")
     pipeline = webdataset.WebDataset(paths, shardshuffle=len(paths), seed=0, empty_check=False).shuffle(4096)
-    batches: Iterable[tuple[torch.Tensor, ...]] = pipeline.map(decode).batched(BATCH, collation_fn=collate)
-    return batches
+    return pipeline.map(decode).batched(BATCH, collation_fn=collate)

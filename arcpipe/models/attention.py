@@ -142,8 +142,7 @@ class RelativeNetwork(RelativePosition):
         steps = torch.arange(-reach, reach + 1, device=weight.device, dtype=weight.dtype)
         row, column = torch.meshgrid(steps, steps, indexing="ij")
         places = torch.stack([row, column, torch.hypot(row, column)], 2)
-        made: Tensor = self.last(nn.functional.gelu(self.first(places.sign() * places.abs().add(1).log2())))
-        return made
+        return self.last(nn.functional.gelu(self.first(places.sign() * places.abs().add(1).log2())))
 
 
 class PatchAttention(nn.Module):
@@ -164,8 +163,7 @@ class PatchAttention(nn.Module):
         padded = self.qkv(features).index_select(0, slots.flatten()).view(n, length, 3, self.heads, -1)
         q, k, v = padded.permute(2, 0, 3, 1, 4)  # (p, heads, length, d)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.relative(coords, patches))
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(n * length, -1).index_select(0, place))
-        return out
+        return self.out(mixed.transpose(1, 2).reshape(n * length, -1).index_select(0, place))
 
     @property
     def _fills_registers(self) -> bool:

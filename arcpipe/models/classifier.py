@@ -49,8 +49,7 @@ class Classifier(nn.Module):
                 f"in training, {type(self).__name__} needs a torch.Generator: it draws what differs from step to step"
             )
         draw = Draw(generator, share) if self.training else Draw()
-        logits: Tensor = self.head(self._encode(latents, positions, offsets, draw, plan))
-        return logits
+        return self.head(self._encode(latents, positions, offsets, draw, plan))
 
     def plan(self, positions: Tensor, offsets: Tensor, draw: Draw) -> Any:
         """All that `forward` works out from places alone, and all that it draws; None where it does so itself.

@@ -33,8 +33,7 @@ def moved(held: T, device: torch.device) -> T:
         _view(buffer, start, tensor).copy_(tensor)
     there = buffer.to(device, non_blocking=True)
     known = {id(tensor): _view(there, start, tensor) for tensor, start in zip(tensors, ends, strict=False)}
-    out: T = _changed(held, lambda tensor: known[id(tensor)])
-    return out
+    return _changed(held, lambda tensor: known[id(tensor)])
 
 
 def _view(buffer: Tensor, start: int, like: Tensor) -> Tensor:

@@ -40,8 +40,7 @@ def segment_max(values: Tensor, segment: Tensor, n: int, backend: str = "auto") 
     if backend != "torch" and compilable(values):
         from arcpipe.models.cpu.pooling import SegmentMax
 
-        pooled: Tensor = SegmentMax.apply(values, segment, n)
-        return pooled
+        return SegmentMax.apply(values, segment, n)
     index = segment[:, None].expand_as(values)
     with torch.no_grad():
         top = values.new_full((n, values.shape[1]), -torch.inf).scatter_reduce(0, index, values, "amax")

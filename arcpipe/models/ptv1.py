@@ -69,8 +69,7 @@ class VectorAttention(nn.Module):
         scores = self.weigh(self.query(features)[:, None] - key + place)
         if near.present is not None:
             scores = scores.masked_fill(~near.present[:, :, None], -torch.inf)
-        mixed: Tensor = (scores.softmax(1) * (value + place)).sum(1)
-        return mixed
+        return (scores.softmax(1) * (value + place)).sum(1)
 
 
 class Block(nn.Module):

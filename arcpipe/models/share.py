@@ -75,8 +75,7 @@ def batch_norm(norm: nn.BatchNorm1d, values: Tensor, share: Share | None = None)
         if shared is not None:
             return shared
     elif not norm.training or len(values) > 1:
-        normalised: Tensor = norm(values)
-        return normalised
+        return norm(values)
     return nn.functional.batch_norm(
         values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
     )

@@ -94,19 +94,17 @@ def augment(
     section: AugmentSection,
     columns: Columns | None = None,
 ) -> Augmented:
-    """Apply what `section.apply` names. With ARCMix, the last cloud is only a partner and is dropped from the result.
+    """Apply what `section.apply` names to s clouds with labels (s, classes), rows sum to 1, and keys (s,).
 
-    Args:
-        clouds: s clouds.
-        labels: (s, classes), rows sum to 1.
-        keys: (s,), see `cloud_keys`.
-        section: What to do, and how strongly.
-        columns: What the latents of `clouds` are; by default numbers that no change of the picture changes.
+    With ARCMix, the last cloud is only a partner and is dropped from the result. Without `columns`, latents are numbers
+    that no change of the picture changes.
     """
     if isinstance(columns, SirenRecord):
         values = change_networks(clouds.latents, keys, section, columns)
         return Augmented(values, clouds.positions.astype(np.float32), clouds.offsets, labels)
-    points = _begin(clouds, keys)
+    cloud = np.repeat(np.arange(len(clouds)), np.diff(clouds.offsets))
+    row, positions, sizes = np.arange(len(cloud)), clouds.positions.astype(np.float64), clouds.sizes.astype(np.float64)
+    points = Points(cloud, row, positions, cloud, row - clouds.offsets[cloud], keys, sizes)
     for name in section.apply:
         if name in CHANGES:
             points = CHANGES[name](points, section)
@@ -138,14 +136,6 @@ def _described(
     if changes.intersection(COLOURS):
         own = maps.recoloured(own, *(values[origin] for values in _colours(keys, section)))
     return own
-
-
-def _begin(clouds: CloudBatch, keys: Keys) -> Points:
-    counts = np.diff(clouds.offsets)
-    cloud = np.repeat(np.arange(len(clouds)), counts)
-    rows = np.arange(len(cloud))
-    index = rows - clouds.offsets[cloud]
-    return Points(cloud, rows, clouds.positions.astype(np.float64), cloud, index, keys, clouds.sizes.astype(np.float64))
 
 
 def _mask(points: Points, section: AugmentSection) -> Points:

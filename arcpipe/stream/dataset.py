@@ -129,7 +129,6 @@ class CloudStream(IterableDataset[Batch]):
     def _loader(self, first: int) -> StreamLoader:
         return StreamLoader(
             self.split,
-            len(self.store.classes),
             self.normalisation,
             self.batch_size,
             section=self.section,

@@ -71,13 +71,10 @@ class StreamLoader:
     """The batches of one epoch, from batch `start_batch` on; iterating again starts there again.
 
     Args:
-        split: Where clouds come from.
-        n_classes: Width of the soft labels.
         normalisation: Applied to the latents after augmentation.
         batch_size: Clouds in a batch, of all ranks together.
         section: Block, window, pool, readers, prefetch and the bound on points.
-        seed: Seed of the run.
-        epoch: Epoch, from 0; chooses the order and the augmentation.
+        seed, epoch: Choose the order and the augmentation; epochs count from 0.
         start_batch: Batches of the epoch that are done.
         augment: Random changes of the clouds; None leaves them as they are.
         shuffle: False visits the store in its own order.
@@ -89,7 +86,6 @@ class StreamLoader:
     def __init__(
         self,
         split: Split,
-        n_classes: int,
         normalisation: Normalisation,
         batch_size: int,
         *,
@@ -103,7 +99,7 @@ class StreamLoader:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.split, self.n_classes, self.normalisation, self.section = split, n_classes, normalisation, section
+        self.split, self.normalisation, self.section = split, normalisation, section
         self.seed, self.epoch, self.start_batch = seed, epoch, start_batch
         self.augment = augment if augment is not None and augment.apply else None
         self.columns, self.rank, self.world, self.shuffle = columns, rank, world, shuffle
@@ -162,7 +158,7 @@ class StreamLoader:
             places = np.append(places, high if high < stop else start)
         clouds = self._clouds(index, places, pools)
         ids = clouds.sample_ids[: high - low]
-        labels = one_hot(clouds.labels, self.n_classes)
+        labels = one_hot(clouds.labels, len(self.split.store.classes))
         changed: CloudBatch | Augmented = clouds
         if self.augment is not None and len(clouds):
             keys = cloud_keys(self.seed, self.epoch, clouds.sample_ids, clouds.repeats)

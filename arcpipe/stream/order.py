@@ -148,12 +148,9 @@ def shuffle_quality(order: EpochOrder, manifest: Manifest) -> dict[str, float]:
 
 def _blocks_of(manifest: Manifest, parts: NDArray[np.int64], block: int) -> NDArray[np.int64]:
     """Blocks (b, 3) of some parts: part, start, stop. A part's last block may be short."""
-    rows = []
-    for part in parts:
-        n = len(manifest.points[part])
-        starts = np.arange(0, n, block)
-        rows.append(np.stack([np.full(len(starts), part), starts, np.minimum(starts + block, n)], axis=1))
-    return np.concatenate(rows).astype(np.int64) if rows else np.zeros((0, 3), np.int64)
+    sizes = [(part, len(manifest.points[part])) for part in parts.tolist()]
+    rows = [(part, start, min(start + block, n)) for part, n in sizes for start in range(0, n, block)]
+    return np.array(rows, np.int64).reshape(-1, 3)
 
 
 def _lay_out(

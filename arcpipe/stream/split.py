@@ -44,7 +44,6 @@ class Split:
     """Reads blocks of one split, from the store or from memory.
 
     Args:
-        store: An opened store.
         name: The split; `MissingSplitError` if the store has none of that name.
         cache_mb: A split of at most so many megabytes is read once and kept. Content and order are the same.
         readers: Threads that fill the memory.
@@ -122,10 +121,8 @@ def _learned(sample_ids: NDArray[np.int64], held_out: float) -> int:
 def normalisation(split: Split, kind: Normalise) -> Normalisation:
     """Choose mean and std of the training latents, or features (thesis experiment 6).
 
-    Args:
-        split: The training split.
-        kind: `per-dim`: one mean and std per latent dimension; `whole`: one of each; `per-layer`: of sine networks,
-            one for the weights and one for the biases of every layer; `none`: latents stay as they are.
+    `kind` is `per-dim`: one mean and std per latent dimension; `whole`: one of each; `per-layer`: of sine networks,
+    one for the weights and one for the biases of every layer; `none`: latents stay as they are.
     """
     if kind == "none":
         return from_statistics(split.store, kind, {})

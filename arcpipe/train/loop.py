@@ -6,6 +6,7 @@ import signal
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -237,7 +238,6 @@ def _plan(job: Job, batch: Batch, step: int) -> Any:
 def _train_loader(job: Job, progress: Reached) -> StreamLoader:
     return StreamLoader(
         job.train,
-        len(job.run.facts.classes),
         job.run.normalisation,
         job.config.optim.batch_size,
         section=job.config.stream,
@@ -283,14 +283,8 @@ def _draw_curves(job: Job) -> list[dict[str, Any]]:
 def _evaluate(job: Job, split: Split | None, progress: Reached) -> Measures | None:
     if split is None:
         return None
-
-    def check() -> None:
-        _heed(job, progress)
-
-    classes = job.run.facts.classes
     loader = StreamLoader(
         split,
-        len(classes),
         job.run.normalisation,
         EVALUATION_BATCH,
         section=job.config.stream,
@@ -298,7 +292,7 @@ def _evaluate(job: Job, split: Split | None, progress: Reached) -> Measures | No
         rank=job.ranks.rank,
         world=job.ranks.world,
     )
-    return score(job.reported, loader, classes, job.device, check, ranks=job.ranks)
+    return score(job.reported, [loader], job.device, partial(_heed, job, progress), ranks=job.ranks)
 
 
 def _keep_best(job: Job, epoch: int, chosen: Measures, measures: Measures) -> dict[str, Any]:

@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 def loader_of(path: Path, epoch: int = 0) -> StreamLoader:
     store = open_store(path)
     split = Split(store, "train")
-    return StreamLoader(split, 3, normalisation(split, "per-dim"), 16, section=StreamSection(), epoch=epoch)
+    return StreamLoader(split, normalisation(split, "per-dim"), 16, section=StreamSection(), epoch=epoch)
 
 
 def losses(path: Path, *, planned: bool, optim: OptimSection, epochs: int) -> tuple[list[float], torch.nn.Module]:

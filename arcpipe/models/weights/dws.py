@@ -66,8 +66,7 @@ class SetLayer(nn.Module):
         scale = 1 / math.sqrt(self.out.in_features)  # of the full width, not of a head's
         attended = q + nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
         attended = attended.transpose(1, 2).flatten(2)
-        made: Tensor = attended + torch.relu(self.out(attended))
-        return made
+        return attended + torch.relu(self.out(attended))
 
 
 class MatrixLayer(nn.Module):
@@ -79,8 +78,7 @@ class MatrixLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = x.amax(1, keepdim=True), x.amax(2, keepdim=True)
-        made: Tensor = self.entry(x) + self.rows(rows) + self.columns(columns) + self.all(rows.amax(2, keepdim=True))
-        return made / 4
+        return (self.entry(x) + self.rows(rows) + self.columns(columns) + self.all(rows.amax(2, keepdim=True))) / 4
 
 
 class DwsLayer(nn.Module):

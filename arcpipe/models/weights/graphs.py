@@ -39,8 +39,7 @@ class Lift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         angles = 2 * math.pi * (x @ self.waves)
-        lifted: Tensor = self.project(self.lift(torch.cat([angles.cos(), angles.sin()], dim=-1)))
-        return lifted
+        return self.project(self.lift(torch.cat([angles.cos(), angles.sin()], dim=-1)))
 
 
 class Nodes(nn.Module):
@@ -130,8 +129,7 @@ class EdgeUpdate(nn.Module):
 
     def forward(self, edges: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
         x = self.edge(edges) + self.source(sources).unsqueeze(2) + self.target(targets).unsqueeze(1)
-        made: Tensor = self.out(nn.functional.silu(x))
-        return made
+        return self.out(nn.functional.silu(x))
 
 
 class NgGnn(WeightClassifier):
@@ -184,15 +182,6 @@ class NgGnn(WeightClassifier):
         return [a + b for a, b in zip(before, made, strict=True)] if self.numbers == 2 else made
 
 
-def xavier(module: nn.Module) -> None:
-    """Xavier's uniform weights and no biases, for all linear maps inside."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
 class Mixer(nn.Module):
     """norm(x + MLP(x)), the hidden layer twice as wide."""
 
@@ -203,8 +192,7 @@ class Mixer(nn.Module):
 
     def forward(self, x: Tensor, dropout: float, draw: Draw) -> Tensor:
         made = draw.dropout(self.narrow(nn.functional.gelu(self.wide(x))), dropout)
-        mixed: Tensor = self.norm(x + made)
-        return mixed
+        return self.norm(x + made)
 
 
 class RelationalLayer(nn.Module):
@@ -221,7 +209,11 @@ class RelationalLayer(nn.Module):
             self.pair = nn.Linear(2 * edges, nodes)
             self.source, self.target = nn.Linear(nodes, nodes), nn.Linear(nodes, nodes)
             self.edge_out, self.edge_norm, self.edge_mixer = nn.Linear(nodes, edges), nn.LayerNorm(edges), Mixer(edges)
-        xavier(self)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, e: Tensor, dropout: float, draw: Draw, n_outputs: int) -> tuple[Tensor, Tensor]:
         """Nodes (s, n, c) and edges (s, n, n, c'); the last layer makes the `n_outputs` last nodes alone."""

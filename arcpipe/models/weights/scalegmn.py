@@ -39,8 +39,7 @@ class Map(nn.Module):
         x = nn.functional.linear(inputs[0], weights[0], self.first.bias)
         for other, weight in zip(inputs[1:], weights[1:], strict=True):
             x = x + nn.functional.linear(other, weight)
-        made: Tensor = self.second(nn.functional.silu(self.norm(x)))
-        return made
+        return self.second(nn.functional.silu(self.norm(x)))
 
 
 class Even(nn.Module):
@@ -51,8 +50,7 @@ class Even(nn.Module):
         self.rho = Map(n_in, width, n_in)
 
     def forward(self, x: Tensor) -> Tensor:
-        even: Tensor = self.rho(x) + self.rho(-x)
-        return even
+        return self.rho(x) + self.rho(-x)
 
 
 class Equivariant(nn.Module):
@@ -68,8 +66,7 @@ class Equivariant(nn.Module):
 
     def forward(self, x: Tensor, hidden: bool, p: Tensor) -> Tensor:
         beside = (p,) if self.both else ()
-        made: Tensor = self.gamma(x) * (self.phi(self.even(x), *beside) if hidden else self.psi[0](x, *beside))
-        return made
+        return self.gamma(x) * (self.phi(self.even(x), *beside) if hidden else self.psi[0](x, *beside))
 
 
 class Messages(nn.Module):
