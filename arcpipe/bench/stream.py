@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import tarfile
 import tempfile
 import time
 from collections import deque
@@ -28,7 +27,6 @@ import numpy as np
 import torch
 
 from arcpipe.bench.clouds import require_clouds, write_clouds
-from arcpipe.cloud import Cloud
 from arcpipe.config import Augmentation, AugmentSection, ModelSection, OptimSection, StreamSection
 from arcpipe.errors import install
 from arcpipe.models import build_model
@@ -151,26 +149,19 @@ def _ways(store: Store, name: str, folder: Path) -> tuple[dict[str, Callable[[in
 
 def write_tars(split: Split, folder: Path) -> list[str]:
     """A copy of a split's clouds for WebDataset: of each, positions, latents and label as .npy, in tar files."""
+    import webdataset
+
     paths: list[str] = []
     for part, points in enumerate(split.manifest.points):
         for start in range(0, len(points), SHARD_CLOUDS):
             paths.append(str(folder / f"{len(paths):05d}.tar"))
             clouds = split.read(part, start, min(start + SHARD_CLOUDS, len(points)))
-            with tarfile.open(paths[-1], "w") as tar:
+            with webdataset.TarWriter(paths[-1]) as tar:
                 for i, cloud in enumerate(clouds, start):
-                    _add_cloud(tar, f"{part:04d}{i:06d}", cloud)
+                    arrays = {"latents": cloud.latents, "positions": cloud.positions, "label": np.array(cloud.label)}
+                    named = {f"{name}.npy": array for name, array in arrays.items()}
+                    tar.write({"__key__": f"{part:04d}{i:06d}", **named})
     return paths
-
-
-def _add_cloud(tar: tarfile.TarFile, name: str, cloud: Cloud) -> None:
-    arrays = {"positions": cloud.positions, "latents": cloud.latents, "label": np.array(cloud.label)}
-    for kind, array in arrays.items():
-        content = io.BytesIO()
-        np.save(content, array, allow_pickle=False)
-        entry = tarfile.TarInfo(f"{name}.{kind}.npy")
-        entry.size = content.tell()
-        content.seek(0)
-        tar.addfile(entry, content)
 
 
 def read_tars(paths: list[str], norm: Normalisation) -> Iterable[tuple[torch.Tensor, ...]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -67,6 +67,7 @@ class Batch:
         return moved(self, torch.device(device))
 
 
+@dataclass(eq=False, repr=False)
 class StreamLoader:
     """The batches of one epoch, from batch `start_batch` on; iterating again starts there again.
 
@@ -83,32 +84,30 @@ class StreamLoader:
             shuffled epoch, a batch with fewer clouds than processes goes to each of them whole.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        normalisation: Normalisation,
-        batch_size: int,
-        *,
-        section: StreamSection,
-        seed: int = 0,
-        epoch: int = 0,
-        start_batch: int = 0,
-        augment: AugmentSection | None = None,
-        shuffle: bool = True,
-        columns: Columns | None = None,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self.split, self.normalisation, self.section = split, normalisation, section
-        self.seed, self.epoch, self.start_batch = seed, epoch, start_batch
-        self.augment = augment if augment is not None and augment.apply else None
-        self.columns, self.rank, self.world, self.shuffle = columns, rank, world, shuffle
-        manifest, block, pool = split.manifest, section.block, section.pool
-        if shuffle:
-            self.order = epoch_order(manifest, seed, epoch, block=block, window=section.window, pool=pool)
+    split: Split
+    normalisation: Normalisation
+    batch_size: int
+    _: KW_ONLY
+    section: StreamSection
+    seed: int = 0
+    epoch: int = 0
+    start_batch: int = 0
+    augment: AugmentSection | None = None
+    shuffle: bool = True
+    columns: Columns | None = None
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.augment is not None and not self.augment.apply:
+            self.augment = None
+        manifest, section = self.split.manifest, self.section
+        block, pool = section.block, section.pool
+        if self.shuffle:
+            self.order = epoch_order(manifest, self.seed, self.epoch, block=block, window=section.window, pool=pool)
         else:
             self.order = natural_order(manifest, block=block, pool=pool)
-        self.ends = cut_batches(self.order, manifest, batch_size, section.batch_points)
+        self.ends = cut_batches(self.order, manifest, self.batch_size, section.batch_points)
 
     @property
     def n_batches(self) -> int:

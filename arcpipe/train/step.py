@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from inspect import unwrap
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,14 @@ from torch.nn import functional
 from arcpipe.config import OptimSection
 from arcpipe.errors import DivergedError
 from arcpipe.stream.loader import Batch
-from arcpipe.train.muon import Muon, inner_matrices
-from arcpipe.train.optimiser import AdamW
+from arcpipe.train.muon import Muon, Uncompiled, inner_matrices
 from arcpipe.train.ranks import ALONE, Ranks
+
+
+class AdamW(Uncompiled, torch.optim.AdamW):
+    """PyTorch's AdamW, see `Uncompiled`."""
+
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
 def make_optimiser(model: nn.Module, optim: OptimSection, device: torch.device) -> torch.optim.Optimizer:

@@ -19,7 +19,7 @@ PAIRS_AT_ONCE = 64
 
 @compiled
 def spread_bits(value):
-    """A zero bit above every bit, as `serialization.spread`."""
+    """A zero bit above every bit, as `cloud.spread`."""
     value = (value | value << 16) & 0x0000FFFF0000FFFF
     value = (value | value << 8) & 0x00FF00FF00FF00FF
     value = (value | value << 4) & 0x0F0F0F0F0F0F0F0F
