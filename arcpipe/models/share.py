@@ -60,7 +60,7 @@ class Draw:
         return [(chance[i] >= rate).to(like.dtype) / (1 - rate) if rate else None for i, rate in enumerate(rates)]
 
     def _whole(self, n: int) -> tuple[int, slice]:
-        """Clouds that all processes draw alike for, and which of them are these n."""
+        """How many clouds all processes draw for, and which of them are these n."""
         return (n, slice(None)) if self.share is None else (self.share.total, slice(self.share.low, self.share.high))
 
 
