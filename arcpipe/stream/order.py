@@ -9,7 +9,6 @@ the number of batches done, nothing else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -109,11 +108,14 @@ def cut_batches(
         (batches + 1,) int64, rising from 0 to the number of clouds.
     """
     n = len(order)
-    if batch_points is None or not n:
-        ends = list(range(0, n, batch_size))
-    else:
-        points = np.concatenate(manifest.points)[_places(order, manifest)]
-        ends = list(_ends_by_points(points, batch_size, batch_points))
+    ends = list(range(0, n, batch_size))
+    if batch_points is not None and n:
+        before = ends_from(np.concatenate(manifest.points)[_places(order, manifest)])
+        ends, start = [], 0
+        while start < n:
+            ends.append(start)
+            stop = int(np.searchsorted(before, before[start] + batch_points, side="right")) - 1
+            start = min(max(stop, start + 1), start + batch_size)
     if len(ends) > 1 and n - ends[-1] == 1:
         ends.pop()
     return np.array([*ends, n] if n else [0], np.int64)
@@ -178,13 +180,3 @@ def _lay_out(
 def _places(order: EpochOrder, manifest: Manifest) -> NDArray[np.int64]:
     """Where the clouds of an epoch stand in the store, counted over all parts."""
     return ends_from([len(part) for part in manifest.points])[order.part] + order.row
-
-
-def _ends_by_points(points: NDArray[np.int64], batch_size: int, batch_points: int) -> Iterator[int]:
-    """First cloud of every batch."""
-    before = ends_from(points)
-    start = 0
-    while start < len(points):
-        yield start
-        stop = int(np.searchsorted(before, before[start] + batch_points, side="right")) - 1
-        start = min(max(stop, start + 1), start + batch_size)

@@ -45,7 +45,11 @@ def create_or_continue(
     path = config.out
     run = RunFolder(path, config, facts)
     if not _is_run(path):
-        _require_room(path)
+        # What a killed command left of a beginning is no hindrance.
+        if path.exists() and (not path.is_dir() or _foreign(path)):
+            raise CheckpointError(
+                f"{path} is not a run folder; nothing was touched.", fix=[f"the same command with --out {_free(path)}"]
+            )
         if resume:
             raise CheckpointError(f"there is no run to continue in {path}.", fix=["the same command without --resume"])
     elif not overwrite:
@@ -71,14 +75,6 @@ def _is_run(path: Path) -> bool:
     except CheckpointError:
         return not _foreign(path)
     return True
-
-
-def _require_room(path: Path) -> None:
-    """Refuse a folder that holds something else; what a killed command left of a beginning is no hindrance."""
-    if path.exists() and (not path.is_dir() or _foreign(path)):
-        raise CheckpointError(
-            f"{path} is not a run folder; nothing was touched.", fix=[f"the same command with --out {_free(path)}"]
-        )
 
 
 def _foreign(path: Path) -> bool:

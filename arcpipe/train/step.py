@@ -37,15 +37,6 @@ def make_optimiser(model: nn.Module, optim: OptimSection, device: torch.device) 
     return Muon(matrices, optim.lr, optim.weight_decay, others)
 
 
-def precision(optim: OptimSection, device: torch.device) -> torch.autocast:
-    """Choose in what a step multiplies: bfloat16 where `optim.precision` or a GPU wants it.
-
-    Weights and sums are float32.
-    """
-    wanted = optim.precision == "bfloat16" or (optim.precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
-
-
 def learning_rate(optim: OptimSection, share: float, step: float = 0.0) -> float:
     """The rate of the next step, when `share` (0 to 1) of the training is done.
 
@@ -82,7 +73,9 @@ def train_step(
         group["lr"] = rate
     generator = torch.Generator().manual_seed(seed)
     share, device = ranks.share(batch), batch.latents.device
-    with precision(optim, device):
+    # Of bfloat16 are the products only: weights and sums are float32.
+    half = optim.precision == "bfloat16" or (optim.precision == "auto" and device.type == "cuda")
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
         logits = model(batch.latents, batch.positions, batch.offsets, generator=generator, share=share, plan=batch.plan)
         loss = functional.cross_entropy(logits, batch.labels, label_smoothing=optim.label_smoothing)
     if ranks.world > 1:
@@ -94,7 +87,13 @@ def train_step(
     own_loss, own_right = numbers()
     value, n_right = ranks.totals(own_loss, own_right / ranks.replicas(batch))
     if not math.isfinite(value):
-        raise _diverged(value, rate, optim, bool(torch.isfinite(batch.latents).all()))
+        finite = bool(torch.isfinite(batch.latents).all())
+        smaller = f"a smaller rate: the same command with --lr {min(optim.lr / 10, 3e-4):g} --overwrite"
+        raise DivergedError(
+            f"the training loss became {value}.",
+            details=[f"learning rate {rate:g}", f"latents finite: {finite}"],
+            fix=[smaller if finite else "arcpipe verify STORE"],
+        )
     ranks.add_gradients(model)
     if optim.clip_norm:
         nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
@@ -118,12 +117,3 @@ def _told(values: Tensor) -> Callable[[], list[float]]:
         return told.tolist()
 
     return numbers
-
-
-def _diverged(value: float, rate: float, optim: OptimSection, finite: bool) -> DivergedError:
-    smaller = f"a smaller rate: the same command with --lr {min(optim.lr / 10, 3e-4):g} --overwrite"
-    return DivergedError(
-        f"the training loss became {value}.",
-        details=[f"learning rate {rate:g}", f"latents finite: {finite}"],
-        fix=[smaller if finite else "arcpipe verify STORE"],
-    )

@@ -35,7 +35,9 @@ class WeightClassifier(Classifier):
     def __init__(self, widths: Sequence[int], dropout: float, start: Tensor | None = None) -> None:
         super().__init__()
         self.widths, self.dropout = tuple(widths), dropout
-        self.register_buffer("start", _scaled(start, widths) if start is not None else torch.zeros(0))
+        parts = () if start is None else start.float().split(tensor_sizes(widths))
+        scaled = [part / part.square().mean().sqrt().clamp_min(1e-12) for part in parts]
+        self.register_buffer("start", torch.cat([torch.zeros(0), *scaled]))
 
     @property
     def numbers(self) -> int:
@@ -65,11 +67,6 @@ class WeightClassifier(Classifier):
     @abstractmethod
     def encode(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
         """What the head is given, (s, channels), of weights (s, d_i, d_{i+1}) and biases (s, d_{i+1})."""
-
-
-def _scaled(start: Tensor, widths: Sequence[int]) -> Tensor:
-    parts = start.float().split(tensor_sizes(widths))
-    return torch.cat([part / part.square().mean().sqrt().clamp_min(1e-12) for part in parts])
 
 
 def split(latents: Tensor, widths: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
