@@ -47,10 +47,15 @@ def save_checkpoint(
     progress: Reached,
     average: Average | None = None,
 ) -> None:
-    """Replace the checkpoint of `folder` in one step."""
+    """Replace the checkpoint of `folder` in one step. The optimiser's tensors are named by parameter."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= _optimiser_tensors(model, optimiser)
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    tensors |= {
+        f"optimiser.{names[parameter]}.{key}": value
+        for parameter, entries in optimiser.state.items()
+        for key, value in entries.items()
+    }
     if average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in average.model.state_dict().items()}
     target = folder / f"step-{progress.step:09d}.safetensors"
@@ -157,26 +162,14 @@ def train_again(path: Path) -> str:
     return f"arcpipe train --store STORE --out {run} --overwrite"
 
 
-def _optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors by parameter: `optimiser.head.weight.exp_avg`."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"optimiser.{names[parameter]}.{key}": value
-        for parameter, entries in optimiser.state.items()
-        for key, value in entries.items()
-    }
-
-
 def _load_optimiser(
     model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], where: Path
 ) -> None:
     parameters = dict(model.named_parameters())
-    for name, tensor in tensors.items():
-        if not name.startswith("optimiser."):
-            continue
-        owner, _, key = name.removeprefix("optimiser.").rpartition(".")
+    for name, tensor in _of("optimiser.", tensors).items():
+        owner, _, key = name.rpartition(".")
         if owner not in parameters or tensor.shape not in (parameters[owner].shape, torch.Size([])):
-            found = f"{name}: found shape {tuple(tensor.shape)}"
+            found = f"optimiser.{name}: found shape {tuple(tensor.shape)}"
             raise CheckpointError(
                 f"the checkpoint {where} is of another model.", details=[found], fix=[train_again(where)]
             )

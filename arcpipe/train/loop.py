@@ -189,7 +189,11 @@ def _train(job: Job) -> TrainReport:
             progress = _train_epoch(job, progress)
             progress, measures = _end_epoch(job, progress)
             _save(job, progress)
-    return _finish(job, progress, measures, first_step)
+    measures = measures or _evaluate(job, job.test, progress)
+    with job.ranks.first_goes_ahead():
+        if job.ranks.first:
+            _summarise(job, progress, measures, first_step)
+    return TrainReport.from_dict(job.run.summary or {})
 
 
 def _train_epoch(job: Job, progress: Reached) -> Reached:
@@ -261,8 +265,11 @@ def _end_epoch(job: Job, progress: Reached) -> tuple[Reached, Measures | None]:
         for split, found in ((job.test, measures), (job.validation, chosen)):
             if split is not None and found is not None:
                 line |= {f"{split.name}_loss": found.loss, f"{split.name}_accuracy": found.accuracy}
-        if chosen is not None and measures is not None and chosen.accuracy > best.get("accuracy", -1.0):
-            best = _keep_best(job, epoch, chosen, measures)
+        if job.validation and chosen and measures and chosen.accuracy > best.get("accuracy", -1.0):
+            if job.ranks.first:  # kept apart; the split that is reported has no say in it
+                save_tensors(job.run.path / "best.safetensors", job.reported.state_dict())
+            accuracies = {"accuracy": chosen.accuracy, "test_accuracy": measures.accuracy}
+            best = {"split": job.validation.name, "epoch": epoch, **accuracies}
     times = {"seconds": sums["seconds"], "waiting_s": sums["waiting_s"], "clouds": sums["clouds"]}
     if job.ranks.first:
         job.run.append_metrics(kind="epoch", epoch=epoch, step=progress.step, **line, **times)
@@ -295,24 +302,8 @@ def _evaluate(job: Job, split: Split | None, progress: Reached) -> Measures | No
     return score(job.reported, [loader], job.device, partial(_heed, job, progress), ranks=job.ranks)
 
 
-def _keep_best(job: Job, epoch: int, chosen: Measures, measures: Measures) -> dict[str, Any]:
-    """Save the weights apart. The split that is reported has no say in it."""
-    if job.ranks.first:
-        save_tensors(job.run.path / "best.safetensors", job.reported.state_dict())
-    name = job.validation.name if job.validation else ""
-    return {"split": name, "epoch": epoch, "accuracy": chosen.accuracy, "test_accuracy": measures.accuracy}
-
-
-def _finish(job: Job, progress: Reached, measures: Measures | None, first_step: int | None) -> TrainReport:
-    """Report the last weights and write the summary, which is what makes a run finished."""
-    measures = measures or _evaluate(job, job.test, progress)
-    with job.ranks.first_goes_ahead():
-        if job.ranks.first:
-            _summarise(job, progress, measures, first_step)
-    return TrainReport.from_dict(job.run.summary or {})
-
-
 def _summarise(job: Job, progress: Reached, measures: Measures | None, first_step: int | None) -> None:
+    """Report the last weights and write the summary, which is what makes a run finished."""
     if measures is not None and job.test is not None:
         title = f"{job.test.name}: {100 * measures.accuracy:.2f} % of {measures.n} images"
         draw_confusion(job.run.path / "confusion.png", measures.confusion, job.run.facts.classes, title)
