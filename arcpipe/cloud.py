@@ -267,11 +267,6 @@ class NetworkRecord:
     __repr__ = _described
 
     @property
-    def inputs(self) -> int:
-        """Values that the first layer takes."""
-        return self.n_neighbours * (self.latent_dim + 2)
-
-    @property
     def channels(self) -> int:
         return int(self.biases[-1].shape[0])
 

@@ -10,7 +10,7 @@ import numpy as np
 from arcpipe.compiled import compiled
 from arcpipe.models.cpu.lanes import gathered_1, gathered_4, outer_4
 
-BUILT_ON_SHA256 = "37da5cdf3a4ddc9292d9df3e6d273ef31d02b8e03783148c01ff0a3285c266fb"
+BUILT_ON_SHA256 = "8173016072722bef33ca7db7bb5d0c003e52fd0d46bfb1ec3d8bd9bddb6b1283"
 """See `arcpipe.compiled`: of `lanes.py` and `vectors.py`."""
 
 PAIRS_AT_ONCE = 64

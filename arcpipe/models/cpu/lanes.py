@@ -3,10 +3,12 @@
 Eight on every machine, for they are eight heads or eight channels; `WIDE` is for where two of these go together.
 """
 
+# What writes LLVM's code: its arguments are Numba's and LLVM's objects.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -27,8 +29,8 @@ LOWEST = -87.0
 """Below it e**x is no normal float32 any more; it is taken as e**-87, 1.6e-38."""
 
 
-def _exponential(vectors: Vectors) -> Callable[..., Any]:
-    def exponential(builder: Any, x: Any) -> Any:
+def _exponential(vectors: Vectors):
+    def exponential(builder, x):
         integers, constant = vectors.integers, vectors.constant
         x = builder.select(builder.fcmp_ordered("<", x, constant(LOWEST)), constant(LOWEST), x)
         power = vectors.call(builder, "llvm.nearbyint", builder.fmul(x, constant(LOG2_E)))
@@ -45,8 +47,8 @@ def _exponential(vectors: Vectors) -> Callable[..., Any]:
     return exponential
 
 
-def _folded(distance: int) -> Callable[..., Any]:
-    def fold(builder: Any, value: Any) -> Any:
+def _folded(distance: int):
+    def fold(builder, value):
         index = ir.Constant(VECTORS.integers, [lane ^ distance for lane in range(LANES)])
         return builder.fadd(value, builder.shuffle_vector(value, value, index))
 
@@ -61,20 +63,20 @@ exponentials = WIDE.elementwise(1, _exponential(WIDE))
 """e**x for x <= 0 within 2e-7 of its value, and NaN for NaN, of sixteen lanes."""
 
 
-def _rows(builder: Any, context: Any, array_type: Any, rows: Any, first: Any, n: int, width: Any) -> list[Any]:
+def _rows(builder, context, array_type, rows, first, n: int, width):
     """Where n rows of a matrix begin, given the array of row numbers and the first one's place in it."""
     data = context.make_array(array_type)(context, builder, rows).data
     places = [builder.load(builder.gep(data, [builder.add(first, first.type(r))])) for r in range(n)]
     return [builder.mul(place, width) for place in places]
 
 
-def _pair(builder: Any, context: Any, array_type: Any, array: Any, at: Any) -> list[Any]:
+def _pair(builder, context, array_type, array, at):
     """Where the two vectors lie that begin at an element of a flat array."""
     ends = [builder.add(at, at.type(half * LANES)) for half in range(2)]
     return [VECTORS.address(context, builder, array_type, array, end) for end in ends]
 
 
-def _add_products(builder: Any, rows: list[list[Any]], n: Any, terms: Callable[[Any], tuple[list[Any], Any]]) -> None:
+def _add_products(builder, rows, n, terms: Callable[..., tuple]) -> None:
     """Add n products of a number and a pair of vectors to every row, a pair in memory too; all sums in registers.
 
     `terms(k)`: where the pair of product k lies, which all rows share, and where the number of each row does.
@@ -93,20 +95,20 @@ def _add_products(builder: Any, rows: list[list[Any]], n: Any, terms: Callable[[
         builder.store(builder.load(total), place, align=4)
 
 
-def _gathered(n_rows: int) -> Any:
+def _gathered(n_rows: int):
     """An intrinsic that adds to rows of `out` the product of rows of `a` and a matrix, all sums in registers.
 
     For r below `n_rows`: `out[targets[p + r], o:o + 16] += sum over k, rising, of a[sources[p + r], k] b[k, o:o + 16]`.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         out, targets, out_width, o, a, sources, a_width, p, b, b_at, n_k = arguments
         floats, rows = signature.args[0], signature.args[1]
         out_rows = _rows(builder, context, rows, targets, p, n_rows, out_width)
         a_rows = _rows(builder, context, rows, sources, p, n_rows, a_width)
         a_data = context.make_array(floats)(context, builder, a).data
 
-        def terms(k: Any) -> tuple[list[Any], list[Any]]:
+        def terms(k):
             b_now = builder.add(builder.add(b_at, builder.mul(out_width, k)), o)
             numbers = [builder.gep(a_data, [builder.add(row, k)]) for row in a_rows]
             return _pair(builder, context, floats, b, b_now), numbers
@@ -115,10 +117,7 @@ def _gathered(n_rows: int) -> Any:
         _add_products(builder, places, n_k, terms)
         return context.get_dummy_value()
 
-    def gathered(
-        typing: Any, out: Any, targets: Any, out_width: Any, o: Any, a: Any, sources: Any, a_width: Any, p: Any,
-        b: Any, b_at: Any, n_k: Any,
-    ) -> Any:  # fmt: skip
+    def gathered(typing, out, targets, out_width, o, a, sources, a_width, p, b, b_at, n_k):
         i = types.intp
         return types.void(out, targets, i, i, out, targets, i, i, out, i, i), generate
 
@@ -129,21 +128,18 @@ gathered_1, gathered_4 = _gathered(1), _gathered(4)
 
 
 @intrinsic
-def outer_4(
-    typing: Any, grad: Any, at: Any, a: Any, sources: Any, a_width: Any, i: Any, g: Any, targets: Any, g_width: Any,
-    o: Any, first: Any, last: Any,
-) -> Any:  # fmt: skip
+def outer_4(typing, grad, at, a, sources, a_width, i, g, targets, g_width, o, first, last):
     """Sum outer products of rows in registers: 4 channels of `a` by 16 of `g`, over the pairs `first` to `last`.
 
     `grad[at + r * g_width + o + c] += sum over p, rising, of a[sources[p], i + r] * g[targets[p], o + c]`.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         grad, at, a, sources, a_width, i, g, targets, g_width, o, first, last = arguments
         floats, rows = signature.args[0], signature.args[3]
         a_data = context.make_array(floats)(context, builder, a).data
 
-        def terms(k: Any) -> tuple[list[Any], list[Any]]:
+        def terms(k):
             p = builder.add(first, k)
             (a_row,) = _rows(builder, context, rows, sources, p, 1, a_width)
             (g_row,) = _rows(builder, context, rows, targets, p, 1, g_width)
