@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,7 +179,8 @@ class CloudBatch:
         Raises:
             ValueError: some clouds have `scales` and others have not.
         """
-        with_neighbours = all(cloud.neighbours is not None for cloud in clouds)
+        neighbours = [cloud.neighbours for cloud in clouds if cloud.neighbours is not None]
+        with_neighbours = len(neighbours) == len(clouds)
         scales = [cloud.scales for cloud in clouds if cloud.scales is not None]
         if len(scales) not in (0, len(clouds)):
             raise ValueError(f"{len(scales)} of {len(clouds)} clouds have scales: all or none must have them")
@@ -194,11 +195,7 @@ class CloudBatch:
             repeats=np.array([c.repeat for c in clouds], np.int64),
             sample_ids=np.array([c.sample_id for c in clouds], np.int64),
             paths=tuple(c.path for c in clouds),
-            neighbours=(
-                _stack([c.neighbours for c in clouds if c.neighbours is not None], (0, n_neighbours), np.uint16)
-                if with_neighbours
-                else None
-            ),
+            neighbours=_stack(neighbours, (0, n_neighbours), np.uint16) if with_neighbours else None,
             pixel_offsets=ends_from([c.size[0] * c.size[1] for c in clouds]) if with_neighbours else None,
             scales=np.concatenate(scales).astype(np.float32, copy=False) if scales else None,
         )
@@ -217,13 +214,20 @@ def _ragged(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDAr
 
 
 def morton_codes(positions: NDArray[Any]) -> NDArray[np.uint64]:
-    """Interleave the bits of rows and columns (below 2**32): bit 2i is bit i of the column, bit 2i + 1 of the row."""
-    rows, columns = positions[:, 0].astype(np.uint64), positions[:, 1].astype(np.uint64)
-    return (_spread(rows) << np.uint64(1)) | _spread(columns)
+    """Codes (m,) of rows and columns (m, 2), whole numbers below 2**32: see `morton`."""
+    return morton(positions[:, 0].astype(np.uint64), positions[:, 1].astype(np.uint64))
 
 
-def _spread(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Put a zero before every bit of 32-bit values."""
+def morton(rows: Any, columns: Any) -> Any:
+    """Interleave the bits of whole numbers below 2**32, the row's bit above the column's: the z-order curve.
+
+    Takes and gives integers of 64 bits, arrays of NumPy or tensors.
+    """
+    return spread(rows) << 1 | spread(columns)
+
+
+def spread(values: Any) -> Any:
+    """Put a zero bit above every bit of whole numbers below 2**32."""
     for shift, mask in (
         (16, 0x0000FFFF0000FFFF),
         (8, 0x00FF00FF00FF00FF),
@@ -231,7 +235,7 @@ def _spread(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
         (2, 0x3333333333333333),
         (1, 0x5555555555555555),
     ):
-        values = (values | (values << np.uint64(shift))) & np.uint64(mask)
+        values = (values | values << shift) & mask
     return values
 
 
@@ -239,6 +243,11 @@ def _stack(arrays: Sequence[NDArray[Any]], empty: tuple[int, int], dtype: Any) -
     if len(arrays) == 1:  # a large image is not in memory twice
         return arrays[0]
     return np.concatenate(list(arrays)) if arrays else np.zeros(empty, dtype)
+
+
+def _described(decoder: DecoderRecord) -> str:
+    about = f"latent dimension {decoder.latent_dim}, {decoder.channels} channels"
+    return f"<decoder {decoder.sha256[:8]}, kind {decoder.kind}: {about}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,18 +263,8 @@ class NetworkRecord:
     biases: tuple[NDArray[np.float32], ...]
     n_neighbours: int
     latent_dim: int
-
-    def __repr__(self) -> str:
-        return _described(self)
-
-    @property
-    def kind(self) -> DecoderKind:
-        return "concat"
-
-    @property
-    def inputs(self) -> int:
-        """Values that the first layer takes."""
-        return self.n_neighbours * (self.latent_dim + 2)
+    kind: ClassVar[DecoderKind] = "concat"
+    __repr__ = _described
 
     @property
     def channels(self) -> int:
@@ -324,13 +323,9 @@ class BasisRecord:
     costs: NDArray[np.float32]
     ranges: NDArray[np.float32]
     n_neighbours: int
-
-    def __repr__(self) -> str:
-        return _described(self)
-
-    @property
-    def kind(self) -> DecoderKind:
-        return "basis"
+    kind: ClassVar[DecoderKind] = "basis"
+    hidden: ClassVar[tuple[int, ...]] = ()
+    __repr__ = _described
 
     @property
     def latent_dim(self) -> int:
@@ -339,11 +334,6 @@ class BasisRecord:
     @property
     def channels(self) -> int:
         return int(self.profiles.shape[1])
-
-    @property
-    def hidden(self) -> tuple[int, ...]:
-        """It has no hidden layers."""
-        return ()
 
     @property
     def sha256(self) -> str:
@@ -384,17 +374,9 @@ class SirenRecord:
     widths: NDArray[np.float32]
     form: NDArray[np.float32]
     start: NDArray[np.float32]
-
-    def __repr__(self) -> str:
-        return _described(self)
-
-    @property
-    def kind(self) -> DecoderKind:
-        return "siren"
-
-    @property
-    def n_neighbours(self) -> int:
-        return 1
+    kind: ClassVar[DecoderKind] = "siren"
+    n_neighbours: ClassVar[int] = 1
+    __repr__ = _described
 
     @property
     def widths_tuple(self) -> tuple[int, ...]:
@@ -403,8 +385,7 @@ class SirenRecord:
     @property
     def latent_dim(self) -> int:
         """Parameters of a network."""
-        widths = self.widths_tuple
-        return sum((n_in + 1) * n_out for n_in, n_out in pairwise(widths))
+        return sum(tensor_sizes(self.widths_tuple))
 
     @property
     def channels(self) -> int:
@@ -448,13 +429,13 @@ class SirenRecord:
         return cls(**{name: np.asarray(arrays[name], np.float32) for name in ("widths", "form", "start")})
 
 
+def tensor_sizes(widths: Sequence[int]) -> list[int]:
+    """How many numbers W_0, b_0, W_1, ... of a network have, whose layers have so many neurons, inputs first."""
+    return [size for n_in, n_out in pairwise(widths) for size in (n_in * n_out, n_out)]
+
+
 DecoderRecord = NetworkRecord | BasisRecord | SirenRecord
 """What a store keeps of its decoder, of any kind."""
-
-
-def _described(decoder: DecoderRecord) -> str:
-    about = f"latent dimension {decoder.latent_dim}, {decoder.channels} channels"
-    return f"<decoder {decoder.sha256[:8]}, kind {decoder.kind}: {about}>"
 
 
 def decoder_hash(start: str, arrays: Mapping[str, NDArray[np.float32]]) -> str:
@@ -485,4 +466,4 @@ class FailedSample:
     path: str
     reason: str
     """Stable code, see `ImageError`."""
-    message: str = field(default="")
+    message: str = ""

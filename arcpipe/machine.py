@@ -12,7 +12,6 @@ from pathlib import Path
 CGROUP = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-STATM = Path("/proc/self/statm")
 SHORTAGES = (
     "can't start new thread",
     "Cannot allocate memory",
@@ -134,12 +133,11 @@ def is_shortage(error: BaseException) -> bool:
     return short or is_out_of_memory(error) or (before is not None and is_shortage(before))
 
 
-def resident_bytes(statm: Path = STATM) -> int:
-    """Memory that this process has now; 0 where the system does not say."""
-    try:
-        return int(statm.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
+def resident_bytes() -> int:
+    """Memory that this process has now."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def cache_sizes(folder: Path = CACHES) -> dict[int, int]:

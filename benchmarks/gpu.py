@@ -371,6 +371,7 @@ def training(bench: Bench) -> list[dict[str, Any]]:
     """Steps as `arcpipe train` makes them, batches made ready ahead; first losses beside the CPU's."""
     from arcpipe.config import ModelSection, OptimSection
     from arcpipe.models import build_model
+    from arcpipe.models.share import Draw
     from arcpipe.stream.loader import Batch as TrainBatch
     from arcpipe.train.ahead import made_ready, plan_of
     from arcpipe.train.step import make_optimiser, train_step
@@ -402,7 +403,7 @@ def training(bench: Bench) -> list[dict[str, Any]]:
             optimiser, losses, moments = make_optimiser(model, optim, device), [], []
             batches = made_ready(
                 (replace(first, index=i) for i in range(steps)), device,
-                lambda made, step: plan_of(model, made, torch.Generator().manual_seed(step)),
+                lambda made, step: plan_of(model, made, Draw(torch.Generator().manual_seed(step))),
             )  # fmt: skip
             for step, made in enumerate(batches):
                 losses.append(train_step(stepped, optimiser, made, optim, 1e-3, step)[0])

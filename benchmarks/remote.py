@@ -46,7 +46,7 @@ def epochs(store: Store, readers: int, server: BucketServer) -> list[tuple[float
     found = []
     for epoch in range(3):
         before, started = server.relay.requests.total(), time.perf_counter()
-        loader = StreamLoader(split, 10, scale, 64, section=section, epoch=epoch)
+        loader = StreamLoader(split, scale, 64, section=section, epoch=epoch)
         clouds = sum(len(batch) for batch in loader)
         found.append((clouds / (time.perf_counter() - started), server.relay.requests.total() - before))
     return found

@@ -84,13 +84,12 @@ def test_memory_is_that_of_the_machine_or_less_in_a_container_or_job(
     assert free_memory(*full) == 0
 
 
-def test_resident_memory_grows_with_what_is_written(tmp_path: Path) -> None:
+def test_resident_memory_grows_with_what_is_written() -> None:
     # Pages of its own: an array may be given memory that something before it has left resident.
     with mmap.mmap(-1, 2**25) as ballast:
         before = resident_bytes()
         ballast.write(b"1" * len(ballast))
         assert resident_bytes() - before > 0.8 * len(ballast)
-    assert resident_bytes(tmp_path / "none") == 0
 
 
 def test_caches_are_read_by_level(tmp_path: Path) -> None:

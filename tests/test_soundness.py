@@ -25,7 +25,8 @@ from arcpipe.storage import storage_at
 from arcpipe.store import open_store
 from arcpipe.store.root import read_root
 from arcpipe.store.schema import group_document
-from arcpipe.train import Prediction, PredictReport, run_train
+from arcpipe.train import run_train
+from arcpipe.train.predict import Prediction, PredictReport
 from tests.pictures import in_process, make_pictures, settings
 
 MODEL = {"channels": (8,), "depths": (1,), "heads": (1,), "patch": 8}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from arcpipe.cloud import CloudBatch, DecoderRecord, NetworkRecord, ends_from, morton_codes
+from arcpipe.cloud import CloudBatch, NetworkRecord, ends_from, morton_codes
 from arcpipe.errors import ConfigError
 from arcpipe.storage import Place
 from arcpipe.store import Store, StoreHeader, create_or_open, fingerprint, open_store
@@ -37,7 +37,8 @@ def write_clouds(
         splits={"train": {"samples": n, "parts": len(sizes)}},
         neighbours_cache="none",
     )
-    writer = create_or_open(place, header, _decoder(latent_dim))
+    weights, biases = np.zeros((3, NEIGHBOURS * (latent_dim + 2)), np.float32), np.zeros(3, np.float32)
+    writer = create_or_open(place, header, NetworkRecord((weights,), (biases,), NEIGHBOURS, latent_dim))
     first = 0
     for part in writer.planned():
         writer.commit_part(part.split, part.id, _clouds(first, part.n_samples, points, latent_dim, side))
@@ -63,14 +64,4 @@ def _clouds(first: int, n: int, points: int, latent_dim: int, side: int) -> Clou
         repeats=np.zeros(n, np.int64),
         sample_ids=np.arange(first, first + n),
         paths=tuple(f"{i:08d}.png" for i in range(first, first + n)),
-    )
-
-
-def _decoder(latent_dim: int) -> DecoderRecord:
-    widths = (NEIGHBOURS * (latent_dim + 2), 3)
-    return NetworkRecord(
-        weights=(np.zeros((widths[1], widths[0]), np.float32),),
-        biases=(np.zeros(widths[1], np.float32),),
-        n_neighbours=NEIGHBOURS,
-        latent_dim=latent_dim,
     )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from arcpipe.arc.basis import Basis
@@ -24,6 +23,8 @@ from arcpipe.cloud import Cloud, ends_from
 from arcpipe.config import FitSection, StoreSection
 from arcpipe.errors import ImageError
 from arcpipe.fitter import Fitter
+from arcpipe.siren import split_layers
+from arcpipe.siren.network import first_values
 
 Images = Sequence[NDArray[np.float32]]
 Reconstructions = list[NDArray[np.float32]]
@@ -46,7 +47,7 @@ SIREN_LAYERS, SIREN_WIDTH, SIREN_OMEGA, SIREN_LR, SIREN_STEPS = 3, 64, 30.0, 5e-
 def loop(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
     """One image at a time through autograd, as the equations stand."""
     clouds = [fit_cloud_reference(image, decoder, fit, seed)[0] for seed, image in enumerate(images)]
-    return Fitted(fit.steps, lambda: _render_all(clouds, images, decoder))
+    return Fitted(fit.steps, lambda: [_render(cloud, decoder) for cloud in clouds])
 
 
 def batch(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
@@ -55,7 +56,7 @@ def batch(images: Images, decoder: Decoder, fit: FitSection) -> Fitted:
     together = max(1, BATCH_PIXELS // (images[0].shape[0] * images[0].shape[1]))
     for start in range(0, len(clouds), together):
         _fit_together(clouds[start : start + together], decoder, fit)
-    return Fitted(fit.steps, lambda: _render_all(clouds, images, decoder))
+    return Fitted(fit.steps, lambda: [_render(cloud, decoder) for cloud in clouds])
 
 
 def engine(images: Images, decoder: AnyDecoder, fit: FitSection) -> Fitted:
@@ -91,10 +92,7 @@ def engine_psnr(images: Images, decoder: AnyDecoder, fit: FitSection) -> list[fl
 
 def steps_of(method: str, fit: FitSection) -> int:
     """At most so many steps: the method's own, in proportion where `fit` has others than the recipe `thesis`."""
-    whole = {
-        "basis": FitSection(recipe="basis").steps,
-        "siren": SIREN_STEPS,
-    }.get(method, FitSection().steps)
+    whole = {"basis": FitSection(recipe="basis").steps, "siren": SIREN_STEPS}[method]
     return max(1, round(whole * fit.steps / FitSection().steps))
 
 
@@ -137,15 +135,11 @@ def _mini_batch(clouds: Sequence[ReferenceCloud], ends: NDArray[np.int64], numbe
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def _render_all(clouds: Sequence[ReferenceCloud], images: Images, decoder: Decoder) -> Reconstructions:
-    return [_render(cloud, decoder, image.shape) for cloud, image in zip(clouds, images, strict=True)]
-
-
-def _render(cloud: ReferenceCloud, decoder: Decoder, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _render(cloud: ReferenceCloud, decoder: Decoder) -> NDArray[np.float32]:
     with torch.no_grad():
         pixels = torch.arange(len(cloud.image)).split(2**16)
         values = torch.cat([decode_reference(decoder, cloud.encode(part)) for part in pixels])
-    return values.reshape(shape).numpy()
+    return values.reshape(-1, cloud.width, values.shape[1]).numpy()
 
 
 def fit_siren(image: NDArray[np.float32], goal_db: float, steps: int) -> tuple[NDArray[np.float32], int]:
@@ -155,18 +149,20 @@ def fit_siren(image: NDArray[np.float32], goal_db: float, steps: int) -> tuple[N
         The reconstruction when it reaches `goal_db`, else after `steps`; and the steps taken.
     """
     height, width, channels = image.shape
-    network = _siren(channels)
+    widths = (2, *[SIREN_WIDTH] * SIREN_LAYERS, channels)
+    start = split_layers(first_values("siren", widths, SIREN_OMEGA, 0), widths)
+    layers = [[torch.tensor(tensor, requires_grad=True) for tensor in layer] for layer in start]
     rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
     places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)
     target = torch.from_numpy(image.reshape(-1, channels))
-    adam = torch.optim.Adam([tensor for layer in network for tensor in layer.parameters()], lr=SIREN_LR)
+    adam = torch.optim.Adam([tensor for layer in layers for tensor in layer], lr=SIREN_LR)
     taken = 0
     while taken < steps:
         taken += 1
         made = places
-        for layer in network[:-1]:
-            made = torch.sin(SIREN_OMEGA * layer(made))
-        made = network[-1](made)
+        for weights, biases in layers[:-1]:
+            made = torch.sin(SIREN_OMEGA * F.linear(made, weights, biases))
+        made = F.linear(made, *layers[-1])
         loss = F.mse_loss(made, target)
         if -10 * math.log10(max(loss.item(), 1e-10)) >= goal_db:
             break
@@ -174,17 +170,3 @@ def fit_siren(image: NDArray[np.float32], goal_db: float, steps: int) -> tuple[N
         loss.backward()
         adam.step()
     return made.detach().reshape(image.shape).numpy(), taken
-
-
-def _siren(channels: int) -> list[nn.Linear]:
-    """Layers of seeded weights and biases: U(-1/in, 1/in) at first, then U(-sqrt(6/in)/omega, sqrt(6/in)/omega)."""
-    source = torch.Generator().manual_seed(0)
-    widths = [2, *[SIREN_WIDTH] * SIREN_LAYERS, channels]
-    network = []
-    for i, (before, after) in enumerate(pairwise(widths)):
-        layer = nn.Linear(before, after)
-        bound = 1 / before if i == 0 else math.sqrt(6 / before) / SIREN_OMEGA
-        for tensor in layer.parameters():
-            nn.init.uniform_(tensor, -bound, bound, generator=source)
-        network.append(layer)
-    return network

@@ -23,12 +23,10 @@ def photographs(size: tuple[int, int], count: int) -> list[NDArray[np.float32]]:
     pictures = []
     for i in range(count):
         photograph = load_sample_image(NAMES[i % len(NAMES)]).astype(np.float32) / 255
-        scale = max(wanted / length for wanted, length in zip(size, photograph.shape[:2], strict=True))
-        if size[0] * size[1] < SMALL_PIXELS:
-            scale *= 2
+        lengths = np.array(photograph.shape[:2])
+        scale = float((size / lengths).max()) * (2 if size[0] * size[1] < SMALL_PIXELS else 1)
         blur = max(0.0, 0.4 / scale - 0.4)
-        shape = [max(wanted, round(length * scale)) for wanted, length in zip(size, photograph.shape[:2], strict=True)]
-        factors = [new / length for new, length in zip(shape, photograph.shape[:2], strict=True)]
+        factors = np.maximum(size, np.rint(lengths * scale)) / lengths
         scaled = ndimage.zoom(ndimage.gaussian_filter(photograph, (blur, blur, 0)), (*factors, 1), order=1)
         rng = generator("bench", *size, i)
         top, left = (int(rng.integers(0, have - want + 1)) for have, want in zip(scaled.shape, size, strict=False))

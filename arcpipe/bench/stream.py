@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import tarfile
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +27,6 @@ import numpy as np
 import torch
 
 from arcpipe.bench.clouds import require_clouds, write_clouds
-from arcpipe.cloud import Cloud
 from arcpipe.config import Augmentation, AugmentSection, ModelSection, OptimSection, StreamSection
 from arcpipe.errors import install
 from arcpipe.models import build_model
@@ -119,60 +118,50 @@ def run_bench_stream(
     return BenchStreamReport(where, len(manifest), manifest.n_points, rounds, threads, seconds, skipped)
 
 
-def _ways(store: Store, name: str, folder: Path) -> tuple[dict[str, Callable[[int], None]], dict[str, str]]:
+def _ways(store: Store, name: str, folder: Path) -> tuple[dict[str, Callable[[int], object]], dict[str, str]]:
     split = Split(store, name)  # not kept in memory
     norm = normalisation(split, "per-dim")
-    classes = len(store.classes)
     optim, section = OptimSection(), StreamSection()
     torch.manual_seed(0)
-    model = build_model(ModelSection(), store.latent_dim, classes).train()
+    model = build_model(ModelSection(), store.latent_dim, len(store.classes)).train()
     optimiser = make_optimiser(model, optim, torch.device("cpu"))
 
     def load(epoch: int, augment: tuple[Augmentation, ...] = AUGMENT) -> Iterable[Batch]:
-        return StreamLoader(
-            split, classes, norm, BATCH, section=section, epoch=epoch, augment=AugmentSection(apply=augment)
-        )
+        return StreamLoader(split, norm, BATCH, section=section, epoch=epoch, augment=AugmentSection(apply=augment))
 
     def train(batches: Iterable[Batch]) -> None:
         for batch in batches:
             train_step(model, optimiser, batch, optim, 1e-4, batch.index)
 
     ready = list(load(0))
-    ways: dict[str, Callable[[int], None]] = {
-        "loader": lambda epoch: _drain(load(epoch)),
+    ways: dict[str, Callable[[int], object]] = {
+        "loader": lambda epoch: deque(load(epoch), maxlen=0),
         "memory": lambda _: train(ready),
         "stream": lambda epoch: train(load(epoch)),
     }
     if importlib.util.find_spec("webdataset") is None:
         return ways, {"webdataset": f"not installed: {install('bench')}"}
     shards = write_tars(split, folder)
-    ways["plain"] = lambda epoch: _drain(load(epoch, ()))
-    ways["webdataset"] = lambda _: _drain(read_tars(shards, norm))
+    ways["plain"] = lambda epoch: deque(load(epoch, ()), maxlen=0)
+    ways["webdataset"] = lambda _: deque(read_tars(shards, norm), maxlen=0)
     return ways, {}
 
 
 def write_tars(split: Split, folder: Path) -> list[str]:
     """A copy of a split's clouds for WebDataset: of each, positions, latents and label as .npy, in tar files."""
+    import webdataset
+
     paths: list[str] = []
     for part, points in enumerate(split.manifest.points):
         for start in range(0, len(points), SHARD_CLOUDS):
             paths.append(str(folder / f"{len(paths):05d}.tar"))
             clouds = split.read(part, start, min(start + SHARD_CLOUDS, len(points)))
-            with tarfile.open(paths[-1], "w") as tar:
+            with webdataset.TarWriter(paths[-1]) as tar:
                 for i, cloud in enumerate(clouds, start):
-                    _add_cloud(tar, f"{part:04d}{i:06d}", cloud)
+                    arrays = {"latents": cloud.latents, "positions": cloud.positions, "label": np.array(cloud.label)}
+                    named = {f"{name}.npy": array for name, array in arrays.items()}
+                    tar.write({"__key__": f"{part:04d}{i:06d}", **named})
     return paths
-
-
-def _add_cloud(tar: tarfile.TarFile, name: str, cloud: Cloud) -> None:
-    arrays = {"positions": cloud.positions, "latents": cloud.latents, "label": np.array(cloud.label)}
-    for kind, array in arrays.items():
-        content = io.BytesIO()
-        np.save(content, array, allow_pickle=False)
-        entry = tarfile.TarInfo(f"{name}.{kind}.npy")
-        entry.size = content.tell()
-        content.seek(0)
-        tar.addfile(entry, content)
 
 
 def read_tars(paths: list[str], norm: Normalisation) -> Iterable[tuple[torch.Tensor, ...]]:
@@ -193,10 +182,4 @@ def read_tars(paths: list[str], norm: Normalisation) -> Iterable[tuple[torch.Ten
 
     names = ("latents", "positions", "label")
     pipeline = webdataset.WebDataset(paths, shardshuffle=len(paths), seed=0, empty_check=False).shuffle(4096)
-    batches: Iterable[tuple[torch.Tensor, ...]] = pipeline.map(decode).batched(BATCH, collation_fn=collate)
-    return batches
-
-
-def _drain(batches: Iterable[Any]) -> None:
-    for _ in batches:
-        pass
+    return pipeline.map(decode).batched(BATCH, collation_fn=collate)

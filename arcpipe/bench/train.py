@@ -13,18 +13,26 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from arcpipe.config import ModelSection, OptimSection
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from arcpipe.arc.anchors import draw_anchors
+from arcpipe.bench.clouds import require_clouds
+from arcpipe.bench.photographs import photographs
+from arcpipe.bench.spatial import make_spatial
+from arcpipe.config import FitSection, ModelSection, OptimSection
 from arcpipe.errors import ConfigError, SourceError
+from arcpipe.models import build_model, n_parameters
+from arcpipe.models.backends import available
 from arcpipe.progress import Progress
+from arcpipe.store import open_store
 from arcpipe.threads import torch_threads
+from arcpipe.train.step import make_optimiser
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    Clouds = tuple[Tensor, Tensor, Tensor]
-
+Clouds = tuple[Tensor, Tensor, Tensor]
 LARGE_POINTS = 200
 """From so many points a cloud on, networks are those for photographs."""
 N_CLASSES = 10
@@ -91,10 +99,6 @@ def run_bench_train(store: Path | None = None, n_clouds: int = 128, turns: int =
 
 
 def _measure(clouds: Clouds, turns: int) -> BenchTrainReport:
-    import torch
-
-    from arcpipe.models import n_parameters
-
     n_clouds, n_points = len(clouds[2]) - 1, len(clouds[0])
     preset = "photo" if n_points > LARGE_POINTS * n_clouds else "plain"
     networks = make_networks(preset, clouds[0].shape[1])
@@ -121,11 +125,6 @@ def _measure(clouds: Clouds, turns: int) -> BenchTrainReport:
 
 def make_networks(preset: str, latent_dim: int) -> dict[str, nn.Module]:
     """What is compared; the first one is the published network, the second that of the preset."""
-    import torch
-
-    from arcpipe.bench.spatial import make_spatial
-    from arcpipe.models import build_model
-    from arcpipe.models.backends import available
 
     def build(**settings: Any) -> nn.Module:
         torch.manual_seed(0)
@@ -144,10 +143,6 @@ def make_networks(preset: str, latent_dim: int) -> dict[str, nn.Module]:
 
 def _stepper(model: nn.Module, clouds: Clouds) -> Callable[[int], tuple[float, ...]]:
     """A function that makes a step, given a seed, and returns seconds of forward, backward and optimiser."""
-    import torch
-
-    from arcpipe.train.step import make_optimiser
-
     optimiser = make_optimiser(model, OptimSection(), torch.device("cpu"))
     labels = torch.arange(len(clouds[2]) - 1) % N_CLASSES
 
@@ -170,8 +165,6 @@ def measure_parts(model: nn.Module, clouds: Clouds) -> dict[str, float]:
 
     Of five turns, the median.
     """
-    import torch
-
     inputs: dict[str, tuple[Any, ...]] = {}
 
     def remember(name: str, module: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -203,13 +196,6 @@ def _is_part(name: str, names: tuple[str, ...]) -> bool:
 
 def _draw(n_clouds: int) -> Clouds:
     """Anchors of pieces of photographs, 51 each, pushed by up to 2 pixels; Gaussian latents."""
-    import numpy as np
-    import torch
-
-    from arcpipe.arc.anchors import draw_anchors
-    from arcpipe.bench.photographs import photographs
-    from arcpipe.config import FitSection
-
     rng, drawn = np.random.default_rng(0), torch.Generator().manual_seed(0)
     anchors = [draw_anchors(picture, FitSection(), rng) for picture in photographs((32, 32), n_clouds)]
     positions = torch.from_numpy(np.concatenate(anchors)).float()
@@ -220,12 +206,6 @@ def _draw(n_clouds: int) -> Clouds:
 
 def _read(path: Path, n_clouds: int) -> Clouds:
     """The first clouds of the store's first split that has any; latents scaled to a deviation of 1."""
-    import numpy as np
-    import torch
-
-    from arcpipe.bench.clouds import require_clouds
-    from arcpipe.store import open_store
-
     store = require_clouds(open_store(path, allow_unfinished=True))
     for split in sorted(store.splits, key=lambda name: name != "train"):
         for info in store.parts(split):

@@ -33,11 +33,9 @@ def place(out: Storage) -> Iterator[Finding]:
         with out.trial() as trial:
             yield from _commit(trial, out)
             yield from _locks(trial, out)
-    except ArcpipeError as error:
-        yield problem("place", f"{out.parent}: {error.what}", "; ".join(error.fix) or OTHER_PLACE)
-        return
-    except OSError as error:
-        yield problem("place", f"{out.parent}: {error.strerror}", OTHER_PLACE)
+    except (ArcpipeError, OSError) as error:
+        what, fix = (error.what, error.fix) if isinstance(error, ArcpipeError) else (error.strerror, ())
+        yield problem("place", f"{out.parent}: {what}", "; ".join(fix) or OTHER_PLACE)
         return
     space = out.free_space()
     if space is None:

@@ -28,32 +28,20 @@ BIAS_HIDDEN = 32
 
 @dataclass(frozen=True)
 class Patches:
-    """The patches along one curve: `order` (t,) int64 tokens, patch after patch, which begin at `starts` (p + 1,).
-
-    The rest is the same as a padded table, made when it is first asked for.
-    """
+    """The patches along one curve: `order` (t,) int64 tokens, patch after patch, which begin at `starts` (p + 1,)."""
 
     order: Tensor
     starts: Tensor
 
-    @property
-    def slots(self) -> Tensor:
-        """(p, longest patch) int64: the token in each slot, token 0 in an empty one."""
-        return self.padded[0]
-
-    @property
-    def filled(self) -> Tensor | None:
-        """(p, longest patch) bool; None where no slot is empty."""
-        return self.padded[1]
-
-    @property
-    def place(self) -> Tensor:
-        """(t,) int64: the slot of every token, counted patch by patch."""
-        return self.padded[2]
-
     @cached_property
     def padded(self) -> tuple[Tensor, Tensor | None, Tensor]:
-        """`slots`, `filled` and `place`."""
+        """Patches as a table with a row for each and as many slots as the longest has tokens.
+
+        Returns:
+            `slots` (p, longest) int64: the token in each slot, token 0 in an empty one.
+            `filled` (p, longest) bool; None where no slot is empty.
+            `place` (t,) int64: the slot of every token, counted patch by patch.
+        """
         lengths, n_tokens = self.starts.diff(), len(self.order)
         longest = int(lengths.max()) if len(lengths) else 0
         slot = torch.arange(longest, device=lengths.device)
@@ -105,22 +93,17 @@ class RelativePosition(nn.Module):
         """The bias of all distances up to `reach`, (2 reach + 1, 2 reach + 1, heads): rows, columns, 0 in the
         middle."""
 
-    def forward(self, coords: Tensor, patches: Patches) -> tuple[Tensor, Tensor]:
-        """The bias of tokens with voxel coordinates (t, 2), as values and where they go.
-
-        Returns:
-            (heads, r): for each head, the bias of every pair of distances, and -inf in the last column.
-            (p, length, length) int64 columns of it, keys before queries; the last one where a key's slot is empty.
-        """
+    def forward(self, coords: Tensor, patches: Patches) -> Tensor:
+        """Bias (p, heads, query, key) of tokens with voxel coordinates (t, 2); -inf where a key's slot is empty."""
         biases = self.biases(self.reach)
         width, heads = biases.shape[1:]
-        row, column = coords[patches.slots].unbind(-1)  # int64: a gather by int32 has a slow backward
+        slots, filled, _ = patches.padded
+        row, column = coords[slots].unbind(-1)  # int64: a gather by int32 has a slow backward
         index = self._steps(row) * width + self._steps(column)
-        values = biases.flatten(0, 1).T
-        values = torch.cat([values, values.new_full((heads, 1), -torch.inf)], 1)
-        if patches.filled is not None:
-            index.masked_fill_(~patches.filled[:, :, None], width * width)
-        return values, index
+        values = torch.cat([biases.flatten(0, 1), biases.new_full((1, heads), -torch.inf)])
+        if filled is not None:
+            index.masked_fill_(~filled[:, :, None], width * width)
+        return values.index_select(0, index.flatten()).view(*index.shape, heads).permute(0, 3, 2, 1)
 
     def _steps(self, axis: Tensor) -> Tensor:
         return (axis[:, None, :] - axis[:, :, None]).clamp_(-self.reach, self.reach).add_(self.reach)
@@ -159,12 +142,11 @@ class RelativeNetwork(RelativePosition):
         steps = torch.arange(-reach, reach + 1, device=weight.device, dtype=weight.dtype)
         row, column = torch.meshgrid(steps, steps, indexing="ij")
         places = torch.stack([row, column, torch.hypot(row, column)], 2)
-        made: Tensor = self.last(nn.functional.gelu(self.first(places.sign() * places.abs().add(1).log2())))
-        return made
+        return self.last(nn.functional.gelu(self.first(places.sign() * places.abs().add(1).log2())))
 
 
 class PatchAttention(nn.Module):
-    """Multi-head self-attention of tokens (t, channels) within their patches."""
+    """Multi-head self-attention of tokens (t, channels) within their patches: softmax(q k^T / sqrt(d) + bias) v."""
 
     def __init__(self, channels: int, heads: int, patch: int, bias: PositionBias = "table") -> None:
         super().__init__()
@@ -176,11 +158,12 @@ class PatchAttention(nn.Module):
     def forward(self, features: Tensor, coords: Tensor, patches: Patches) -> Tensor:
         if self.backend != "torch" and compilable(features) and self._fills_registers:
             return self._compiled(features, coords, patches)
-        n, length = patches.slots.shape
-        padded = self.qkv(features).index_select(0, patches.slots.flatten()).view(n, length, 3, self.heads, -1)
-        mixed = attend(padded, *self.relative(coords, patches)).reshape(n * length, -1)
-        out: Tensor = self.out(mixed.index_select(0, patches.place))
-        return out
+        slots, _, place = patches.padded
+        n, length = slots.shape
+        padded = self.qkv(features).index_select(0, slots.flatten()).view(n, length, 3, self.heads, -1)
+        q, k, v = padded.permute(2, 0, 3, 1, 4)  # (p, heads, length, d)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.relative(coords, patches))
+        return self.out(mixed.transpose(1, 2).reshape(n * length, -1).index_select(0, place))
 
     @property
     def _fills_registers(self) -> bool:
@@ -202,18 +185,3 @@ class PatchAttention(nn.Module):
         mixed: Tensor = CompiledAttention.apply(qkv, self.relative.biases(reach), coords, patches.order, patches.starts)
         weight = self.out.weight.view(channels, *split).transpose(2, 3).reshape(channels, channels)
         return nn.functional.linear(mixed.view(n, channels), weight, self.out.bias)
-
-
-def attend(qkv: Tensor, values: Tensor, index: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v in every patch and head.
-
-    Args:
-        qkv: (p, length, 3, heads, d).
-        values, index: the bias, see `RelativePosition`.
-
-    Returns:
-        (p, length, heads, d).
-    """
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    bias = values.T.index_select(0, index.flatten()).view(*index.shape, -1).permute(0, 3, 2, 1)
-    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""What the classifiers share: how a ragged batch becomes logits, whatever encodes its clouds."""
+"""What all classifiers share: how a ragged batch becomes logits, whatever encodes its clouds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arcpipe.models.share import Share
+from arcpipe.models.share import Draw, Share
 
 
 class Classifier(nn.Module):
-    """An encoder of clouds, `_encode`, and one linear layer, `head`, which a kind of it makes."""
+    """An encoder of clouds, `_encode`, and `head`, which turns what it gives into logits; a kind of it has both."""
 
-    head: nn.Linear
+    head: nn.Module
 
     def forward(
         self,
@@ -41,24 +41,17 @@ class Classifier(nn.Module):
             ValueError: shapes disagree, or there is no generator in training.
             ConfigError: a cloud is wider than 2**16 voxels, or a position is not finite.
         """
-        if plan is None:
-            check_batch(latents, positions, offsets)
+        if plan is None and (positions.shape != (len(latents), 2) or int(offsets[-1]) != len(latents)):
+            shapes = f"latents {tuple(latents.shape)}, positions {tuple(positions.shape)}"
+            raise ValueError(f"{shapes}, offsets end at {int(offsets[-1])}")
         if self.training and generator is None and plan is None:
             raise ValueError(
                 f"in training, {type(self).__name__} needs a torch.Generator: it draws what differs from step to step"
             )
-        n_clouds = len(offsets) - 1
-        if len(latents):
-            drawn = (generator, share) if self.training else (None, None)
-            pooled = self._encode(latents, positions, offsets, *drawn, plan)
-        else:
-            pooled = latents.new_zeros(n_clouds, self.head.in_features)
-        logits: Tensor = self.head(pooled)
-        return logits
+        draw = Draw(generator, share) if self.training else Draw()
+        return self.head(self._encode(latents, positions, offsets, draw, plan))
 
-    def plan(
-        self, positions: Tensor, offsets: Tensor, generator: torch.Generator | None = None, share: Share | None = None
-    ) -> Any:
+    def plan(self, positions: Tensor, offsets: Tensor, draw: Draw) -> Any:
         """All that `forward` works out from places alone, and all that it draws; None where it does so itself.
 
         Sizes in it depend on the places, so that a CPU makes it in time for a GPU that need not be asked.
@@ -66,20 +59,5 @@ class Classifier(nn.Module):
         return None
 
     @abstractmethod
-    def _encode(
-        self,
-        latents: Tensor,
-        positions: Tensor,
-        offsets: Tensor,
-        generator: torch.Generator | None,
-        share: Share | None,
-        plan: Any,
-    ) -> Tensor:
-        """What the head is given of every cloud (s, channels); drawn anew in training, where there is a generator."""
-
-
-def check_batch(latents: Tensor, positions: Tensor, offsets: Tensor) -> None:
-    """Raise ValueError unless these are latents (m, z), positions (m, 2), and offsets (s + 1,) that end at m."""
-    points, last = len(latents), int(offsets[-1])
-    if positions.shape != (points, 2) or last != points:
-        raise ValueError(f"latents {tuple(latents.shape)}, positions {tuple(positions.shape)}, offsets end at {last}")
+    def _encode(self, latents: Tensor, positions: Tensor, offsets: Tensor, draw: Draw, plan: Any) -> Tensor:
+        """What the head is given of every cloud (s, channels)."""

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from arcpipe.cloud import spread
 from arcpipe.models.cpu import compilable
 from arcpipe.models.pooling import segment_mean, widened
-from arcpipe.models.serialization import CODE_BITS, COORD_BITS, spread
+from arcpipe.models.serialization import CODE_BITS, COORD_BITS
 from arcpipe.models.voxels import Tokens
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from arcpipe.models.cpu import compilable
-from arcpipe.models.share import Share, shared_batch_norm
+from arcpipe.models.share import Share, batch_norm
 
 
 def segment_mean(values: Tensor, segment: Tensor, n: int) -> Tensor:
@@ -40,8 +40,7 @@ def segment_max(values: Tensor, segment: Tensor, n: int, backend: str = "auto") 
     if backend != "torch" and compilable(values):
         from arcpipe.models.cpu.pooling import SegmentMax
 
-        pooled: Tensor = SegmentMax.apply(values, segment, n)
-        return pooled
+        return SegmentMax.apply(values, segment, n)
     index = segment[:, None].expand_as(values)
     with torch.no_grad():
         top = values.new_full((n, values.shape[1]), -torch.inf).scatter_reduce(0, index, values, "amax")
@@ -54,22 +53,6 @@ def segment_max(values: Tensor, segment: Tensor, n: int, backend: str = "auto") 
 def new_batch_norm(channels: int) -> nn.BatchNorm1d:
     """Batch norm as in PTv3, but for its momentum of 0.01: that is for schedules of 100,000 steps, not of 1,000."""
     return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.1)
-
-
-def batch_norm(norm: nn.BatchNorm1d, values: Tensor, share: Share | None = None) -> Tensor:
-    """Apply `norm` to (t, c); in training, a batch of one row is normalised by the running statistics.
-
-    One row has no variance, and torch refuses it; a batch that holds one tiny cloud is no reason to stop a run.
-    With a `share`, statistics are those of all processes that train on the batch.
-    """
-    if norm.training and share is not None:
-        return shared_batch_norm(norm, values, share)
-    if norm.training and len(values) < 2:
-        return nn.functional.batch_norm(
-            values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
-        )
-    normalised: Tensor = norm(values)
-    return normalised
 
 
 class GridPool(nn.Module):

@@ -109,18 +109,19 @@ def resolve(section: ModelSection) -> ModelSection:
         )
     given = section.model_dump(include=set(preset), exclude_none=True)
     full = section.model_copy(update={"preset": section.size, **preset, **given})
-    _check_stages(full, [name for name in ("channels", "depths", "heads") if name in preset])
+    _check_stages(full)
     return full
 
 
-def _check_stages(full: ModelSection, staged: list[str]) -> None:
+def _check_stages(full: ModelSection) -> None:
     """Refuse stages that disagree or are too large; classifiers of sine networks have none."""
-    lengths = {name: len(getattr(full, name)) for name in staged}
+    staged = {"channels": full.channels, "depths": full.depths, "heads": full.heads}
+    lengths = {name: len(stages) for name, stages in staged.items() if stages is not None}
     if len(set(lengths.values())) > 1:
         raise ConfigError(
             "the model's stages disagree in number.",
             details=[f"model.{name} has {n}" for name, n in lengths.items()],
-            fix=[f"give {', '.join(staged)} one number per stage"],
+            fix=[f"give {', '.join(lengths)} one number per stage"],
         )
     ratio = 13 + 2 * (full.mlp_ratio or 0)  # 9 c² of the planar kernel, 4 c² of attention, 2 r c² of the MLP
     numbers = sum(depth * ratio * c**2 for depth, c in zip(full.depths or (), full.channels or (), strict=True))

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from arcpipe.models.classifier import Classifier
 from arcpipe.models.cpu.nearest import farthest, nearest
-from arcpipe.models.drop_path import draw_branches
-from arcpipe.models.pooling import batch_norm, new_batch_norm, segment_mean
-from arcpipe.models.share import Share
+from arcpipe.models.pooling import new_batch_norm, segment_mean
+from arcpipe.models.share import Draw, Share, batch_norm
 from arcpipe.models.voxels import FINE_BITS, voxelise
 
 KEEP_ONE_IN = 4
@@ -70,8 +69,7 @@ class VectorAttention(nn.Module):
         scores = self.weigh(self.query(features)[:, None] - key + place)
         if near.present is not None:
             scores = scores.masked_fill(~near.present[:, :, None], -torch.inf)
-        mixed: Tensor = (scores.softmax(1) * (value + place)).sum(1)
-        return mixed
+        return (scores.softmax(1) * (value + place)).sum(1)
 
 
 class Block(nn.Module):
@@ -106,13 +104,13 @@ class PTv1(Classifier):
     """Point Transformer classifier of ragged batches of planar clouds. In evaluation, no prediction depends on others.
 
     Args:
-        latent_dim: width of a latent.
-        n_classes: number of logits.
         channels, depths: per stage; a stage has a quarter of the points of the one before.
         neighbours: points that a point attends to, itself included.
         grid_px: unit of distances in the first stage, pixels; twice as long in each further one.
         drop_path: chance that a cloud skips a branch in the last block; rises linearly from 0 in the first.
     """
+
+    head: nn.Linear
 
     def __init__(
         self,
@@ -135,20 +133,14 @@ class PTv1(Classifier):
         self.head = nn.Linear(channels[-1], n_classes)
         self.drop_rates = torch.linspace(0, drop_path, len(self.blocks)).tolist()
 
-    def _encode(
-        self,
-        latents: Tensor,
-        positions: Tensor,
-        offsets: Tensor,
-        generator: torch.Generator | None,
-        share: Share | None,
-        plan: Any,
-    ) -> Tensor:
-        n_clouds = len(offsets) - 1
+    def _encode(self, latents: Tensor, positions: Tensor, offsets: Tensor, draw: Draw, plan: Any) -> Tensor:
+        n_clouds, share = len(offsets) - 1, draw.share
+        if not len(latents):
+            return latents.new_zeros(n_clouds, self.head.in_features)
         tokens, order = voxelise(positions, offsets, 1.0)  # for its whole numbers and an order that is the cloud's own
         coords, cloud = tokens.fine, tokens.cloud
         features = batch_norm(self.stem_norm, self.stem(latents.index_select(0, order)), share).relu()
-        branches = draw_branches(self.drop_rates, n_clouds, self.head.weight, generator, share)
+        branches = draw.branches(self.drop_rates, n_clouds, self.head.weight)
         for stage, depth in enumerate(self.depths):
             unit = self.grid_px * 2 ** (FINE_BITS + stage)
             if stage:

@@ -29,11 +29,10 @@ from torch import Tensor, nn
 
 from arcpipe.models.attention import PatchAttention, Patches, PositionBias, cut_patches
 from arcpipe.models.classifier import Classifier
-from arcpipe.models.drop_path import draw_branches
 from arcpipe.models.planar_conv import Pairs, PlanarConv, neighbour_pairs
-from arcpipe.models.pooling import GridPool, batch_norm, new_batch_norm, segment_mean
+from arcpipe.models.pooling import GridPool, new_batch_norm, segment_mean
 from arcpipe.models.serialization import CURVES, Curve
-from arcpipe.models.share import Share
+from arcpipe.models.share import Draw, batch_norm
 from arcpipe.models.voxels import Tokens, coarsen, voxelise
 
 STEM_KERNEL = 5
@@ -101,8 +100,6 @@ class PTv3(Classifier):
     """PTv3 classifier of ragged batches of planar clouds. In evaluation, no prediction depends on its batch.
 
     Args:
-        latent_dim: width of a latent.
-        n_classes: number of logits.
         channels, depths, heads: per stage; between stages, 2 x 2 voxels become one.
         patch: most tokens that attend to each other.
         grid_px: voxel edge of the first stage, pixels.
@@ -113,6 +110,8 @@ class PTv3(Classifier):
             bias alone knows where tokens lie, and the stem is a linear layer.
         grid_origin: where voxels and codes begin: at the cloud's own minimum, or at the image's corner.
     """
+
+    head: nn.Linear
 
     def __init__(
         self,
@@ -147,14 +146,12 @@ class PTv3(Classifier):
         self.head = nn.Linear(channels[-1], n_classes)
         self.drop_rates = torch.linspace(0, drop_path, len(self.blocks)).tolist()
 
-    def plan(
-        self, positions: Tensor, offsets: Tensor, generator: torch.Generator | None = None, share: Share | None = None
-    ) -> Plan:
+    def plan(self, positions: Tensor, offsets: Tensor, draw: Draw) -> Plan:
         """Voxels, pairs, patches, curves and dropped branches; drawn if there is a generator."""
         n_clouds, like = len(offsets) - 1, positions.new_empty(0, dtype=self.head.weight.dtype)
         tokens, order = voxelise(positions, offsets, self.grid_px, self.grid_origin)
         stem = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, STEM_KERNEL) if self.convs else None
-        branches = draw_branches(self.drop_rates, n_clouds, like, generator, share)
+        branches = draw.branches(self.drop_rates, n_clouds, like)
         stages: list[Stage] = []
         for stage, depth in enumerate(self.depths):
             pairs, block = stem.inner() if stem else None, None
@@ -162,32 +159,26 @@ class PTv3(Classifier):
                 tokens, block = coarsen(tokens)
                 if self.convs:
                     pairs = neighbour_pairs(tokens.voxel_keys, tokens.voxel_coords, BLOCK_KERNEL)
-            curves = draw_curves(sum(self.depths[:stage]), depth, generator)
+            curves = draw_curves(sum(self.depths[:stage]), depth, draw.generator)
             patches = cut_patches(tokens, self.patch, curves)
             stages.append(Stage(tokens, pairs, [patches[curve] for curve in curves], block))
         return Plan(order, stem, stages, branches, n_clouds)
 
-    def _encode(
-        self,
-        latents: Tensor,
-        positions: Tensor,
-        offsets: Tensor,
-        generator: torch.Generator | None,
-        share: Share | None,
-        plan: Plan | None,
-    ) -> Tensor:
-        """Mean of every cloud's last tokens (s, channels[-1]); drawn curves and branches if there is a generator."""
-        plan = plan or self.plan(positions, offsets, generator, share)
+    def _encode(self, latents: Tensor, positions: Tensor, offsets: Tensor, draw: Draw, plan: Plan | None) -> Tensor:
+        """Mean of every cloud's last tokens (s, channels[-1])."""
+        if not len(latents):
+            return latents.new_zeros(len(offsets) - 1, self.head.in_features)
+        plan = plan or self.plan(positions, offsets, draw)
         features = latents.index_select(0, plan.order)
         if self.convs:
             features = self.stem(features, plan.stages[0].tokens, plan.stem)
-            features = nn.functional.gelu(batch_norm(self.stem_norm, features, share))
+            features = nn.functional.gelu(batch_norm(self.stem_norm, features, draw.share))
         else:
             features = self.embed(features)
         blocks = iter(zip(self.blocks, plan.branches, strict=True))
         for i, stage in enumerate(plan.stages):
             if stage.block is not None:
-                features = self.pools[i - 1](features, stage.block, len(stage.tokens), share)
+                features = self.pools[i - 1](features, stage.block, len(stage.tokens), draw.share)
             for patches in stage.patches:
                 block, branches = next(blocks)
                 features = block(features, stage.tokens, stage.pairs, patches, branches)

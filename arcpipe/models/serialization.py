@@ -10,6 +10,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from arcpipe.cloud import morton
+
 Curve = Literal["z", "z-transposed", "hilbert", "hilbert-transposed"]
 CURVES: tuple[Curve, ...] = get_args(Curve)
 
@@ -32,24 +34,6 @@ def encode(coords: Tensor, curve: Curve) -> Tensor:
     if curve.endswith("transposed"):
         row, column = column, row
     return hilbert(row, column) if curve.startswith("hilbert") else morton(row, column)
-
-
-def morton(row: Tensor, column: Tensor) -> Tensor:
-    """Interleave the bits of (m,) rows and columns, the row's bit above the column's: the z-order curve."""
-    return spread(row) << 1 | spread(column)
-
-
-def spread(values: Tensor) -> Tensor:
-    """Put a zero bit above every bit of non-negative int64 `values` below 2**32."""
-    for shift, mask in (
-        (16, 0x0000FFFF0000FFFF),
-        (8, 0x00FF00FF00FF00FF),
-        (4, 0x0F0F0F0F0F0F0F0F),
-        (2, 0x3333333333333333),
-        (1, 0x5555555555555555),
-    ):
-        values = (values | values << shift) & mask
-    return values
 
 
 def hilbert(row: Tensor, column: Tensor) -> Tensor:

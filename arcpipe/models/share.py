@@ -1,12 +1,13 @@
 """Several processes train on one batch together, each on its own clouds, as one process would on all of them.
 
-Two things in a network look at more than one cloud in training: batch normalisation, and random numbers that are drawn
-for all clouds at once. `Share` tells a model which clouds are its own, and how to add up over the processes.
+Two things in a network look at more than one cloud in training: batch normalisation (`batch_norm`), and random numbers
+that are drawn for all clouds at once (`Draw`). `Share` tells a model which clouds are its own, and how to add up over
+the processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,17 +28,61 @@ class Share:
     total: int
     add: Callable[[Tensor], None]
 
-    def own(self, values: Tensor) -> Tensor:
-        """What belongs to these clouds, of `values` (..., total) that every process drew alike."""
-        return values[..., self.low : self.high]
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What is random in one training step: the same numbers however many processes share the batch.
 
-def shared_batch_norm(norm: nn.BatchNorm1d, values: Tensor, share: Share) -> Tensor:
-    """Batch normalisation (t, c) by the statistics of all processes' rows, with the gradients that one would have.
-
-    The running statistics move as in one process. Where all processes together have fewer than two rows, the running
-    statistics normalise.
+    Without a generator, which is in evaluation, nothing is dropped.
     """
+
+    generator: torch.Generator | None = None
+    share: Share | None = None
+
+    def dropout(self, values: Tensor, p: float) -> Tensor:
+        """Set a share `p` of the values (s, ...) to zero and enlarge the others."""
+        if self.generator is None or p == 0:
+            return values
+        total, own = self._whole(len(values))
+        drawn = torch.rand((total, *values.shape[1:]), generator=self.generator)[own]
+        return values * (drawn >= p).to(values) / (1 - p)
+
+    def branches(self, rates: Sequence[float], n_clouds: int, like: Tensor) -> list[Tensor | None]:
+        """For every block, factors (2, s) that drop a cloud's branch at the block's rate and keep the expectation.
+
+        They have the type and device of `like`. None, for ones, without a generator and where the rate is 0.
+        """
+        if self.generator is None:
+            return [None] * len(rates)
+        total, own = self._whole(n_clouds)
+        chance = torch.rand(len(rates), 2, total, generator=self.generator, device=self.generator.device)
+        chance = chance[..., own].to(like.device)
+        return [(chance[i] >= rate).to(like.dtype) / (1 - rate) if rate else None for i, rate in enumerate(rates)]
+
+    def _whole(self, n: int) -> tuple[int, slice]:
+        """How many clouds all processes draw for, and which of them are these n."""
+        return (n, slice(None)) if self.share is None else (self.share.total, slice(self.share.low, self.share.high))
+
+
+def batch_norm(norm: nn.BatchNorm1d, values: Tensor, share: Share | None = None) -> Tensor:
+    """Apply `norm` to (t, c); in training, a batch of one row is normalised by the running statistics.
+
+    One row has no variance, and torch refuses it; a batch that holds one tiny cloud is no reason to stop a run.
+    With a `share`, rows, statistics and gradients are those of all processes that train on the batch.
+    """
+    if norm.training and share is not None:
+        shared = _shared_batch_norm(norm, values, share)
+        if shared is not None:
+            return shared
+    elif not norm.training or len(values) > 1:
+        return norm(values)
+    return nn.functional.batch_norm(
+        values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
+    )
+
+
+def _shared_batch_norm(norm: nn.BatchNorm1d, values: Tensor, share: Share) -> Tensor | None:
+    """Normalise by the rows of all processes; the running statistics move as in one. None for fewer than two rows."""
     with torch.no_grad():
         # In float64: sums of squares lose nothing to the mean, and the order of adding shows only behind float32.
         wide = values.double()
@@ -47,9 +92,7 @@ def shared_batch_norm(norm: nn.BatchNorm1d, values: Tensor, share: Share) -> Ten
         mean = sums[:width] / count
         variance = (sums[width : 2 * width] / count - mean.square()).clamp_(min=0)
     if count < 2:
-        return nn.functional.batch_norm(
-            values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
-        )
+        return None
     if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
         momentum = norm.momentum or 0.0
         norm.num_batches_tracked += 1

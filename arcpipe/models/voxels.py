@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from arcpipe.cloud import morton
 from arcpipe.errors import ConfigError
-from arcpipe.models.serialization import CODE_BITS, COORD_BITS, morton
+from arcpipe.models.serialization import CODE_BITS, COORD_BITS
 
 FINE_BITS = 6
 """Points are put in order at 1/64 of a voxel: points of one voxel have an order of their own, whatever the input's."""

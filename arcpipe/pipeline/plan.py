@@ -110,15 +110,10 @@ def of_conversion(convert: ConvertConfig) -> dict[str, Any]:
 
 def of_training(train: TrainConfig) -> dict[str, Any]:
     """What identifies a training on a given store, but for the seed."""
-    from arcpipe.train.begin import NO_MATTER
+    from arcpipe.train.begin import NO_MATTER, NO_MATTER_OF_STREAM
 
-    values = without_later(train.model_dump(mode="json", exclude={"seed"}))
-    for *sections, name in NO_MATTER:
-        holder = values
-        for section in sections:
-            holder = holder[section]
-        del holder[name]
-    return values
+    left_out: dict[str, Any] = {**dict.fromkeys(("seed", *NO_MATTER), True), "stream": set(NO_MATTER_OF_STREAM)}
+    return without_later(train.model_dump(mode="json", exclude=left_out))
 
 
 def digest(settings: Mapping[str, Any]) -> str:

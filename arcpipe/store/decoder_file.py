@@ -84,7 +84,7 @@ def misfit(record: DecoderRecord) -> str | None:
         return basis_misfit(record)
     if isinstance(record, SirenRecord):
         return siren_misfit(record)
-    width = record.inputs
+    width = record.n_neighbours * (record.latent_dim + 2)
     for i, (weight, bias) in enumerate(zip(record.weights, record.biases, strict=True)):
         if weight.shape != (*bias.shape, width):
             return f"layer {i} has weights {weight.shape} and biases {bias.shape}, expected {width} inputs"

@@ -71,16 +71,9 @@ class Points:
 OF_POINTS = ("cloud", "row", "positions", "origin", "index")
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """What the numbers (z,) that describe a point are, so that they can change with the picture.
-
-    `maps`: they are a latent of this basis; None where latents are of another kind, which stay as they are.
-    `networks`: they are all parameters of a sine network, whose changes are those of `networks` (the module).
-    """
-
-    maps: Maps | None = None
-    networks: SirenRecord | None = None
+Columns = Maps | SirenRecord
+"""What the numbers (z,) that describe points are, so that they can change with the picture: latents of a basis, or the
+parameters of sine networks, whose changes are those of `networks` (the module). Others stay as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +94,17 @@ def augment(
     section: AugmentSection,
     columns: Columns | None = None,
 ) -> Augmented:
-    """Apply what `section.apply` names. With ARCMix, the last cloud is only a partner and is dropped from the result.
+    """Apply what `section.apply` names to s clouds with labels (s, classes), rows sum to 1, and keys (s,).
 
-    Args:
-        clouds: s clouds.
-        labels: (s, classes), rows sum to 1.
-        keys: (s,), see `cloud_keys`.
-        section: What to do, and how strongly.
-        columns: What the latents of `clouds` are; by default numbers that no change of the picture changes.
+    With ARCMix, the last cloud is only a partner and is dropped from the result. Without `columns`, latents are numbers
+    that no change of the picture changes.
     """
-    if columns is not None and columns.networks is not None:
-        values = change_networks(clouds.latents, keys, section, columns.networks)
+    if isinstance(columns, SirenRecord):
+        values = change_networks(clouds.latents, keys, section, columns)
         return Augmented(values, clouds.positions.astype(np.float32), clouds.offsets, labels)
-    points = _begin(clouds, keys)
+    cloud = np.repeat(np.arange(len(clouds)), np.diff(clouds.offsets))
+    row, positions, sizes = np.arange(len(cloud)), clouds.positions.astype(np.float64), clouds.sizes.astype(np.float64)
+    points = Points(cloud, row, positions, cloud, row - clouds.offsets[cloud], keys, sizes)
     for name in section.apply:
         if name in CHANGES:
             points = CHANGES[name](points, section)
@@ -125,18 +116,17 @@ def augment(
         width = latents.shape[1]
         index = points.index[:, None] * width + np.arange(width)
         latents = latents + np.float32(section.noise) * normal(keys[points.origin][:, None], "noise", index)
-    latents = _described(latents, points.origin, keys, section, columns or Columns())
+    latents = _described(latents, points.origin, keys, section, columns)
     counts = np.bincount(points.cloud, minlength=len(labels))
     return Augmented(latents, points.positions.astype(np.float32), ends_from(counts), labels)
 
 
 def _described(
-    latents: NDArray[np.floating], origin: Rows, keys: Keys, section: AugmentSection, columns: Columns
+    latents: NDArray[np.floating], origin: Rows, keys: Keys, section: AugmentSection, maps: Maps | None
 ) -> NDArray[np.floating]:
     """What describes the points (m, z) after the changes of the clouds (m,) that they were in at first."""
-    maps = columns.maps if section.exact else None
     changes = {"rotate", "flip", *COLOURS}.intersection(section.apply)
-    if maps is None or not changes:
+    if maps is None or not section.exact or not changes:
         return latents
     own = np.array(latents, np.float32)
     if "rotate" in changes:
@@ -146,14 +136,6 @@ def _described(
     if changes.intersection(COLOURS):
         own = maps.recoloured(own, *(values[origin] for values in _colours(keys, section)))
     return own
-
-
-def _begin(clouds: CloudBatch, keys: Keys) -> Points:
-    counts = np.diff(clouds.offsets)
-    cloud = np.repeat(np.arange(len(clouds)), counts)
-    rows = np.arange(len(cloud))
-    index = rows - clouds.offsets[cloud]
-    return Points(cloud, rows, clouds.positions.astype(np.float64), cloud, index, keys, clouds.sizes.astype(np.float64))
 
 
 def _mask(points: Points, section: AugmentSection) -> Points:
@@ -287,11 +269,8 @@ def _mix_points(first: Points, second: Points, share: Floats, n: int) -> Choice:
     of_first = np.rint(share * counts).astype(np.int64)
     of_second = np.rint((1 - share) * np.bincount(second.cloud, minlength=n)).astype(np.int64)
     of_first = np.where(of_first + of_second == 0, np.minimum(counts, 1), of_first)
-    drawn = (
-        uniform(first.own_keys, "arcmix first", first.index),
-        uniform(second.own_keys, "arcmix second", second.index),
-    )
-    return _drawn(first, of_first, drawn[0]), _drawn(second, of_second, drawn[1]), share
+    chosen = _drawn(first, of_first, uniform(first.own_keys, "arcmix first", first.index))
+    return chosen, _drawn(second, of_second, uniform(second.own_keys, "arcmix second", second.index)), share
 
 
 def _mix_box(first: Points, second: Points, share: Floats, n: int) -> Choice:

@@ -12,11 +12,11 @@ from arcpipe.store import Store
 from arcpipe.stream.augment import COLOURS, Columns
 
 
-def columns_of(decoder: DecoderRecord) -> Columns:
+def columns_of(decoder: DecoderRecord) -> Columns | None:
     """What the latents of a store are, for changes of the picture."""
-    if isinstance(decoder, SirenRecord):
-        return Columns(networks=decoder)
-    return Columns(Maps(decoder) if isinstance(decoder, BasisRecord) else None)
+    if isinstance(decoder, BasisRecord):
+        return Maps(decoder)
+    return decoder if isinstance(decoder, SirenRecord) else None
 
 
 def check_changes(augment: AugmentSection, store: Store) -> None:

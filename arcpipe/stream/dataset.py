@@ -71,9 +71,12 @@ class CloudStream(IterableDataset[Batch]):
         **settings: Any,
     ) -> None:
         super().__init__()
-        self.store = as_store(store)
+        self.store = store if isinstance(store, Store) else open_store(store)
         self.section = build(StreamSection, settings, "the stream")
-        self.augment = as_augmentation(augment)
+        if not isinstance(augment, AugmentSection):
+            names = {"apply": [augment] if isinstance(augment, str) else augment}
+            augment = build(AugmentSection, augment if isinstance(augment, Mapping) else names, "augment")
+        self.augment = augment
         self.normalisation = as_normalisation(self.store, normalise)
         check_changes(self.augment, self.store)
         self._columns = columns_of(self.store.decoder)
@@ -129,7 +132,6 @@ class CloudStream(IterableDataset[Batch]):
     def _loader(self, first: int) -> StreamLoader:
         return StreamLoader(
             self.split,
-            len(self.store.classes),
             self.normalisation,
             self.batch_size,
             section=self.section,
@@ -175,7 +177,7 @@ class CloudDataset(Dataset[Cloud]):
     """
 
     def __init__(self, store: Store | Place, split: str = "test", *, normalise: Normalising = "per-dim") -> None:
-        self.store, self.split = as_store(store), split
+        self.store, self.split = store if isinstance(store, Store) else open_store(store), split
         self.normalisation = as_normalisation(self.store, normalise)
         self._parts = self.store.parts(split)
         self._ends = np.cumsum([part.n_clouds for part in self._parts], dtype=np.int64)
@@ -231,19 +233,6 @@ def to_pyg(batch: Batch) -> Any:
         y=batch.labels.argmax(1),
         soft=batch.labels,
     )
-
-
-def as_store(store: Store | Place) -> Store:
-    """The store itself, or that at a path."""
-    return store if isinstance(store, Store) else open_store(store)
-
-
-def as_augmentation(augment: Sequence[str] | Mapping[str, Any] | AugmentSection) -> AugmentSection:
-    """The changes that names stand for, or settings."""
-    if isinstance(augment, AugmentSection):
-        return augment
-    values = augment if isinstance(augment, Mapping) else {"apply": [augment] if isinstance(augment, str) else augment}
-    return build(AugmentSection, values, "augment")
 
 
 def as_normalisation(store: Store, normalise: Normalising) -> Normalisation:

@@ -44,8 +44,7 @@ def beta(keys: Keys, use: str, alpha: float) -> NDArray[np.float64]:
         return drawn
     from scipy.special import betaincinv
 
-    shares: NDArray[np.float64] = betaincinv(alpha, alpha, drawn)
-    return shares
+    return betaincinv(alpha, alpha, drawn)
 
 
 def _mix(bits: Keys) -> Keys:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -67,17 +67,15 @@ class Batch:
         return moved(self, torch.device(device))
 
 
+@dataclass(eq=False, repr=False)
 class StreamLoader:
     """The batches of one epoch, from batch `start_batch` on; iterating again starts there again.
 
     Args:
-        split: Where clouds come from.
-        n_classes: Width of the soft labels.
         normalisation: Applied to the latents after augmentation.
         batch_size: Clouds in a batch, of all ranks together.
         section: Block, window, pool, readers, prefetch and the bound on points.
-        seed: Seed of the run.
-        epoch: Epoch, from 0; chooses the order and the augmentation.
+        seed, epoch: Choose the order and the augmentation; epochs count from 0.
         start_batch: Batches of the epoch that are done.
         augment: Random changes of the clouds; None leaves them as they are.
         shuffle: False visits the store in its own order.
@@ -86,33 +84,30 @@ class StreamLoader:
             shuffled epoch, a batch with fewer clouds than processes goes to each of them whole.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        n_classes: int,
-        normalisation: Normalisation,
-        batch_size: int,
-        *,
-        section: StreamSection,
-        seed: int = 0,
-        epoch: int = 0,
-        start_batch: int = 0,
-        augment: AugmentSection | None = None,
-        shuffle: bool = True,
-        columns: Columns | None = None,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self.split, self.n_classes, self.normalisation, self.section = split, n_classes, normalisation, section
-        self.seed, self.epoch, self.start_batch = seed, epoch, start_batch
-        self.augment = augment if augment is not None and augment.apply else None
-        self.columns, self.rank, self.world, self.shuffle = columns, rank, world, shuffle
-        manifest, block, pool = split.manifest, section.block, section.pool
-        if shuffle:
-            self.order = epoch_order(manifest, seed, epoch, block=block, window=section.window, pool=pool)
+    split: Split
+    normalisation: Normalisation
+    batch_size: int
+    _: KW_ONLY
+    section: StreamSection
+    seed: int = 0
+    epoch: int = 0
+    start_batch: int = 0
+    augment: AugmentSection | None = None
+    shuffle: bool = True
+    columns: Columns | None = None
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.augment is not None and not self.augment.apply:
+            self.augment = None
+        manifest, section = self.split.manifest, self.section
+        block, pool = section.block, section.pool
+        if self.shuffle:
+            self.order = epoch_order(manifest, self.seed, self.epoch, block=block, window=section.window, pool=pool)
         else:
             self.order = natural_order(manifest, block=block, pool=pool)
-        self.ends = cut_batches(self.order, manifest, batch_size, section.batch_points)
+        self.ends = cut_batches(self.order, manifest, self.batch_size, section.batch_points)
 
     @property
     def n_batches(self) -> int:
@@ -137,7 +132,7 @@ class StreamLoader:
             first, last = self._pools_of(index)
             for number in range(first, min(last + 2, len(self.order.pools) - 1)):
                 if number not in pools:
-                    pools[number] = Pool.request(self.split, self.order.pool_blocks(number), reading)
+                    pools[number] = Pool(self.split, self.order.pool_blocks(number), reading)
             for number in [number for number in pools if number < first]:
                 del pools[number]
             ready.append(making.submit(self._make, index, [pools[number] for number in range(first, last + 1)]))
@@ -162,7 +157,7 @@ class StreamLoader:
             places = np.append(places, high if high < stop else start)
         clouds = self._clouds(index, places, pools)
         ids = clouds.sample_ids[: high - low]
-        labels = one_hot(clouds.labels, self.n_classes)
+        labels = one_hot(clouds.labels, len(self.split.store.classes))
         changed: CloudBatch | Augmented = clouds
         if self.augment is not None and len(clouds):
             keys = cloud_keys(self.seed, self.epoch, clouds.sample_ids, clouds.repeats)
@@ -195,20 +190,15 @@ class StreamLoader:
 class Pool:
     """Blocks that are read together, and lie end to end once somebody asks for a cloud of them.
 
-    `blocks` (b, 3) rises by part and start: part, start, stop of the blocks that `reads` gives.
+    The reader threads are asked at once for `blocks` (b, 3): part, start, stop; part by part, as they lie on disk.
     """
 
-    def __init__(self, blocks: NDArray[np.int64], reads: list[Future[CloudBatch]]) -> None:
-        self.blocks, self._reads = blocks, reads
-        self._starts = ends_from(blocks[:, 2] - blocks[:, 1])
-        self._keys = _block_keys(blocks[:, 0], blocks[:, 1])
+    def __init__(self, split: Split, blocks: NDArray[np.int64], readers: ThreadPoolExecutor) -> None:
+        self._blocks = blocks[np.lexsort((blocks[:, 1], blocks[:, 0]))]
+        self._starts = ends_from(self._blocks[:, 2] - self._blocks[:, 1])
+        self._keys = _block_keys(self._blocks[:, 0], self._blocks[:, 1])
+        self._reads = [readers.submit(split.read, *block) for block in self._blocks.tolist()]
         self._clouds: CloudBatch | None = None
-
-    @classmethod
-    def request(cls, split: Split, blocks: NDArray[np.int64], readers: ThreadPoolExecutor) -> Pool:
-        """Ask the reader threads for `blocks` (b, 3): part, start, stop; part by part, as they lie on disk."""
-        rows = blocks[np.lexsort((blocks[:, 1], blocks[:, 0]))]
-        return cls(rows, [readers.submit(split.read, *row) for row in rows.tolist()])
 
     def take(self, parts: NDArray[Any], rows: NDArray[Any]) -> CloudBatch:
         """The clouds (n,) at rows of parts, end to end; waits until all blocks are there. One thread at a time."""
@@ -216,7 +206,7 @@ class Pool:
             self._clouds = CloudBatch.concat([read.result() for read in self._reads])
             self._reads = []
         block = np.searchsorted(self._keys, _block_keys(parts, rows), side="right") - 1
-        return self._clouds.take(self._starts[block] + rows - self.blocks[block, 1])
+        return self._clouds.take(self._starts[block] + rows - self._blocks[block, 1])
 
 
 def _block_keys(part: NDArray[Any], row: NDArray[Any]) -> NDArray[np.int64]:

@@ -96,5 +96,4 @@ def _tensors(layers: Layers) -> list[NDArray[np.float32]]:
 
 def _spread(tensor: NDArray[np.float32]) -> NDArray[np.float32]:
     """Standard deviation of each network's tensor (s, ...), with axes of length 1."""
-    spread: NDArray[np.float32] = tensor.std(axis=tuple(range(1, tensor.ndim)), keepdims=True)
-    return spread
+    return tensor.std(axis=tuple(range(1, tensor.ndim)), keepdims=True)

@@ -9,7 +9,6 @@ the number of batches done, nothing else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -78,28 +77,22 @@ class EpochOrder:
 def epoch_order(
     manifest: Manifest, seed: int, epoch: int, *, block: int = 32, window: int = 8, pool: int = 4096
 ) -> EpochOrder:
-    """Order all clouds for one epoch: a permutation that depends on the arguments only.
+    """Order all clouds for one epoch, from 0: a permutation that depends on the arguments only.
 
-    Args:
-        manifest: What the split holds.
-        seed: Seed of the run.
-        epoch: Epoch, from 0.
-        block: Neighbouring clouds of a part that are read together.
-        window: Parts whose blocks are mixed.
-        pool: Clouds shuffled together in memory; fewer where they would hold more than `POOL_POINTS` points.
+    `block`, `window` and `pool` are those of `StreamSection`; a pool has fewer clouds where they would hold more than
+    `POOL_POINTS` points.
     """
     generator = seeds.generator("order", seed, epoch)
     parts = generator.permutation(len(manifest.parts))
     windows = [parts[start : start + window] for start in range(0, len(parts), window)]
     blocks = [generator.permutation(_blocks_of(manifest, group, block), axis=0) for group in windows]
     joined = np.concatenate(blocks) if blocks else np.zeros((0, 3), np.int64)
-    return _lay_out(joined, _pool_ends(joined, manifest, block, pool), generator)
+    return _lay_out(joined, manifest, block, pool, generator)
 
 
 def natural_order(manifest: Manifest, *, block: int = 32, pool: int = 4096) -> EpochOrder:
     """Order all clouds as they lie in the store, part after part: for evaluation."""
-    joined = _blocks_of(manifest, np.arange(len(manifest.parts)), block)
-    return _lay_out(joined, _pool_ends(joined, manifest, block, pool), None)
+    return _lay_out(_blocks_of(manifest, np.arange(len(manifest.parts)), block), manifest, block, pool, None)
 
 
 def cut_batches(
@@ -115,11 +108,14 @@ def cut_batches(
         (batches + 1,) int64, rising from 0 to the number of clouds.
     """
     n = len(order)
-    if batch_points is None or not n:
-        ends = list(range(0, n, batch_size))
-    else:
-        points = np.concatenate(manifest.points)[_places(order, manifest)]
-        ends = list(_ends_by_points(points, batch_size, batch_points))
+    ends = list(range(0, n, batch_size))
+    if batch_points is not None and n:
+        before = ends_from(np.concatenate(manifest.points)[_places(order, manifest)])
+        ends, start = [], 0
+        while start < n:
+            ends.append(start)
+            stop = int(np.searchsorted(before, before[start] + batch_points, side="right")) - 1
+            start = min(max(stop, start + 1), start + batch_size)
     if len(ends) > 1 and n - ends[-1] == 1:
         ends.pop()
     return np.array([*ends, n] if n else [0], np.int64)
@@ -154,26 +150,21 @@ def shuffle_quality(order: EpochOrder, manifest: Manifest) -> dict[str, float]:
 
 def _blocks_of(manifest: Manifest, parts: NDArray[np.int64], block: int) -> NDArray[np.int64]:
     """Blocks (b, 3) of some parts: part, start, stop. A part's last block may be short."""
-    rows = []
-    for part in parts:
-        n = len(manifest.points[part])
-        starts = np.arange(0, n, block)
-        rows.append(np.stack([np.full(len(starts), part), starts, np.minimum(starts + block, n)], axis=1))
-    return np.concatenate(rows).astype(np.int64) if rows else np.zeros((0, 3), np.int64)
-
-
-def _pool_ends(blocks: NDArray[np.int64], manifest: Manifest, block: int, pool: int) -> NDArray[np.int64]:
-    """Ends (p + 1,) of the pools, counted in blocks: a block is never read for two pools."""
-    mean_points = manifest.n_points / max(len(manifest), 1)
-    clouds = min(pool, POOL_POINTS / max(mean_points, 1.0))
-    per_pool = max(1, int(clouds // block))
-    return np.array([*range(0, len(blocks), per_pool), len(blocks)] if len(blocks) else [0], np.int64)
+    sizes = [(part, len(manifest.points[part])) for part in parts.tolist()]
+    rows = [(part, start, min(start + block, n)) for part, n in sizes for start in range(0, n, block)]
+    return np.array(rows, np.int64).reshape(-1, 3)
 
 
 def _lay_out(
-    blocks: NDArray[np.int64], block_ends: NDArray[np.int64], generator: np.random.Generator | None
+    blocks: NDArray[np.int64], manifest: Manifest, block: int, pool: int, generator: np.random.Generator | None
 ) -> EpochOrder:
-    """Write out the clouds of all blocks, shuffled inside each pool where there is a generator."""
+    """Write out the clouds of all blocks, shuffled inside each pool where there is a generator.
+
+    Pools are whole blocks: a block is never read for two of them.
+    """
+    mean_points = manifest.n_points / max(len(manifest), 1)
+    per_pool = max(1, int(min(pool, POOL_POINTS / max(mean_points, 1.0)) // block))
+    block_ends = np.array([*range(0, len(blocks), per_pool), len(blocks)] if len(blocks) else [0], np.int64)
     sizes = blocks[:, 2] - blocks[:, 1]
     firsts = ends_from(sizes)
     part = np.repeat(blocks[:, 0], sizes).astype(np.int32)
@@ -189,13 +180,3 @@ def _lay_out(
 def _places(order: EpochOrder, manifest: Manifest) -> NDArray[np.int64]:
     """Where the clouds of an epoch stand in the store, counted over all parts."""
     return ends_from([len(part) for part in manifest.points])[order.part] + order.row
-
-
-def _ends_by_points(points: NDArray[np.int64], batch_size: int, batch_points: int) -> Iterator[int]:
-    """First cloud of every batch."""
-    before = ends_from(points)
-    start = 0
-    while start < len(points):
-        yield start
-        stop = int(np.searchsorted(before, before[start] + batch_points, side="right")) - 1
-        start = min(max(stop, start + 1), start + batch_size)

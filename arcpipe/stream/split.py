@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arcpipe.cloud import CloudBatch, DecoderRecord, SirenRecord
+from arcpipe.cloud import CloudBatch, DecoderRecord, SirenRecord, tensor_sizes
 from arcpipe.errors import ConfigError
 from arcpipe.options import Normalise
 from arcpipe.store import Store
@@ -44,7 +44,6 @@ class Split:
     """Reads blocks of one split, from the store or from memory.
 
     Args:
-        store: An opened store.
         name: The split; `MissingSplitError` if the store has none of that name.
         cache_mb: A split of at most so many megabytes is read once and kept. Content and order are the same.
         readers: Threads that fill the memory.
@@ -122,10 +121,8 @@ def _learned(sample_ids: NDArray[np.int64], held_out: float) -> int:
 def normalisation(split: Split, kind: Normalise) -> Normalisation:
     """Choose mean and std of the training latents, or features (thesis experiment 6).
 
-    Args:
-        split: The training split.
-        kind: `per-dim`: one mean and std per latent dimension; `whole`: one of each; `per-layer`: of sine networks,
-            one for the weights and one for the biases of every layer; `none`: latents stay as they are.
+    `kind` is `per-dim`: one mean and std per latent dimension; `whole`: one of each; `per-layer`: of sine networks,
+    one for the weights and one for the biases of every layer; `none`: latents stay as they are.
     """
     if kind == "none":
         return from_statistics(split.store, kind, {})
@@ -160,9 +157,7 @@ def _per_layer(statistics: Mapping[str, Any], decoder: DecoderRecord) -> Normali
     if not isinstance(decoder, SirenRecord):
         raise ConfigError("--normalise per-layer is of sine networks.", fix=["--normalise per-dim"])
     mean, std = (np.array(statistics[name], np.float64) for name in ("mean", "std"))
-    widths = decoder.widths_tuple
-    sizes = [size for n_in, n_out in itertools.pairwise(widths) for size in (n_in * n_out, n_out)]
-    for rows in np.split(np.arange(len(mean)), np.cumsum(sizes)[:-1]):
+    for rows in np.split(np.arange(len(mean)), np.cumsum(tensor_sizes(decoder.widths_tuple))[:-1]):
         middle = mean[rows].mean()
         power = np.mean(std[rows] ** 2 + (mean[rows] - middle) ** 2)
         mean[rows], std[rows] = middle, np.sqrt(power) if power > 0 else 1.0

@@ -2,22 +2,10 @@
 
 from arcpipe.rooms import make_callable
 from arcpipe.train.calling import train
-from arcpipe.train.evaluate import EvaluateReport, run_evaluate
+from arcpipe.train.evaluate import run_evaluate
 from arcpipe.train.loop import run_train
-from arcpipe.train.predict import Prediction, PredictReport, TrainedRun, load_run, run_predict
-from arcpipe.train.report import TrainReport
+from arcpipe.train.predict import run_predict
 
-__all__ = [
-    "EvaluateReport",
-    "PredictReport",
-    "Prediction",
-    "TrainReport",
-    "TrainedRun",
-    "load_run",
-    "run_evaluate",
-    "run_predict",
-    "run_train",
-    "train",
-]
+__all__ = ["run_evaluate", "run_predict", "run_train", "train"]
 
 make_callable(__name__, train)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from arcpipe.models.classifier import Classifier
-from arcpipe.models.share import Share
+from arcpipe.models.share import Draw
 from arcpipe.stream.loader import Batch
 
 AHEAD = 2
@@ -34,19 +34,14 @@ def on_device(
         plan: Makes what `Classifier.plan` makes, of a batch and the number of its step.
         first_step: Number of the first batch's step.
     """
-    if device.type == "cpu":
-        yield from batches
-        return
-    yield from made_ready(batches, device, plan, first_step)
+    return iter(batches) if device.type == "cpu" else made_ready(batches, device, plan, first_step)
 
 
-def plan_of(
-    model: nn.Module, batch: Batch, generator: torch.Generator | None = None, share: Share | None = None
-) -> Any:
+def plan_of(model: nn.Module, batch: Batch, draw: Draw) -> Any:
     """Let a model plan from a batch's places; None where it does so itself, or where there are no points."""
     if not isinstance(model, Classifier) or not len(batch.latents):
         return None
-    return model.plan(batch.positions, batch.offsets, generator, share)
+    return model.plan(batch.positions, batch.offsets, draw)
 
 
 def made_ready(

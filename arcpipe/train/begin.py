@@ -19,20 +19,10 @@ from arcpipe.files import write_atomically
 from arcpipe.train import checkpoint
 from arcpipe.train.run import FILES, FORMAT, FORMAT_VERSION, RunFolder, StoreFacts, read_config
 
-NO_MATTER = (
-    ("out",),
-    ("store",),
-    ("device",),
-    ("threads",),
-    ("workers",),
-    ("gpus",),
-    ("stream", "readers"),
-    ("stream", "prefetch"),
-    ("stream", "cache_mb"),
-    ("stream", "allow_unfinished"),
-)
+NO_MATTER = ("out", "store", "device", "threads", "workers", "gpus")
 """Settings that change no number of a run. The store may move: it is recognised by what is in it."""
-
+NO_MATTER_OF_STREAM = ("readers", "prefetch", "cache_mb", "allow_unfinished")
+"""Those in the section `stream`."""
 HASHES = ("fingerprint", "decoder_sha256", "manifest")
 
 
@@ -55,7 +45,11 @@ def create_or_continue(
     path = config.out
     run = RunFolder(path, config, facts)
     if not _is_run(path):
-        _require_room(path)
+        # What a killed command left of a beginning is no hindrance.
+        if path.exists() and (not path.is_dir() or _foreign(path)):
+            raise CheckpointError(
+                f"{path} is not a run folder; nothing was touched.", fix=[f"the same command with --out {_free(path)}"]
+            )
         if resume:
             raise CheckpointError(f"there is no run to continue in {path}.", fix=["the same command without --resume"])
     elif not overwrite:
@@ -81,14 +75,6 @@ def _is_run(path: Path) -> bool:
     except CheckpointError:
         return not _foreign(path)
     return True
-
-
-def _require_room(path: Path) -> None:
-    """Refuse a folder that holds something else; what a killed command left of a beginning is no hindrance."""
-    if path.exists() and (not path.is_dir() or _foreign(path)):
-        raise CheckpointError(
-            f"{path} is not a run folder; nothing was touched.", fix=[f"the same command with --out {_free(path)}"]
-        )
 
 
 def _foreign(path: Path) -> bool:
@@ -127,18 +113,16 @@ def _to_json(config: TrainConfig, facts: StoreFacts) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "store": vars(facts),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    return plain
+    return json.loads(json.dumps(values, default=str))
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Settings, then facts of the store, then how the store was made: whatever changes a number of the run."""
     for document in (before, after):
-        for *section, name in NO_MATTER:
-            holder = document["config"]
-            for key in section:
-                holder = holder.get(key, {})
-            holder.pop(name, None)
+        for name in NO_MATTER:
+            document["config"].pop(name, None)
+        for name in NO_MATTER_OF_STREAM:
+            document["config"].get("stream", {}).pop(name, None)
     changed = differences(without_later(before["config"]), without_later(after["config"]))
     old, new = before["store"], after["store"]
     for name in ("fingerprint", "decoder_sha256", "classes", "train_split", "test_split", "clouds", "manifest"):

@@ -47,10 +47,15 @@ def save_checkpoint(
     progress: Reached,
     average: Average | None = None,
 ) -> None:
-    """Replace the checkpoint of `folder` in one step."""
+    """Replace the checkpoint of `folder` in one step. The optimiser's tensors are named by parameter."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= _optimiser_tensors(model, optimiser)
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    tensors |= {
+        f"optimiser.{names[parameter]}.{key}": value
+        for parameter, entries in optimiser.state.items()
+        for key, value in entries.items()
+    }
     if average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in average.model.state_dict().items()}
     target = folder / f"step-{progress.step:09d}.safetensors"
@@ -93,7 +98,16 @@ def load_reported(folder: Path, model: nn.Module) -> None:
 
 def read_whole(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The state and the tensors of a checkpoint. Raises CheckpointError where it is missing or damaged."""
-    state = _read_state(folder)
+    path = folder / STATE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        known = {*Reached.__dataclass_fields__, "tensors", "sha256"}
+        if not isinstance(state, dict) or set(state) != known or Path(state["tensors"]).name != state["tensors"]:
+            raise ValueError("its keys are not those of a checkpoint")
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint in {folder}.", fix=["arcpipe train --store STORE"]) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read.", details=[str(error)], fix=[train_again(path)]) from None
     return state, load_tensors(folder / state["tensors"], state["sha256"])
 
 
@@ -148,40 +162,14 @@ def train_again(path: Path) -> str:
     return f"arcpipe train --store STORE --out {run} --overwrite"
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
-    path = folder / STATE
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        known = {*Reached.__dataclass_fields__, "tensors", "sha256"}
-        if not isinstance(state, dict) or set(state) != known or Path(state["tensors"]).name != state["tensors"]:
-            raise ValueError("its keys are not those of a checkpoint")
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint in {folder}.", fix=["arcpipe train --store STORE"]) from None
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read.", details=[str(error)], fix=[train_again(path)]) from None
-    return state
-
-
-def _optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors by parameter: `optimiser.head.weight.exp_avg`."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"optimiser.{names[parameter]}.{key}": value
-        for parameter, entries in optimiser.state.items()
-        for key, value in entries.items()
-    }
-
-
 def _load_optimiser(
     model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], where: Path
 ) -> None:
     parameters = dict(model.named_parameters())
-    for name, tensor in tensors.items():
-        if not name.startswith("optimiser."):
-            continue
-        owner, _, key = name.removeprefix("optimiser.").rpartition(".")
+    for name, tensor in _of("optimiser.", tensors).items():
+        owner, _, key = name.rpartition(".")
         if owner not in parameters or tensor.shape not in (parameters[owner].shape, torch.Size([])):
-            found = f"{name}: found shape {tuple(tensor.shape)}"
+            found = f"optimiser.{name}: found shape {tuple(tensor.shape)}"
             raise CheckpointError(
                 f"the checkpoint {where} is of another model.", details=[found], fix=[train_again(where)]
             )

@@ -22,6 +22,7 @@ from arcpipe.errors import (
     SourceError,
     StoreMismatchError,
 )
+from arcpipe.models.share import Draw
 from arcpipe.paths import outside_stores
 from arcpipe.storage import Storage
 from arcpipe.store import Store, open_store
@@ -108,13 +109,19 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
     device = choose_device(config.device)
     model = run.model().to(device)
     run.load_weights(model, config.weights)
-    check_moves(run, config)
+    if run.facts.decoder_kind == "siren" and (config.push or config.shift or config.displace):
+        raise ConfigError(
+            "--push, --shift and --displace move the points of clouds, and sine networks have none.",
+            fix=[
+                "leave them out",
+                f"arcpipe convert ... --pad S --displace --recipe siren --decoder {run.config.store}",
+            ],
+        )
     split = Split(store, name)
     changes = [moves(config)] + [training_changes(run, config) for _ in range(1, config.views)]
-    loader, *changed = [
+    loaders = [
         StreamLoader(
             split,
-            len(run.facts.classes),
             run.normalisation,
             config.batch_size,
             section=run.config.stream,
@@ -127,26 +134,10 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
         for view, change in enumerate(changes)
     ]
     with torch_threads(config.threads):
-        measures = score(model, loader, run.facts.classes, device, repeats=config.repeats, changed=changed)
+        measures = score(model, loaders, device, repeats=config.repeats)
     how = (config.push, config.shift, config.displace, config.views)
     report = EvaluateReport(config.run, config.store, name, *how, measures.clouds, measures)
     return report if config.out is None else replace(report, files=draw_measures(config.out, name, measures))
-
-
-def check_moves(run: RunFolder, config: EvaluateConfig) -> None:
-    """Refuse to move what has no place.
-
-    Raises:
-        ConfigError: `--push` or `--shift` with a run of sine networks.
-    """
-    if run.facts.decoder_kind == "siren" and (config.push or config.shift or config.displace):
-        raise ConfigError(
-            "--push, --shift and --displace move the points of clouds, and sine networks have none.",
-            fix=[
-                "leave them out",
-                f"arcpipe convert ... --pad S --displace --recipe siren --decoder {run.config.store}",
-            ],
-        )
 
 
 def training_changes(run: RunFolder, config: EvaluateConfig) -> AugmentSection:
@@ -193,32 +184,26 @@ def draw_measures(folder: Path, split: str, measures: Measures) -> tuple[Path, .
 
 def score(
     model: nn.Module,
-    loader: StreamLoader,
-    classes: tuple[str, ...],
+    loaders: Sequence[StreamLoader],
     device: torch.device,
     check: Callable[[], None] | None = None,
     repeats: int | None = None,
     ranks: Ranks = ALONE,
-    changed: Sequence[StreamLoader] = (),
 ) -> Measures:
-    """Measure a model on all batches of a loader; `check` runs before each.
+    """Measure a model on all batches of loaders of the same clouds, changed differently; `check` runs before each.
 
-    `changed`: loaders of the same clouds, changed; their probabilities are averaged with those of `loader`.
-
-    Probabilities of the repeats of an image are averaged: all of them, or the first `repeats`.
-
+    Probabilities of a cloud are averaged, and then those of the repeats of an image: all, or the first `repeats`.
     Several ranks answer for their own clouds, and all of them get the measures of all clouds.
 
     Raises:
         SourceError: the split is empty.
         DivergedError: the model's answers are no numbers.
     """
+    loader = loaders[0]
     if not len(loader.order):
         raise SourceError(f"the split {loader.split.name} of {loader.split.store.storage} holds no clouds.")
-    probabilities, labels, ids = predict_all(model, loader, device, check)
-    if changed:
-        others = [predict_all(model, other, device, check)[0] for other in changed]
-        probabilities = np.mean([probabilities, *others], axis=0)
+    found = [predict_all(model, own, device, check) for own in loaders]
+    probabilities, (_, labels, ids) = np.mean([own for own, _, _ in found], axis=0), found[0]
     if ranks.world > 1:
         places, n = loader.places(), len(loader.order)
         probabilities = gather(ranks, places, n, probabilities)
@@ -231,7 +216,7 @@ def score(
     if repeats is not None:
         kept = first_repeats(ids, repeats)
         probabilities, labels, ids = probabilities[kept], labels[kept], ids[kept]
-    return measure(*average_repeats(probabilities, labels, ids), classes, len(ids))
+    return measure(*average_repeats(probabilities, labels, ids), loader.split.store.classes, len(ids))
 
 
 def predict_all(
@@ -241,7 +226,7 @@ def predict_all(
     model.eval()
     probabilities, labels, ids = [], [], []
     with torch.inference_mode():
-        for batch in on_device(loader, device, lambda batch, _: plan_of(model, batch)):
+        for batch in on_device(loader, device, lambda batch, _: plan_of(model, batch, Draw())):
             if check is not None:
                 check()
             logits = model(batch.latents, batch.positions, batch.offsets, plan=batch.plan)

@@ -23,20 +23,15 @@ def choose_splits(store: Store, stream: StreamSection) -> tuple[str, str | None,
         ConfigError: the split to report is the one to train on.
     """
     train, test = stream.train_split, stream.test_split
-    if train not in store.splits:
-        raise MissingSplitError(
-            f"{store.storage} has no split {train} to train on.",
-            details=[f"splits: {', '.join(store.splits)}"],
-            fix=[f"--train-split {name}" for name in store.splits],
-        )
+    for option, name, use in (("--train-split", train, "train on"), ("--test-split", test, "evaluate")):
+        if name is not None and name not in store.splits:
+            raise MissingSplitError(
+                f"{store.storage} has no split {name} to {use}.",
+                details=[f"splits: {', '.join(store.splits)}"],
+                fix=[f"{option} {other}" for other in store.splits if other != train],
+            )
     if test is None:
         test = default_test_split(store, but=train)
-    elif test not in store.splits:
-        raise MissingSplitError(
-            f"{store.storage} has no split {test} to evaluate.",
-            details=[f"splits: {', '.join(store.splits)}"],
-            fix=[f"--test-split {name}" for name in store.splits if name != train],
-        )
     elif test == train:
         raise ConfigError(
             f"--test-split {test} is the split that is trained on: its accuracy would say nothing about other images.",
@@ -65,7 +60,6 @@ def store_facts(
         SourceError: the training split has no clouds, or clouds of one class only.
     """
     check_labels(store, train)
-    chosen = normalisation(train, config.stream.normalise)
     return StoreFacts(
         fingerprint=store.fingerprint,
         decoder_sha256=store.decoder_sha256,
@@ -78,7 +72,7 @@ def store_facts(
         validation_split=names[2],
         clouds=len(train.manifest),
         manifest=train.manifest.digest,
-        normalisation=chosen.to_dict(),
+        normalisation=normalisation(train, config.stream.normalise).to_dict(),
         convert=dict(store.config),
         decoder_kind=store.decoder_kind,
     )

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from arcpipe.files import write_drawn
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 NUMBERS_UP_TO = 20
 """Classes up to which the matrix shows counts; above, cells are too small to read."""
@@ -34,7 +31,10 @@ def draw_curves(path: Path, epochs: Sequence[Mapping[str, Any]], splits: Sequenc
     ):
         for name in ("train", *splits):
             points = [(e["epoch"], factor * e[f"{name}_{quantity}"]) for e in epochs if f"{name}_{quantity}" in e]
-            _curve(axes, points, name)
+            x, y = zip(*points, strict=True) if points else ((), ())
+            label = f"{name}, last {y[-1]:.3g}" if y else name
+            marker = "o" if len(x) < MARKERS_UP_TO else None
+            axes.plot(x, y, color=COLOURS.get(name, "#555555"), label=label, marker=marker, markersize=3)
         axes.set(title=quantity, xlabel="epoch", ylabel=unit)
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -55,7 +55,10 @@ def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], classes: Sequ
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
     if len(classes) <= NUMBERS_UP_TO:
-        _write_counts(axes, counts, shares)
+        for i, j in np.ndindex(*counts.shape):
+            if counts[i, j]:
+                colour = "white" if shares[i, j] > 0.55 else "black"
+                axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8, color=colour)
     names = [_shorten(name) for name in classes] if len(classes) <= NAMES_UP_TO else []
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
@@ -85,20 +88,6 @@ def draw_calibration(path: Path, bins: Sequence[tuple[int, float, float]], error
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
     write_drawn(path, partial(figure.savefig, dpi=110, format="png"))
-
-
-def _curve(axes: Axes, points: Sequence[tuple[float, float]], name: str) -> None:
-    x, y = zip(*points, strict=True) if points else ((), ())
-    last = f", last {y[-1]:.3g}" if y else ""
-    marker = "o" if len(x) < MARKERS_UP_TO else None
-    axes.plot(x, y, color=COLOURS.get(name, "#555555"), label=f"{name}{last}", marker=marker, markersize=3)
-
-
-def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
-    for i, j in np.ndindex(*counts.shape):
-        if counts[i, j]:
-            colour = "white" if shares[i, j] > 0.55 else "black"
-            axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8, color=colour)
 
 
 def _shorten(name: str) -> str:

@@ -70,11 +70,13 @@ class Apart:
 
     def ask_to_stop(self) -> None:
         """It finishes its step and saves; until then it is not over."""
-        _ask_to_stop(self.processes)
+        for process in self.processes:
+            if process.poll() is None:
+                process.terminate()
 
     def close(self) -> None:
         """End what is left of it, gently at first."""
-        _end(self.processes)
+        self._end()
         self._holder.cleanup()
 
     def result(self) -> TrainReport:
@@ -84,18 +86,59 @@ class Apart:
             RankLostError: a process was killed, or crashed.
             Whatever `train_rank` raises: the first process that says more than that another one ended is believed.
         """
-        _end(self.processes)
-        return _result(self._folder, self.processes)
+        self._end()
+        outcomes = [_outcome(self._folder / f"outcome-{rank}.json") for rank in range(len(self.processes))]
+        failures = [_error(outcome) for outcome in outcomes if "error" in outcome or "os_error" in outcome]
+        for failure in failures:
+            if not isinstance(failure, RankLostError | EndedElsewhereError):
+                raise failure
+        for rank, process in enumerate(self.processes):
+            if process.returncode:
+                raise RankLostError(
+                    f"process {rank + 1} of the {len(self.processes)} that train together "
+                    f"{_death(process.returncode)}.",
+                    details=["the others were ended; at most the work since the last checkpoint is lost"],
+                    fix=["the same command again: it continues"],
+                )
+        if failures:
+            raise failures[0]
+        return TrainReport.from_dict(outcomes[0]["report"])
+
+    def _end(self) -> None:
+        """End what is left, gently where it still answers: rank 0 may have a bar on the terminal."""
+        running = [process for process in self.processes if process.poll() is None]
+        self.ask_to_stop()
+        until = time.monotonic() + GRACE_S
+        while any(process.poll() is None for process in running) and time.monotonic() < until:
+            time.sleep(LOOK_EVERY_S)
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+        for process in running:
+            process.returncode = 0  # it ended because another one did
 
 
 def run_ranks(config: TrainConfig, *, resume: bool, overwrite: bool, quiet: bool) -> TrainReport:
     """Train in `config.workers` processes on the CPU, or `config.gpus` with a GPU each.
 
+    An interrupt is passed on to all, which are then waited for.
+
     Raises:
         What `Apart.result` does.
     """
     with Interrupts() as interrupts, Apart(config, resume=resume, overwrite=overwrite, quiet=quiet) as training:
-        _watch(training, interrupts)
+        asked = False
+        while any(process.poll() is None for process in training.processes):
+            if interrupts.pending is not None and not asked:
+                training.ask_to_stop()
+                asked = True
+            if not asked and training.over:
+                time.sleep(4 * LOOK_EVERY_S)  # who was killed is known before anybody is asked to leave
+                break
+            time.sleep(LOOK_EVERY_S)
         interrupts.deliver()
         return training.result()
 
@@ -113,72 +156,13 @@ def _start(folder: Path, rank: int) -> Process:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2, env=environment)  # stdout is for results
 
 
-def _watch(training: Apart, interrupts: Interrupts) -> None:
-    """Wait until all are done, or one has failed. An interrupt is passed on, and then all are waited for."""
-    asked = False
-    while any(process.poll() is None for process in training.processes):
-        if interrupts.pending is not None and not asked:
-            training.ask_to_stop()
-            asked = True
-        if not asked and training.over:
-            time.sleep(4 * LOOK_EVERY_S)  # who was killed is known before anybody is asked to leave
-            return
-        time.sleep(LOOK_EVERY_S)
-
-
-def _end(processes: list[Process]) -> None:
-    """End what is left, gently where it still answers: rank 0 may have a bar on the terminal."""
-    for process in processes:
-        process.poll()
-    codes = {process: process.returncode for process in processes}
-    _ask_to_stop(processes)
-    until = time.monotonic() + GRACE_S
-    while any(process.poll() is None for process in processes) and time.monotonic() < until:
-        time.sleep(LOOK_EVERY_S)
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
-        if codes[process] is None:
-            process.returncode = 0  # it ended because another one did
-
-
-def _ask_to_stop(processes: list[Process]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-
-
-def _result(folder: Path, processes: list[Process]) -> TrainReport:
-    """What rank 0 reports, or the error that explains most."""
-    outcomes = [_outcome(folder, rank) for rank in range(len(processes))]
-    failures = [_error(outcome) for outcome in outcomes if "error" in outcome or "os_error" in outcome]
-    for failure in failures:
-        if not isinstance(failure, RankLostError | EndedElsewhereError):
-            raise failure
-    for rank, process in enumerate(processes):
-        if process.returncode:
-            raise RankLostError(
-                f"process {rank + 1} of the {len(processes)} that train together {_death(process.returncode)}.",
-                details=["the others were ended; at most the work since the last checkpoint is lost"],
-                fix=["the same command again: it continues"],
-            )
-    if failures:
-        raise failures[0]
-    return TrainReport.from_dict(outcomes[0]["report"])
-
-
-def _outcome(folder: Path, rank: int) -> dict[str, Any]:
-    path = folder / f"outcome-{rank}.json"
+def _outcome(path: Path) -> dict[str, Any]:
+    """What a process left behind: its error, or the report of rank 0; nothing if it was killed."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _error(outcome: dict[str, Any]) -> Exception:
-    if "os_error" in outcome:
-        return OSError(*outcome["os_error"])
-    return rebuilt(*outcome["error"])
+    return OSError(*outcome["os_error"]) if "os_error" in outcome else rebuilt(*outcome["error"])
 
 
 def _death(code: int) -> str:

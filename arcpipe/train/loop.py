@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from arcpipe.config.training import WEIGHT_DEFAULTS
 from arcpipe.errors import DeviceError, DivergedError, EndedElsewhereError, RankLostError, SourceError
 from arcpipe.machine import return_large_blocks
 from arcpipe.models import check_kind, describe, n_parameters, resolve
+from arcpipe.models.share import Draw
 from arcpipe.paths import outside_stores
 from arcpipe.progress import Progress, listed
 from arcpipe.seeds import derive_seed
@@ -131,7 +132,12 @@ def train_rank(
             return replace(TrainReport.from_dict(run.summary), run=run.path, store=config.store, before=True)
         if splits[0].manifest.n_points > LARGE_CLOUD * len(splits[0].manifest):
             return_large_blocks()
-        with _held(run, ranks), torch_threads(threads_of(ranks, config)), interrupts:
+        with ExitStack() as stack:
+            with ranks.first_goes_ahead():  # rank 0 holds the folder for all; nobody begins before it does
+                if ranks.first:
+                    stack.enter_context(run.held())
+            stack.enter_context(torch_threads(threads_of(ranks, config)))
+            stack.enter_context(interrupts)
             model = run.model().to(device)
             optimiser = make_optimiser(model, config.optim, device)
             shown = ranks.first and not quiet
@@ -168,16 +174,6 @@ def open_splits(
     return learnt, splits[1], splits[2]
 
 
-@contextmanager
-def _held(run: RunFolder, ranks: Ranks) -> Iterator[None]:
-    """Rank 0 holds the folder for all; nobody begins before it does."""
-    with ExitStack() as stack:
-        with ranks.first_goes_ahead():
-            if ranks.first:
-                stack.enter_context(run.held())
-        yield
-
-
 def _train(job: Job) -> TrainReport:
     progress = Reached()
     if has_checkpoint(job.run.checkpoint):
@@ -193,7 +189,11 @@ def _train(job: Job) -> TrainReport:
             progress = _train_epoch(job, progress)
             progress, measures = _end_epoch(job, progress)
             _save(job, progress)
-    return _finish(job, progress, measures, first_step)
+    measures = measures or _evaluate(job, job.test, progress)
+    with job.ranks.first_goes_ahead():
+        if job.ranks.first:
+            _summarise(job, progress, measures, first_step)
+    return TrainReport.from_dict(job.run.summary or {})
 
 
 def _train_epoch(job: Job, progress: Reached) -> Reached:
@@ -236,13 +236,12 @@ def _step_seed(job: Job, step: int) -> int:
 def _plan(job: Job, batch: Batch, step: int) -> Any:
     """Let the model do what it can of a step before its batch is on the GPU."""
     generator = torch.Generator().manual_seed(_step_seed(job, step))
-    return plan_of(job.model, batch, generator, job.ranks.share(batch))
+    return plan_of(job.model, batch, Draw(generator, job.ranks.share(batch)))
 
 
 def _train_loader(job: Job, progress: Reached) -> StreamLoader:
     return StreamLoader(
         job.train,
-        len(job.run.facts.classes),
         job.run.normalisation,
         job.config.optim.batch_size,
         section=job.config.stream,
@@ -266,8 +265,11 @@ def _end_epoch(job: Job, progress: Reached) -> tuple[Reached, Measures | None]:
         for split, found in ((job.test, measures), (job.validation, chosen)):
             if split is not None and found is not None:
                 line |= {f"{split.name}_loss": found.loss, f"{split.name}_accuracy": found.accuracy}
-        if chosen is not None and measures is not None and chosen.accuracy > best.get("accuracy", -1.0):
-            best = _keep_best(job, epoch, chosen, measures)
+        if job.validation and chosen and measures and chosen.accuracy > best.get("accuracy", -1.0):
+            if job.ranks.first:  # kept apart; the split that is reported has no say in it
+                save_tensors(job.run.path / "best.safetensors", job.reported.state_dict())
+            accuracies = {"accuracy": chosen.accuracy, "test_accuracy": measures.accuracy}
+            best = {"split": job.validation.name, "epoch": epoch, **accuracies}
     times = {"seconds": sums["seconds"], "waiting_s": sums["waiting_s"], "clouds": sums["clouds"]}
     if job.ranks.first:
         job.run.append_metrics(kind="epoch", epoch=epoch, step=progress.step, **line, **times)
@@ -288,14 +290,8 @@ def _draw_curves(job: Job) -> list[dict[str, Any]]:
 def _evaluate(job: Job, split: Split | None, progress: Reached) -> Measures | None:
     if split is None:
         return None
-
-    def check() -> None:
-        _heed(job, progress)
-
-    classes = job.run.facts.classes
     loader = StreamLoader(
         split,
-        len(classes),
         job.run.normalisation,
         EVALUATION_BATCH,
         section=job.config.stream,
@@ -303,27 +299,11 @@ def _evaluate(job: Job, split: Split | None, progress: Reached) -> Measures | No
         rank=job.ranks.rank,
         world=job.ranks.world,
     )
-    return score(job.reported, loader, classes, job.device, check, ranks=job.ranks)
-
-
-def _keep_best(job: Job, epoch: int, chosen: Measures, measures: Measures) -> dict[str, Any]:
-    """Save the weights apart. The split that is reported has no say in it."""
-    if job.ranks.first:
-        save_tensors(job.run.path / "best.safetensors", job.reported.state_dict())
-    name = job.validation.name if job.validation else ""
-    return {"split": name, "epoch": epoch, "accuracy": chosen.accuracy, "test_accuracy": measures.accuracy}
-
-
-def _finish(job: Job, progress: Reached, measures: Measures | None, first_step: int | None) -> TrainReport:
-    """Report the last weights and write the summary, which is what makes a run finished."""
-    measures = measures or _evaluate(job, job.test, progress)
-    with job.ranks.first_goes_ahead():
-        if job.ranks.first:
-            _summarise(job, progress, measures, first_step)
-    return TrainReport.from_dict(job.run.summary or {})
+    return score(job.reported, [loader], job.device, partial(_heed, job, progress), ranks=job.ranks)
 
 
 def _summarise(job: Job, progress: Reached, measures: Measures | None, first_step: int | None) -> None:
+    """Report the last weights and write the summary, which is what makes a run finished."""
     if measures is not None and job.test is not None:
         title = f"{job.test.name}: {100 * measures.accuracy:.2f} % of {measures.n} images"
         draw_confusion(job.run.path / "confusion.png", measures.confusion, job.run.facts.classes, title)

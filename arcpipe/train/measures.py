@@ -16,9 +16,9 @@ CALIBRATION_BINS = 15  # the usual number, Guo et al. 2017
 class Measures:
     """How well a classifier does on `n` images.
 
-    `loss`: mean of -log p of the true class. `calibration_error`: the mean distance between confidence and share right
-    (see the function of that name), from `calibration`: for each of 15 equal bins of confidence the images, their mean
-    confidence and the share right. `clouds`: how many were averaged into the images' answers. `per_class`: share of
+    `loss`: mean of -log p of the true class. `calibration`: for each of 15 equal bins of confidence the images, their
+    mean confidence and the share right. `calibration_error` (the expected one): |share right - mean confidence| of the
+    bins, averaged over the images. `clouds`: how many were averaged into the images' answers. `per_class`: share of
     each class that was recognised (None for a class without images); `confusion[i][j]`: images of class i that were
     taken for class j.
     """
@@ -47,15 +47,15 @@ def measure(
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
     truth = probabilities[np.arange(len(labels)), labels]
-    totals = confusion.sum(1)
+    totals, bins = confusion.sum(1), calibration_bins(probabilities, labels)
     return Measures(
         n=len(labels),
         accuracy=float((predicted == labels).mean()),
         loss=float(-np.log(np.maximum(truth, 1e-12)).mean()),
-        calibration_error=calibration_error(probabilities, labels),
+        calibration_error=sum(n * abs(share - mean) for n, mean, share in bins) / len(labels),
         per_class={name: float(confusion[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(classes)},
         confusion=confusion.tolist(),
-        calibration=calibration_bins(probabilities, labels),
+        calibration=bins,
         clouds=len(labels) if clouds is None else clouds,
     )
 
@@ -70,12 +70,6 @@ def calibration_bins(probabilities: NDArray[np.float64], labels: NDArray[np.int6
         for values in (confidence, right)
     ]
     return [(int(n), float(mean), float(share)) for n, mean, share in zip(counts, *means, strict=True)]
-
-
-def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Expected calibration error: |share right - mean confidence|, averaged over 15 equal bins of confidence."""
-    gaps = [n * abs(share - mean) for n, mean, share in calibration_bins(probabilities, labels)]
-    return float(sum(gaps) / len(labels))
 
 
 def first_repeats(sample_ids: NDArray[np.int64], repeats: int) -> NDArray[np.bool_]:

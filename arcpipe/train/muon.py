@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from inspect import unwrap
 
 import torch
 from torch import Tensor, nn
-
-from arcpipe.train.optimiser import Uncompiled
 
 MOMENTUM = 0.95
 SIZE = 0.4
@@ -25,6 +24,19 @@ ROUNDS = 5
 """After so many, singular values that began between 0.005 and 1 lie between 0.6 and 1.3."""
 LEAST_SIDE = 16
 """A matrix with a smaller side is left to AdamW: it has too few directions."""
+
+
+class Uncompiled(torch.optim.Optimizer):
+    """An optimiser that never loads PyTorch's compiler, which we do not use.
+
+    The methods of `torch.optim.Optimizer` are wrapped to tell that compiler to leave them alone. Whoever calls one of
+    them imports `torch._dynamo`, which takes about as long as importing the rest of PyTorch does.
+    """
+
+    add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = unwrap(torch.optim.Optimizer.load_state_dict)
 
 
 class Muon(Uncompiled):

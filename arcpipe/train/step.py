@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from inspect import unwrap
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,14 @@ from torch.nn import functional
 from arcpipe.config import OptimSection
 from arcpipe.errors import DivergedError
 from arcpipe.stream.loader import Batch
-from arcpipe.train.muon import Muon, inner_matrices
-from arcpipe.train.optimiser import AdamW
+from arcpipe.train.muon import Muon, Uncompiled, inner_matrices
 from arcpipe.train.ranks import ALONE, Ranks
+
+
+class AdamW(Uncompiled, torch.optim.AdamW):
+    """PyTorch's AdamW, see `Uncompiled`."""
+
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
 def make_optimiser(model: nn.Module, optim: OptimSection, device: torch.device) -> torch.optim.Optimizer:
@@ -29,15 +35,6 @@ def make_optimiser(model: nn.Module, optim: OptimSection, device: torch.device) 
     taken = {id(matrix) for held in matrices.values() for matrix in held}
     others = adamw(parameter for parameter in model.parameters() if id(parameter) not in taken)
     return Muon(matrices, optim.lr, optim.weight_decay, others)
-
-
-def precision(optim: OptimSection, device: torch.device) -> torch.autocast:
-    """Choose in what a step multiplies: bfloat16 where `optim.precision` or a GPU wants it.
-
-    Weights and sums are float32.
-    """
-    wanted = optim.precision == "bfloat16" or (optim.precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
 def learning_rate(optim: OptimSection, share: float, step: float = 0.0) -> float:
@@ -76,7 +73,9 @@ def train_step(
         group["lr"] = rate
     generator = torch.Generator().manual_seed(seed)
     share, device = ranks.share(batch), batch.latents.device
-    with precision(optim, device):
+    # Of bfloat16 are the products only: weights and sums are float32.
+    half = optim.precision == "bfloat16" or (optim.precision == "auto" and device.type == "cuda")
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
         logits = model(batch.latents, batch.positions, batch.offsets, generator=generator, share=share, plan=batch.plan)
         loss = functional.cross_entropy(logits, batch.labels, label_smoothing=optim.label_smoothing)
     if ranks.world > 1:
@@ -88,7 +87,13 @@ def train_step(
     own_loss, own_right = numbers()
     value, n_right = ranks.totals(own_loss, own_right / ranks.replicas(batch))
     if not math.isfinite(value):
-        raise _diverged(value, rate, optim, bool(torch.isfinite(batch.latents).all()))
+        finite = bool(torch.isfinite(batch.latents).all())
+        smaller = f"a smaller rate: the same command with --lr {min(optim.lr / 10, 3e-4):g} --overwrite"
+        raise DivergedError(
+            f"the training loss became {value}.",
+            details=[f"learning rate {rate:g}", f"latents finite: {finite}"],
+            fix=[smaller if finite else "arcpipe verify STORE"],
+        )
     ranks.add_gradients(model)
     if optim.clip_norm:
         nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
@@ -112,12 +117,3 @@ def _told(values: Tensor) -> Callable[[], list[float]]:
         return told.tolist()
 
     return numbers
-
-
-def _diverged(value: float, rate: float, optim: OptimSection, finite: bool) -> DivergedError:
-    smaller = f"a smaller rate: the same command with --lr {min(optim.lr / 10, 3e-4):g} --overwrite"
-    return DivergedError(
-        f"the training loss became {value}.",
-        details=[f"learning rate {rate:g}", f"latents finite: {finite}"],
-        fix=[smaller if finite else "arcpipe verify STORE"],
-    )

@@ -98,7 +98,7 @@ from arcpipe.stream.loader import StreamLoader
 from arcpipe.stream.split import Split, normalisation
 split = Split(open_store(sys.argv[1], cache_bytes=2**24), "train")
 section = StreamSection(pool=128)  # a pool more or less at the peak is 7 MB
-loader = StreamLoader(split, 10, normalisation(split, "per-dim"), 64, section=section)
+loader = StreamLoader(split, normalisation(split, "per-dim"), 64, section=section)
 assert sum(len(batch) for batch in loader) == len(split.manifest)
 print(peak_memory())
 """

@@ -94,7 +94,7 @@ def vectors(path: Path, split: str) -> dict[tuple[str, int], np.ndarray]:
 
 def check_learning(store: Path) -> None:
     split = Split(open_store(store), "train")
-    (batch,) = StreamLoader(split, 3, normalisation(split, "per-layer"), 16, section=StreamSection())
+    (batch,) = StreamLoader(split, normalisation(split, "per-layer"), 16, section=StreamSection())
     assert batch.latents.shape == (12, 1185)
     assert abs(float(batch.latents[:, :64].std()) - 1) < 0.05
 

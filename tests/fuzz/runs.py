@@ -17,8 +17,8 @@ from arcpipe.fitter import Fitter
 from arcpipe.store import open_store
 from arcpipe.train.begin import create_or_continue
 from arcpipe.train.checkpoint import Reached, load_checkpoint, save_checkpoint
-from arcpipe.train.optimiser import AdamW
 from arcpipe.train.run import RunFolder, StoreFacts, open_run
+from arcpipe.train.step import AdamW
 from tests.fuzz.mutate import mutate, mutate_json, to_bytes
 from tests.fuzz.stores import mutate_safetensors
 from tests.store.store_samples import full_store

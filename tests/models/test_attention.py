@@ -24,13 +24,14 @@ def lay(make_batch, sizes):
 def test_patches_hold_every_token_once_in_curve_order_within_clouds(make_batch, curve, sizes):
     tokens = lay(make_batch, sizes)
     patches = cut_patches(tokens, 25)[curve]
-    filled = torch.ones_like(patches.slots, dtype=torch.bool) if patches.filled is None else patches.filled
-    held = patches.slots[filled]
+    slots, filled, place = patches.padded
+    filled = torch.ones_like(slots, dtype=torch.bool) if filled is None else filled
+    held = slots[filled]
     assert held.sort().values.equal(torch.arange(sum(sizes)))
-    assert patches.slots.flatten()[patches.place].equal(torch.arange(sum(sizes)))
+    assert slots.flatten()[place].equal(torch.arange(sum(sizes)))
     lengths = filled.sum(1)
-    assert patches.slots.shape[1] == lengths.max() <= 25
-    clouds = [set(tokens.cloud[row[mask]].tolist()) for row, mask in zip(patches.slots, filled, strict=True)]
+    assert slots.shape[1] == lengths.max() <= 25
+    clouds = [set(tokens.cloud[row[mask]].tolist()) for row, mask in zip(slots, filled, strict=True)]
     assert all(len(cloud) == 1 for cloud in clouds)
     for i, size in enumerate(sizes):
         mine = [int(n) for n, cloud in zip(lengths, clouds, strict=True) if cloud == {i}]
@@ -44,8 +45,9 @@ def test_patches_hold_every_token_once_in_curve_order_within_clouds(make_batch, 
 
 def test_51_tokens_make_three_patches_of_17(make_batch):
     patches = cut_patches(lay(make_batch, [51] * 4), 25)["z"]
-    assert patches.slots.shape == (12, 17)
-    assert patches.filled is None
+    slots, filled, _ = patches.padded
+    assert slots.shape == (12, 17)
+    assert filled is None
 
 
 def plain_attention(layer, features, coords):
@@ -85,7 +87,7 @@ def test_attention_equals_plain_attention_patch_by_patch(make_batch, curve, bias
     strengthen(layer)
     features = torch.randn(82, 8, dtype=torch.float64, requires_grad=True)
     patches = cut_patches(tokens, 25)[curve]
-    assert patches.filled is not None
+    assert patches.padded[1] is not None
     found, wanted = layer(features, tokens.coords, patches), patch_by_patch(layer, features, tokens.coords, patches)
     torch.testing.assert_close(found, wanted)
     inputs, upstream = (features, *layer.parameters()), torch.randn_like(wanted)
@@ -150,6 +152,5 @@ def test_threads_change_no_bit_of_the_compiled_attention(make_batch):
 def test_far_distances_share_the_outermost_bias():
     layer = PatchAttention(4, 1, 4)  # reach 8
     tokens, _ = voxelise(torch.tensor([[0.0, 0.0], [8.0, 0.0], [500.0, 0.0]]), torch.tensor([0, 3]), 1.0)
-    values, index = layer.relative(tokens.coords, cut_patches(tokens, 4)["z"])
-    bias = values[0, index[0]]
-    assert bias[2, 0] == bias[1, 0] != bias[0, 1]
+    bias = layer.relative(tokens.coords, cut_patches(tokens, 4)["z"])[0, 0]
+    assert bias[0, 2] == bias[0, 1] != bias[1, 0]

@@ -8,6 +8,7 @@ import torch
 from arcpipe.config import ModelSection
 from arcpipe.models import build_model
 from arcpipe.models.moving import ALIGNED, moved
+from arcpipe.models.share import Draw
 
 SIZES = [51, 1, 0, 36, 107, 2, 25]
 
@@ -28,7 +29,7 @@ def test_logits_and_gradients_are_those_without_a_plan(model, make_batch, sizes,
     batch = make_batch(sizes)
     model.train(training)
     generator = drawn() if training else None
-    plan = moved(model.plan(*batch[1:], generator), torch.device("cpu"))
+    plan = moved(model.plan(*batch[1:], Draw(generator)), torch.device("cpu"))
     results = []
     for more in ({"plan": plan}, {"generator": drawn()}):
         model.zero_grad()
@@ -45,7 +46,7 @@ def test_with_a_plan_no_number_is_asked_for(model, make_batch, monkeypatch):
     for module in model.modules():  # what a GPU would use; on a CPU, compiled loops read lengths as they please
         if hasattr(module, "backend"):
             module.backend = "torch"
-    plan = moved(model.plan(*batch[1:], drawn()), torch.device("cpu"))
+    plan = moved(model.plan(*batch[1:], Draw(drawn())), torch.device("cpu"))
 
     def refuse(self, *_):
         raise AssertionError("a tensor was read")

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from arcpipe.models.pooling import batch_norm, segment_max, segment_mean
+from arcpipe.models.pooling import segment_max, segment_mean
+from arcpipe.models.share import batch_norm
 
 SEGMENT = torch.tensor([2, 0, 0, 2, 3, 2, 0, 1])
 

@@ -12,6 +12,7 @@ from arcpipe.models.attention import cut_patches
 from arcpipe.models.planar_conv import neighbour_pairs
 from arcpipe.models.ptv3 import draw_curves
 from arcpipe.models.serialization import CURVES
+from arcpipe.models.share import Draw
 from arcpipe.models.voxels import voxelise
 
 SIZES = [51, 1, 0, 36, 107, 2, 25]
@@ -149,7 +150,7 @@ def test_a_batch_of_one_tiny_cloud_can_be_trained_on(model, make_batch, sizes):
 
 def test_branches_are_dropped_per_cloud_and_keep_their_mean(model):
     positions, offsets = torch.zeros(4000, 2), torch.arange(4001)
-    factors = model.plan(positions, offsets, torch.Generator().manual_seed(0)).branches
+    factors = model.plan(positions, offsets, Draw(torch.Generator().manual_seed(0))).branches
     assert factors[0] is None  # the ramp starts at 0
     assert factors[-1].unique().tolist() == pytest.approx([0, 1 / 0.7])
     assert factors[-1].mean().item() == pytest.approx(1, abs=0.05)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from arcpipe.models import PTv3
-from arcpipe.models.pooling import batch_norm
-from arcpipe.models.share import Share
+from arcpipe.models.share import Share, batch_norm
 
 
 class Meeting:

@@ -30,7 +30,6 @@ def make_record(channels: int = 3) -> BasisRecord:
 
 
 MAPS = Maps(make_record())
-COLUMNS = Columns(MAPS)
 
 
 def cloud_of(n: int, size: tuple[int, int] = (20, 30), sample_id: int = 0) -> Cloud:
@@ -51,7 +50,7 @@ def section(*apply: str, **strengths: Any) -> AugmentSection:
     return build(AugmentSection, {"apply": apply, **strengths})
 
 
-def batch(how: AugmentSection, columns: Columns = COLUMNS) -> Augmented:
+def batch(how: AugmentSection, columns: Columns | None = MAPS) -> Augmented:
     return augment(CloudBatch.join(CLOUDS), np.ones((5, 1), np.float32), KEYS, how, columns)
 
 
@@ -93,7 +92,7 @@ def test_a_zoom_takes_a_window_of_the_image() -> None:
 
 def test_a_zoom_out_puts_the_picture_somewhere_inside() -> None:
     for key in range(30):
-        small = augment_cloud(CLOUDS[3], key, section("zoom", zoom=(2.0, 4.0)), COLUMNS)
+        small = augment_cloud(CLOUDS[3], key, section("zoom", zoom=(2.0, 4.0)), MAPS)
         assert len(small) == len(CLOUDS[3])
         assert (small.positions >= -0.5).all()
         assert (small.positions < np.array(small.size) - 0.5).all()
@@ -102,21 +101,21 @@ def test_a_zoom_out_puts_the_picture_somewhere_inside() -> None:
 def test_a_crop_moves_by_whole_pixels_and_drops_what_leaves() -> None:
     seen, cloud = set(), cloud_of(40)
     for key in range(400):
-        moved = augment_cloud(cloud, key, section("crop", crop=2), COLUMNS)
+        moved = augment_cloud(cloud, key, section("crop", crop=2), MAPS)
         steps = np.array([np.floor((sideways(key, f"crop {axis}") + 1) / 2 * 5) - 2 for axis in ("rows", "columns")])
         expected = edit.crop(cloud, steps, cloud.size)
         np.testing.assert_allclose(moved.positions, expected.positions, atol=1e-5)
         np.testing.assert_array_equal(moved.latents, expected.latents)
         seen.add(tuple(steps.tolist()))
     assert len(seen) == 25
-    np.testing.assert_array_equal(augment_cloud(cloud, 0, section("crop", crop=0), COLUMNS).positions, cloud.positions)
+    np.testing.assert_array_equal(augment_cloud(cloud, 0, section("crop", crop=0), MAPS).positions, cloud.positions)
 
 
 def test_a_cloud_is_never_cropped_to_nothing() -> None:
     edge = Cloud(np.array([[0, 0], [0, 9]], np.float32), np.zeros((2, Z), np.float32), (10, 10))
     for key in range(50):
-        assert len(augment_cloud(edge, key, section("crop", crop=9), COLUMNS)) >= 1
-        assert len(augment_cloud(edge, key, section("zoom", zoom=(0.01, 0.1)), COLUMNS)) >= 1
+        assert len(augment_cloud(edge, key, section("crop", crop=9), MAPS)) >= 1
+        assert len(augment_cloud(edge, key, section("zoom", zoom=(0.01, 0.1)), MAPS)) >= 1
 
 
 CHANGES = {
@@ -145,7 +144,7 @@ def test_colours_change_one_after_another(names: tuple[str, ...]) -> None:
 
 def test_factors_do_not_fall_below_0() -> None:
     for key in range(30):
-        made = augment_cloud(CLOUDS[3], key, section("contrast", contrast=5), COLUMNS)
+        made = augment_cloud(CLOUDS[3], key, section("contrast", contrast=5), MAPS)
         assert (made.latents[:, 0] * CLOUDS[3].latents[:, 0] >= 0).all()
 
 
@@ -155,15 +154,15 @@ ALL = section("noise", "mask", "push", "rotate", "flip", "zoom", "crop", "displa
 def test_a_batch_changes_as_its_clouds_alone_do_and_the_same_every_time() -> None:
     made, again = batch(ALL), batch(ALL)
     np.testing.assert_array_equal(made.latents, again.latents)
-    same(made, [augment_cloud(cloud, int(key), ALL, COLUMNS) for cloud, key in zip(CLOUDS, KEYS, strict=True)])
+    same(made, [augment_cloud(cloud, int(key), ALL, MAPS) for cloud, key in zip(CLOUDS, KEYS, strict=True)])
 
 
 def test_mixed_clouds_bring_their_own_changes_with_them() -> None:
     how = section("rotate", "flip", "zoom", "saturation", "arcmix", zoom=(1.0, 2.0))
     clouds = [CLOUDS[0], CLOUDS[3]]
     labels, keys = np.eye(2, dtype=np.float32), KEYS[:2]
-    mixed = augment(CloudBatch.join(clouds), labels, keys, how, COLUMNS)
-    alone = [augment_cloud(cloud, int(key), how, COLUMNS) for cloud, key in zip(clouds, keys, strict=True)]
+    mixed = augment(CloudBatch.join(clouds), labels, keys, how, MAPS)
+    alone = [augment_cloud(cloud, int(key), how, MAPS) for cloud, key in zip(clouds, keys, strict=True)]
     rows = np.concatenate([np.column_stack([c.positions, c.latents]) for c in alone])
     for row in np.column_stack([mixed.positions, mixed.latents]):
         assert np.abs(rows - row).max(1).min() < 1e-4
@@ -176,13 +175,13 @@ def test_positions_alone_may_move_as_in_the_thesis() -> None:
 
 
 def test_latents_of_another_kind_stay() -> None:
-    made = batch(section("rotate", "flip", "crop"), Columns())
+    made = batch(section("rotate", "flip", "crop"), None)
     assert made.latents.dtype == np.float16
 
 
 def test_grey_pictures_change_in_brightness_and_contrast() -> None:
     maps = Maps(make_record(1))
-    made = batch(section("brightness", "contrast"), Columns(maps))
+    made = batch(section("brightness", "contrast"), maps)
     expected = []
     for cloud, key in zip(CLOUDS, KEYS.tolist(), strict=True):
         first, plus = brightness(1 + 0.2 * sideways(key, "brightness"), 1)

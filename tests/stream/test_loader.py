@@ -30,7 +30,7 @@ def split(store_path: Path) -> Split:
 
 def load(split: Split, **settings: object) -> list[Batch]:
     values = {"section": SMALL, **settings}
-    return list(StreamLoader(split, 3, PLAIN, 16, **values))  # type: ignore[arg-type]
+    return list(StreamLoader(split, PLAIN, 16, **values))  # type: ignore[arg-type]
 
 
 def assert_same(first: list[Batch], second: list[Batch]) -> None:
@@ -104,7 +104,7 @@ def test_augmentation_of_a_cloud_does_not_depend_on_its_batch(split: Split) -> N
     section = AugmentSection(apply=ALL.apply[:-1])
     found: list[dict[int, torch.Tensor]] = []
     for batch_size in (16, 7):
-        loader = StreamLoader(split, 3, PLAIN, batch_size, section=SMALL, augment=section)
+        loader = StreamLoader(split, PLAIN, batch_size, section=SMALL, augment=section)
         found.append(
             {
                 sample_id: batch.latents[int(batch.offsets[i]) : int(batch.offsets[i + 1])]
@@ -159,7 +159,7 @@ def test_an_error_in_a_reader_is_raised_where_the_batch_is_asked_for(
 
 @pytest.mark.parametrize("taken", [0, 1, 2])
 def test_leaving_the_loop_ends_all_threads(split: Split, taken: int) -> None:
-    batches = iter(StreamLoader(split, 3, PLAIN, 8, section=SMALL))
+    batches = iter(StreamLoader(split, PLAIN, 8, section=SMALL))
     for _ in range(taken):
         next(batches)
     batches.close()  # what Python does at a break, an exception or Ctrl-C
@@ -176,7 +176,7 @@ def test_ctrl_c_while_reading_is_slow_ends_promptly(split: Split, monkeypatch: p
     monkeypatch.setattr(split, "read", slow)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        interrupted_loop(StreamLoader(split, 3, PLAIN, 4, section=SMALL))
+        interrupted_loop(StreamLoader(split, PLAIN, 4, section=SMALL))
     assert reader_threads() == []
     assert time.monotonic() - started < 5
 
@@ -192,7 +192,7 @@ def test_memory_is_bounded_by_pools_not_by_the_split(split: Split, monkeypatch: 
 
     monkeypatch.setattr(split, "read", count)
     section = StreamSection(block=4, window=2, pool=4, readers=2, prefetch=1)
-    batches = iter(StreamLoader(split, 3, PLAIN, 4, section=section))
+    batches = iter(StreamLoader(split, PLAIN, 4, section=section))
     next(batches)
     time.sleep(0.2)
     assert len(set(read)) <= 4

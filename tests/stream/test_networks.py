@@ -10,7 +10,7 @@ from arcpipe.config import AugmentSection, FitSection
 from arcpipe.errors import ConfigError
 from arcpipe.siren import new_record, render, split_layers
 from arcpipe.siren.network import first_values
-from arcpipe.stream.augment import Columns, augment
+from arcpipe.stream.augment import augment
 from arcpipe.stream.networks import change_networks
 
 WIDTHS = (2, 8, 12, 3)
@@ -145,7 +145,7 @@ def test_a_batch_of_networks_keeps_its_points_and_labels() -> None:
     clouds = CloudBatch.join([Cloud(np.array([[3, 3]]), values[None], (7, 7), label=1) for values in NETWORKS])
     labels = np.eye(2, dtype=np.float32)[[1] * 5]
     section = AugmentSection(apply=("rotate", "jitter"))
-    made = augment(clouds, labels, KEYS, section, Columns(networks=RECORD))
+    made = augment(clouds, labels, KEYS, section, RECORD)
     np.testing.assert_array_equal(made.offsets, clouds.offsets)
     np.testing.assert_array_equal(made.labels, labels)
     np.testing.assert_array_equal(made.latents, changed("rotate", "jitter"))

@@ -11,6 +11,7 @@ import torch
 
 from arcpipe.config import ModelSection, OptimSection, StreamSection
 from arcpipe.models import build_model
+from arcpipe.models.share import Draw
 from arcpipe.store import open_store
 from arcpipe.stream.loader import Batch, StreamLoader
 from arcpipe.stream.split import Split, normalisation
@@ -24,7 +25,7 @@ CPU = torch.device("cpu")
 def loader_of(path: Path, epoch: int = 0) -> StreamLoader:
     store = open_store(path)
     split = Split(store, "train")
-    return StreamLoader(split, 3, normalisation(split, "per-dim"), 16, section=StreamSection(), epoch=epoch)
+    return StreamLoader(split, normalisation(split, "per-dim"), 16, section=StreamSection(), epoch=epoch)
 
 
 def losses(path: Path, *, planned: bool, optim: OptimSection, epochs: int) -> tuple[list[float], torch.nn.Module]:
@@ -36,7 +37,7 @@ def losses(path: Path, *, planned: bool, optim: OptimSection, epochs: int) -> tu
         if planned:
 
             def plan(batch: Batch, step: int) -> object:
-                return ahead.plan_of(model, batch, torch.Generator().manual_seed(step))
+                return ahead.plan_of(model, batch, Draw(torch.Generator().manual_seed(step)))
 
             batches = ahead.made_ready(batches, CPU, plan, step)
         for batch in batches:

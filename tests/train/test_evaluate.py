@@ -17,7 +17,7 @@ from arcpipe.store import open_store
 from arcpipe.stream.augment import cloud_keys
 from arcpipe.train import run_evaluate, run_train
 from arcpipe.train.evaluate import moves
-from arcpipe.train.measures import average_repeats, calibration_error, first_repeats, measure
+from arcpipe.train.measures import average_repeats, first_repeats, measure
 from arcpipe.train.run import open_run
 from tests.made_up import augment_cloud
 
@@ -148,7 +148,7 @@ def test_a_calibrated_guesser_has_no_calibration_error() -> None:
     generator = np.random.default_rng(0)
     confidence = generator.uniform(0.5, 1, 200_000)
     labels = (generator.random(200_000) > confidence).astype(np.int64)
-    assert calibration_error(np.stack([confidence, 1 - confidence], 1), labels) < 0.005
+    assert measure(np.stack([confidence, 1 - confidence], 1), labels, ("a", "b")).calibration_error < 0.005
 
 
 def test_only_the_first_repeats_are_averaged() -> None:

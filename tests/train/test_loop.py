@@ -24,9 +24,10 @@ from arcpipe.errors import (
     StoreMismatchError,
     UnfinishedStoreError,
 )
-from arcpipe.train import TrainReport, loop, run_evaluate, run_train
+from arcpipe.train import loop, run_evaluate, run_train
 from arcpipe.train.checkpoint import load_tensors
 from arcpipe.train.interrupt import Interrupts
+from arcpipe.train.report import TrainReport
 from arcpipe.train.run import open_run
 from arcpipe.train.step import learning_rate
 

@@ -34,5 +34,4 @@ def convolve(features: Tensor, weight: Tensor, keys: Tensor, coords: Tensor, fou
     shape = (coords.amax(0) - low + 1).clamp(min=kernel).tolist()
     tensor = SparseConvTensor(features.contiguous(), indices, shape, int(indices[-1, 0]) + 1, indice_dict=found)
     weights = {"weight": weight.permute(3, 0, 1, 2).contiguous()}  # out, rows, columns, in
-    convolved: Tensor = torch.func.functional_call(layer, weights, (tensor,)).features
-    return convolved
+    return torch.func.functional_call(layer, weights, (tensor,)).features

@@ -8,5 +8,4 @@ from torch import Tensor
 
 def segment_max(values: Tensor, segment: Tensor, n: int) -> Tensor:
     """`pooling.segment_max`; which of several equal maxima gets the gradient is the package's choice."""
-    pooled: Tensor = torch_scatter.scatter_max(values, segment, dim=0, dim_size=n)[0]
-    return pooled
+    return torch_scatter.scatter_max(values, segment, dim=0, dim_size=n)[0]

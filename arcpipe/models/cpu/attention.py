@@ -30,7 +30,8 @@ class CompiledAttention(torch.autograd.Function):
         top, share = qkv.new_empty(2, n_tokens, groups * LANES).unbind(0)
         repeated = table.detach().repeat(1, 1, LANES // inner) if inner < LANES else table.detach().contiguous()
         ctx.save_for_backward(qkv, repeated, coords, order, starts, out, top, share)
-        ctx.bounds = _bounds(starts)
+        shares = torch.arange(PIECES + 1) * int(starts[-1]) // PIECES  # a piece has about as many tokens as another
+        ctx.bounds = torch.searchsorted(starts, shares).tolist()
         longest = int(starts.diff().max()) if len(starts) > 1 else 0
         ctx.constants = longest, heads, (0,) * (depth * inner // LANES)
         arrays = [flat(qkv), coords.numpy(), flat(repeated), len(repeated), order.numpy(), starts.numpy()]
@@ -50,9 +51,3 @@ class CompiledAttention(torch.autograd.Function):
         spread(lambda i: attend_backward(*arrays, *ctx.bounds[i : i + 2], *ctx.constants, *[*results, pieces[i]]))
         heads = ctx.constants[1]
         return grad, tables.sum(0)[..., :heads], None, None, None  # the other lanes say the same
-
-
-def _bounds(starts: Tensor) -> list[int]:
-    """Patches where the pieces begin and end, each with about as many tokens."""
-    shares = torch.arange(PIECES + 1) * int(starts[-1]) // PIECES
-    return torch.searchsorted(starts, shares).tolist()

@@ -35,7 +35,7 @@ from arcpipe.models.cpu.lanes import (
 )
 from arcpipe.models.cpu.rows import add_rows, halves, mixture, products, twice
 
-BUILT_ON_SHA256 = "c3f96eb81551f30c830f5a0f082a2058b11468be3911b4d1313d28c9f4a56bca"
+BUILT_ON_SHA256 = "9344876dd15a3a868dd359b695a128c9400450c069b0ce8289824367c0844a63"
 """See `arcpipe.compiled`: of `lanes.py`, `rows.py` and `vectors.py`."""
 QUERIES = 4
 """So many queries meet a key at once: its row is read for all of them."""

@@ -61,7 +61,12 @@ class PairProducts(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # The pairs of the opposite place are the same with their ends exchanged: the way back is a convolution.
             grad = _sums(upstream, weights.flip(0).transpose(1, 2).contiguous(), source, target, ctx.bounds)
-        return grad, _weight_gradient(features, upstream, weights, source, target, ctx.bounds), None, None, None
+        _, inputs, outputs = weights.shape
+        weight_grad = torch.zeros_like(weights)
+        arrays = (flat(features), flat(upstream), source.numpy(), target.numpy(), ctx.bounds)
+        ends, into = [(4 * low, 4 * high) for low, high in pieces(inputs // 4)], flat(weight_grad)
+        spread(lambda i: add_outer_products(*arrays, *ends[i], inputs, outputs, into))
+        return grad, weight_grad, None, None, None
 
 
 def _sums(features: Tensor, weights: Tensor, source: Tensor, target: Tensor, bounds: NDArray[np.int64]) -> Tensor:
@@ -71,14 +76,3 @@ def _sums(features: Tensor, weights: Tensor, source: Tensor, target: Tensor, bou
     ends, into = pieces(len(features)), flat(out)
     spread(lambda i: add_products(*arrays, *ends[i], inputs, outputs, into))
     return out
-
-
-def _weight_gradient(
-    features: Tensor, upstream: Tensor, weights: Tensor, source: Tensor, target: Tensor, bounds: NDArray[np.int64]
-) -> Tensor:
-    _, inputs, outputs = weights.shape
-    grad = torch.zeros_like(weights)
-    arrays = (flat(features), flat(upstream), source.numpy(), target.numpy(), bounds)
-    ends, into = [(4 * low, 4 * high) for low, high in pieces(inputs // 4)], flat(grad)
-    spread(lambda i: add_outer_products(*arrays, *ends[i], inputs, outputs, into))
-    return grad

@@ -10,7 +10,7 @@ import numpy as np
 from arcpipe.compiled import compiled
 from arcpipe.models.cpu.lanes import gathered_1, gathered_4, outer_4
 
-BUILT_ON_SHA256 = "b54fc060624c6f874071f5acaf987566300e14b642ae4702aaaf5183b0a9ef07"
+BUILT_ON_SHA256 = "090903e6bce824ebb9913008b5127057584184c51fd6b4ddd9906aeec988902c"
 """See `arcpipe.compiled`: of `lanes.py` and `vectors.py`."""
 
 PAIRS_AT_ONCE = 64
@@ -19,7 +19,7 @@ PAIRS_AT_ONCE = 64
 
 @compiled
 def spread_bits(value):
-    """A zero bit above every bit, as `serialization.spread`."""
+    """A zero bit above every bit, as `cloud.spread`."""
     value = (value | value << 16) & 0x0000FFFF0000FFFF
     value = (value | value << 8) & 0x00FF00FF00FF00FF
     value = (value | value << 4) & 0x0F0F0F0F0F0F0F0F

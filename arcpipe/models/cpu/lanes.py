@@ -3,10 +3,12 @@
 Eight on every machine, for they are eight heads or eight channels; `WIDE` is for where two of these go together.
 """
 
+# What writes LLVM's code: its arguments are Numba's and LLVM's objects.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -27,8 +29,8 @@ LOWEST = -87.0
 """Below it e**x is no normal float32 any more; it is taken as e**-87, 1.6e-38."""
 
 
-def _exponential(vectors: Vectors) -> Callable[..., Any]:
-    def exponential(builder: Any, x: Any) -> Any:
+def _exponential(vectors: Vectors):
+    def exponential(builder, x):
         integers, constant = vectors.integers, vectors.constant
         x = builder.select(builder.fcmp_ordered("<", x, constant(LOWEST)), constant(LOWEST), x)
         power = vectors.call(builder, "llvm.nearbyint", builder.fmul(x, constant(LOG2_E)))
@@ -45,8 +47,8 @@ def _exponential(vectors: Vectors) -> Callable[..., Any]:
     return exponential
 
 
-def _folded(distance: int) -> Callable[..., Any]:
-    def fold(builder: Any, value: Any) -> Any:
+def _folded(distance: int):
+    def fold(builder, value):
         index = ir.Constant(VECTORS.integers, [lane ^ distance for lane in range(LANES)])
         return builder.fadd(value, builder.shuffle_vector(value, value, index))
 
@@ -61,57 +63,61 @@ exponentials = WIDE.elementwise(1, _exponential(WIDE))
 """e**x for x <= 0 within 2e-7 of its value, and NaN for NaN, of sixteen lanes."""
 
 
-def _rows(builder: Any, context: Any, array_type: Any, rows: Any, first: Any, n: int, width: Any) -> list[Any]:
+def _rows(builder, context, array_type, rows, first, n: int, width):
     """Where n rows of a matrix begin, given the array of row numbers and the first one's place in it."""
     data = context.make_array(array_type)(context, builder, rows).data
     places = [builder.load(builder.gep(data, [builder.add(first, first.type(r))])) for r in range(n)]
     return [builder.mul(place, width) for place in places]
 
 
-def _gathered(n_rows: int) -> Any:
+def _pair(builder, context, array_type, array, at):
+    """Where the two vectors lie that begin at an element of a flat array."""
+    ends = [builder.add(at, at.type(half * LANES)) for half in range(2)]
+    return [VECTORS.address(context, builder, array_type, array, end) for end in ends]
+
+
+def _add_products(builder, rows, n, terms: Callable[..., tuple]) -> None:
+    """Add n products of a number and a pair of vectors to every row, a pair in memory too; all sums in registers.
+
+    `terms(k)`: where the pair of product k lies, which all rows share, and where the number of each row does.
+    """
+    cells = [(place, cgutils.alloca_once(builder, VECTORS.floats)) for row in rows for place in row]
+    for place, total in cells:
+        builder.store(builder.load(place, align=4), total)
+    with cgutils.for_range(builder, n) as loop:
+        pair, numbers = terms(loop.index)
+        halves = [builder.load(place, align=4) for place in pair]
+        for r, number in enumerate(numbers):
+            factor = VECTORS.spread(builder, builder.load(number))
+            for half, (_, total) in zip(halves, cells[2 * r :], strict=False):
+                builder.store(VECTORS.multiply_add(builder, factor, half, builder.load(total)), total)
+    for place, total in cells:
+        builder.store(builder.load(total), place, align=4)
+
+
+def _gathered(n_rows: int):
     """An intrinsic that adds to rows of `out` the product of rows of `a` and a matrix, all sums in registers.
 
     For r below `n_rows`: `out[targets[p + r], o:o + 16] += sum over k, rising, of a[sources[p + r], k] b[k, o:o + 16]`.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         out, targets, out_width, o, a, sources, a_width, p, b, b_at, n_k = arguments
         floats, rows = signature.args[0], signature.args[1]
         out_rows = _rows(builder, context, rows, targets, p, n_rows, out_width)
         a_rows = _rows(builder, context, rows, sources, p, n_rows, a_width)
-
-        def out_place(row: int, half: int) -> Any:
-            index = builder.add(builder.add(out_rows[row], o), o.type(half * LANES))
-            return VECTORS.address(context, builder, floats, out, index)
-
         a_data = context.make_array(floats)(context, builder, a).data
-        cells = [(row, half) for row in range(n_rows) for half in range(2)]
-        sums = {cell: cgutils.alloca_once(builder, VECTORS.floats) for cell in cells}
-        for cell in cells:
-            builder.store(builder.load(out_place(*cell), align=4), sums[cell])
-        with cgutils.for_range(builder, n_k) as loop:
-            b_now = builder.add(builder.add(b_at, builder.mul(out_width, loop.index)), o)
-            halves = [
-                builder.load(
-                    VECTORS.address(context, builder, floats, b, builder.add(b_now, o.type(half * LANES))), align=4
-                )
-                for half in range(2)
-            ]
-            for row in range(n_rows):
-                factor = VECTORS.spread(
-                    builder, builder.load(builder.gep(a_data, [builder.add(a_rows[row], loop.index)]))
-                )
-                for half in range(2):
-                    cell = sums[row, half]
-                    builder.store(VECTORS.multiply_add(builder, factor, halves[half], builder.load(cell)), cell)
-        for cell in cells:
-            builder.store(builder.load(sums[cell]), out_place(*cell), align=4)
+
+        def terms(k):
+            b_now = builder.add(builder.add(b_at, builder.mul(out_width, k)), o)
+            numbers = [builder.gep(a_data, [builder.add(row, k)]) for row in a_rows]
+            return _pair(builder, context, floats, b, b_now), numbers
+
+        places = [_pair(builder, context, floats, out, builder.add(row, o)) for row in out_rows]
+        _add_products(builder, places, n_k, terms)
         return context.get_dummy_value()
 
-    def gathered(
-        typing: Any, out: Any, targets: Any, out_width: Any, o: Any, a: Any, sources: Any, a_width: Any, p: Any,
-        b: Any, b_at: Any, n_k: Any,
-    ) -> Any:  # fmt: skip
+    def gathered(typing, out, targets, out_width, o, a, sources, a_width, p, b, b_at, n_k):
         i = types.intp
         return types.void(out, targets, i, i, out, targets, i, i, out, i, i), generate
 
@@ -122,49 +128,27 @@ gathered_1, gathered_4 = _gathered(1), _gathered(4)
 
 
 @intrinsic
-def outer_4(
-    typing: Any, grad: Any, at: Any, a: Any, sources: Any, a_width: Any, i: Any, g: Any, targets: Any, g_width: Any,
-    o: Any, first: Any, last: Any,
-) -> Any:  # fmt: skip
+def outer_4(typing, grad, at, a, sources, a_width, i, g, targets, g_width, o, first, last):
     """Sum outer products of rows in registers: 4 channels of `a` by 16 of `g`, over the pairs `first` to `last`.
 
     `grad[at + r * g_width + o + c] += sum over p, rising, of a[sources[p], i + r] * g[targets[p], o + c]`.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         grad, at, a, sources, a_width, i, g, targets, g_width, o, first, last = arguments
         floats, rows = signature.args[0], signature.args[3]
-
-        def place(row: int, half: int) -> Any:
-            index = builder.add(
-                builder.add(at, builder.mul(g_width, at.type(row))), builder.add(o, o.type(half * LANES))
-            )
-            return VECTORS.address(context, builder, floats, grad, index)
-
         a_data = context.make_array(floats)(context, builder, a).data
-        cells = [(row, half) for row in range(4) for half in range(2)]
-        sums = {cell: cgutils.alloca_once(builder, VECTORS.floats) for cell in cells}
-        for cell in cells:
-            builder.store(builder.load(place(*cell), align=4), sums[cell])
-        with cgutils.for_range(builder, builder.sub(last, first)) as loop:
-            p = builder.add(first, loop.index)
+
+        def terms(k):
+            p = builder.add(first, k)
             (a_row,) = _rows(builder, context, rows, sources, p, 1, a_width)
             (g_row,) = _rows(builder, context, rows, targets, p, 1, g_width)
-            a_now, g_now = builder.add(a_row, i), builder.add(g_row, o)
-            halves = [
-                builder.load(
-                    VECTORS.address(context, builder, floats, g, builder.add(g_now, o.type(half * LANES))), align=4
-                )
-                for half in range(2)
-            ]
-            for row in range(4):
-                index = builder.add(a_now, a_now.type(row))
-                factor = VECTORS.spread(builder, builder.load(builder.gep(a_data, [index])))
-                for half in range(2):
-                    cell = sums[row, half]
-                    builder.store(VECTORS.multiply_add(builder, factor, halves[half], builder.load(cell)), cell)
-        for cell in cells:
-            builder.store(builder.load(sums[cell]), place(*cell), align=4)
+            numbers = [builder.gep(a_data, [builder.add(builder.add(a_row, i), i.type(r))]) for r in range(4)]
+            return _pair(builder, context, floats, g, builder.add(g_row, o)), numbers
+
+        starts = [builder.add(builder.add(at, builder.mul(g_width, at.type(r))), o) for r in range(4)]
+        places = [_pair(builder, context, floats, grad, start) for start in starts]
+        _add_products(builder, places, builder.sub(last, first), terms)
         return context.get_dummy_value()
 
     n = types.intp

@@ -7,10 +7,12 @@ are added at the end: half as many instructions. A `weight` is eight floats, one
 halves.
 """
 
+# What writes LLVM's code: its arguments are Numba's and LLVM's objects.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -23,30 +25,30 @@ from arcpipe.vectors import Vectors, intrinsic
 class Row:
     """The vectors of a row, for the code of one intrinsic."""
 
-    def __init__(self, context: Any, builder: Any, run: Any) -> None:
+    def __init__(self, context, builder, run) -> None:
         self._context, self._builder = context, builder
         self.vectors: Vectors = VECTORS if len(run) % 2 else WIDE
         self.count = len(run) * LANES // self.vectors.lanes
 
-    def places(self, kind: Any, array: Any, at: Any) -> list[Any]:
+    def places(self, kind, array, at):
         """Where the vectors of the row lie that begins at an element of an array."""
         first = self.vectors.address(self._context, self._builder, kind, array, at)
         return [self.vectors.beyond(self._builder, first, v) for v in range(self.count)]
 
-    def loads(self, kind: Any, array: Any, at: Any) -> list[Any]:
+    def loads(self, kind, array, at):
         """The vectors of that row."""
         return [self._builder.load(place, align=4) for place in self.places(kind, array, at)]
 
-    def weight(self, kind: Any, array: Any, at: Any) -> Any:
+    def weight(self, kind, array, at):
         """A vector of the weights that begin at an element."""
         place = VECTORS.address(self._context, self._builder, kind, array, at)
         return self.spread(self._builder.load(place, align=4))
 
-    def spread(self, weight: Any) -> Any:
+    def spread(self, weight):
         """Eight weights, as wide as a register of the row."""
         return weight if self.vectors is VECTORS else doubled(self._builder, weight)
 
-    def folded(self, value: Any) -> Any:
+    def folded(self, value):
         """Eight sums of a register's."""
         return value if self.vectors is VECTORS else halves_added(self._builder, value)
 
@@ -56,12 +58,12 @@ def _lanes(numbers: Iterable[int]) -> ir.Constant:
     return ir.Constant(ir.VectorType(ir.IntType(32), len(chosen)), chosen)
 
 
-def doubled(builder: Any, value: Any) -> Any:
+def doubled(builder, value):
     """Eight lanes, twice."""
     return builder.shuffle_vector(value, value, _lanes([*range(LANES), *range(LANES)]))
 
 
-def halves_added(builder: Any, value: Any) -> Any:
+def halves_added(builder, value):
     """Eight lanes: the lower half of sixteen plus the upper."""
     low = builder.shuffle_vector(value, value, _lanes(range(LANES)))
     high = builder.shuffle_vector(value, value, _lanes(range(LANES, 2 * LANES)))
@@ -79,13 +81,13 @@ halves = intrinsic(
 
 
 @intrinsic
-def products(typing: Any, a: Any, rows: Any, b: Any, at: Any, run: Any, out: Any, out_at: Any, stride: Any) -> Any:
+def products(typing, a, rows, b, at, run, out, out_at, stride):
     """For every head, the products of some rows of `a`, which begin at `rows` (a tuple), with one row of `b`.
 
     Those of row r are stored at `out[out_at + r * stride]`.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         a, rows, b, at, _, out, out_at, stride = arguments
         floats, _, b_floats, _, run, out_floats = signature.args[:6]
         row = Row(context, builder, run)
@@ -103,17 +105,14 @@ def products(typing: Any, a: Any, rows: Any, b: Any, at: Any, run: Any, out: Any
 
 
 @intrinsic
-def mixture(
-    typing: Any, weights: Any, w: Any, values: Any, rows: Any, shift: Any, n: Any, run: Any, factor: Any, out: Any,
-    at: Any,
-) -> Any:  # fmt: skip
+def mixture(typing, weights, w, values, rows, shift, n, run, factor, out, at):
     """The weighted sum of n rows, in registers.
 
     The row of `out` at `at` is `factor` times the sum over j of `weights[w + 8 j:]` times the row of `values` at
     `rows[j] + shift`.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         weights, w, values, rows, shift, n, _, factor, out, at = arguments
         kinds = signature.args
         row = Row(context, builder, kinds[6])
@@ -136,13 +135,11 @@ def mixture(
 
 
 @intrinsic
-def add_rows(
-    typing: Any, weights: Any, w: Any, stride: Any, values: Any, rows: Any, run: Any, out: Any, at: Any
-) -> Any:  # fmt: skip
+def add_rows(typing, weights, w, stride, values, rows, run, out, at):
     """Add to the row of `out` at `at` some rows of `values`, which begin at `rows` (a tuple), row r of them times the
     weights at `w + r * stride`."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         weights, w, stride, values, rows, _, out, at = arguments
         kinds = signature.args
         row = Row(context, builder, kinds[5])

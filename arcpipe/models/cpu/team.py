@@ -24,8 +24,7 @@ def pieces(n: int) -> list[tuple[int, int]]:
 
 def flat(values: Tensor) -> NDArray[np.float32]:
     """The numbers of a contiguous tensor as compiled loops take them."""
-    numbers: NDArray[np.float32] = values.detach().view(-1).numpy()
-    return numbers
+    return values.detach().view(-1).numpy()
 
 
 def spread(work: Callable[[int], None]) -> None:

@@ -16,7 +16,7 @@ from arcpipe.errors import ConfigError
 from arcpipe.models.weights.base import Mlp, WeightClassifier
 from arcpipe.models.weights.dws import DwsNet
 from arcpipe.models.weights.graphs import NgGnn, NgT
-from arcpipe.models.weights.scalegmn import BOTH, FORWARD, ScaleGmn
+from arcpipe.models.weights.scalegmn import ScaleGmn
 
 CLASSES: dict[str, Any] = {"mlp": Mlp, "dws": DwsNet, "ng-gnn": NgGnn, "ng-t": NgT, "scalegmn": ScaleGmn}
 
@@ -30,36 +30,26 @@ def build_weight_model(
     """
     widths = record.widths_tuple
     if full.start:
-        settings["start"] = _start_of(record)
-    if full.model == "ng-gnn":
-        settings["whole_batch"] = full.norm == "batch"
-    if full.model == "scalegmn":
-        settings |= {
-            "settings": BOTH if full.direction == "both" else FORWARD,
-            "omega": record.omega,
-            "canonical": full.phases == "canonical",
-        }
-    _check_shape(full, widths)
-    model: WeightClassifier = CLASSES[full.model](widths, n_classes, **settings)
-    return model
-
-
-def _start_of(record: SirenRecord) -> torch.Tensor:
-    if not len(record.start):
-        raise ConfigError(
-            "the networks of this store did not begin alike: there is no start to show.",
-            fix=["leave model.start out", "arcpipe convert SOURCE --recipe siren --out OTHER.zarr"],
-        )
-    return torch.from_numpy(record.start)
-
-
-def _check_shape(section: ModelSection, widths: tuple[int, ...]) -> None:
-    """DWSNets is defined for two hidden layers and more, and its heads divide its channels."""
-    if section.model == "dws" and len(widths) < 4:
+        if not len(record.start):
+            raise ConfigError(
+                "the networks of this store did not begin alike: there is no start to show.",
+                fix=["leave model.start out", "arcpipe convert SOURCE --recipe siren --out OTHER.zarr"],
+            )
+        settings["start"] = torch.from_numpy(record.start)
+    if full.model == "dws" and len(widths) < 4:  # it is not defined for fewer
         raise ConfigError(
             "dws reads networks of two hidden layers and more.",
             details=[f"those of the store are {'-'.join(map(str, widths))}"],
             fix=["--set fit.hidden=[32,32]   (of arcpipe convert)", "--model ng-gnn"],
         )
-    if section.model in ("dws", "ng-t") and section.width is not None and section.width % 8:
-        raise ConfigError(f"model.width of {section.model} is a multiple of its 8 heads.", fix=["model.width=32"])
+    if full.model in ("dws", "ng-t") and full.width is not None and full.width % 8:
+        raise ConfigError(f"model.width of {full.model} is a multiple of its 8 heads.", fix=["model.width=32"])
+    if full.model == "ng-gnn":
+        settings["whole_batch"] = full.norm == "batch"
+    if full.model == "scalegmn":
+        settings |= {
+            "both": full.direction == "both",
+            "omega": record.omega,
+            "canonical": full.phases == "canonical",
+        }
+    return CLASSES[full.model](widths, n_classes, **settings)

@@ -1,4 +1,4 @@
-"""What classifiers of sine networks share: a vector of parameters becomes layers, and dropout has its own generator.
+"""What classifiers of sine networks share: a vector of parameters becomes layers.
 
 A network with layers of neurons d_0, ..., d_M has weights W_i (d_i, d_{i+1}), from inputs to outputs, and biases b_i
 (d_{i+1}), i = 0 ... M - 1. The order of the neurons of layers 1 to M - 1 means nothing, and no classifier may see it.
@@ -14,29 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arcpipe.models.share import Share
+from arcpipe.cloud import tensor_sizes
+from arcpipe.models.classifier import Classifier
+from arcpipe.models.share import Draw
 
 
-class Draw:
-    """What is random in one training step: dropout masks that are the same however many processes share the batch.
-
-    Without a generator, which is in evaluation, nothing is dropped.
-    """
-
-    def __init__(self, generator: torch.Generator | None, share: Share | None) -> None:
-        self.generator, self.share = generator, share
-
-    def dropout(self, values: Tensor, p: float) -> Tensor:
-        """Set a share `p` of the values (s, ...) to zero and enlarge the others."""
-        if self.generator is None or p == 0:
-            return values
-        low, high, total = (self.share.low, self.share.high, self.share.total) if self.share else (0, None, len(values))
-        drawn = torch.rand((total, *values.shape[1:]), generator=self.generator)[low:high]
-        return values * (drawn >= p).to(values) / (1 - p)
-
-
-class WeightClassifier(nn.Module):
-    """Logits of networks.
+class WeightClassifier(Classifier):
+    """A classifier of networks, each a cloud of one point.
 
     Args:
         widths: Neurons of every layer, from the coordinates to the channels.
@@ -51,7 +35,9 @@ class WeightClassifier(nn.Module):
     def __init__(self, widths: Sequence[int], dropout: float, start: Tensor | None = None) -> None:
         super().__init__()
         self.widths, self.dropout = tuple(widths), dropout
-        self.register_buffer("start", _scaled(start, widths) if start is not None else torch.zeros(0))
+        parts = () if start is None else start.float().split(tensor_sizes(widths))
+        scaled = [part / part.square().mean().sqrt().clamp_min(1e-12) for part in parts]
+        self.register_buffer("start", torch.cat([torch.zeros(0), *scaled]))
 
     @property
     def numbers(self) -> int:
@@ -69,51 +55,23 @@ class WeightClassifier(nn.Module):
         ]
         return made[0], made[1]
 
-    def forward(
-        self,
-        latents: Tensor,
-        positions: Tensor,
-        offsets: Tensor,
-        generator: torch.Generator | None = None,
-        share: Share | None = None,
-        plan: Any = None,
-    ) -> Tensor:
-        """Logits (s, classes) of s networks.
+    def _encode(self, latents: Tensor, positions: Tensor, offsets: Tensor, draw: Draw, plan: Any) -> Tensor:
+        """Of latents (s, P), the parameters W_0, b_0, W_1, ... of every network, W_i (d_{i+1}, d_i) in row order.
 
-        Args:
-            latents: (s, P), the parameters W_0, b_0, W_1, ... of every network, W_i (d_{i+1}, d_i) in row order.
-            positions, offsets: as of clouds with one point each; they say nothing.
-            generator, share: as of `Classifier`.
-            plan: nothing; a network has no places to plan with.
-
-        Raises:
-            ValueError: clouds of other than one point, vectors of another network, or no generator in training.
+        Positions say nothing, and there is nothing to plan. Raises ValueError for clouds of other than one point.
         """
-        if len(offsets) != len(latents) + 1 or int(offsets[-1]) != len(latents):
+        if len(offsets) != len(latents) + 1:
             raise ValueError(f"{len(latents)} points in {len(offsets) - 1} clouds: a network is a cloud of one point")
-        if self.training and generator is None:
-            raise ValueError(f"in training, {type(self).__name__} needs a torch.Generator")
-        weights, biases = split(latents, self.widths)
-        return self.logits(weights, biases, Draw(*((generator, share) if self.training else (None, None))))
+        return self.encode(*split(latents, self.widths), draw)
 
     @abstractmethod
-    def logits(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
-        """Logits (s, classes) of weights (s, d_i, d_{i+1}) and biases (s, d_{i+1})."""
-
-
-def _scaled(start: Tensor, widths: Sequence[int]) -> Tensor:
-    parts = start.float().split(_sizes(widths))
-    return torch.cat([part / part.square().mean().sqrt().clamp_min(1e-12) for part in parts])
-
-
-def _sizes(widths: Sequence[int]) -> list[int]:
-    """How many numbers the weights and biases have, layer by layer."""
-    return [size for n_in, n_out in pairwise(widths) for size in (n_in * n_out, n_out)]
+    def encode(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
+        """What the head is given, (s, channels), of weights (s, d_i, d_{i+1}) and biases (s, d_{i+1})."""
 
 
 def split(latents: Tensor, widths: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
     """Vectors (s, P) as weights (s, d_i, d_{i+1}) and biases (s, d_{i+1}). Raises ValueError where P is another."""
-    sizes = _sizes(widths)
+    sizes = tensor_sizes(widths)
     if latents.shape[1] != sum(sizes):
         raise ValueError(f"{latents.shape[1]} parameters, a network {widths} has {sum(sizes)}")
     parts = latents.split(sizes, dim=1)
@@ -128,14 +86,13 @@ class Mlp(WeightClassifier):
 
     def __init__(self, widths: Sequence[int], n_classes: int, width: int, layers: int, dropout: float) -> None:
         super().__init__(widths, dropout)
-        sizes = [sum(_sizes(widths)), *[width] * layers]
+        sizes = [sum(tensor_sizes(widths)), *[width] * layers]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
         self.head = nn.Linear(width, n_classes)
 
-    def logits(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
+    def encode(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
         values = torch.cat([part.flatten(1) for pair in zip(weights, biases, strict=True) for part in pair], dim=1)
         for linear, norm in zip(self.hidden, self.norms, strict=True):
             values = draw.dropout(nn.functional.gelu(norm(linear(values))), self.dropout)
-        logits: Tensor = self.head(values)
-        return logits
+        return values

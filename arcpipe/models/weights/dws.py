@@ -17,8 +17,8 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from arcpipe.models.share import shared_batch_norm
-from arcpipe.models.weights.base import Draw, WeightClassifier
+from arcpipe.models.share import Draw, batch_norm
+from arcpipe.models.weights.base import WeightClassifier
 
 HEADS = 8
 
@@ -66,8 +66,7 @@ class SetLayer(nn.Module):
         scale = 1 / math.sqrt(self.out.in_features)  # of the full width, not of a head's
         attended = q + nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
         attended = attended.transpose(1, 2).flatten(2)
-        made: Tensor = attended + torch.relu(self.out(attended))
-        return made
+        return attended + torch.relu(self.out(attended))
 
 
 class MatrixLayer(nn.Module):
@@ -79,8 +78,7 @@ class MatrixLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = x.amax(1, keepdim=True), x.amax(2, keepdim=True)
-        made: Tensor = self.entry(x) + self.rows(rows) + self.columns(columns) + self.all(rows.amax(2, keepdim=True))
-        return made / 4
+        return (self.entry(x) + self.rows(rows) + self.columns(columns) + self.all(rows.amax(2, keepdim=True))) / 4
 
 
 class DwsLayer(nn.Module):
@@ -150,15 +148,14 @@ class DwsNet(WeightClassifier):
         self.norms = nn.ModuleList(nn.ModuleList(nn.BatchNorm1d(width) for _ in self.kinds) for _ in range(layers))
         self.head = nn.Linear(sum(kind.fold for kind in self.kinds) * width, n_classes)
 
-    def logits(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
+    def encode(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
         tensors = self.layers[0](self._begin(weights, biases))
         for layer, norms in zip(list(self.layers)[1:], self.norms, strict=True):
             assert isinstance(norms, nn.ModuleList)
             tensors = [self._activate(norm, x, draw) for norm, x in zip(norms, tensors, strict=True)]
             tensors = layer(tensors)
         tensors = [draw.dropout(torch.relu(x), self.dropout) for x in tensors]
-        logits: Tensor = self.head(torch.cat([x.flatten(1, -2).amax(1) if x.ndim > 2 else x for x in tensors], dim=1))
-        return logits
+        return torch.cat([x.flatten(1, -2).amax(1) if x.ndim > 2 else x for x in tensors], dim=1)
 
     def _begin(self, weights: list[Tensor], biases: list[Tensor]) -> list[Tensor]:
         """Parameters as tensors (s, axes..., fold * numbers)."""
@@ -170,6 +167,5 @@ class DwsNet(WeightClassifier):
     def _activate(self, norm: nn.Module, x: Tensor, draw: Draw) -> Tensor:
         """Batch norm over networks, positions and what is folded; ReLU; dropout."""
         assert isinstance(norm, nn.BatchNorm1d)
-        flat = x.reshape(-1, norm.num_features)
-        flat = norm(flat) if draw.share is None else shared_batch_norm(norm, flat, draw.share)
+        flat = batch_norm(norm, x.reshape(-1, norm.num_features), draw.share)
         return draw.dropout(torch.relu(flat).reshape(x.shape), self.dropout)

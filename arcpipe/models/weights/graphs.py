@@ -13,7 +13,8 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor, nn
 
-from arcpipe.models.weights.base import Draw, WeightClassifier
+from arcpipe.models.share import Draw
+from arcpipe.models.weights.base import WeightClassifier
 
 EPS = 1e-5
 
@@ -38,8 +39,7 @@ class Lift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         angles = 2 * math.pi * (x @ self.waves)
-        lifted: Tensor = self.project(self.lift(torch.cat([angles.cos(), angles.sin()], dim=-1)))
-        return lifted
+        return self.project(self.lift(torch.cat([angles.cos(), angles.sin()], dim=-1)))
 
 
 class Nodes(nn.Module):
@@ -49,23 +49,18 @@ class Nodes(nn.Module):
         super().__init__()
         self.widths = tuple(widths)
         self.lift = Lift(sigmas, rows, width)
-        self.places = nn.Parameter(torch.randn(n_places(widths), width))
+        self.places = nn.Parameter(torch.randn(sum(place_counts(widths)), width))
 
     def forward(self, biases: Sequence[Tensor]) -> list[Tensor]:
         """Nodes of every layer from biases (s, d_i, numbers)."""
         inputs = biases[0].new_zeros(len(biases[0]), self.widths[0], biases[0].shape[-1])
         lifted = [self.lift(b) for b in (inputs, *biases)]
-        return [x + p for x, p in zip(lifted, by_layer(self.places, self.widths), strict=True)]
+        return [x + p for x, p in zip(lifted, self.places.split(place_counts(self.widths)), strict=True)]
 
 
-def n_places(widths: Sequence[int]) -> int:
-    """Learned vectors: one for each input, hidden layer and output."""
-    return widths[0] + len(widths) - 2 + widths[-1]
-
-
-def by_layer(places: Tensor, widths: Sequence[int]) -> list[Tensor]:
-    """The learned vectors of every layer of neurons: (d_0, c), then (1, c) for hidden ones, then (d_M, c)."""
-    return list(places.split([widths[0], *[1] * (len(widths) - 2), widths[-1]]))
+def place_counts(widths: Sequence[int]) -> list[int]:
+    """Learned vectors of every layer of neurons: one for each input, for each hidden layer, for each output."""
+    return [widths[0], *[1] * (len(widths) - 2), widths[-1]]
 
 
 class GraphNorm(nn.Module):
@@ -134,8 +129,7 @@ class EdgeUpdate(nn.Module):
 
     def forward(self, edges: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
         x = self.edge(edges) + self.source(sources).unsqueeze(2) + self.target(targets).unsqueeze(1)
-        made: Tensor = self.out(nn.functional.silu(x))
-        return made
+        return self.out(nn.functional.silu(x))
 
 
 class NgGnn(WeightClassifier):
@@ -167,12 +161,12 @@ class NgGnn(WeightClassifier):
         head = [module for a, b in pairwise(sizes) for module in (nn.Linear(a, b), nn.ReLU())]
         self.head = nn.Sequential(*head[:-1])
 
-    def logits(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
+    def encode(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
         weights, biases = self.with_start(weights, biases)
         nodes = self.nodes(biases)
         none = [torch.zeros_like(w) for w in weights]
-        forward = [self._lifted(w, z, w) for w, z in zip(weights, none, strict=True)]
-        backward = [self._lifted(z, w, w).transpose(1, 2) for w, z in zip(weights, none, strict=True)]
+        forward = [self.edges(torch.cat([w, z, w], -1)) for w, z in zip(weights, none, strict=True)]
+        backward = [self.edges(torch.cat([z, w, w], -1)).transpose(1, 2) for w, z in zip(weights, none, strict=True)]
         *layers, last = self.layers
         for layer, norm, update in zip(layers, self.norms, self.updates, strict=True):
             nodes = self._added(nodes, layer(nodes, forward, backward))
@@ -181,25 +175,11 @@ class NgGnn(WeightClassifier):
             back = [update(e, b, a) for e, (a, b) in zip(backward, pairwise(nodes), strict=True)]
             forward, backward = self._added(forward, there), self._added(backward, back)
         (outputs,) = self._added(nodes[-1:], last(nodes, forward, backward, outputs_only=True))
-        logits: Tensor = self.head(outputs.flatten(1))
-        return logits
+        return outputs.flatten(1)
 
     def _added(self, before: list[Tensor], made: list[Tensor]) -> list[Tensor]:
         """What a layer made; where the start is seen, added to what was there before."""
         return [a + b for a, b in zip(before, made, strict=True)] if self.numbers == 2 else made
-
-    def _lifted(self, *numbers: Tensor) -> Tensor:
-        made: Tensor = self.edges(torch.cat(numbers, dim=-1))
-        return made
-
-
-def xavier(module: nn.Module) -> None:
-    """Xavier's uniform weights and no biases, for all linear maps inside."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
 
 
 class Mixer(nn.Module):
@@ -212,8 +192,7 @@ class Mixer(nn.Module):
 
     def forward(self, x: Tensor, dropout: float, draw: Draw) -> Tensor:
         made = draw.dropout(self.narrow(nn.functional.gelu(self.wide(x))), dropout)
-        mixed: Tensor = self.norm(x + made)
-        return mixed
+        return self.norm(x + made)
 
 
 class RelationalLayer(nn.Module):
@@ -230,7 +209,11 @@ class RelationalLayer(nn.Module):
             self.pair = nn.Linear(2 * edges, nodes)
             self.source, self.target = nn.Linear(nodes, nodes), nn.Linear(nodes, nodes)
             self.edge_out, self.edge_norm, self.edge_mixer = nn.Linear(nodes, edges), nn.LayerNorm(edges), Mixer(edges)
-        xavier(self)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, e: Tensor, dropout: float, draw: Draw, n_outputs: int) -> tuple[Tensor, Tensor]:
         """Nodes (s, n, c) and edges (s, n, n, c'); the last layer makes the `n_outputs` last nodes alone."""
@@ -279,13 +262,12 @@ class NgT(WeightClassifier):
         sizes = widths[-1] * width, 2 * width
         self.head = nn.Sequential(nn.Linear(*sizes), nn.ReLU(), nn.Linear(sizes[1], n_classes))
 
-    def logits(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
+    def encode(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
         weights, biases = self.with_start(weights, biases)
         x, e = torch.cat(self.nodes(biases), dim=1), self._all_edges(weights)
         for layer in self.layers:
             x, e = layer(x, e, self.dropout, draw, self.widths[-1])
-        logits: Tensor = self.head(x.flatten(1))
-        return logits
+        return x.flatten(1)
 
     def _all_edges(self, weights: list[Tensor]) -> Tensor:
         """(s, n, n, c) for all n neurons: that of i and j is the weight from i to j, lifted."""

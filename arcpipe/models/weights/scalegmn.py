@@ -3,47 +3,24 @@
 The sine is odd: with the signs of a hidden neuron's incoming weights, bias and outgoing weights flipped, the network is
 the same. Values of hidden nodes and edges flip with them, x_v -> q_v x_v and e_uv -> q_u q_v e_uv with q = 1 or -1, and
 every map here commutes with that. Nodes are (s, d_i, c) of every layer, edges (s, d_i, d_{i+1}, c).
+
+There are two networks, each as published for MNIST. Where messages go along both directions (`both`), messages and
+updates see the nodes' learned vectors. Where they go forward only, edges are multiplied by learned vectors, and the
+update of a node adds a map of it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from arcpipe.models.weights.base import Draw, WeightClassifier
-from arcpipe.models.weights.graphs import by_layer, n_places
-
-Place = Literal["input", "hidden", "output"]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the published configurations differ in; those here are the forward model's for MNIST.
-
-    `both`: messages go along both directions. `skip`: node updates add a map of the node. `edge_places`: edges are
-    multiplied by learned vectors. `node_places`: messages and updates see the nodes' learned vectors. `io_maps`: input
-    and output nodes go through one map for each kind, instead of one that scales them. `absolute`: |x| instead of
-    rho(x) + rho(-x). `norm`: layer norms inside of the maps.
-    """
-
-    both: bool = False
-    skip: bool = True
-    edge_places: bool = True
-    node_places: bool = False
-    io_maps: bool = False
-    absolute: bool = False
-    norm: bool = True
-
-
-FORWARD = Settings()
-BOTH = Settings(both=True, skip=False, edge_places=False, node_places=True)
-"""The published settings for MNIST in both directions."""
+from arcpipe.models.share import Draw
+from arcpipe.models.weights.base import WeightClassifier
+from arcpipe.models.weights.graphs import place_counts
 
 
 class Map(nn.Module):
@@ -52,97 +29,91 @@ class Map(nn.Module):
     Inputs may broadcast against each other: what belongs to a node is not multiplied again for all its edges.
     """
 
-    def __init__(self, n_in: int, width: int, n_out: int, norm: bool) -> None:
+    def __init__(self, n_in: int, width: int, n_out: int) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(n_in, width), nn.Linear(width, n_out)
-        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+        self.norm = nn.LayerNorm(width)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         weights = self.first.weight.split([x.shape[-1] for x in inputs], dim=1)
         x = nn.functional.linear(inputs[0], weights[0], self.first.bias)
         for other, weight in zip(inputs[1:], weights[1:], strict=True):
             x = x + nn.functional.linear(other, weight)
-        made: Tensor = self.second(nn.functional.silu(self.norm(x)))
-        return made
+        return self.second(nn.functional.silu(self.norm(x)))
 
 
 class Even(nn.Module):
-    """What does not change with the sign of x: rho(x) + rho(-x), or |x|."""
+    """What does not change with the sign of x: rho(x) + rho(-x)."""
 
-    def __init__(self, n_in: int, width: int, settings: Settings) -> None:
+    def __init__(self, n_in: int, width: int) -> None:
         super().__init__()
-        self.rho = None if settings.absolute else Map(n_in, width, n_in, settings.norm)
+        self.rho = Map(n_in, width, n_in)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.abs() if self.rho is None else self.rho(x) + self.rho(-x)
+        return self.rho(x) + self.rho(-x)
 
 
 class Equivariant(nn.Module):
-    """(Gamma x) * phi(even(x), p) at hidden nodes; input and output nodes, which have no sign, go through psi."""
+    """(Gamma x) * phi(even(x), p) at hidden nodes; at the others, which have no sign, (Gamma x) * psi(x, p)."""
 
-    def __init__(self, n_in: int, width: int, settings: Settings) -> None:
+    def __init__(self, n_in: int, width: int, both: bool) -> None:
         super().__init__()
-        wide = n_in + (width if settings.node_places else 0)
-        self.settings = settings
+        wide = n_in + (width if both else 0)
+        self.both = both
         self.gamma = nn.Linear(n_in, width, bias=False)
-        self.even, self.phi = Even(n_in, width, settings), Map(wide, width, width, settings.norm)
-        self.psi = nn.ModuleList(Map(wide, width, width, settings.norm) for _ in range(2 if settings.io_maps else 1))
+        self.even, self.phi = Even(n_in, width), Map(wide, width, width)
+        self.psi = nn.ModuleList([Map(wide, width, width)])  # a list, as checkpoints name it
 
-    def forward(self, x: Tensor, place: Place, p: Tensor) -> Tensor:
-        beside = (p,) if self.settings.node_places else ()
-        if place == "hidden":
-            made: Tensor = self.gamma(x) * self.phi(self.even(x), *beside)
-            return made
-        psi = self.psi[-1 if place == "output" else 0]
-        return psi(x, *beside) if self.settings.io_maps else self.gamma(x) * psi(x, *beside)
+    def forward(self, x: Tensor, hidden: bool, p: Tensor) -> Tensor:
+        beside = (p,) if self.both else ()
+        return self.gamma(x) * (self.phi(self.even(x), *beside) if hidden else self.psi[0](x, *beside))
 
 
 class Messages(nn.Module):
     """The sum of the messages of a layer's neighbours along one direction."""
 
-    def __init__(self, width: int, settings: Settings) -> None:
+    def __init__(self, width: int, both: bool) -> None:
         super().__init__()
         self.edge, self.node = (nn.Linear(width, width, bias=False) for _ in range(2))
-        self.combine = Equivariant(width, width, settings)
+        self.combine = Equivariant(width, width, both)
 
-    def forward(self, edges: Tensor, sources: Tensor, place: Place, p: Tensor) -> Tensor:
+    def forward(self, edges: Tensor, sources: Tensor, hidden: bool, p: Tensor) -> Tensor:
         """(s, targets, c) from edges (s, sources, targets, c) and sources (s, sources, c)."""
-        return self.combine(self.edge(edges) * self.node(sources).unsqueeze(2), place, p).sum(1)
+        return self.combine(self.edge(edges) * self.node(sources).unsqueeze(2), hidden, p).sum(1)
 
 
 class Layer(nn.Module):
     """Messages, update of the nodes, and of the edges. The last layer makes those nodes alone that are read."""
 
-    def __init__(self, width: int, settings: Settings, last: bool) -> None:
+    def __init__(self, width: int, both: bool, last: bool) -> None:
         super().__init__()
-        self.settings, self.last = settings, last
-        self.forth = Messages(width, settings)
-        self.back = Messages(width, settings) if settings.both else None
-        self.update = Equivariant((3 if settings.both else 2) * width, width, settings)
-        self.skip = nn.Linear(width, width, bias=False) if settings.skip else None
+        self.both, self.last = both, last
+        self.forth = Messages(width, both)
+        self.back = Messages(width, both) if both else None
+        self.update = Equivariant((3 if both else 2) * width, width, both)
+        self.skip = None if both else nn.Linear(width, width, bias=False)
         if not last:
-            self.edge, self.even = nn.Linear(width, width, bias=False), Even(width, width, settings)
-            self.phi = Map(2 * width, width, width, settings.norm)
+            self.edge, self.even = nn.Linear(width, width, bias=False), Even(width, width)
+            self.phi = Map(2 * width, width, width)
 
     def forward(
         self, nodes: list[Tensor], edges: list[Tensor], first_edges: list[Tensor], places: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         made, last = [], len(nodes) - 1
-        read = ([0, last] if self.settings.both else [last]) if self.last else range(last + 1)
+        read = ([0, last] if self.both else [last]) if self.last else range(last + 1)
         for i in read:
-            x = nodes[i]
-            place: Place = "input" if i == 0 else "output" if i == last else "hidden"
+            x, hidden = nodes[i], 0 < i < last
             parts = [x, torch.zeros_like(x)]
             if i > 0:
                 # In both directions, published messages see the learned vector of where they come from.
-                p = places[i - 1].unsqueeze(1) if self.settings.both else places[i]
-                parts[1] = self.forth(edges[i - 1], nodes[i - 1], place, p)
+                p = places[i - 1].unsqueeze(1) if self.both else places[i]
+                parts[1] = self.forth(edges[i - 1], nodes[i - 1], hidden, p)
             if self.back is not None:
                 came = torch.zeros_like(x)
                 if i < last:  # along edges as they were at first, as published
-                    came = self.back(first_edges[i].transpose(1, 2), nodes[i + 1], place, places[i + 1].unsqueeze(1))
+                    came = self.back(first_edges[i].transpose(1, 2), nodes[i + 1], hidden, places[i + 1].unsqueeze(1))
                 parts.append(came)
-            updated = self.update(torch.cat(parts, dim=-1), place, places[i])
+            updated = self.update(torch.cat(parts, dim=-1), hidden, places[i])
             made.append(updated if self.skip is None else updated + self.skip(x))
         if not self.last:
             even = [self.even(x) for x in nodes]
@@ -156,8 +127,8 @@ class Layer(nn.Module):
 class ScaleGmn(WeightClassifier):
     """ScaleGMN with the symmetry of signs.
 
-    `width`: channels. `omega`: of the networks. `canonical`: phases are brought into a quarter turn first, which the
-    published code means to do and does not.
+    `width`: channels. `both`: messages go along both directions of the edges. `omega`: of the networks. `canonical`:
+    phases are brought into a quarter turn first, which the published code means to do and does not.
     """
 
     def __init__(
@@ -167,37 +138,36 @@ class ScaleGmn(WeightClassifier):
         width: int,
         layers: int,
         dropout: float,
-        settings: Settings = FORWARD,
-        omega: float = 30.0,
-        canonical: bool = False,
+        both: bool,
+        omega: float,
+        canonical: bool,
     ) -> None:
         super().__init__(widths, dropout)
-        self.settings, self.omega, self.canonical = settings, omega, canonical
+        self.both, self.omega, self.canonical = both, omega, canonical
         self.lift_node, self.lift_edge = (nn.Linear(1, width, bias=False) for _ in range(2))
-        self.places = nn.Parameter(torch.randn(n_places(widths), width))
+        self.places = nn.Parameter(torch.randn(sum(place_counts(widths)), width))
         n_edges = widths[0] + len(widths) - 3 + widths[-1]
-        self.edge_places = nn.Parameter(torch.randn(n_edges, width)) if settings.edge_places else None
-        self.layers = nn.ModuleList(Layer(width, settings, last=i == layers - 1) for i in range(layers))
+        self.edge_places = None if both else nn.Parameter(torch.randn(n_edges, width))
+        self.layers = nn.ModuleList(Layer(width, both, last=i == layers - 1) for i in range(layers))
         n_out = widths[-1] * width
-        if settings.both:
+        if both:
             self.outputs, self.inputs = nn.Linear(n_out, width), nn.Linear(widths[0] * width, width)
             n_out = 2 * width
-        self.head = Map(n_out, width, n_classes, settings.norm)
+        self.head = Map(n_out, width, n_classes)
 
-    def logits(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
+    def encode(self, weights: list[Tensor], biases: list[Tensor], draw: Draw) -> Tensor:
         if self.canonical:
             weights, biases = canonical_phases(weights, biases, self.omega)
-        places = by_layer(self.places, self.widths)
+        places = list(self.places.split(place_counts(self.widths)))
         nodes = self._first_nodes(biases, places)
         first = edges = self._first_edges(weights)
         for layer in self.layers:
             nodes, edges = layer(nodes, edges, first, places)
             nodes = [draw.dropout(x, self.dropout) for x in nodes]
         ends = [nodes[-1].flatten(1)]
-        if self.settings.both:
+        if self.both:
             ends = [self.outputs(ends[0]), self.inputs(nodes[0].flatten(1))]
-        logits: Tensor = self.head(torch.cat(ends, dim=1))
-        return logits
+        return torch.cat(ends, dim=1)
 
     def _first_nodes(self, biases: list[Tensor], places: list[Tensor]) -> list[Tensor]:
         inputs = biases[0].new_ones(len(biases[0]), self.widths[0])
