@@ -82,7 +82,9 @@ def main() -> None:
 def _load(work: Work) -> None:
     """Import what the attempt will need: once for all of them, and without starting a thread."""
     import arcpipe.fitter
+    from arcpipe.sources.floats import fill_floats
 
+    fill_floats(np.zeros(1, np.uint8), np.empty(1, np.float32))  # Numba's first call imports for half a second
     if work.needs_torch:
         import arcpipe.arc.factorised  # noqa: F401  (with torch)
 

@@ -7,7 +7,7 @@ for part in store.parts("train"):
 """
 
 from arcpipe.store.create import check_place, create_or_open, existing_decoder, open_writer, with_mended_images
-from arcpipe.store.decoder_file import decoder_kind, load_decoder_file
+from arcpipe.store.decoder_file import decoder_kind, load_decoder_file, save_decoder_file
 from arcpipe.store.quantise import Rounding, position_dtype
 from arcpipe.store.reader import Store, open_store
 from arcpipe.store.repair import RepairReport, advice, repair
@@ -39,6 +39,7 @@ __all__ = [
     "plan_parts",
     "position_dtype",
     "repair",
+    "save_decoder_file",
     "verify",
     "with_mended_images",
 ]

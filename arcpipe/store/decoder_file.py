@@ -44,7 +44,8 @@ def load_decoder_file(path: Path) -> DecoderRecord:
         record = record_from_arrays(arrays, int(about["n_neighbours"]), int(about["latent_dim"]), kind)
         problem = misfit(record)
     except (OSError, KeyError, ValueError, IndexError, safetensors.SafetensorError) as error:
-        problem = f"{type(error).__name__}: {error}"
+        missing = isinstance(error, KeyError)
+        problem = f"it does not say {error}" if missing else f"{type(error).__name__}: {error}"
     if problem:
         raise NotAStoreError(
             f"{path} holds no decoder.",

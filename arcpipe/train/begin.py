@@ -8,14 +8,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from arcpipe import __version__
 from arcpipe.cloud import DecoderRecord
 from arcpipe.config import TrainConfig, differences, without_later
 from arcpipe.errors import CheckpointError, ConfigError, StoreMismatchError
 from arcpipe.files import write_atomically
+from arcpipe.store import save_decoder_file
 from arcpipe.train import checkpoint
 from arcpipe.train.run import FILES, FORMAT, FORMAT_VERSION, RunFolder, StoreFacts, read_config
 
@@ -99,8 +97,7 @@ def _write_new(run: RunFolder, decoder: DecoderRecord) -> None:
     with run.held():
         for name in FILES:
             shutil.rmtree(run.path / name) if (run.path / name).is_dir() else (run.path / name).unlink(missing_ok=True)
-        arrays = {name: torch.from_numpy(np.array(array)) for name, array in decoder.arrays().items()}
-        checkpoint.save_tensors(run.path / "decoder.safetensors", arrays)
+        save_decoder_file(run.path / "decoder.safetensors", decoder)
         document = json.dumps(_to_json(run.config, run.facts), indent=1)
         write_atomically(run.path / "config.json", document.encode())
 

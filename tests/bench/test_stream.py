@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from arcpipe import store
-from arcpipe.bench import stream
+from arcpipe.bench import stream, train
 from arcpipe.bench.clouds import write_clouds
 from arcpipe.bench.stream import run_bench_stream
 from arcpipe.bench.train import run_bench_train
@@ -37,7 +36,7 @@ def test_made_up_clouds_are_a_store_like_any_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bench", [run_bench_stream, run_bench_train])
 def test_sine_networks_are_refused(bench: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
     sirens = SimpleNamespace(decoder_kind="siren", storage="sirens.zarr")
-    for place in (stream, store):
+    for place in (stream, train):
         monkeypatch.setattr(place, "open_store", lambda *_, **__: sirens)
     with pytest.raises(ConfigError, match="the store holds sine networks"):
         bench(store=Path("sirens.zarr"))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from arcpipe.config import TrainConfig
+from arcpipe.convert.decoders import load_decoder
 from arcpipe.errors import CheckpointError, ConfigError, DivergedError, StoreMismatchError
 from arcpipe.train import run_evaluate, run_train
 from arcpipe.train.checkpoint import load_tensors, save_tensors
@@ -135,6 +136,11 @@ def test_another_decoder_in_the_run_folder_is_found(run: Path) -> None:
     save_tensors(path, {"something": torch.zeros(2), "else": torch.zeros(2)})
     with pytest.raises(CheckpointError, match="holds no decoder"):
         open_run(run).decoder()
+
+
+def test_the_decoder_of_a_run_is_one_to_convert_with(run: Path) -> None:
+    """A store's, or this file: so `arcpipe convert --decoder` says."""
+    assert load_decoder(str(run / "decoder.safetensors")).sha256 == open_run(run).facts.decoder_sha256
 
 
 def test_a_store_given_as_a_run_is_told_apart(store_path: Path) -> None:
