@@ -107,7 +107,8 @@ def run_convert(
         if retry_failed:
             writer.drop_failed()
         todo = plan.missing()
-        before = [writer.record(part.split, part.part_id) for part in plan.parts if part not in todo]
+        missing = {part.name for part in todo}
+        before = [writer.record(part.split, part.part_id) for part in plan.parts if part.name not in missing]
         made = convert_parts(todo, _work_of(plan, workers()), writer, workers(), plan, before) if todo else []
         report = summarise(config, before, made, started=started, workers=workers().n_workers if todo else 0)
         writer.finish(report.for_the_store() if todo else None)

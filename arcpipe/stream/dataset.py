@@ -15,7 +15,7 @@ from arcpipe.errors import ConfigError, MissingPackageError, install
 from arcpipe.options import Normalise
 from arcpipe.storage import Place
 from arcpipe.store import Store, open_store
-from arcpipe.stream.changes import check_changes, columns_of
+from arcpipe.stream.changes import check_changes
 from arcpipe.stream.loader import Batch, StreamLoader, collate, one_hot
 from arcpipe.stream.split import Normalisation, Split, from_statistics
 
@@ -79,7 +79,6 @@ class CloudStream(IterableDataset[Batch]):
         self.augment = augment
         self.normalisation = as_normalisation(self.store, normalise)
         check_changes(self.augment, self.store)
-        self._columns = columns_of(self.store.decoder)
         self.split = Split(self.store, split, cache_mb=self.section.cache_mb, readers=self.section.readers)
         self.batch_size = build(OptimSection, {"batch_size": batch_size}, "the stream").batch_size  # 0 would never end
         self.seed, self.shuffle = seed, shuffle
@@ -140,7 +139,6 @@ class CloudStream(IterableDataset[Batch]):
             start_batch=first,
             augment=self.augment,
             shuffle=self.shuffle,
-            columns=self._columns,
             rank=self.rank,
             world=self.world,
         )

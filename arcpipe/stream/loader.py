@@ -22,7 +22,7 @@ from torch import Tensor
 from arcpipe.cloud import CloudBatch, ends_from
 from arcpipe.config import AugmentSection, StreamSection
 from arcpipe.models.moving import moved
-from arcpipe.stream.augment import Augmented, Columns, augment
+from arcpipe.stream.augment import Augmented, augment
 from arcpipe.stream.draws import cloud_keys
 from arcpipe.stream.order import cut_batches, epoch_order, natural_order, rank_share
 from arcpipe.stream.split import Normalisation, Split
@@ -79,7 +79,6 @@ class StreamLoader:
         start_batch: Batches of the epoch that are done.
         augment: Random changes of the clouds; None leaves them as they are.
         shuffle: False visits the store in its own order.
-        columns: What the numbers are that describe a point, so that they can change with the picture.
         rank, world: This process takes its share of each batch; the batches are those of a single process. In a
             shuffled epoch, a batch with fewer clouds than processes goes to each of them whole.
     """
@@ -94,7 +93,6 @@ class StreamLoader:
     start_batch: int = 0
     augment: AugmentSection | None = None
     shuffle: bool = True
-    columns: Columns | None = None
     rank: int = 0
     world: int = 1
 
@@ -161,7 +159,7 @@ class StreamLoader:
         changed: CloudBatch | Augmented = clouds
         if self.augment is not None and len(clouds):
             keys = cloud_keys(self.seed, self.epoch, clouds.sample_ids, clouds.repeats)
-            changed = augment(clouds, labels, keys, self.augment, self.columns)
+            changed = augment(clouds, labels, keys, self.augment, self.split.columns)
             labels = changed.labels
         return collate(changed, labels, ids, self.normalisation, index, low - start, stop - start)
 

@@ -15,6 +15,7 @@ from arcpipe.cloud import CloudBatch, DecoderRecord, SirenRecord, tensor_sizes
 from arcpipe.errors import ConfigError
 from arcpipe.options import Normalise
 from arcpipe.store import Store
+from arcpipe.stream.changes import columns_of
 from arcpipe.stream.order import Manifest
 
 
@@ -63,6 +64,7 @@ class Split:
         only: float = 0.0,
     ) -> None:
         self.store, self.split = store, name
+        self.columns = columns_of(store.decoder)
         self.name = "validation" if only else name
         self.whole = not (without or only)
         parts = store.parts(name)

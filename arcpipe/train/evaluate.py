@@ -26,7 +26,6 @@ from arcpipe.models.share import Draw
 from arcpipe.paths import outside_stores
 from arcpipe.storage import Storage
 from arcpipe.store import Store, open_store
-from arcpipe.stream.changes import columns_of
 from arcpipe.stream.loader import StreamLoader
 from arcpipe.stream.split import Split
 from arcpipe.threads import torch_threads
@@ -129,7 +128,6 @@ def run_evaluate(config: EvaluateConfig) -> EvaluateReport:
             epoch=view,  # every view draws other changes
             augment=change,
             shuffle=False,
-            columns=columns_of(run.decoder()),
         )
         for view, change in enumerate(changes)
     ]

@@ -22,7 +22,7 @@ from arcpipe.paths import outside_stores
 from arcpipe.progress import Progress, listed
 from arcpipe.seeds import derive_seed
 from arcpipe.store import Store, open_store
-from arcpipe.stream.changes import check_changes, columns_of
+from arcpipe.stream.changes import check_changes
 from arcpipe.stream.loader import Batch, StreamLoader
 from arcpipe.stream.order import Manifest, epoch_order, shuffle_quality
 from arcpipe.stream.split import Split
@@ -251,7 +251,6 @@ def _train_loader(job: Job, progress: Reached) -> StreamLoader:
         augment=job.config.augment,
         rank=job.ranks.rank,
         world=job.ranks.world,
-        columns=columns_of(job.run.decoder()),
     )
 
 
