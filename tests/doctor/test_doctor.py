@@ -184,6 +184,7 @@ def test_a_bucket_that_nobody_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    monkeypatch.setenv("ARCPIPE_REMOTE_PATIENCE", "1")
     [found] = place.place(storage_at("s3://bucket/name.zarr"))
     assert (found.check, found.state) == ("place", "problem")
     assert "hidden" not in f"{found}"

@@ -222,8 +222,8 @@ def test_a_second_converter_is_told_who_is_at_work(bucket: str) -> None:
 
 
 def test_a_lease_of_another_machine_is_watched(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "STALE_S", 2.0)
-    monkeypatch.setattr(lease, "RENEW_S", 0.3)
+    monkeypatch.setattr(lease, "STALE_S", 1.0)
+    monkeypatch.setattr(lease, "RENEW_S", 0.15)
     place = store_in(bucket)
     address = place.beside(f".{place.name}.lock").address
     elsewhere = {"host": "far", "pid": 7, "since": "today", "token": "x", "machine": "other", "started": "1"}
@@ -233,7 +233,7 @@ def test_a_lease_of_another_machine_is_watched(bucket: str, monkeypatch: pytest.
     def renew() -> None:
         nonlocal tag
         for count in range(3):
-            time.sleep(0.5)
+            time.sleep(0.25)
             tag = objects.swap(address, json.dumps({**elsewhere, "renewals": count}).encode(), tag)
         renewing.set()
 
@@ -244,7 +244,7 @@ def test_a_lease_of_another_machine_is_watched(bucket: str, monkeypatch: pytest.
     thread.join()
     with storage_at(place).lock():  # silent for longer than a living one is
         first = objects.tag_of(address)
-        time.sleep(1)
+        time.sleep(0.5)
         assert objects.tag_of(address) != first  # ours is renewed
         assert json.loads(objects.get(address))["pid"] == os.getpid()
     assert around(place) == []

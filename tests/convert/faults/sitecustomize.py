@@ -2,7 +2,7 @@
 
 `ARCPIPE_TEST_FAULTS` names a JSON file, `{"train/cats/3.png": {"does": "kill"}}`. `does`: `kill` (SIGKILL to this
 process), `hang` (forever), `flood` (memory until something ends it), `flood and die` (as a library that aborts where it
-gets no more), `raise` (an exception nobody foresaw), `wait` (half a second, and then it is read). What a flood got
+gets no more), `raise` (an exception nobody foresaw), `wait` (0.3 seconds, and then it is read). What a flood got
 before it was refused is in a file `.taken`. `times`: how often, counted over all processes by files beside the JSON;
 without it, always.
 """
@@ -22,7 +22,7 @@ PLAN = os.environ.get("ARCPIPE_TEST_FAULTS")
 
 def commit_fault(does: str) -> None:
     if does == "wait":
-        return time.sleep(0.5)
+        return time.sleep(0.3)
     if does == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif does == "hang":
