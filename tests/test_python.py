@@ -126,9 +126,10 @@ def test_a_worker_takes_its_threads_with_torch_and_without() -> None:
     code = (
         "import sys\nfrom arcpipe.config import ConvertConfig\n"
         "from arcpipe.convert.work import Work, prepare\nfrom arcpipe.threads import compute_threads\n"
+        "from arcpipe.devices import has_gpu_driver\ndevice = 'cpu' if has_gpu_driver() else 'auto'\n"
         "for recipe, threads in (('basis', 3), ('thesis', 2)):\n"
         "    config = ConvertConfig(source={'source': '.'}, out='a.zarr', fit={'recipe': recipe})\n"
-        "    work = Work(config, channels=3, threads=threads, device='cpu')\n"
+        "    work = Work(config, channels=3, threads=threads, device=device)\n"
         "    assert prepare(work) == 'cpu'\n"
         "    assert ('torch' in sys.modules) == (recipe == 'thesis')\n"
         "    assert compute_threads() == threads"

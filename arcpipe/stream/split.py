@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from arcpipe.cloud import CloudBatch, DecoderRecord, SirenRecord, tensor_sizes
 from arcpipe.errors import ConfigError
 from arcpipe.options import Normalise
 from arcpipe.store import Store
+from arcpipe.stream.augment import Columns
 from arcpipe.stream.changes import columns_of
 from arcpipe.stream.order import Manifest
 
@@ -64,7 +66,6 @@ class Split:
         only: float = 0.0,
     ) -> None:
         self.store, self.split = store, name
-        self.columns = columns_of(store.decoder)
         self.name = "validation" if only else name
         self.whole = not (without or only)
         parts = store.parts(name)
@@ -85,6 +86,11 @@ class Split:
             with ThreadPoolExecutor(max(readers, self.least_readers), "arcpipe-read") as pool:
                 clouds = map(len, self.manifest.points)
                 self._memory = tuple(pool.map(self._read, range(len(parts)), itertools.repeat(0), clouds))
+
+    @cached_property
+    def columns(self) -> Columns | None:
+        """What the numbers are that describe a point, so that they can change with the picture."""
+        return columns_of(self.store.decoder)
 
     @property
     def in_memory(self) -> bool:

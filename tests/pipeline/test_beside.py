@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from arcpipe.config import TrainConfig
 from arcpipe.pipeline import read_pipeline, run_pipeline
 from arcpipe.pipeline.beside import train_side_by_side
 from arcpipe.pipeline.plan import plan_jobs
 from arcpipe.pipeline.results import epochs_trained
+from arcpipe.train.launch import Apart
 from tests.pipeline.conftest import SHARED
 
 RESULTS = Path("results/try/results.json")
@@ -59,8 +61,16 @@ def test_whoever_stops_asking_loses_nothing(
     jobs = plan_jobs(pipeline, seeds=[0])
     run_pipeline(pipeline, only=["short"], seeds=[0])
     long = jobs[1].train.out
+    started: list[Path] = []
+
+    def apart(config: TrainConfig) -> Apart:
+        started.append(config.out)
+        return Apart(config)
+
+    monkeypatch.setattr("arcpipe.pipeline.beside.Apart", apart)
     trainings = train_side_by_side([(job.title, job.train) for job in jobs], 2)
     assert next(trainings)[0] == 0, "it was trained already"
+    assert started == [long], "and reports without a process"
     while epochs_trained(long) < 2:
         time.sleep(0.1)
     trainings.close()
